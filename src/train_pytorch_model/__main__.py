@@ -1,0 +1,8 @@
+"""`python -m train_pytorch_model`."""
+
+import sys
+
+from train_pytorch_model.entry import main
+
+if __name__ == "__main__":
+    sys.exit(main())

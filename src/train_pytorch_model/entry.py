@@ -1,0 +1,72 @@
+"""The entry: arguments in, an exit code out.
+
+Exit codes: 0 for success; 1 for any fault of input, parameter or run, reported on stderr and in
+`<outputs>/module_statistics/error_info.json`; 2 for usage.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from train_pytorch_model.command_line import build_parser
+from train_pytorch_model.errors import LibraryError, ModuleError, UserError, write_error_info
+from train_pytorch_model.parameters import TrainingParameters
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; `argv` is without the program's name."""
+    arguments = build_parser().parse_args(argv)
+    from train_pytorch_model.progress import configure_logging  # heavy imports wait until the usage is right
+
+    console = configure_logging()
+    error: ModuleError | None = None
+    try:
+        {"train": _train, "initialize-model": _initialize_model}[arguments.command](arguments, console)
+    except ModuleError as fault:
+        error = fault
+    except KeyboardInterrupt:
+        error = UserError("Interrupted.")
+    except Exception as fault:
+        logger.exception("This is a fault of the module or of a library under it, not of your input.")
+        error = LibraryError(fault)
+    if error is not None:
+        logger.error("%s", error.message)
+    write_error_info(arguments.outputs_path, error)
+    return 0 if error is None else 1
+
+
+def _train(arguments: argparse.Namespace, console: Console) -> None:
+    from train_pytorch_model.preflight import Settings
+    from train_pytorch_model.training_run import train
+
+    parameters = TrainingParameters(**{name: getattr(arguments, name) for name in TrainingParameters.definitions()})
+    settings = Settings(
+        untrained_model_path=arguments.untrained_model_path,
+        train_data_path=arguments.train_data_path,
+        valid_data_path=arguments.valid_data_path,
+        trained_model_path=arguments.trained_model_path,
+        outputs_path=arguments.outputs_path,
+        parameters=parameters,
+        seed=parameters.seed(),
+        skip_unreadable_images=arguments.skip_unreadable_images,
+        trust_model_code=arguments.trust_model_code,
+        include_samples=arguments.include_samples,
+    )
+    train(settings, console)
+
+
+def _initialize_model(arguments: argparse.Namespace, console: Console) -> None:
+    from train_pytorch_model.companions.initialize_model import initialize_model
+
+    initialize_model(
+        arguments.model_name, arguments.untrained_model_path, weights=arguments.weights, seed=arguments.random_seed
+    )

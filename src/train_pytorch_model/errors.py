@@ -1,0 +1,239 @@
+"""The designer's named errors: their ids, codes and message templates, and the file that reports them.
+
+Pipelines and people match on these names, so an id, a code or a template never changes its meaning.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+UNTRAINED_MODEL = "Untrained model"
+TRAINING_DATASET = "Training dataset"
+VALIDATION_DATASET = "Validation dataset"
+TRAINED_MODEL = "Trained model"
+
+ERROR_INFO_PATH = Path("module_statistics") / "error_info.json"
+# The designer's service refuses an error_info of 9,000 characters or more; this is its own cut.
+_MAX_ERROR_INFO_CHARACTERS = 9000
+_MAX_MESSAGE_CHARACTERS = 4096
+
+
+class ModuleError(Exception):
+    """A fault that the user can see and mend: what was found, where, and what to do."""
+
+    error_id: ClassVar[str] = "UserError"
+    code: ClassVar[int] = 2000
+    exception_type: ClassVar[str] = "ModuleException"
+
+    @property
+    def message(self) -> str:
+        """The message as the designer shows it: the id, a colon, the text."""
+        return f"{self.error_id}: {self}"
+
+    @property
+    def faults(self) -> tuple[ModuleError, ...]:
+        """The single faults that this error reports."""
+        return (self,)
+
+
+class UserError(ModuleError):
+    """A fault that has no name of its own among the designer's errors."""
+
+
+class ModuleErrors(ModuleError):
+    """Several faults found together. The first gives id and code, all stand in the message."""
+
+    def __init__(self, faults: tuple[ModuleError, ...]) -> None:
+        super().__init__("\n".join(fault.message for fault in faults))
+        self._faults = faults
+        self.error_id = faults[0].error_id  # type: ignore[misc]
+        self.code = faults[0].code  # type: ignore[misc]
+
+    @property
+    def message(self) -> str:
+        """One line a fault."""
+        return str(self)
+
+    @property
+    def faults(self) -> tuple[ModuleError, ...]:
+        """The single faults that this error reports."""
+        return self._faults
+
+
+class GreaterThanError(ModuleError):
+    """A parameter that must be greater than a bound is not."""
+
+    error_id = "GreaterThan"
+    code = 4
+
+    def __init__(self, name: str, value: object, bound: object) -> None:
+        super().__init__(f'Parameter "{name}" has value "{value}" which should be greater than {bound}.')
+
+
+class GreaterThanOrEqualToError(ModuleError):
+    """A parameter is below its lowest value."""
+
+    error_id = "GreaterThanOrEqualTo"
+    code = 5
+
+    def __init__(self, name: str, bound: object, *, detail: str = "") -> None:
+        text = f'Parameter "{name}" value should be greater than or equal to {bound}.'
+        super().__init__(f"{text} {detail}".rstrip())
+
+
+class LessThanOrEqualToError(ModuleError):
+    """A parameter is above a value that depends on the input."""
+
+    error_id = "LessThanOrEqualTo"
+    code = 7
+
+    def __init__(self, name: str, value: object, bound_meaning: str, bound: object) -> None:
+        super().__init__(
+            f'Parameter "{name}" value {value} should be less than or equal to {bound_meaning} value {bound}.'
+        )
+
+
+class NotInRangeValueError(ModuleError):
+    """A parameter lies outside its range."""
+
+    error_id = "NotInRangeValue"
+    code = 8
+
+    def __init__(self, name: str, lower: object, upper: object) -> None:
+        super().__init__(f'Parameter "{name}" value should be in the range of [{lower}, {upper}].')
+
+
+class InvalidDatasetError(ModuleError):
+    """A dataset cannot be used as it is."""
+
+    error_id = "InvalidDataset"
+    code = 18
+
+    def __init__(self, dataset: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{dataset} is not valid, reason: {_sentence(reason)} {hint}".rstrip())
+
+
+class NotLabeledDatasetError(ModuleError):
+    """A dataset carries no labels."""
+
+    error_id = "NotLabeledDataset"
+    code = 24
+
+    def __init__(self, dataset: str, hint: str = "") -> None:
+        super().__init__(f'There is no label column in "{dataset}". {hint}'.rstrip())
+
+
+class ModuleOutOfMemoryError(ModuleError):
+    """Host or device memory ran out."""
+
+    error_id = "ModuleOutOfMemory"
+    code = 138
+
+    def __init__(self, details: str) -> None:
+        super().__init__(f"Memory has been exhausted, unable to complete running of module. Details: {details}")
+
+
+class InvalidModelDirectoryError(ModuleError):
+    """A model directory cannot be used as it is."""
+
+    error_id = "InvalidModelDirectory"
+    code = 159
+
+    def __init__(self, argument: str, reason: str, hint: str = "") -> None:
+        super().__init__(f'ModelDirectory "{argument}" is invalid. Reason: {_sentence(reason)} {hint}'.rstrip())
+
+
+class FailedToDownloadFilesError(ModuleError):
+    """Files could not be fetched."""
+
+    error_id = "FailedToDownloadFiles"
+    code = 162
+
+    def __init__(self, file_names: str, hint: str = "") -> None:
+        super().__init__(
+            f'Failed to download "{file_names}" due to internet error. '
+            f"Please check compute network settings. {hint}".rstrip()
+        )
+
+
+class LibraryError(ModuleError):
+    """A fault that is not the user's: the module or a library under it failed."""
+
+    code = 1000
+    exception_type = "LibraryException"
+
+    def __init__(self, exception: BaseException) -> None:
+        super().__init__(f"{exception}")
+        self.error_id = type(exception).__name__  # type: ignore[misc]
+
+    @property
+    def message(self) -> str:
+        """The designer's form for faults of libraries."""
+        return f"Library Error - {self.error_id}: {self}"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+class FaultCollector:
+    """Gathers the faults of several checks, so that a user sees all of them at once."""
+
+    def __init__(self) -> None:
+        self.faults: list[ModuleError] = []
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Keep a `ModuleError` raised inside the block instead of letting it through."""
+        try:
+            yield
+        except ModuleError as error:
+            self.faults.extend(error.faults)
+
+    def raise_any(self) -> None:
+        """Raise what was gathered.
+
+        Raises:
+            ModuleError: the only fault, or `ModuleErrors` of all of them.
+        """
+        if len(self.faults) == 1:
+            raise self.faults[0]
+        if self.faults:
+            raise ModuleErrors(tuple(self.faults))
+
+
+def write_error_info(outputs_path: Path, error: ModuleError | None) -> None:
+    """Write `<outputs_path>/module_statistics/error_info.json`, the designer's report of how a run ended.
+
+    Args:
+        outputs_path: the folder that Azure uploads for a job.
+        error: what ended the run; None for a success.
+    """
+    report: dict[str, object] = {"Exception": None}
+    if error is not None:
+        exception = {
+            "ErrorId": error.error_id,
+            "ErrorCode": error.code,
+            "ExceptionType": error.exception_type,
+            "Traceback": "",
+            "Message": error.message,
+        }
+        report = {"Exception": exception}
+        if len(json.dumps(report)) >= _MAX_ERROR_INFO_CHARACTERS:
+            exception["Message"] = error.message[:_MAX_MESSAGE_CHARACTERS]
+    path = outputs_path / ERROR_INFO_PATH
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2), encoding="utf-8")
+    except OSError as error_of_report:
+        # The run's own outcome matters more than the report about it.
+        logger.warning("%s could not be written: %s", path, error_of_report)

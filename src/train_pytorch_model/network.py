@@ -1,0 +1,231 @@
+"""From a network's description to a module with the right head.
+
+A description is what `model_spec.yaml` says under `flavor_extras`: a callable by module and name, and its arguments.
+Calling it and loading a state dict is all that Score Image Model does, so whatever is built here can be scored.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+# Where networks come from that need no trust: nothing but a class of these packages is ever called.
+_KNOWN_PACKAGES = ("torchvision", "timm", "train_pytorch_model")
+_BUILDERS_MODULE = "torchvision.models"
+# Arguments that would fetch weights or print progress; the directory's own weights are what counts.
+_WEIGHT_ARGUMENTS = ("weights", "pretrained", "progress")
+
+
+class NetworkError(Exception):
+    """A description that no network can be built from; the text says why."""
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """A callable by name and its arguments: `module.name(**init_params)` gives the network."""
+
+    module: str
+    name: str
+    init_params: dict[str, Any] = field(default_factory=dict)
+
+    def with_num_classes(self, num_classes: int) -> NetworkDescription:
+        """The same network for `num_classes` classes."""
+        return replace(self, init_params={**self.init_params, "num_classes": num_classes})
+
+    def flavor_extras(self, *, is_cuda: bool) -> dict[str, Any]:
+        """The description in the form of `model_spec.yaml`."""
+        return {
+            "module": self.module,
+            "class": self.name,
+            "is_cuda": is_cuda,
+            "init_params": dict(self.init_params),
+        }
+
+    def build(self, device: str = "cpu") -> nn.Module:
+        """Build the network with fresh weights, or without any on the device "meta".
+
+        Raises:
+            NetworkError: when the callable is absent or does not take the arguments.
+        """
+        builder = _import_callable(self.module, self.name)
+        try:
+            with warnings.catch_warnings(), torch.device(device):
+                # Builders warn of defaults that may change one day; the weights are loaded over them anyway.
+                warnings.simplefilter("ignore")
+                network = builder(**self.init_params)
+        except Exception as error:
+            raise NetworkError(f"{self} cannot be built: {type(error).__name__}: {error}") from error
+        if not isinstance(network, nn.Module):
+            raise NetworkError(f"{self} gives a {type(network).__name__}, not a torch.nn.Module")
+        return network
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """The shape of every entry of the network's state dict."""
+        return {key: value.shape for key, value in self.build("meta").state_dict().items()}
+
+    def __str__(self) -> str:
+        """The description as one would call it."""
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.init_params.items())
+        return f"{self.module}.{self.name}({arguments})"
+
+
+def torchvision_builders() -> list[str]:
+    """Names of torchvision's classification builders."""
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def describe(module: str, name: str, init_params: dict[str, Any], *, trust_code: bool = False) -> NetworkDescription:
+    """Check a description read from a directory and bring it into the form that is written back.
+
+    Functions of torchvision are named by `torchvision.models` and their own name, whatever way they were given.
+
+    Args:
+        module: of the callable.
+        name: of the callable.
+        init_params: plain keyword arguments.
+        trust_code: whether any callable may be imported and called.
+
+    Raises:
+        NetworkError: when the callable is absent, or is none that may be called without trust.
+    """
+    init_params = dict(init_params)
+    if (module, name) == (_BUILDERS_MODULE, "get_model"):
+        name = str(init_params.pop("name", None))
+    if module.split(".")[0] == "torchvision" and name in torchvision_builders():
+        plain = {key: value for key, value in init_params.items() if key not in _WEIGHT_ARGUMENTS}
+        return NetworkDescription(_BUILDERS_MODULE, name, plain)
+    if trust_code:
+        _import_callable(module, name)
+        return NetworkDescription(module, name, init_params)
+    if module.split(".")[0] not in _KNOWN_PACKAGES:
+        raise NetworkError(
+            f"{module}.{name} is code outside torchvision, timm and this package; "
+            "if you trust it, add --trust-model-code"
+        )
+    found = _import_callable(module, name)
+    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+        raise NetworkError(
+            f"{module}.{name} is neither a classification builder of torchvision nor a torch.nn.Module class; "
+            "if you trust it, add --trust-model-code"
+        )
+    return NetworkDescription(module, name, init_params)
+
+
+def _import_callable(module: str, name: str) -> Any:
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except Exception as error:  # a foreign module may raise anything while it is imported
+        raise NetworkError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise NetworkError(f"{module} has no {name!r} to call")
+    return found
+
+
+def head_keys(description: NetworkDescription, num_classes: int) -> set[str]:
+    """Keys of the state dict that depend on the number of classes: the head, auxiliary heads included."""
+    one = description.with_num_classes(num_classes).shapes()
+    other = description.with_num_classes(num_classes + 1).shapes()
+    return {key for key, shape in one.items() if other.get(key) != shape}
+
+
+def check_state(description: NetworkDescription, state: dict[str, torch.Tensor]) -> None:
+    """Hold a state dict against the network that is to take it.
+
+    Raises:
+        NetworkError: naming the first keys or shapes that differ.
+    """
+    expected = description.shapes()
+    # Files from before PyTorch 0.4.1 lack the batch counters, and loading fills them in.
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in expected]
+    wrong = [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(shape)}"
+        for key, shape in expected.items()
+        if key in state and state[key].shape != shape
+    ]
+    if missing or extra or wrong:
+        parts = [f"missing {missing[:3]}"] if missing else []
+        parts += [f"unexpected {extra[:3]}"] if extra else []
+        parts += wrong[:3]
+        raise NetworkError(f"its weights do not fit {description}: {'; '.join(parts)}")
+
+
+def with_entries(state: dict[str, torch.Tensor], entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Other entries under the version notes of a state dict.
+
+    Networks whose layers have changed over the years (MNASNet) read there which of their forms the weights are of.
+    """
+    changed: OrderedDict[str, torch.Tensor] = OrderedDict(entries)
+    changed._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
+    return changed
+
+
+def with_head(
+    description: NetworkDescription, state: dict[str, torch.Tensor], num_classes: int, *, keep_head: bool
+) -> tuple[nn.Module, NetworkDescription]:
+    """Build the network for `num_classes` classes around the given weights.
+
+    Every weight is kept but those of the head, which are drawn anew (from torch's global generator) unless they fit
+    and `keep_head` says so.
+
+    Args:
+        description: of the network that `state` belongs to.
+        state: all of that network's weights.
+        num_classes: outputs wanted.
+        keep_head: keep the head where its shapes fit.
+
+    Returns:
+        The network on the CPU and the description that builds its like.
+
+    Raises:
+        NetworkError: when the weights do not fit the description, or no layer depends on the number of classes.
+    """
+    check_state(description, state)
+    wanted = description.with_num_classes(num_classes)
+    head = head_keys(description, num_classes)
+    if not head:
+        raise NetworkError(f"no layer of {description} depends on num_classes, so its head cannot be fitted")
+    network = wanted.build()
+    fits = all(state[key].shape == value.shape for key, value in network.state_dict().items() if key in head)
+    if not (keep_head and fits):
+        state = with_entries(state, {key: value for key, value in state.items() if key not in head})
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    if unexpected or not set(missing) <= head:
+        raise NetworkError(f"more than the head of {description} depends on num_classes: {sorted(missing)[:3]}")
+    return network, wanted
+
+
+def check_image_size(
+    description: NetworkDescription, size: tuple[int, int], batch_size: int, num_classes: int, *, training: bool
+) -> None:
+    """Pass a batch of shapes, without any data, through the network.
+
+    Args:
+        description: of the network.
+        size: (height, width) in pixels.
+        batch_size: images in the batch.
+        num_classes: outputs expected of each.
+        training: whether in training mode, where normalisation over the batch needs more than one value.
+
+    Raises:
+        NetworkError: with the network's own words when it cannot take such a batch.
+    """
+    network = description.build("meta").train(training)
+    try:
+        with torch.no_grad():
+            output = network(torch.empty(batch_size, 3, *size, device="meta"))
+    except NotImplementedError:
+        return  # an operator that knows no shapes without data: nothing can be said before training
+    except Exception as error:
+        raise NetworkError(str(error)) from error
+    logits = output if isinstance(output, torch.Tensor) else output[0]
+    if tuple(logits.shape) != (batch_size, num_classes):
+        raise NetworkError(f"it gives {tuple(logits.shape)} where ({batch_size}, {num_classes}) is expected")

@@ -1,0 +1,198 @@
+"""The files of an ImageDirectory, checked before designer-core's helper sees them.
+
+The helper answers any damage (a lost `_meta.yaml`, one blank line in `images.lst`) by reading the folder anew as
+something else, mostly as a folder of one class called "image". Here every such damage is found and named instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
+from train_pytorch_model.messages import join_some
+
+META_FILE = "_meta.yaml"
+_MARKERS = (META_FILE, "images.lst", "_schema.json")
+_IMAGE_MIME_TYPE = "image/png"  # designer-core takes no other, whatever the files are
+_CLASSIFICATION = "COCO_classification"
+_REBUILD = "Make the directory again with Convert to Image Directory."
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What `_schema.json` says of the columns."""
+
+    image: str
+    """Name of the image column."""
+    image_ref: str
+    """Key of an item that holds the file's name."""
+    label: str
+    """Name of the label column."""
+    categories: tuple[str, ...]
+    """Labels in the order of their ids."""
+
+
+def is_image_directory(path: Path) -> bool:
+    """Whether the folder means to be an ImageDirectory, be it whole or damaged."""
+    return any((path / marker).exists() for marker in _MARKERS)
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Read `_meta.yaml` of a directory as a plain mapping.
+
+    Raises:
+        ValueError: when it is absent, no YAML, or no mapping.
+    """
+    try:
+        meta = YAML(typ="safe", pure=True).load((path / META_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{META_FILE} is missing") from error
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ValueError(f"{META_FILE} cannot be read: {error}") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{META_FILE} holds no mapping of keys to values")
+    return meta
+
+
+def read_items(path: Path, port: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Read the schema and the items of an ImageDirectory, strictly.
+
+    Args:
+        path: the directory.
+        port: its name in messages.
+
+    Returns:
+        The schema and the items, one dict a line of the image list.
+
+    Raises:
+        InvalidDatasetError: for any damage; it names the file, and the line where there is one.
+    """
+    where = f"{port} {path}"
+    try:
+        meta = read_meta(path)
+        if meta.get("type") != "ImageDirectory":
+            raise ValueError(f"{META_FILE} says type {meta.get('type')!r} where an ImageDirectory is expected")
+        schema = _read_schema(_named_file(path, meta, "schema"))
+        items = _read_lines(_named_file(path, meta, "image_list"))
+    except ValueError as error:
+        raise InvalidDatasetError(where, str(error), _REBUILD) from error
+    return schema, items
+
+
+def _named_file(path: Path, meta: dict[str, Any], key: str) -> Path:
+    name = meta.get(key)
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{META_FILE} has no {key!r}")
+    if not is_inside(name):
+        raise ValueError(f"{META_FILE} names {name!r} as {key!r}, which leaves the directory")
+    if not (path / name).is_file():
+        raise ValueError(f"{name}, which {META_FILE} names as {key!r}, is missing")
+    return path / name
+
+
+def _read_schema(file: Path) -> dict[str, Any]:
+    try:
+        schema = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file.name} is no JSON: {error}") from error
+    columns = schema.get("columnAttributes") if isinstance(schema, dict) else None
+    if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
+        raise ValueError(f"{file.name} has no list 'columnAttributes'")
+    return dict(schema)
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    items = []
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    raise ValueError(f"{file.name} line {number} is blank; remove it")
+                try:
+                    item = json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"{file.name} line {number} is no JSON: {error}") from error
+                if not isinstance(item, dict):
+                    raise ValueError(f"{file.name} line {number} is no JSON object")
+                items.append(item)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file.name} cannot be read: {error}") from error
+    if not items:
+        raise ValueError(f"{file.name} lists no image")
+    return items
+
+
+def read_columns(schema: dict[str, Any], where: str) -> Columns:
+    """Find the image column, the label column and the categories in a schema.
+
+    Args:
+        schema: `_schema.json`.
+        where: the port and the path, for messages.
+
+    Raises:
+        NotLabeledDatasetError: when there is no annotation column.
+        InvalidDatasetError: when there is no image column, the annotation is not of classes, or the categories are
+            damaged.
+    """
+    image = annotation = None
+    for column in schema["columnAttributes"]:
+        properties = column.get("properties") or {}
+        type_name = (column.get("elementType") or {}).get("typeName")
+        if image is None and type_name == "bytes" and properties.get("mime_type") == _IMAGE_MIME_TYPE:
+            image = column
+        if annotation is None and "annotation_type" in properties:
+            annotation = column
+    if image is None:
+        raise InvalidDatasetError(
+            where, f"the schema has no image column (elementType bytes, mime_type {_IMAGE_MIME_TYPE})", _REBUILD
+        )
+    if annotation is None:
+        raise NotLabeledDatasetError(where, "Give images in one folder a class, or an ImageDirectory made from such.")
+    properties = annotation["properties"]
+    if properties["annotation_type"] != _CLASSIFICATION:
+        raise InvalidDatasetError(
+            where,
+            f"its annotations are {properties['annotation_type']}, not one class an image ({_CLASSIFICATION})",
+            "Give images in one folder a class.",
+        )
+    return Columns(
+        image=str(image.get("name")),
+        image_ref=str((image.get("properties") or {}).get("image_ref", "image_info")),
+        label=str(annotation.get("name")),
+        categories=_categories(properties.get("categories"), where),
+    )
+
+
+def _categories(categories: Any, where: str) -> tuple[str, ...]:
+    faults = []
+    if not isinstance(categories, list) or not categories:
+        raise InvalidDatasetError(where, "the schema lists no categories", _REBUILD)
+    by_id: dict[int, str] = {}
+    for entry in categories:
+        number, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            faults.append(f"category id {number!r} is no whole number from 0")
+        elif not isinstance(name, str):
+            faults.append(f"category name {name!r} is no text")
+        elif number in by_id:
+            faults.append(f"category id {number} stands twice")
+        elif name in by_id.values():
+            faults.append(f"category name {name!r} stands twice")
+        else:
+            by_id[number] = name
+    if faults:
+        raise InvalidDatasetError(where, f"the schema's categories are damaged: {join_some(faults)}", _REBUILD)
+    return tuple(by_id[number] for number in sorted(by_id))
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file name, read as a relative path, stays within its folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return "\0" not in name and not path.is_absolute() and not os.path.isabs(name) and ".." not in path.parts

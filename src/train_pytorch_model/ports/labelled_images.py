@@ -1,0 +1,285 @@
+"""A dataset port, read: which files, which labels, which classes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train_pytorch_model import designer_core
+from train_pytorch_model.errors import (
+    TRAINING_DATASET,
+    VALIDATION_DATASET,
+    InvalidDatasetError,
+    ModuleError,
+    NotLabeledDatasetError,
+)
+from train_pytorch_model.messages import join_some, name_some
+from train_pytorch_model.ports.image_list import Columns, is_image_directory, is_inside, read_columns, read_items
+
+logger = logging.getLogger(__name__)
+
+# As designer-core lists them; a file of another ending is no image to it.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# What pandas reads as "missing", which is how the downstream module reads index_to_label.csv.
+LABELS_READ_AS_MISSING = frozenset(
+    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>")
+    + ("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
+)
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A labelled dataset as its port holds it."""
+
+    port: str
+    """The port's name in messages."""
+    path: Path
+    files: tuple[str, ...]
+    """Relative to `path`, in the order of the image list."""
+    labels: tuple[int, ...]
+    """Index into `classes`, one a file."""
+    classes: tuple[str, ...]
+    """In the order of the category ids."""
+    image_column: str
+    schema: dict[str, Any]
+    unreadable: tuple[tuple[str, str], ...] = ()
+    """Files that the folder holds but no layout takes, each with the reason."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.files)
+
+    @property
+    def where(self) -> str:
+        """Port and path, as messages name the dataset."""
+        return f"{self.port} {self.path}"
+
+    def paths(self) -> list[Path]:
+        """The files' full paths."""
+        return [self.path / file for file in self.files]
+
+    def ordered_as(self, classes: tuple[str, ...]) -> LabelledImages:
+        """The same images with labels that index `classes`, matched by name."""
+        index = {name: number for number, name in enumerate(classes)}
+        labels = tuple(index[self.classes[label]] for label in self.labels)
+        return LabelledImages(
+            self.port, self.path, self.files, labels, classes, self.image_column, self.schema, self.unreadable
+        )
+
+
+def read_labelled_images(path: Path, port: str) -> LabelledImages:
+    """Read a dataset port: an ImageDirectory, or raw images in one folder a class.
+
+    Args:
+        path: the folder.
+        port: "Training dataset" or "Validation dataset".
+
+    Raises:
+        NotLabeledDatasetError: when the images carry no labels.
+        InvalidDatasetError: for any other fault, with the file and the line where there is one.
+    """
+    where = f"{port} {path}"
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "does not exist"
+        raise InvalidDatasetError(where, f"the input path {found}", "Give the folder of an ImageDirectory.")
+    if not any(path.iterdir()):
+        raise InvalidDatasetError(where, "the input folder is empty", "Give the folder of an ImageDirectory.")
+    if is_image_directory(path):
+        schema, items = read_items(path, port)
+        columns = read_columns(schema, where)
+        _check_files(items, columns, path, where)
+        directory = _load(path, where)
+        if directory.image_list != items or directory.schema.get("columnAttributes") != schema["columnAttributes"]:
+            raise InvalidDatasetError(where, "designer-core reads it as something else than its files say")
+        unreadable: tuple[tuple[str, str], ...] = ()
+    else:
+        directory = _load_raw(path, where)
+        items, schema = directory.image_list, directory.schema
+        columns = read_columns(schema, where)
+        unreadable = _files_not_taken(path, items, columns)
+    return _labelled(path, port, items, columns, schema, unreadable)
+
+
+def _load(path: Path, where: str) -> Any:
+    try:
+        return designer_core.load_image_directory(path)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise InvalidDatasetError(where, f"designer-core cannot load it: {error}") from error
+
+
+def _load_raw(path: Path, where: str) -> Any:
+    """Load raw images: one folder a class, and nothing that would be taken for a class by mistake."""
+    folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    hidden = [name for name in folders if name.startswith(".") or name == "__MACOSX"]
+    hidden = [name for name in hidden if any(_is_image(file.name) for file in os.scandir(path / name))]
+    if hidden:
+        raise InvalidDatasetError(
+            where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
+        )
+    directory = _load(path, where)
+    ignored = [f"{name}/{entry.name}" for name in folders for entry in os.scandir(path / name) if entry.is_dir()]
+    ignored += [entry.name for entry in os.scandir(path) if entry.is_file() and _is_image(entry.name)]
+    if ignored:
+        logger.warning(
+            "%s: only images exactly one folder deep (class/file) are used; left out: %s.", where, name_some(ignored)
+        )
+    return directory
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def _file_of(item: dict[str, Any], columns: Columns) -> str | None:
+    info = item.get(columns.image_ref)
+    name = info.get("base_file_name") or info.get("file_name") if isinstance(info, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
+def _files_not_taken(path: Path, items: list[dict[str, Any]], columns: Columns) -> tuple[tuple[str, str], ...]:
+    """Image files one folder deep that the helper passed over, which it does when Pillow cannot open them."""
+    taken = {_file_of(item, columns) for item in items}
+    present = (
+        f"{folder.name}/{file.name}"
+        for folder in os.scandir(path)
+        if folder.is_dir()
+        for file in os.scandir(folder.path)
+        if file.is_file() and _is_image(file.name)
+    )
+    return tuple((name, "it cannot be identified as an image") for name in sorted(set(present) - taken))
+
+
+def _check_files(items: list[dict[str, Any]], columns: Columns, path: Path, where: str) -> None:
+    """Refuse names that leave the directory and images that lie at an address."""
+    faults: list[str] = []
+    real_root = os.path.realpath(path)
+    real_folders: dict[str, str] = {}
+    for number, item in enumerate(items, start=1):
+        info = item.get(columns.image_ref)
+        names = [info.get(key) for key in ("file_name", "base_file_name")] if isinstance(info, dict) else []
+        names = [name for name in names if name is not None]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            faults.append(f"line {number} names no file under {columns.image_ref!r}")
+            continue
+        if not all(is_inside(name) for name in names):
+            faults.append(f"line {number} names {name_some(names)}, which leaves the directory")
+            continue
+        full = os.path.join(path, names[-1])
+        folder = os.path.dirname(full)
+        if folder not in real_folders:
+            real_folders[folder] = os.path.realpath(folder)
+        real = os.path.realpath(full) if os.path.islink(full) else real_folders[folder]
+        if real != real_root and not real.startswith(real_root + os.sep):
+            faults.append(f"line {number} names {names[-1]!r}, which a link leads out of the directory")
+        elif info.get("coco_url") and not os.path.exists(full):
+            faults.append(f"line {number} gives an address instead of a file; images are not fetched")
+    if faults:
+        raise InvalidDatasetError(where, f"in the image list, {join_some(faults)}")
+
+
+def _labelled(
+    path: Path,
+    port: str,
+    items: list[dict[str, Any]],
+    columns: Columns,
+    schema: dict[str, Any],
+    unreadable: tuple[tuple[str, str], ...],
+) -> LabelledImages:
+    where = f"{port} {path}"
+    index = {name: number for number, name in enumerate(columns.categories)}
+    files: list[str] = []
+    labels: list[int] = []
+    unlabelled: list[str] = []
+    unknown: list[str] = []
+    for number, item in enumerate(items, start=1):
+        file = _file_of(item, columns)
+        if file is None:
+            raise InvalidDatasetError(where, f"item {number} names no file under {columns.image_ref!r}")
+        label = item.get(columns.label)
+        # An empty label is one where a category is called so, and no label otherwise.
+        if label is None or (label in ("", [], {}) and label != "") or (label == "" and "" not in index):
+            unlabelled.append(file)
+        elif not isinstance(label, str) or label not in index:
+            unknown.append(f"item {number} ({file}) is labelled {label!r}")
+        else:
+            files.append(file)
+            labels.append(index[label])
+    if unknown:
+        raise InvalidDatasetError(
+            where,
+            f"labels that are none of the categories {name_some(columns.categories)}: {join_some(unknown)}",
+            "Labels must be written as the schema's categories are.",
+        )
+    if not files:
+        raise NotLabeledDatasetError(where, f"None of its {len(items)} images has a label.")
+    if unlabelled:
+        logger.warning(
+            "%s: %d of %d images have no label and are not used: %s.",
+            where, len(unlabelled), len(items), name_some(unlabelled),
+        )  # fmt: skip
+    hidden = [name for name in columns.categories if name.startswith(".ipynb_checkpoints") or name == "__MACOSX"]
+    if hidden:
+        raise InvalidDatasetError(where, f"the category {name_some(hidden)} is a hidden folder taken for a class")
+    return LabelledImages(
+        port, path, tuple(files), tuple(labels), columns.categories, columns.image, schema, unreadable
+    )
+
+
+def match_classes(train: LabelledImages, valid: LabelledImages) -> LabelledImages:
+    """Give the validation images the training dataset's class indices, matched by name.
+
+    Raises:
+        InvalidDatasetError: when the two datasets do not have the same categories; it says which differ.
+    """
+    missing = [name for name in train.classes if name not in set(valid.classes)]
+    extra = [name for name in valid.classes if name not in set(train.classes)]
+    if missing or extra:
+        parts = [f"it lacks {name_some(missing)}"] if missing else []
+        parts += [f"the training dataset lacks {name_some(extra)}"] if extra else []
+        raise InvalidDatasetError(
+            valid.where,
+            f"categories of validation dataset are different from that of training dataset ({'; '.join(parts)}).",
+            "Please make sure training and validation dataset have the same categories.",
+        )
+    return valid.ordered_as(train.classes)
+
+
+def warn_of_classes(train: LabelledImages, valid: LabelledImages) -> None:
+    """Say before training what about the classes will surprise: missing-like labels, empty classes, one class."""
+    read_as_missing = [name for name in train.classes if name in LABELS_READ_AS_MISSING]
+    if read_as_missing:
+        logger.warning(
+            "Score Image Model reads the label %s as a missing value: its scores come out without that name%s. "
+            "Rename the class if you need it.",
+            name_some(read_as_missing),
+            ", and scoring stops, since there are several" if len(read_as_missing) > 1 else "",
+        )
+    if len(train.classes) == 1:
+        logger.warning("There is one class, %r: every image will be scored as it.", train.classes[0])
+    for images in (train, valid):
+        counts = Counter(images.labels)
+        empty = [name for number, name in enumerate(images.classes) if not counts[number]]
+        if empty:
+            logger.warning("%s has no image of %s.", images.where, name_some(empty))
+
+
+def check_size(images: LabelledImages, minimum: int) -> ModuleError | None:
+    """The fault of having fewer than `minimum` images, None when there are enough."""
+    if len(images) >= minimum:
+        return None
+    return InvalidDatasetError(images.where, f"it has {len(images)} usable images, {minimum} at least are needed")
+
+
+__all__ = [
+    "TRAINING_DATASET",
+    "VALIDATION_DATASET",
+    "LabelledImages",
+    "check_size",
+    "match_classes",
+    "read_labelled_images",
+    "warn_of_classes",
+]

@@ -1,0 +1,106 @@
+"""The Trained model port, written: a ModelDirectory that Score Image Model takes as it is."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from PIL import Image
+
+from train_pytorch_model import designer_core
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from train_pytorch_model.network import NetworkDescription
+    from train_pytorch_model.ports.labelled_images import LabelledImages
+
+# Pixels in [0, 1] become [-1, 1]. Score Image Model reads both from the model.
+MEAN = [0.5, 0.5, 0.5]
+STD = [0.5, 0.5, 0.5]
+
+_NUM_SAMPLES = 3
+
+
+def write_trained_model(
+    folder: Path,
+    network: nn.Module,
+    description: NetworkDescription,
+    train: LabelledImages,
+    image_size: tuple[int, int],
+    *,
+    is_cuda: bool,
+    include_samples: bool,
+    code_folders: tuple[str, ...] = (),
+) -> None:
+    """Write a trained network with all that scoring needs.
+
+    Args:
+        folder: an empty folder.
+        network: on the CPU, with the weights to keep.
+        description: builds the network's like.
+        train: the dataset it was trained on; gives labels, image column and schema.
+        image_size: (height, width) of the training images in pixels.
+        is_cuda: whether it was trained on a GPU; Score then uses one where there is one.
+        include_samples: whether three training images go into `_samples.json`; else one blank image stands there.
+        code_folders: folders of code that the network needs.
+    """
+    designer_core.dump_trained_model(
+        folder,
+        network,
+        description.flavor_extras(is_cuda=is_cuda),
+        image_column=train.image_column,
+        index_to_label=label_map(train.classes),
+        mean=MEAN,
+        std=STD,
+        local_dependencies=list(code_folders) or None,
+    )
+    (folder / "_schema.json").write_text(json.dumps(train.schema, indent=2), encoding="utf-8")
+    samples = _samples(train) if include_samples else [_blank_sample(train, image_size)]
+    (folder / "_samples.json").write_text(json.dumps(samples, indent=2), encoding="utf-8")
+
+
+def label_map(classes: tuple[str, ...]) -> dict[int, str]:
+    """The rows of `index_to_label.csv`, such that a reader that guesses types still reads text.
+
+    Score Image Model reads the file with pandas, which turns a column of nothing but `007`, `1e3` or `True` into
+    numbers or booleans. One row of plain text past the last class keeps all of them as they are written.
+    """
+    rows = dict(enumerate(classes))
+    text = io.StringIO()
+    csv.writer(text).writerows([("", "label"), *rows.items()])
+    text.seek(0)
+    guessed = pd.read_csv(text, index_col=0)["label"]
+    if not all(isinstance(value, str) for value in guessed.dropna()) or guessed.isna().all():
+        note = "(labels are text)"
+        while note in classes:
+            note = f"({note})"
+        rows[len(classes)] = note
+    return rows
+
+
+def _sample(train: LabelledImages, number: int, image: bytes) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "image": base64.b64encode(image).decode(),
+        "id": number,
+        "category": train.classes[train.labels[number]],
+    }
+    by_type = {"bytes": "image", "int64": "id", "str": "category"}
+    columns = train.schema["columnAttributes"]
+    return {column["name"]: values[by_type.get(column["elementType"]["typeName"], "category")] for column in columns}
+
+
+def _samples(train: LabelledImages) -> list[dict[str, Any]]:
+    return [_sample(train, number, path.read_bytes()) for number, path in enumerate(train.paths()[:_NUM_SAMPLES])]
+
+
+def _blank_sample(train: LabelledImages, image_size: tuple[int, int]) -> dict[str, Any]:
+    """A black image of the right size: shows the form of a request without showing anybody's picture."""
+    blank = io.BytesIO()
+    Image.new("RGB", (image_size[1], image_size[0])).save(blank, format="PNG")
+    return _sample(train, 0, blank.getvalue())

@@ -1,0 +1,202 @@
+"""The Untrained model port, read: a description of the network and the weights to start from.
+
+Four makers are known: this package (torchvision's functions), the retired DenseNet and ResNet initialisers, anybody
+who names a network class of torchvision or timm, and trainers whose finished model is to be trained on.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train_pytorch_model import designer_core
+from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryError
+from train_pytorch_model.network import NetworkDescription, NetworkError, describe
+from train_pytorch_model.ports.image_list import is_inside, read_meta
+
+logger = logging.getLogger(__name__)
+
+_RETIRED_INITIALISERS = "azureml.designer.modules.dl.pytorch.initialize_models.vision.classification"
+# The last layer of each of the two retired networks, in torchvision's names.
+_RETIRED_HEADS = {f"{_RETIRED_INITIALISERS}.resnet": "fc", f"{_RETIRED_INITIALISERS}.densenet": "classifier"}
+_RETIRED_PREFIX = "model."
+_RETIRED_ADDED_HEAD = "out_linear_model"
+_LOCAL_DEPENDENCIES_FILE = "local_dependencies.zip"
+
+
+@dataclass(frozen=True)
+class UntrainedModel:
+    """What the port gives: how to build the network, and its weights."""
+
+    path: Path
+    description: NetworkDescription
+    state: dict[str, torch.Tensor]
+    labels: tuple[str, ...] | None
+    """The label of each output when the model is a trained one."""
+    code_folders: tuple[str, ...] = ()
+    """Folders of the model's own code, to go with what is written."""
+
+
+def read_untrained_model(path: Path, *, trust_code: bool) -> UntrainedModel:
+    """Read an UntrainedModelDirectory, or a trained ModelDirectory to train on from.
+
+    Args:
+        path: the folder.
+        trust_code: whether the model may name any code, its own `local_dependencies` included.
+
+    Raises:
+        InvalidModelDirectoryError: for any fault, with what was found and what to do.
+    """
+    try:
+        spec = _read_spec(path)
+        code_folders = _import_local_code(path, spec) if trust_code else ()
+        state = _read_weights(path, spec)
+        description, state = _describe(spec, state, trust_code=trust_code)
+        labels = _read_labels(path, spec)
+    except (ValueError, NetworkError) as error:
+        raise InvalidModelDirectoryError(
+            UNTRAINED_MODEL, f"in {path}, {error}", "Give the output of an initialize-model step, or a trained model."
+        ) from error
+    _warn_of_other_normalisation(spec)
+    return UntrainedModel(path, description, state, labels, code_folders)
+
+
+def _read_spec(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise ValueError("there is no such folder")
+    meta = read_meta(path)
+    if meta.get("type") != "ModelDirectory":
+        raise ValueError(f"_meta.yaml says type {meta.get('type')!r} where a ModelDirectory is expected")
+    _inside(path, meta.get("model"), "model specification (key 'model' of _meta.yaml)")
+    try:
+        spec = designer_core.load_model_spec(path)
+    except Exception as error:  # designer-core lets its yaml library's many errors through
+        raise ValueError(f"the model specification cannot be read: {error}") from error
+    if not isinstance(spec, dict):
+        raise ValueError("the model specification holds no mapping of keys to values")
+    if "flavor" not in spec:
+        kind = "a pickled model" if spec.get("model_type") == "pickle" else "no PyTorch model"
+        raise ValueError(f"it is {kind}; a PyTorch model saved as a state_dict is needed")
+    flavor = spec["flavor"] if isinstance(spec["flavor"], dict) else {"name": spec["flavor"]}
+    if flavor.get("name") != "pytorch" or flavor.get("serialization_method", "state_dict") != "state_dict":
+        raise ValueError(
+            f"its flavor is {dict(flavor)}; a PyTorch model saved as a state_dict "
+            "(name pytorch, serialization_method state_dict) is needed"
+        )
+    if spec.get("task_type", "MultiClassification") != "MultiClassification":
+        raise ValueError(f"its task_type is {spec['task_type']!r}; only MultiClassification can be trained")
+    return spec
+
+
+def _inside(path: Path, name: Any, what: str) -> Path:
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"the {what} is not named")
+    if not is_inside(name):
+        raise ValueError(f"the {what} is {name!r}, which leaves the directory")
+    if not (path / name).is_file():
+        raise ValueError(f"the {what}, {name!r}, is missing")
+    return path / name
+
+
+def _read_weights(path: Path, spec: dict[str, Any]) -> dict[str, torch.Tensor]:
+    file = _inside(path, spec.get("model_file"), "file of weights (key 'model_file')")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a damaged or hostile file raises is not documented
+        raise ValueError(f"{file.name} holds no weights that can be loaded safely ({type(error).__name__})") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{file.name} is no flat state_dict of tensors")
+    return state
+
+
+def _describe(
+    spec: dict[str, Any], state: dict[str, torch.Tensor], *, trust_code: bool
+) -> tuple[NetworkDescription, dict[str, torch.Tensor]]:
+    extras = spec.get("flavor_extras")
+    module, name = (extras.get("module"), extras.get("class")) if isinstance(extras, dict) else (None, None)
+    if not isinstance(extras, dict) or not isinstance(module, str) or not isinstance(name, str):
+        raise ValueError("the model specification names no 'module' and 'class' under 'flavor_extras'")
+    init_params = extras.get("init_params") or {}
+    if not isinstance(init_params, dict) or not all(isinstance(key, str) for key in init_params):
+        raise ValueError("'init_params' holds no mapping of names to values")
+    if module in _RETIRED_HEADS:
+        description = _describe_retired(init_params)
+        return description, _torchvision_state(state, _RETIRED_HEADS[module])
+    return describe(module, name, init_params, trust_code=trust_code), state
+
+
+def _describe_retired(init_params: dict[str, Any]) -> NetworkDescription:
+    arguments = {key: value for key, value in init_params.items() if key != "model_name"}
+    return describe("torchvision.models", str(init_params.get("model_name")), arguments)
+
+
+def _torchvision_state(state: dict[str, torch.Tensor], head: str) -> dict[str, torch.Tensor]:
+    """Weights of a retired wrapper as the torchvision network inside it has them.
+
+    After pretrained weights the wrapper put a second linear layer behind the head of 1000 outputs, with nothing
+    between the two; their product W2 (W1 x + b1) + b2 is one linear layer, which becomes the head.
+    """
+    plain = {key[len(_RETIRED_PREFIX) :]: value for key, value in state.items() if key.startswith(_RETIRED_PREFIX)}
+    weight = state.get(f"{_RETIRED_ADDED_HEAD}.weight")
+    if weight is None:
+        return plain
+    try:
+        first_weight, first_bias = plain[f"{head}.weight"], plain[f"{head}.bias"]
+        # In float64, so that folding loses nothing that float32 can show.
+        folded_weight = weight.double() @ first_weight.double()
+        folded_bias = weight.double() @ first_bias.double() + state[f"{_RETIRED_ADDED_HEAD}.bias"].double()
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"the two heads of the retired network do not fit together: {error}") from error
+    plain[f"{head}.weight"] = folded_weight.to(first_weight.dtype)
+    plain[f"{head}.bias"] = folded_bias.to(first_bias.dtype)
+    return plain
+
+
+def _read_labels(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
+    if spec.get("label_map_file") is None:
+        return None
+    file = _inside(path, spec["label_map_file"], "label map (key 'label_map_file')")
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.reader(lines))
+        column = rows[0].index("label")
+        by_index = {int(row[0]): row[column] for row in rows[1:] if row}
+    except (OSError, ValueError, IndexError) as error:
+        raise ValueError(f"{file.name} is no table of indices and labels: {error}") from error
+    return tuple(by_index.get(index, str(index)) for index in range(max(by_index, default=-1) + 1))
+
+
+def _import_local_code(path: Path, spec: dict[str, Any]) -> tuple[str, ...]:
+    """Unpack the model's own code and make it importable."""
+    if not spec.get("local_dependencies"):
+        return ()
+    archive = _inside(path, _LOCAL_DEPENDENCIES_FILE, "archive of local_dependencies")
+    target = Path(tempfile.mkdtemp(prefix="model-code-"))
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(target)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{archive.name} cannot be unpacked: {error}") from error
+    folders = tuple(str(entry) for entry in sorted(target.iterdir()) if entry.is_dir())
+    # A model names its class from inside its folder or through the folder's name.
+    sys.path[:0] = [str(target), *folders]
+    logger.warning("Code of the untrained model is imported, as --trust-model-code says: %s.", ", ".join(folders))
+    return folders
+
+
+def _warn_of_other_normalisation(spec: dict[str, Any]) -> None:
+    for entry in spec.get("inputs") or []:
+        params = ((entry.get("pre_processor") or {}) if isinstance(entry, dict) else {}).get("init_params") or {}
+        if any(list(params.get(key, [0.5] * 3)) != [0.5] * 3 for key in ("mean", "std")):
+            logger.warning(
+                "The model to train on from was trained on other pixels (%s); it is trained on with mean and std 0.5.",
+                dict(params),
+            )

@@ -1,0 +1,116 @@
+"""What a person sees while it runs: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import TaskID
+
+    from train_pytorch_model.training.loop import EpochRecord, EpochTiming
+
+logger = logging.getLogger(__name__)
+
+_LINE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints log lines above a live bar instead of through it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def configure_logging() -> Console:
+    """Send log lines to stderr, and give the console that bars share with them."""
+    console = Console(stderr=True)
+    handler: logging.Handler = _ConsoleHandler(console) if console.is_terminal else logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(_LINE_FORMAT))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("train_pytorch_model").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    return console
+
+
+class ProgressDisplay:
+    """Shows decoding and training."""
+
+    def __init__(self, console: Console, epochs: int) -> None:
+        """Make a display.
+
+        Args:
+            console: from `configure_logging`.
+            epochs: that training will take at most.
+        """
+        self._console = console
+        self._epochs = epochs
+        self._num_iterations = 0
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._epoch_bar: TaskID | None = None
+
+    @contextmanager
+    def decoding(self, name: str, count: int) -> Iterator[Callable[[], None]]:
+        """Show the decoding of `count` images; gives what to call once an image."""
+        started = time.perf_counter()
+        with self._bars as bars:
+            task = bars.add_task(f"Decoding {name}", total=count)
+            yield lambda: bars.advance(task)
+            bars.remove_task(task)
+        logger.info("%s: %d images decoded in %.1f s.", name, count, time.perf_counter() - started)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Show the training that happens inside the block."""
+        with self._bars:
+            yield
+
+    def epoch_started(self, epoch: int, num_iterations: int) -> None:
+        """A new bar for the epoch."""
+        self._num_iterations = num_iterations
+        self._epoch_bar = self._bars.add_task(f"Epoch {epoch}/{self._epochs}", total=num_iterations)
+
+    def iteration_done(self, epoch: int, iteration: int, loss: float | None) -> None:
+        """One more on the bar; elsewhere a line where there is a loss to tell."""
+        if self._console.is_terminal:
+            if self._epoch_bar is not None:
+                text = {} if loss is None else {"description": f"Epoch {epoch}/{self._epochs}  loss {loss:.4f}"}
+                self._bars.update(self._epoch_bar, completed=iteration, **text)  # type: ignore[arg-type]
+        elif loss is not None:
+            logger.info(
+                "Epoch %d/%d, iteration %d/%d: loss %.6f", epoch, self._epochs, iteration, self._num_iterations, loss
+            )
+
+    def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
+        """A line for the epoch."""
+        if self._epoch_bar is not None:
+            self._bars.remove_task(self._epoch_bar)
+            self._epoch_bar = None
+        top5 = "" if record.top5_acc is None else f", top5 acc {record.top5_acc:.5f}"
+        logger.info(
+            "Epoch %d/%d: lr %.3g, train_ips %.1f, train_loss %.6f, train_error %.5f, valid_loss %.6f, "
+            "top1 acc %.5f%s%s",
+            record.epoch, self._epochs, record.learning_rate, timing.train_images_per_second, record.train_loss,
+            record.train_error, record.valid_loss, record.top1_acc, top5, " (best so far)" if record.is_best else "",
+        )  # fmt: skip

@@ -1,0 +1,183 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from train_pytorch_model.data.batches import derive_seed, on_device, shuffled, training_batches
+from train_pytorch_model.training.metrics import Averages, RunningSums
+from train_pytorch_model.training.schedule import learning_rate
+from train_pytorch_model.training.selection import BestModel, EarlyStopping
+from train_pytorch_model.training.step import logits_and_loss, make_optimizer, train_step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from train_pytorch_model.data.image_store import ImageStore
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop needs to know beyond network and images."""
+
+    num_classes: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_epochs: int
+    patience: int
+    seed: int
+    print_frequency: int
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch came to."""
+
+    epoch: int
+    """From 1."""
+    learning_rate: float
+    train_loss: float
+    """Mean over the images, in training mode, while the weights were changing."""
+    train_error: float
+    """1 - top-1 accuracy, likewise."""
+    valid_loss: float
+    top1_acc: float
+    top5_acc: float | None
+    """None for five classes or fewer."""
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class EpochTiming:
+    """How long one epoch took."""
+
+    epoch: int
+    train_seconds: float
+    valid_seconds: float
+    train_images_per_second: float
+
+
+class Listener(Protocol):
+    """Who hears of progress."""
+
+    def epoch_started(self, epoch: int, num_iterations: int) -> None:
+        """Epoch `epoch`, from 1, begins."""
+
+    def iteration_done(self, epoch: int, iteration: int, loss: float | None) -> None:
+        """Iteration `iteration`, from 1, is done; its loss is given every `print_frequency` iterations."""
+
+    def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
+        """An epoch is trained and validated."""
+
+
+class DivergedError(Exception):
+    """The training loss is no longer finite."""
+
+    def __init__(self, epoch: int, iteration: int) -> None:
+        super().__init__(f"epoch {epoch}, by iteration {iteration}")
+        self.epoch = epoch
+        self.iteration = iteration
+
+
+def fit(
+    network: nn.Module,
+    train: ImageStore,
+    valid: ImageStore,
+    plan: Plan,
+    device: torch.device,
+    best: BestModel,
+    listener: Listener,
+) -> bool:
+    """Train until the epochs are over or the validation loss stops falling.
+
+    Args:
+        network: on the device; left with the weights of the last epoch.
+        train: images to learn from.
+        valid: images to choose the best epoch by.
+        plan: how.
+        device: where.
+        best: takes the best weights as they come, so that they are at hand whatever ends the training.
+        listener: hears of progress.
+
+    Returns:
+        Whether training stopped early.
+
+    Raises:
+        DivergedError: when the training loss is not finite.
+    """
+    optimizer = make_optimizer(network, plan.learning_rate)
+    stopping = EarlyStopping(plan.patience)
+    for epoch in range(1, plan.epochs + 1):
+        rate = learning_rate(epoch - 1, peak=plan.learning_rate, epochs=plan.epochs, warmup_epochs=plan.warmup_epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        # Dropout and its like draw from the global generator: seeded anew, an epoch depends on nothing before it.
+        torch.manual_seed(derive_seed(plan.seed, "epoch", epoch))
+        started = time.perf_counter()
+        trained = _train_epoch(network, optimizer, train, plan, device, epoch, listener)
+        trained_at = time.perf_counter()
+        validated = evaluate(network, valid, plan, device)
+        validated_at = time.perf_counter()
+        record = EpochRecord(
+            epoch=epoch,
+            learning_rate=rate,
+            train_loss=trained.loss,
+            train_error=1 - trained.top1_acc,
+            valid_loss=validated.loss,
+            top1_acc=validated.top1_acc,
+            top5_acc=validated.top5_acc,
+            is_best=best.update(epoch, validated.top1_acc, validated.loss, network),
+        )
+        timing = EpochTiming(
+            epoch=epoch,
+            train_seconds=trained_at - started,
+            valid_seconds=validated_at - trained_at,
+            train_images_per_second=trained.num_images / (trained_at - started),
+        )
+        listener.epoch_done(record, timing)
+        if stopping.update(validated.loss):
+            return epoch < plan.epochs
+    return False
+
+
+def _train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: ImageStore,
+    plan: Plan,
+    device: torch.device,
+    epoch: int,
+    listener: Listener,
+) -> Averages:
+    network.train()
+    batches = training_batches(shuffled(len(train), plan.seed, epoch), plan.batch_size)
+    listener.epoch_started(epoch, len(batches))
+    sums = RunningSums.zero(plan.num_classes, device)
+    for iteration, (images, labels) in enumerate(on_device(train, batches, device), start=1):
+        logits, loss = train_step(network, optimizer, images, labels)
+        sums.add(loss, logits, labels)
+        read = iteration % plan.print_frequency == 0
+        if read or iteration == len(batches):
+            # A loss that was not finite once has left its mark on the sum.
+            if not math.isfinite(sums.totals[0].item()):
+                raise DivergedError(epoch, iteration)
+        listener.iteration_done(epoch, iteration, loss.item() if read else None)
+    return sums.read()
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, images: ImageStore, plan: Plan, device: torch.device) -> Averages:
+    """Loss and accuracy over all images, each counted once, in float32 and evaluation mode."""
+    network.eval()
+    sums = RunningSums.zero(plan.num_classes, device)
+    batches = list(torch.arange(len(images)).split(plan.batch_size))
+    for pixels, labels in on_device(images, batches, device):
+        logits, loss = logits_and_loss(network(pixels), labels)
+        sums.add(loss, logits, labels)
+    return sums.read()

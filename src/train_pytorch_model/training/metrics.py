@@ -1,0 +1,53 @@
+"""Sums over an epoch, kept on the device and read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+TOP_K = 5
+
+
+class Averages(NamedTuple):
+    """Means over all images of an epoch."""
+
+    loss: float
+    top1_acc: float
+    top5_acc: float | None
+    """None for five classes or fewer, where it says nothing."""
+    num_images: int
+
+
+@dataclass
+class RunningSums:
+    """Loss and correct predictions, each image counted once."""
+
+    totals: torch.Tensor
+    """float64 of shape (3,): loss, top-1 correct, top-5 correct."""
+    has_top5: bool
+    num_images: int = 0
+
+    @classmethod
+    def zero(cls, num_classes: int, device: torch.device) -> RunningSums:
+        """Sums over no image."""
+        return cls(torch.zeros(3, dtype=torch.float64, device=device), num_classes > TOP_K)
+
+    def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            loss: mean over the batch, a scalar.
+            logits: float of shape (B, num_classes).
+            labels: int64 of shape (B,).
+        """
+        count = len(labels)
+        hits = logits.topk(TOP_K if self.has_top5 else 1, dim=1).indices == labels[:, None]
+        self.totals += torch.stack((loss.double() * count, hits[:, 0].sum().double(), hits.sum().double()))
+        self.num_images += count
+
+    def read(self) -> Averages:
+        """The means; the one place where the host waits for the device."""
+        loss, top1, top5 = (self.totals / self.num_images).tolist()
+        return Averages(loss, top1, top5 if self.has_top5 else None, self.num_images)
