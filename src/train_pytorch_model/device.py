@@ -17,7 +17,7 @@ def choose_device() -> torch.device:
     # cuBLAS reads this when its first handle is made; any later is too late.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads memory before writing it
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before writing it
     torch.backends.cudnn.benchmark = False
     # Float32 means float32: TF32 keeps 10 bits of the mantissa, and Score Image Model would say something else.
     torch.backends.cudnn.allow_tf32 = False

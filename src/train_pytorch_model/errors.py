@@ -49,7 +49,7 @@ class UserError(ModuleError):
     """A fault that has no name of its own among the designer's errors."""
 
 
-class ModuleErrors(ModuleError):
+class MultipleFaultsError(ModuleError):
     """Several faults found together. The first gives id and code, all stand in the message."""
 
     def __init__(self, faults: tuple[ModuleError, ...]) -> None:
@@ -203,12 +203,12 @@ class FaultCollector:
         """Raise what was gathered.
 
         Raises:
-            ModuleError: the only fault, or `ModuleErrors` of all of them.
+            ModuleError: the only fault, or `MultipleFaultsError` of all of them.
         """
         if len(self.faults) == 1:
             raise self.faults[0]
         if self.faults:
-            raise ModuleErrors(tuple(self.faults))
+            raise MultipleFaultsError(tuple(self.faults))
 
 
 def write_error_info(outputs_path: Path, error: ModuleError | None) -> None:

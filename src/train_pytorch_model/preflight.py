@@ -121,12 +121,14 @@ def prepare(settings: Settings, display: ProgressDisplay) -> Prepared:
     stores = [_decode(scanned, settings, display, faults) for scanned in (train, valid)]
     _check_batch_size(settings.parameters.batch_size, stores[0], train, faults)
     network = None
-    if model and train and train.size:
+    if model and train:
         with faults.collecting():
             network = _build(model, train, valid, settings)
     faults.raise_any()
-    assert train and valid and stores[0] and stores[1] and network and model  # else there was a fault
-    return Prepared(train.images, stores[0], stores[1], *network, model.code_folders, output)
+    train_store, valid_store = stores
+    if train is None or train_store is None or valid_store is None or network is None or model is None:
+        raise AssertionError("a part is missing, and no fault says why")
+    return Prepared(train.images, train_store, valid_store, *network, model.code_folders, output)
 
 
 def _make_outputs(path: Path) -> None:
@@ -244,13 +246,14 @@ def _build(
     # With a batch size of 1 every batch is one image; otherwise none is.
     smallest_batch = min(2, max(1, settings.parameters.batch_size))
     _check_size(description, train, smallest_batch, training=True)
-    if valid and valid.size:
+    if valid:
         _check_size(description, valid, 1, training=False)
     return network, description
 
 
 def _check_size(description: NetworkDescription, scanned: _Scanned, batch_size: int, *, training: bool) -> None:
-    assert scanned.size is not None
+    if scanned.size is None:
+        return
     num_classes = len(scanned.images.classes)
     try:
         check_image_size(description, scanned.size, batch_size, num_classes, training=training)

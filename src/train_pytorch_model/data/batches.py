@@ -30,7 +30,7 @@ def training_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]
 
     The last, partial one is used too, unless it would hold a single image, over which nothing can be normalised.
     """
-    batches = list(order.split(batch_size))
+    batches = list(torch.split(order, batch_size))
     if batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         batches.pop()
     return batches

@@ -7,7 +7,6 @@ something else, mostly as a folder of one class called "image". Here every such 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -195,4 +194,4 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
 def is_inside(name: str) -> bool:
     """Whether a file name, read as a relative path, stays within its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return "\0" not in name and not path.is_absolute() and not os.path.isabs(name) and ".." not in path.parts
+    return "\0" not in name and not path.is_absolute() and ".." not in path.parts

@@ -26,8 +26,10 @@ logger = logging.getLogger(__name__)
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # What pandas reads as "missing", which is how the downstream module reads index_to_label.csv.
 LABELS_READ_AS_MISSING = frozenset(
-    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>")
-    + ("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null")
+    [
+        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
+        *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    ]
 )
 
 
@@ -92,9 +94,7 @@ def read_labelled_images(path: Path, port: str) -> LabelledImages:
         schema, items = read_items(path, port)
         columns = read_columns(schema, where)
         _check_files(items, columns, path, where)
-        directory = _load(path, where)
-        if directory.image_list != items or directory.schema.get("columnAttributes") != schema["columnAttributes"]:
-            raise InvalidDatasetError(where, "designer-core reads it as something else than its files say")
+        _load_checked(path, where, items, schema)
         unreadable: tuple[tuple[str, str], ...] = ()
     else:
         directory = _load_raw(path, where)
@@ -104,11 +104,16 @@ def read_labelled_images(path: Path, port: str) -> LabelledImages:
     return _labelled(path, port, items, columns, schema, unreadable)
 
 
-def _load(path: Path, where: str) -> Any:
+def _load_checked(path: Path, where: str, items: list[dict[str, Any]], schema: dict[str, Any]) -> None:
+    """Load an ImageDirectory with designer-core's helper, and make sure that it reads what the files say."""
     try:
-        return designer_core.load_image_directory(path)
+        directory = designer_core.load_image_directory(path)
+    except FileNotFoundError:
+        return  # the first image is missing; it is told with all others that cannot be read
     except (ValueError, OSError, TypeError, KeyError) as error:
         raise InvalidDatasetError(where, f"designer-core cannot load it: {error}") from error
+    if directory.image_list != items or directory.schema.get("columnAttributes") != schema["columnAttributes"]:
+        raise InvalidDatasetError(where, "designer-core reads it as something else than its files say")
 
 
 def _load_raw(path: Path, where: str) -> Any:
@@ -120,7 +125,10 @@ def _load_raw(path: Path, where: str) -> Any:
         raise InvalidDatasetError(
             where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
         )
-    directory = _load(path, where)
+    try:
+        directory = designer_core.load_image_directory(path)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise InvalidDatasetError(where, f"designer-core finds no images in it: {error}") from error
     ignored = [f"{name}/{entry.name}" for name in folders for entry in os.scandir(path / name) if entry.is_dir()]
     ignored += [entry.name for entry in os.scandir(path) if entry.is_file() and _is_image(entry.name)]
     if ignored:
@@ -160,9 +168,9 @@ def _check_files(items: list[dict[str, Any]], columns: Columns, path: Path, wher
     real_folders: dict[str, str] = {}
     for number, item in enumerate(items, start=1):
         info = item.get(columns.image_ref)
-        names = [info.get(key) for key in ("file_name", "base_file_name")] if isinstance(info, dict) else []
-        names = [name for name in names if name is not None]
-        if not names or not all(isinstance(name, str) and name for name in names):
+        info = info if isinstance(info, dict) else {}
+        names = [str(info[key]) for key in ("file_name", "base_file_name") if isinstance(info.get(key), str)]
+        if not all(names) or not names:
             faults.append(f"line {number} names no file under {columns.image_ref!r}")
             continue
         if not all(is_inside(name) for name in names):

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _TRAINED_MODEL_FILES = frozenset(
-    (META_FILE, "model_spec.yaml", "model", "index_to_label.csv", "_schema.json", "_samples.json")
-    + ("score.py", "conda_env.yaml", "conda.yaml", "local_dependencies.zip")
+    [
+        *(META_FILE, "model_spec.yaml", "model", "index_to_label.csv", "_schema.json", "_samples.json"),
+        *("score.py", "conda_env.yaml", "conda.yaml", "local_dependencies.zip"),
+    ]
 )
 _UNTRAINED_MODEL_FILES = frozenset((META_FILE, "model_spec.yaml", "model"))
 

@@ -163,10 +163,9 @@ def _train_epoch(
         logits, loss = train_step(network, optimizer, images, labels)
         sums.add(loss, logits, labels)
         read = iteration % plan.print_frequency == 0
-        if read or iteration == len(batches):
-            # A loss that was not finite once has left its mark on the sum.
-            if not math.isfinite(sums.totals[0].item()):
-                raise DivergedError(epoch, iteration)
+        # A loss that was not finite once has left its mark on the sum.
+        if (read or iteration == len(batches)) and not math.isfinite(sums.totals[0].item()):
+            raise DivergedError(epoch, iteration)
         listener.iteration_done(epoch, iteration, loss.item() if read else None)
     return sums.read()
 
@@ -176,7 +175,7 @@ def evaluate(network: nn.Module, images: ImageStore, plan: Plan, device: torch.d
     """Loss and accuracy over all images, each counted once, in float32 and evaluation mode."""
     network.eval()
     sums = RunningSums.zero(plan.num_classes, device)
-    batches = list(torch.arange(len(images)).split(plan.batch_size))
+    batches = list(torch.split(torch.arange(len(images)), plan.batch_size))
     for pixels, labels in on_device(images, batches, device):
         logits, loss = logits_and_loss(network(pixels), labels)
         sums.add(loss, logits, labels)

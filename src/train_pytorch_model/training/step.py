@@ -64,6 +64,6 @@ def train_step(
     """
     optimizer.zero_grad(set_to_none=True)
     logits, loss = logits_and_loss(network(images), labels)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return logits.detach(), loss.detach()

@@ -1,0 +1,49 @@
+# `make sample` and `make test` need nothing but Python and make; what they install goes into .venv and .venvs.
+
+# The first of these that is there and of a supported version.
+PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --upgrade --no-annotate --no-header
+UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
+
+.PHONY: setup sample test test-all lint format lock clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): requirements-dev.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet --no-deps --require-hashes -r requirements-dev.lock
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+sample: setup
+	$(RUN) samples/digits.py
+
+test: setup
+	$(RUN) -m pytest -m "not thorough"
+
+test-all: setup
+	$(RUN) -m pytest
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: setup
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+lock: setup
+	$(UV_LOCK) --python-version 3.11 --override requirements/runtime.overrides requirements/runtime.in -o requirements.lock
+	$(UV_LOCK) --python-version 3.11 --override requirements/runtime.overrides -c requirements.lock requirements/dev.in -o requirements-dev.lock
+	$(UV_COMPILE) --python-version 3.9 --python-platform x86_64-manylinux_2_28 requirements/conda.in | $(RUN) requirements/write_conda_env.py > conda_env.yaml
+	$(UV_LOCK) --python-version 3.9 --override tests/environments/retired.overrides tests/environments/retired.in -o tests/environments/retired.lock
+	$(UV_LOCK) --python-version 3.11 tests/environments/azure_ai_ml.in -o tests/environments/azure_ai_ml.lock
+
+clean:
+	rm -rf $(VENV) .venvs sample_run
