@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 # Where networks come from that need no trust: nothing but a class of these packages is ever called.
 _KNOWN_PACKAGES = ("torchvision", "timm", "train_pytorch_model")
@@ -49,15 +50,15 @@ class NetworkDescription:
             "init_params": dict(self.init_params),
         }
 
-    def build(self, device: str = "cpu") -> nn.Module:
-        """Build the network with fresh weights, or without any on the device "meta".
+    def build(self) -> nn.Module:
+        """Build the network with fresh weights on the CPU.
 
         Raises:
             NetworkError: when the callable is absent or does not take the arguments.
         """
         builder = _import_callable(self.module, self.name)
         try:
-            with warnings.catch_warnings(), torch.device(device):
+            with warnings.catch_warnings():
                 # Builders warn of defaults that may change one day; the weights are loaded over them anyway.
                 warnings.simplefilter("ignore")
                 network = builder(**self.init_params)
@@ -67,9 +68,24 @@ class NetworkDescription:
             raise NetworkError(f"{self} gives a {type(network).__name__}, not a torch.nn.Module")
         return network
 
+    def build_without_weights(self) -> nn.Module:
+        """Build the network with shapes only, on the device "meta": no memory, no drawing of weights.
+
+        Parameters are moved as they are registered, before they are drawn; a builder that computes with tensors of
+        its own (RegNet does) still can.
+
+        Raises:
+            NetworkError: as `build` does.
+        """
+        hook = register_module_parameter_registration_hook(_without_weights)
+        try:
+            return self.build().to("meta")
+        finally:
+            hook.remove()
+
     def shapes(self) -> dict[str, torch.Size]:
         """The shape of every entry of the network's state dict."""
-        return {key: value.shape for key, value in self.build("meta").state_dict().items()}
+        return {key: value.shape for key, value in self.build_without_weights().state_dict().items()}
 
     def __str__(self) -> str:
         """The description as one would call it."""
@@ -117,6 +133,10 @@ def describe(module: str, name: str, init_params: dict[str, Any], *, trust_code:
             "if you trust it, add --trust-model-code"
         )
     return NetworkDescription(module, name, init_params)
+
+
+def _without_weights(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    return None if parameter is None else nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
 
 def _import_callable(module: str, name: str) -> Any:
@@ -218,7 +238,7 @@ def check_image_size(
     Raises:
         NetworkError: with the network's own words when it cannot take such a batch.
     """
-    network = description.build("meta").train(training)
+    network = description.build_without_weights().train(training)
     try:
         with torch.no_grad():
             output = network(torch.empty(batch_size, 3, *size, device="meta"))

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.making import Inputs
+
+
+@pytest.fixture(scope="session")
+def _made_inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return Inputs(tmp_path_factory.mktemp("inputs")).make()
+
+
+@pytest.fixture
+def inputs(_made_inputs: Inputs, tmp_path: Path) -> Inputs:
+    """Inputs of a training, a copy that the test may change."""
+    copied = Inputs(tmp_path)
+    for name in ("untrained", "train", "valid"):
+        shutil.copytree(_made_inputs.path / name, tmp_path / name)
+    return copied

@@ -1,0 +1,115 @@
+"""Makes what tests train on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from train_pytorch_model.designer_core import load_image_directory
+from train_pytorch_model.entry import main
+
+ROOT = Path(__file__).parent.parent
+CLASSES = ("cat", "dog", "owl")
+# Small, quick, and with batch normalisation like the networks people use.
+NETWORK = "shufflenet_v2_x0_5"
+
+
+def write_class_folders(
+    path: Path, classes: Iterable[str] = CLASSES, per_class: int = 8, size: int = 32, seed: int = 0
+) -> Path:
+    """One folder a class of noisy PNGs, each class around a colour of its own, so that they can be learnt."""
+    random = np.random.default_rng(seed)
+    for number, name in enumerate(classes):
+        (path / name).mkdir(parents=True, exist_ok=True)
+        colour = np.random.default_rng(number).integers(0, 256, 3)
+        for index in range(per_class):
+            pixels = np.clip(colour + random.normal(0, 30, (size, size, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(path / name / f"{index}.png")
+    return path
+
+
+def write_image_directory(path: Path, **how: object) -> Path:
+    """The same as an ImageDirectory, written by designer-core itself."""
+    folders = write_class_folders(path.with_name(path.name + "_folders"), **how)  # type: ignore[arg-type]
+    load_image_directory(folders).dump(str(path))
+    return path
+
+
+class Inputs:
+    """The three inputs and the two outputs of one training."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.untrained = path / "untrained"
+        self.train = path / "train"
+        self.valid = path / "valid"
+        self.trained = path / "trained"
+        self.outputs = path / "outputs"
+
+    def make(self, network: str = NETWORK, **how: object) -> Inputs:
+        """Write an untrained model and two datasets."""
+        write_image_directory(self.train, **how)
+        write_image_directory(self.valid, **{"per_class": 4, "seed": 1, **how})
+        initialize(self.untrained, network, self.outputs)
+        return self
+
+    def arguments(self, **flags: object) -> list[str]:
+        """The command line; a flag given as None is left out."""
+        given: dict[str, object] = {
+            "untrained_model_path": self.untrained,
+            "train_data_path": self.train,
+            "valid_data_path": self.valid,
+            "trained_model_path": self.trained,
+            "outputs_path": self.outputs,
+            "epochs": 1,
+            "batch_size": 6,
+            **flags,
+        }
+        pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not None]
+        return ["train", *(text for pair in pairs for text in pair)]
+
+    def fit(self, **flags: object) -> int:
+        """Train in this process; give the exit code."""
+        return main(self.arguments(**flags))
+
+    def metrics(self) -> list[dict[str, object]]:
+        """The lines of metrics.jsonl."""
+        return read_json_lines(self.outputs / "metrics.jsonl")
+
+    def error(self) -> dict[str, object] | None:
+        """What error_info.json says."""
+        path = self.outputs / "module_statistics" / "error_info.json"
+        report: dict[str, object] | None = json.loads(path.read_text(encoding="utf-8"))["Exception"]
+        return report
+
+
+def initialize(path: Path, network: str, outputs: Path, **flags: object) -> None:
+    """Write an untrained model with the project's own command."""
+    more = [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    arguments = ["initialize-model", "--model-name", network, "--untrained-model-path", str(path)]
+    assert main([*arguments, "--outputs-path", str(outputs), *more]) == 0
+
+
+def read_json_lines(path: Path) -> list[dict[str, object]]:
+    """The objects of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def run_module(
+    *arguments: object, python: Path | str = sys.executable, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m train_pytorch_model` in a process of its own, as a pipeline does."""
+    return subprocess.run(
+        [str(python), "-m", "train_pytorch_model", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )

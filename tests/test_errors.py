@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train_pytorch_model.errors import (
+    ERROR_INFO_PATH,
+    FaultCollector,
+    InvalidDatasetError,
+    LessThanOrEqualToError,
+    LibraryError,
+    MultipleFaultsError,
+    write_error_info,
+)
+
+
+def test_error_info_has_the_form_that_the_designer_reads(tmp_path: Path) -> None:
+    write_error_info(tmp_path, LessThanOrEqualToError("Batch size", 19, "train data count", 18))
+    # The text that the retired module left in the same situation.
+    assert json.loads((tmp_path / ERROR_INFO_PATH).read_text()) == {
+        "Exception": {
+            "ErrorId": "LessThanOrEqualTo",
+            "ErrorCode": 7,
+            "ExceptionType": "ModuleException",
+            "Traceback": "",
+            "Message": 'LessThanOrEqualTo: Parameter "Batch size" value 19 should be less than or equal to '
+            "train data count value 18.",
+        }
+    }
+    write_error_info(tmp_path, None)
+    assert json.loads((tmp_path / ERROR_INFO_PATH).read_text()) == {"Exception": None}
+
+
+def test_a_fault_that_is_not_the_users_is_a_library_exception(tmp_path: Path) -> None:
+    write_error_info(tmp_path, LibraryError(KeyError("x")))
+    report = json.loads((tmp_path / ERROR_INFO_PATH).read_text())["Exception"]
+    assert (report["ErrorId"], report["ErrorCode"], report["ExceptionType"]) == ("KeyError", 1000, "LibraryException")
+    assert report["Message"] == "Library Error - KeyError: 'x'"
+
+
+def test_a_long_message_is_cut_so_that_the_service_takes_the_file(tmp_path: Path) -> None:
+    write_error_info(tmp_path, InvalidDatasetError("Training dataset", "x" * 20_000))
+    text = (tmp_path / ERROR_INFO_PATH).read_text()
+    assert len(text) < 9000
+    assert len(json.loads(text)["Exception"]["Message"]) == 4096
+
+
+def test_faults_are_told_together_and_the_first_names_them() -> None:
+    faults = FaultCollector()
+    for number in (1, 2):
+        with faults.collecting():
+            raise LessThanOrEqualToError("Batch size", number, "train data count", 0)
+    with faults.collecting():
+        raise InvalidDatasetError("Training dataset", "it is empty")
+    with pytest.raises(MultipleFaultsError) as raised:
+        faults.raise_any()
+    assert (raised.value.error_id, raised.value.code) == ("LessThanOrEqualTo", 7)
+    assert len(raised.value.message.splitlines()) == 3
+    assert "InvalidDataset: Training dataset is not valid, reason: it is empty." in raised.value.message

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+from torch import nn
+from torch.nn import functional
+from torchvision.models.googlenet import GoogLeNetOutputs
+from torchvision.models.inception import InceptionOutputs
+
+from train_pytorch_model.data.batches import shuffled
+from train_pytorch_model.data.image_store import ImageStore
+from train_pytorch_model.training.loop import DivergedError, EpochRecord, EpochTiming, Plan, fit
+from train_pytorch_model.training.selection import BestModel
+from train_pytorch_model.training.step import logits_and_loss
+
+CPU = torch.device("cpu")
+
+
+def make_network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)
+    )
+
+
+def make_images(count: int, seed: int = 0) -> ImageStore:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 3, 12, 12), dtype=torch.uint8, generator=generator)
+    return ImageStore(pixels, torch.randint(0, 4, (count,), generator=generator))
+
+
+def make_plan(**values: Any) -> Plan:
+    defaults: dict[str, Any] = {
+        "num_classes": 4,
+        "epochs": 2,
+        "batch_size": 8,
+        "learning_rate": 0.05,
+        "warmup_epochs": 0,
+        "patience": 100,
+        "seed": 3,
+        "print_frequency": 1,
+    }
+    return Plan(**{**defaults, **values})
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.losses: list[float | None] = []
+        self.records: list[EpochRecord] = []
+
+    def epoch_started(self, epoch: int, num_iterations: int) -> None:
+        pass
+
+    def iteration_done(self, epoch: int, iteration: int, loss: float | None) -> None:
+        self.losses.append(loss)
+
+    def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
+        self.records.append(record)
+
+
+def run(network: nn.Module, plan: Plan, train: ImageStore, valid: ImageStore) -> tuple[Recorder, BestModel, bool]:
+    recorder, best = Recorder(), BestModel()
+    stopped = fit(network, train, valid, plan, CPU, best, recorder)
+    return recorder, best, stopped
+
+
+def test_losses_and_weights_equal_a_plain_pytorch_loop_over_20_steps() -> None:
+    network = make_network()
+    reference = copy.deepcopy(network)
+    train, valid = make_images(80), make_images(21, seed=1)
+    recorder, _, _ = run(network, make_plan(), train, valid)
+
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    losses = []
+    for epoch, rate in ((1, 0.05), (2, 1e-7 + (0.05 - 1e-7) * 0.25)):
+        optimizer.param_groups[0]["lr"] = rate
+        reference.train()
+        for batch in shuffled(80, 3, epoch).split(8):
+            images = (train.pixels[batch].float() / 255 - 0.5) / 0.5
+            loss = functional.cross_entropy(reference(images), train.labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert len(losses) == 20
+    assert recorder.losses == pytest.approx(losses, rel=1e-6)
+    for ours, theirs in zip(network.state_dict().values(), reference.state_dict().values()):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+    reference.eval()
+    with torch.no_grad():
+        logits = reference((valid.pixels.float() / 255 - 0.5) / 0.5)
+    last = recorder.records[-1]
+    assert last.valid_loss == pytest.approx(functional.cross_entropy(logits, valid.labels).item(), rel=1e-5)
+    assert last.top1_acc == accuracy_score(valid.labels, logits.argmax(1))
+
+
+def test_dropout_depends_on_seed_and_epoch_alone() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3 * 12 * 12, 4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.linear(functional.dropout(images.flatten(1), training=self.training))
+
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        network = Noisy()
+        torch.rand(len(losses) + 5)  # whatever the generator was used for before
+        losses.append(run(network, make_plan(), make_images(16), make_images(8))[0].losses)
+    assert losses[0] == losses[1]
+
+
+def test_the_last_partial_batch_counts_and_a_single_image_is_left_out() -> None:
+    with_rest, _, _ = run(make_network(), make_plan(epochs=1), make_images(18), make_images(8))
+    assert len(with_rest.losses) == 3
+    with_single, _, _ = run(make_network(), make_plan(epochs=1), make_images(17), make_images(8))
+    assert len(with_single.losses) == 2
+
+
+def test_losses_are_read_at_the_print_frequency_only() -> None:
+    recorder, _, _ = run(make_network(), make_plan(epochs=1, print_frequency=3), make_images(56), make_images(8))
+    assert [loss is not None for loss in recorder.losses] == [False, False, True, False, False, True, False]
+
+
+def test_training_stops_early_and_keeps_the_best_epoch_not_the_last() -> None:
+    # Labels of the validation images are noise, so their loss soon rises.
+    plan = make_plan(epochs=60, patience=3, learning_rate=0.2)
+    recorder, best, stopped = run(make_network(), plan, make_images(40), make_images(40, seed=9))
+    assert stopped
+    losses = [record.valid_loss for record in recorder.records]
+    assert min(losses) == losses[-4]
+    expected = max(recorder.records, key=lambda record: (record.top1_acc, -record.valid_loss))
+    assert best.epoch == expected.epoch < len(losses)
+    assert [record.is_best for record in recorder.records][best.epoch - 1 :] == [True] + [False] * (
+        len(losses) - best.epoch
+    )
+
+
+@pytest.mark.parametrize("print_frequency", [1, 1000])
+def test_a_loss_that_is_not_finite_ends_the_training(print_frequency: int) -> None:
+    plan = make_plan(epochs=5, learning_rate=1e30, print_frequency=print_frequency)
+    with pytest.raises(DivergedError) as raised:
+        run(make_network(), plan, make_images(40), make_images(8))
+    assert raised.value.epoch == 1
+
+
+def test_auxiliary_heads_count_in_the_loss_by_their_weights() -> None:
+    main, first, second = torch.randn(3, 5, 4)
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    entropies = [functional.cross_entropy(logits, labels) for logits in (main, first, second)]
+    logits, loss = logits_and_loss(InceptionOutputs(main, first), labels)
+    assert torch.equal(logits, main)
+    assert loss.item() == pytest.approx((entropies[0] + 0.4 * entropies[1]).item())
+    _, loss = logits_and_loss(GoogLeNetOutputs(main, second, first), labels)
+    assert loss.item() == pytest.approx((entropies[0] + 0.3 * entropies[1] + 0.3 * entropies[2]).item())

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from torch.nn import functional
+
+from train_pytorch_model.training.metrics import RunningSums
+
+
+def test_metrics_over_uneven_batches_equal_scikit_learns_over_all_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 8, generator=generator)
+    labels = torch.randint(0, 8, (50,), generator=generator)
+    sums = RunningSums.zero(8, torch.device("cpu"))
+    for part in torch.arange(50).split(16):
+        sums.add(functional.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
+    averages = sums.read()
+    probabilities = logits.softmax(1).double().numpy()
+    probabilities /= probabilities.sum(1, keepdims=True)
+    assert averages.loss == pytest.approx(log_loss(labels, probabilities), rel=1e-6)
+    assert averages.top1_acc == accuracy_score(labels, logits.argmax(1))
+    assert averages.top5_acc == top_k_accuracy_score(labels, logits, k=5)
+    assert averages.num_images == 50
+
+
+@pytest.mark.parametrize(("num_classes", "told"), [(1, False), (5, False), (6, True)])
+def test_top5_is_told_only_where_it_says_something(num_classes: int, told: bool) -> None:
+    sums = RunningSums.zero(num_classes, torch.device("cpu"))
+    sums.add(torch.tensor(1.0), torch.randn(3, num_classes), torch.zeros(3, dtype=torch.int64))
+    assert (sums.read().top5_acc is not None) is told

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from train_pytorch_model.network import (
+    NetworkDescription,
+    NetworkError,
+    check_image_size,
+    describe,
+    head_keys,
+    torchvision_builders,
+    with_head,
+)
+from train_pytorch_model.training.step import logits_and_loss
+
+# The smallest of each family, and the side of the smallest images it is tried on.
+FAMILIES = {
+    "alexnet": 64,
+    "convnext_tiny": 32,
+    "densenet121": 32,
+    "efficientnet_b0": 32,
+    "efficientnet_v2_s": 32,
+    "googlenet": 96,
+    "inception_v3": 299,
+    "maxvit_t": 224,
+    "mnasnet0_5": 32,
+    "mobilenet_v2": 32,
+    "mobilenet_v3_small": 32,
+    "regnet_y_400mf": 32,
+    "resnet18": 32,
+    "resnext50_32x4d": 32,
+    "shufflenet_v2_x0_5": 32,
+    "squeezenet1_1": 64,
+    "swin_t": 32,
+    "swin_v2_t": 64,
+    "vgg11": 32,
+    "vit_b_16": 224,
+    "wide_resnet50_2": 32,
+}
+AUXILIARY_HEADS = {
+    "inception_v3": {"AuxLogits.fc.weight", "AuxLogits.fc.bias"},
+    "googlenet": {"aux1.fc2.weight", "aux1.fc2.bias", "aux2.fc2.weight", "aux2.fc2.bias"},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_familys_head_is_fitted_around_the_given_weights(name: str) -> None:
+    description = describe("torchvision.models", name, {})
+    given = description.build().state_dict()
+    network, wanted = with_head(description, given, 7, keep_head=True)
+    head = head_keys(description, 7)
+    fitted = network.state_dict()
+    assert AUXILIARY_HEADS.get(name, set()) <= head
+    assert all(torch.equal(fitted[key], given[key]) for key in given if key not in head)
+    assert all(fitted[key].shape[0] == 7 for key in head)
+    # What is written is enough to build and load the network again, as Score Image Model does.
+    again = wanted.build()
+    again.load_state_dict(fitted)
+    side = FAMILIES[name]
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    logits, loss = logits_and_loss(again.train()(images), torch.tensor([1, 6]))
+    assert logits.shape == (2, 7)
+    assert torch.isfinite(loss)
+    check_image_size(wanted, (side, side), 2, 7, training=True)
+
+
+@pytest.mark.parametrize("name", torchvision_builders())
+def test_every_builder_has_a_head_and_takes_images_of_its_usual_size(name: str) -> None:
+    description = describe("torchvision.models", name, {}).with_num_classes(3)
+    assert 1 <= len(head_keys(description, 3)) <= 6
+    # Inception v3 was made for 299, and its auxiliary head takes no less.
+    side = 299 if name == "inception_v3" else 224
+    check_image_size(description, (side, side), 2, 3, training=True)
+
+
+@pytest.mark.parametrize(("name", "side"), [("vit_b_16", 64), ("inception_v3", 224), ("alexnet", 16), ("maxvit_t", 64)])
+def test_images_that_a_network_cannot_take_are_found_without_training(name: str, side: int) -> None:
+    description = describe("torchvision.models", name, {}).with_num_classes(3)
+    with pytest.raises(NetworkError):
+        check_image_size(description, (side, side), 2, 3, training=True)
+
+
+def test_a_batch_of_one_value_a_channel_is_found_without_training() -> None:
+    description = describe("torchvision.models", "resnet18", {}).with_num_classes(3)
+    with pytest.raises(NetworkError, match="more than 1 value per channel"):
+        check_image_size(description, (32, 32), 1, 3, training=True)
+    check_image_size(description, (64, 64), 1, 3, training=True)
+
+
+def test_a_head_that_fits_is_kept_only_when_told_so() -> None:
+    description = describe("torchvision.models", "resnet18", {"num_classes": 4})
+    given = description.build().state_dict()
+    kept, _ = with_head(description, given, 4, keep_head=True)
+    drawn, _ = with_head(description, given, 4, keep_head=False)
+    assert torch.equal(kept.state_dict()["fc.weight"], given["fc.weight"])
+    assert not torch.equal(drawn.state_dict()["fc.weight"], given["fc.weight"])
+
+
+def test_the_seed_covers_the_new_head() -> None:
+    description = describe("torchvision.models", "resnet18", {})
+    given = description.build().state_dict()
+    heads = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        heads.append(with_head(description, given, 4, keep_head=True)[0].state_dict()["fc.weight"])
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    description = describe("torchvision.models", "resnet18", {})
+    given = dict(description.build().state_dict())
+    given["fc.bias"] = torch.zeros(3)
+    given["more"] = given.pop("conv1.weight")
+    with pytest.raises(NetworkError, match=r"missing \['conv1.weight'\]; unexpected \['more'\]; fc.bias is \(3,\)"):
+        with_head(description, given, 4, keep_head=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "init_params"),
+    [
+        ("torchvision.models", "get_model", {"name": "resnet18"}),
+        ("torchvision.models.resnet", "resnet18", {"weights": "DEFAULT", "progress": True}),
+        ("torchvision.models", "resnet18", {"pretrained": True}),
+    ],
+)
+def test_every_way_to_name_a_builder_becomes_one_that_downloads_nothing(
+    module: str, name: str, init_params: dict[str, object]
+) -> None:
+    assert describe(module, name, init_params) == NetworkDescription("torchvision.models", "resnet18", {})
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "init_params"),
+    [
+        ("torchvision.models", "MobileNetV2", {}),
+        ("torchvision.models", "VisionTransformer", {
+            "image_size": 32, "patch_size": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 16}),
+        ("timm.models.vision_transformer", "VisionTransformer", {
+            "img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}),
+    ],
+    ids=["torchvision", "torchvision with arguments", "timm"],
+)  # fmt: skip
+def test_network_classes_of_known_packages_are_taken(module: str, name: str, init_params: dict[str, object]) -> None:
+    description = describe(module, name, init_params)
+    network, _ = with_head(description, description.build().state_dict(), 3, keep_head=True)
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("os", "system"), ("torchvision.datasets", "CIFAR10"), ("torchvision.models", "list_models"), ("nowhere", "Net")],
+)
+def test_other_code_is_not_called_without_trust(module: str, name: str) -> None:
+    with pytest.raises(NetworkError, match="--trust-model-code"):
+        describe(module, name, {})
+
+
+@pytest.mark.parametrize(("name", "error"), [("ResNet", "missing 2 required"), ("resnet18", "unexpected keyword")])
+def test_arguments_that_do_not_fit_are_named(name: str, error: str) -> None:
+    with pytest.raises(NetworkError, match=error):
+        describe("torchvision.models", name, {"nonsense": 1} if name == "resnet18" else {}).build()

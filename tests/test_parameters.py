@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from train_pytorch_model.command_line import build_parser
+from train_pytorch_model.parameters import TrainingParameters
+
+
+@pytest.mark.parametrize(
+    ("values", "error_id", "code"),
+    [
+        ({"epochs": 0}, "GreaterThan", 4),
+        ({"batch_size": -4}, "GreaterThan", 4),
+        ({"patience": 0}, "GreaterThan", 4),
+        ({"print_frequency": 0}, "GreaterThan", 4),
+        ({"learning_rate": 0.0}, "GreaterThanOrEqualTo", 5),
+        ({"learning_rate": -0.01}, "GreaterThanOrEqualTo", 5),
+        ({"learning_rate": math.nan}, "GreaterThanOrEqualTo", 5),
+        ({"learning_rate": math.inf}, "NotInRangeValue", 8),
+        ({"warmup_epochs": -1}, "GreaterThanOrEqualTo", 5),
+    ],
+)
+def test_a_value_out_of_its_range_is_a_named_error(values: dict[str, float], error_id: str, code: int) -> None:
+    (fault,) = TrainingParameters(**values).faults()  # type: ignore[arg-type]
+    assert (fault.error_id, fault.code) == (error_id, code)
+    title = TrainingParameters.definitions()[next(iter(values))].title
+    assert f'"{title}"' in fault.message
+
+
+@pytest.mark.parametrize("values", [{}, {"learning_rate": 5e-324}, {"random_seed": -7}, {"random_seed": None}])
+def test_values_at_the_ends_of_their_ranges_are_taken(values: dict[str, float]) -> None:
+    assert TrainingParameters(**values).faults() == []  # type: ignore[arg-type]
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    parameters = TrainingParameters()
+    assert (parameters.epochs, parameters.batch_size, parameters.learning_rate) == (5, 16, 0.001)
+    assert (parameters.random_seed, parameters.patience) == (1, 3)
+    assert (parameters.warmup_epochs, parameters.print_frequency) == (0, 10)
+
+
+PORTS = ["--untrained-model-path", "u", "--train-data-path", "t", "--valid-data-path", "v", "--trained-model-path", "m"]
+
+
+def test_the_retired_modules_flags_still_work() -> None:
+    parsed = build_parser().parse_args(["train", *PORTS, "--num-warmup-steps", "2", "--print-freq", "7"])
+    assert (parsed.warmup_epochs, parsed.print_frequency) == (2, 7)
+
+
+@pytest.mark.parametrize("text", ["none", "None", "NONE"])
+def test_seed_none_means_unseeded(text: str) -> None:
+    assert build_parser().parse_args(["train", *PORTS, "--random-seed", text]).random_seed is None
+
+
+def test_an_unseeded_run_draws_a_new_seed_each_time() -> None:
+    assert len({TrainingParameters(random_seed=None).seed() for _ in range(8)}) > 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--epoch", "3"], ["--unknown", "1"], ["--epochs"], ["--epochs", "abc"], ["--include-samples", "maybe"]],
+    ids=["abbreviated", "unknown", "without a value", "unparsable", "no boolean"],
+)
+def test_wrong_usage_exits_with_2(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        build_parser().parse_args(["train", *PORTS, *more])
+    assert raised.value.code == 2
+    assert more[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "value"), [("True", True), ("false", False), ("FALSE", False)])
+def test_booleans_are_taken_as_azure_writes_them(text: str, value: bool) -> None:
+    assert build_parser().parse_args(["train", *PORTS, "--include-samples", text]).include_samples is value
+    assert build_parser().parse_args(["train", *PORTS, "--include-samples"]).include_samples is True
