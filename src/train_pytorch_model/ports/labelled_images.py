@@ -118,9 +118,9 @@ def _load_checked(path: Path, where: str, items: list[dict[str, Any]], schema: d
 
 def _load_raw(path: Path, where: str) -> Any:
     """Load raw images: one folder a class, and nothing that would be taken for a class by mistake."""
-    folders = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    folders = _folders(path)
     hidden = [name for name in folders if name.startswith(".") or name == "__MACOSX"]
-    hidden = [name for name in hidden if any(_is_image(file.name) for file in os.scandir(path / name))]
+    hidden = [name for name in hidden if any(_is_image(entry.name) for entry in _entries(path / name))]
     if hidden:
         raise InvalidDatasetError(
             where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
@@ -129,13 +129,22 @@ def _load_raw(path: Path, where: str) -> Any:
         directory = designer_core.load_image_directory(path)
     except (ValueError, OSError, TypeError, KeyError) as error:
         raise InvalidDatasetError(where, f"designer-core finds no images in it: {error}") from error
-    ignored = [f"{name}/{entry.name}" for name in folders for entry in os.scandir(path / name) if entry.is_dir()]
-    ignored += [entry.name for entry in os.scandir(path) if entry.is_file() and _is_image(entry.name)]
+    ignored = [f"{name}/{entry.name}" for name in folders for entry in _entries(path / name) if entry.is_dir()]
+    ignored += [entry.name for entry in _entries(path) if entry.is_file() and _is_image(entry.name)]
     if ignored:
         logger.warning(
             "%s: only images exactly one folder deep (class/file) are used; left out: %s.", where, name_some(ignored)
         )
     return directory
+
+
+def _entries(path: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(path) as entries:
+        return list(entries)
+
+
+def _folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in _entries(path) if entry.is_dir())
 
 
 def _is_image(name: str) -> bool:
@@ -152,11 +161,10 @@ def _files_not_taken(path: Path, items: list[dict[str, Any]], columns: Columns) 
     """Image files one folder deep that the helper passed over, which it does when Pillow cannot open them."""
     taken = {_file_of(item, columns) for item in items}
     present = (
-        f"{folder.name}/{file.name}"
-        for folder in os.scandir(path)
-        if folder.is_dir()
-        for file in os.scandir(folder.path)
-        if file.is_file() and _is_image(file.name)
+        f"{folder}/{entry.name}"
+        for folder in _folders(path)
+        for entry in _entries(path / folder)
+        if entry.is_file() and _is_image(entry.name)
     )
     return tuple((name, "it cannot be identified as an image") for name in sorted(set(present) - taken))
 

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.making import CLASSES, read_json_lines, write_class_folders, write_image_directory
+from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
+from train_pytorch_model.ports.labelled_images import LabelledImages, match_classes, read_labelled_images
+
+PORT = "Training dataset"
+
+
+@pytest.fixture(scope="module")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_image_directory(tmp_path_factory.mktemp("made") / "data", per_class=3)
+
+
+@pytest.fixture
+def directory(_made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(_made, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def edit_schema(directory: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    path = directory / "_schema.json"
+    schema = json.loads(path.read_text())
+    change(schema["columnAttributes"])
+    path.write_text(json.dumps(schema))
+
+
+def edit_items(directory: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    items: list[Any] = read_json_lines(directory / "images.lst")
+    change(items)
+    (directory / "images.lst").write_text("".join(json.dumps(item) + "\n" for item in items))
+
+
+def set_categories(categories: object) -> Callable[[Path], None]:
+    return lambda path: edit_schema(path, lambda columns: columns[2]["properties"].update(categories=categories))
+
+
+def set_first(key: str, value: object) -> Callable[[Path], None]:
+    return lambda path: edit_items(path, lambda items: items[0]["image_info"].update({key: value}))
+
+
+def replace_in(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        text = (path / name).read_text()
+        assert old in text
+        (path / name).write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def append_to(name: str, content: bytes) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        (path / name).write_bytes((path / name).read_bytes() + content)
+
+    return change
+
+
+def test_an_image_directory_is_read(directory: Path) -> None:
+    images = read_labelled_images(directory, PORT)
+    assert images.classes == CLASSES
+    assert images.labels == (0, 0, 0, 1, 1, 1, 2, 2, 2)
+    assert all(path.is_file() for path in images.paths())
+    assert images.image_column == "image"
+
+
+def test_folders_of_images_are_read_alike(directory: Path, tmp_path: Path) -> None:
+    raw = read_labelled_images(write_class_folders(tmp_path / "raw", per_class=3), PORT)
+    whole = read_labelled_images(directory, PORT)
+    assert (raw.classes, raw.labels, raw.schema) == (whole.classes, whole.labels, whole.schema)
+    assert [path.read_bytes() for path in raw.paths()] == [path.read_bytes() for path in whole.paths()]
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no meta": (lambda path: (path / "_meta.yaml").unlink(), "_meta.yaml is missing"),
+    "meta without image_list": (replace_in("_meta.yaml", "image_list", "other"), "has no 'image_list'"),
+    "meta of another type": (replace_in("_meta.yaml", "ImageDirectory", "DataFrameDirectory"), "DataFrameDirectory"),
+    "meta no yaml": (append_to("_meta.yaml", b"\n: : ["), "_meta.yaml cannot be read"),
+    "meta leaves": (replace_in("_meta.yaml", "images.lst", "../images.lst"), "leaves the directory"),
+    "no list": (lambda path: (path / "images.lst").unlink(), "images.lst, which _meta.yaml names"),
+    "empty list": (lambda path: (path / "images.lst").write_text(""), "lists no image"),
+    "blank line": (append_to("images.lst", b"\n"), "images.lst line 10 is blank"),
+    "no json": (append_to("images.lst", b"{\n"), "images.lst line 10 is no JSON"),
+    "no object": (append_to("images.lst", b"[]\n"), "images.lst line 10 is no JSON object"),
+    "no utf-8": (append_to("images.lst", b"\xff\n"), "images.lst cannot be read"),
+    "no schema": (lambda path: (path / "_schema.json").unlink(), "_schema.json, which"),
+    "schema no json": (append_to("_schema.json", b"}"), "_schema.json is no JSON"),
+    "schema without columns": (replace_in("_schema.json", "columnAttributes", "x"), "columnAttributes"),
+    "no image column": (replace_in("_schema.json", "image/png", "image/jpeg"), "no image column"),
+    "objects, not classes": (
+        replace_in("_schema.json", "COCO_classification", "COCO_object_detection"),
+        "COCO_object_detection",
+    ),
+    "no categories": (set_categories([]), "no categories"),
+    "id text": (set_categories([{"id": "0", "name": "cat"}]), "category id '0'"),
+    "id negative": (set_categories([{"id": -1, "name": "cat"}]), "category id -1"),
+    "id twice": (set_categories([{"id": 0, "name": "cat"}, {"id": 0, "name": "dog"}]), "id 0 stands twice"),
+    "name twice": (set_categories([{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}]), "'cat' stands twice"),
+    "name no text": (set_categories([{"id": 0, "name": 5}]), "category name 5"),
+    "unknown label": (replace_in("images.lst", '"category": "cat"', '"category": "cow"'), "labelled 'cow'"),
+    "climbs out": (set_first("file_name", "../secret.png"), "leaves the directory"),
+    "absolute": (set_first("file_name", "/etc/passwd"), "leaves the directory"),
+    "base name climbs out": (set_first("base_file_name", "../secret.png"), "leaves the directory"),
+    "no name": (set_first("file_name", ""), "line 1 names no file"),
+    "address": (
+        lambda path: edit_items(
+            path, lambda items: items[0].update(image_info={"file_name": "a.png", "coco_url": "http://127.0.0.1/a.png"})
+        ),
+        "address instead of a file",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_named_and_never_read_as_something_else(kind: str, directory: Path) -> None:
+    damage, words = DAMAGES[kind]
+    damage(directory)
+    with pytest.raises(InvalidDatasetError) as raised:
+        read_labelled_images(directory, PORT)
+    assert words in raised.value.message
+    assert str(directory) in raised.value.message
+    assert raised.value.code == 18
+
+
+def test_a_link_out_of_the_directory_is_refused(directory: Path, tmp_path: Path) -> None:
+    first = read_labelled_images(directory, PORT).paths()[0]
+    first.rename(tmp_path / "outside.png")
+    first.symlink_to(tmp_path / "outside.png")
+    with pytest.raises(InvalidDatasetError, match="a link leads out"):
+        read_labelled_images(directory, PORT)
+    shutil.move(str(directory / "image"), str(tmp_path / "elsewhere"))
+    (directory / "image").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidDatasetError, match="a link leads out"):
+        read_labelled_images(directory, PORT)
+
+
+def test_an_address_beside_a_file_that_is_there_does_no_harm(directory: Path) -> None:
+    set_first("coco_url", "http://127.0.0.1/a.png")(directory)
+    assert len(read_labelled_images(directory, PORT)) == 9
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_without_a_label_column_there_are_no_labels(missing: bool, directory: Path, tmp_path: Path) -> None:
+    if missing:
+        edit_schema(directory, lambda columns: columns.pop())
+        path = directory
+    else:
+        path = write_class_folders(tmp_path / "raw") / "cat"  # a flat folder
+    with pytest.raises(NotLabeledDatasetError) as raised:
+        read_labelled_images(path, PORT)
+    assert raised.value.code == 24
+    assert raised.value.message.startswith(f'NotLabeledDataset: There is no label column in "{PORT} {path}".')
+
+
+def test_images_without_a_label_are_left_out_and_told_of(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edit_items(directory, lambda items: items[0].update(category=None))
+    with caplog.at_level(logging.WARNING):
+        assert len(read_labelled_images(directory, PORT)) == 8
+    assert "1 of 9 images have no label" in caplog.text
+    edit_items(directory, lambda items: [item.update(category="") for item in items])  # type: ignore[func-returns-value]
+    with pytest.raises(NotLabeledDatasetError):
+        read_labelled_images(directory, PORT)
+
+
+def test_gaps_between_category_ids_make_no_classes(directory: Path) -> None:
+    set_categories([{"id": 7, "name": "owl"}, {"id": 0, "name": "cat"}, {"id": 3, "name": "dog"}])(directory)
+    assert read_labelled_images(directory, PORT).classes == ("cat", "dog", "owl")
+
+
+def test_another_name_of_the_image_column_is_kept(directory: Path) -> None:
+    replace_in("_schema.json", '"name": "image"', '"name": "photo"')(directory)
+    assert read_labelled_images(directory, PORT).image_column == "photo"
+
+
+@pytest.mark.parametrize("found", ["absent", "file", "empty"])
+def test_a_path_that_is_no_dataset_is_named(found: str, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    if found == "file":
+        path.write_text("")
+    if found == "empty":
+        path.mkdir()
+    with pytest.raises(InvalidDatasetError, match=str(path)):
+        read_labelled_images(path, PORT)
+
+
+def test_a_hidden_folder_does_not_become_a_class(tmp_path: Path) -> None:
+    raw = write_class_folders(tmp_path / "raw", [*CLASSES, ".ipynb_checkpoints"])
+    with pytest.raises(InvalidDatasetError, match="ipynb_checkpoints' holds images"):
+        read_labelled_images(raw, PORT)
+
+
+def test_raw_images_that_the_helper_passes_over_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = write_class_folders(tmp_path / "raw")
+    (raw / "cat" / "broken.png").write_bytes(b"no image")
+    write_class_folders(raw / "cat", ["deeper"], per_class=1)
+    with caplog.at_level(logging.WARNING):
+        images = read_labelled_images(raw, PORT)
+    assert [name for name, _ in images.unreadable] == ["cat/broken.png"]
+    assert "left out: 'cat/deeper'" in caplog.text
+
+
+def test_object_annotations_in_coco_json_are_no_classes(tmp_path: Path) -> None:
+    raw = write_class_folders(tmp_path / "raw", ["images"], per_class=1)
+    annotations = {
+        "images": [{"id": 1, "file_name": "images/0.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (raw / "coco.json").write_text(json.dumps(annotations))
+    with pytest.raises(InvalidDatasetError, match="COCO_object_detection"):
+        read_labelled_images(raw, PORT)
+
+
+def labelled(path: Path, classes: tuple[str, ...], labels: tuple[int, ...]) -> LabelledImages:
+    return LabelledImages(PORT, path, tuple("x" for _ in labels), labels, classes, "image", {})
+
+
+def test_classes_are_matched_by_name(tmp_path: Path) -> None:
+    train = labelled(tmp_path, ("cat", "dog", "owl"), (0, 1, 2))
+    valid = labelled(tmp_path, ("owl", "cat", "dog"), (0, 1, 2, 2))
+    matched = match_classes(train, valid)
+    assert matched.classes == train.classes
+    assert matched.labels == (2, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"), [(("cat",), "it lacks 'dog'"), (("cat", "dog", "cow"), "the training dataset lacks 'cow'")]
+)
+def test_different_categories_are_an_error_either_way(classes: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidDatasetError, match=words):
+        match_classes(labelled(tmp_path, ("cat", "dog"), (0,)), labelled(tmp_path, classes, (0,)))
