@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train_pytorch_model.errors import InvalidModelDirectoryError
+from train_pytorch_model.ports import output_directory
+from train_pytorch_model.ports.output_directory import OutputDirectory
+
+META = "type: ModelDirectory\n"
+
+
+def output(path: Path) -> OutputDirectory:
+    return OutputDirectory(path, "Trained model", trained=True)
+
+
+def write_model(folder: Path, content: str = "new") -> None:
+    (folder / "_meta.yaml").write_text(META)
+    (folder / "index_to_label.csv").write_text(",label\n")
+    (folder / "model").write_text(content)
+
+
+def names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir())
+
+
+@pytest.mark.parametrize("found", ["absent", "deep", "empty", "earlier model"])
+def test_a_whole_model_stands_there_afterwards_and_nothing_beside_it(found: str, tmp_path: Path) -> None:
+    path = tmp_path / ("a/b/model" if found == "deep" else "model")
+    if found in ("empty", "earlier model"):
+        path.mkdir()
+    if found == "earlier model":
+        write_model(path, "old")
+        (path / "score.py").write_text("")
+    output(path).check()
+    with output(path).writing() as folder:
+        write_model(folder)
+    assert names(path) == ["_meta.yaml", "index_to_label.csv", "model"]
+    assert (path / "model").read_text() == "new"
+    assert names(path.parent) == ["model"]
+    assert path.stat().st_mode & 0o777 == 0o777 & ~output_directory._umask()
+
+
+@pytest.mark.parametrize("found", ["absent", "empty"])
+def test_a_failure_while_writing_leaves_what_was_there(found: str, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    if found == "empty":
+        path.mkdir()
+
+    def fail_half_way() -> None:
+        with output(path).writing() as folder:
+            write_model(folder)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_half_way()
+    assert path.exists() is (found == "empty")
+    assert names(tmp_path) == (["model"] if found == "empty" else [])
+    assert not path.exists() or names(path) == []
+
+
+def test_a_failure_while_filling_a_mounted_folder_empties_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    copied: list[str] = []
+
+    def copyfile(source: Path, target: Path) -> Any:
+        copied.append(target.name)
+        if target.name == "_meta.yaml":
+            raise OSError(28, "No space left on device")
+        return copy(source, target)
+
+    copy = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    with pytest.raises(InvalidModelDirectoryError, match="No space left"), output(path).writing() as folder:
+        write_model(folder)
+    assert copied[-1] == "_meta.yaml"  # no reader takes a directory without it, so it comes last
+    assert len(copied) == 3
+    assert names(path) == []
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"notes.txt": ""},
+        {"_meta.yaml": META, "model": "", "index_to_label.csv": "", "notes.txt": ""},
+        {"_meta.yaml": "type: ImageDirectory\n", "index_to_label.csv": ""},
+        {"_meta.yaml": META, "model_spec.yaml": "", "model": ""},
+        {"model": ""},
+    ],
+    ids=["other files", "a model and other files", "another directory", "an untrained model", "no meta"],
+)
+def test_a_folder_that_holds_anything_else_is_refused_and_untouched(files: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    for name, content in files.items():
+        (path / name).write_text(content)
+    with pytest.raises(InvalidModelDirectoryError, match="no earlier model"):
+        output(path).check()
+    assert {entry.name: entry.read_text() for entry in path.iterdir()} == files
+
+
+def test_inputs_files_and_folders_below_files_are_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "file").write_text("")
+    for path in (data, data / "model", tmp_path):
+        with pytest.raises(InvalidModelDirectoryError, match="is, holds or lies in the input"):
+            output(path).check((data,))
+    for path in (tmp_path / "file", tmp_path / "file" / "model"):
+        with pytest.raises(InvalidModelDirectoryError, match="is a file"):
+            output(path).check((data,))
+
+
+def test_a_folder_that_cannot_be_written_is_refused() -> None:
+    with pytest.raises(InvalidModelDirectoryError, match="cannot be written to"):
+        output(Path("/proc/model")).check()

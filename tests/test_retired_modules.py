@@ -1,0 +1,135 @@
+"""Against the real retired modules, in an environment of their own: they take ours, we take theirs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import environments
+from tests.making import CLASSES, Inputs, write_class_folders
+from train_pytorch_model.data.batches import on_device
+from train_pytorch_model.data.image_store import decode_all
+from train_pytorch_model.network import describe
+from train_pytorch_model.ports.labelled_images import read_labelled_images
+from train_pytorch_model.ports.untrained_model import read_untrained_model
+
+pytestmark = pytest.mark.environment
+
+MODULES = "azureml.designer.modules.dl.pytorch"
+READ_TABLE = (
+    "import json, sys, pandas as pd\n"
+    "table = pd.read_parquet(sys.argv[1])\n"
+    "print(json.dumps({name: table[name].tolist() for name in table.columns}))"
+)
+
+
+def run_retired(module: str, *arguments: object) -> str:
+    command = [str(environments.retired()), "-m", f"{MODULES}.{module}", *map(str, arguments)]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    return finished.stdout + finished.stderr
+
+
+def score(model: Path, data: Path, target: Path) -> dict[str, list[object]]:
+    arguments = ("--trained-model", model, "--dataset", data, "--scored-dataset", target)
+    run_retired("score.score_image_model.module_invoker", *arguments)
+    table = subprocess.run(
+        [str(environments.retired()), "-c", READ_TABLE, str(target / "_data.parquet")], capture_output=True, check=True
+    )
+    columns: dict[str, list[object]] = json.loads(table.stdout)
+    return columns
+
+
+def our_probabilities(model: Path, data: Path) -> torch.Tensor:
+    trained = read_untrained_model(model, trust_code=False)
+    network = trained.description.build().eval()
+    network.load_state_dict(trained.state)
+    images = read_labelled_images(data, "Validation dataset")
+    store, unreadable = decode_all(images.paths(), images.labels, (64, 64))
+    assert not unreadable
+    ((pixels, _),) = on_device(store, [torch.arange(len(store))], torch.device("cpu"))
+    with torch.no_grad():
+        return network(pixels).softmax(1)
+
+
+@pytest.mark.parametrize(
+    ("network", "classes"),
+    [
+        ("resnet18", CLASSES),
+        ("densenet121", CLASSES),
+        ("resnet18", ("007", "01", "10", "1e3")),
+        ("resnet18", ("False", "True")),
+        ("googlenet", ("a,b", "ünï", "two words")),
+    ],
+)
+def test_score_image_model_scores_ours_as_we_do(network: str, classes: tuple[str, ...], tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path).make(network, classes=classes, size=64)
+    assert inputs.fit(epochs=2, learning_rate=0.01) == 0
+    table = score(inputs.trained, inputs.valid, tmp_path / "scored")
+    names = [f"Scored Probabilities_{name}" for name in sorted(classes)]
+    assert list(table) == ["category", "id", *names, "Scored Labels"]
+    ours = our_probabilities(inputs.trained, inputs.valid)
+    theirs = torch.tensor([table[name] for name in names], dtype=torch.float64).T
+    assert (ours - theirs).abs().max().item() <= 1e-6
+    # As text, so that truth and label compare without conversion.
+    assert table["Scored Labels"] == [sorted(classes)[index] for index in ours.argmax(1)]
+    assert set(table["category"]) == set(classes)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("resnet", "resnet18"), ("densenet", "densenet121")], ids=["ResNet", "DenseNet"]
+)
+def test_we_train_what_the_retired_initialisers_write(module: str, name: str, inputs: Inputs, tmp_path: Path) -> None:
+    inputs.untrained = tmp_path / "retired_untrained"
+    run_retired(
+        f"initialize_models.vision.classification.{module}",
+        *("--untrained-model-path", inputs.untrained, "--model-name", name, "--pretrained", "False"),
+    )
+    assert inputs.fit(learning_rate=5e-324) == 0
+    given = torch.load(inputs.untrained / "model", weights_only=True)
+    trained = torch.load(inputs.trained / "model", weights_only=True)
+    first = "conv1.weight" if module == "resnet" else "features.conv0.weight"
+    assert torch.equal(trained[first], given[f"model.{first}"])
+
+
+def test_we_train_on_from_what_the_retired_train_module_wrote(tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path).make("resnet18", size=64)
+    retired_untrained, retired_trained = tmp_path / "retired_untrained", tmp_path / "retired_trained"
+    run_retired(
+        "initialize_models.vision.classification.resnet",
+        *("--untrained-model-path", retired_untrained, "--model-name", "resnet18", "--pretrained", "False"),
+    )
+    run_retired(
+        "train.train_pytorch_model",
+        *("--untrained-model-path", retired_untrained, "--train-data-path", inputs.train),
+        *("--valid-data-path", inputs.valid, "--trained-model-path", retired_trained),
+        *("--epochs", 1, "--batch-size", 6),
+    )
+    inputs.untrained = retired_trained
+    assert inputs.fit(learning_rate=5e-324) == 0
+    theirs = torch.load(retired_trained / "model", weights_only=True)
+    ours = torch.load(inputs.trained / "model", weights_only=True)
+    assert torch.equal(ours["fc.weight"], theirs["model.fc.weight"])
+    table = score(inputs.trained, inputs.valid, tmp_path / "scored")
+    assert "Scored Probabilities_cat" in table
+
+
+def test_a_raw_folder_trains_to_a_model_that_scores_a_raw_folder(tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path).make("resnet18", size=64)
+    inputs.train = write_class_folders(tmp_path / "raw_train", size=64)
+    inputs.valid = write_class_folders(tmp_path / "raw_valid", size=64, per_class=4, seed=1)
+    assert inputs.fit() == 0
+    table = score(inputs.trained, inputs.valid, tmp_path / "scored")
+    ours = our_probabilities(inputs.trained, inputs.valid)
+    assert table["Scored Labels"] == [CLASSES[index] for index in ours.argmax(1)]
+
+
+def test_every_torchvision_network_that_we_write_is_a_function_call_that_the_retired_environment_knows() -> None:
+    code = "import torchvision, json; print(json.dumps(torchvision.models.list_models(module=torchvision.models)))"
+    known = subprocess.run([str(environments.retired()), "-c", code], capture_output=True, check=True).stdout
+    for name in json.loads(known):
+        assert describe("torchvision.models", name, {}).name == name

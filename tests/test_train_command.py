@@ -1,0 +1,378 @@
+"""The command as a user runs it, from its inputs to what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.making import ROOT, Inputs, initialize, run_module, write_class_folders, write_image_directory
+from train_pytorch_model import training_run
+from train_pytorch_model.designer_core import load_model_spec
+
+METRIC_KEYS = [
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_error",
+    "valid_loss",
+    "top1_acc",
+    "top5_acc",
+    "is_best",
+]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(path / "model", weights_only=True)
+    return state
+
+
+def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_training_leaves_model_metrics_and_report(inputs: Inputs) -> None:
+    assert inputs.fit(epochs=3, learning_rate=0.05) == 0
+    metrics = inputs.metrics()
+    assert [list(record) for record in metrics] == [METRIC_KEYS] * 3
+    assert [record["epoch"] for record in metrics] == [1, 2, 3]
+    assert [record["learning_rate"] for record in metrics] == pytest.approx([0.05, 0.0222223, 0.0055556], rel=1e-5)
+    assert all(record["top5_acc"] is None for record in metrics)  # three classes
+    timings = [json.loads(line) for line in (inputs.outputs / "timings.jsonl").read_text().splitlines()]
+    assert [timing["epoch"] for timing in timings] == [1, 2, 3]
+    assert all(timing["train_images_per_second"] > 0 for timing in timings)
+    assert inputs.error() is None
+    assert load_model_spec(inputs.trained)["flavor_extras"]["init_params"] == {"num_classes": 3}
+
+
+def test_the_same_command_in_two_processes_gives_the_same_bits(inputs: Inputs) -> None:
+    outcomes = []
+    for seed in ("7", "7", "8"):
+        finished = run_module(*inputs.arguments(random_seed=seed, epochs=2))
+        assert finished.returncode == 0, finished.stderr
+        outcomes.append((weights(inputs.trained), (inputs.outputs / "metrics.jsonl").read_bytes()))
+    assert same_bits(outcomes[0][0], outcomes[1][0])
+    assert outcomes[0][1] == outcomes[1][1]
+    assert not same_bits(outcomes[0][0], outcomes[2][0])
+
+
+def test_an_unseeded_run_says_the_seed_that_repeats_it(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    assert inputs.fit(random_seed="none") == 0
+    found = re.search(r"--random-seed (\d+) repeats it", capfd.readouterr().err)
+    assert found is not None
+    first = weights(inputs.trained)
+    assert inputs.fit(random_seed=found[1]) == 0
+    assert same_bits(first, weights(inputs.trained))
+
+
+def test_training_starts_from_the_given_weights(inputs: Inputs) -> None:
+    # A learning rate too small to change anything shows what training began with.
+    assert inputs.fit(learning_rate=5e-324) == 0
+    given, trained = weights(inputs.untrained), weights(inputs.trained)
+    learnt = [key for key in given if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    changed = [key for key in learnt if not torch.equal(given[key], trained[key])]
+    assert changed == ["fc.weight", "fc.bias"]
+
+
+def test_a_trained_model_is_trained_on_from_with_its_head(inputs: Inputs, tmp_path: Path) -> None:
+    assert inputs.fit(epochs=2, learning_rate=0.05) == 0
+    first = weights(inputs.trained)
+    inputs.untrained, inputs.trained = inputs.trained, tmp_path / "again"
+    assert inputs.fit(learning_rate=5e-324) == 0
+    assert torch.equal(weights(inputs.trained)["fc.weight"], first["fc.weight"])
+
+    shutil.rmtree(inputs.train)
+    shutil.rmtree(inputs.valid)
+    renamed = ("cow", "dog", "owl")
+    inputs.train = write_image_directory(tmp_path / "t", classes=renamed)
+    inputs.valid = write_image_directory(tmp_path / "v", classes=renamed)
+    assert inputs.fit(learning_rate=5e-324) == 0
+    assert not torch.equal(weights(inputs.trained)["fc.weight"], first["fc.weight"])
+    assert torch.equal(weights(inputs.trained)["conv1.0.weight"], first["conv1.0.weight"])
+
+
+def test_the_best_epoch_is_written_not_the_last(inputs: Inputs) -> None:
+    # Validation images under each other's names: the better the network learns, the worse it scores.
+    shutil.rmtree(inputs.valid)
+    inputs.valid = write_class_folders(inputs.path / "mixed", per_class=6, seed=1)
+    for old, new in (("cat", "x"), ("dog", "cat"), ("owl", "dog"), ("x", "owl")):
+        (inputs.valid / old).rename(inputs.valid / new)
+    assert inputs.fit(epochs=8, learning_rate=0.01, patience=8) == 0
+    metrics: list[dict[str, Any]] = inputs.metrics()
+    best = max(metrics, key=lambda record: (record["top1_acc"], -record["valid_loss"]))
+    assert best["epoch"] < len(metrics)
+    assert [record["epoch"] for record in metrics if record["is_best"]][-1] == best["epoch"]
+    # The written weights score what that epoch scored.
+    shutil.copytree(inputs.trained, inputs.path / "best")
+    inputs.untrained, inputs.trained = inputs.path / "best", inputs.path / "rescored"
+    from train_pytorch_model.network import describe
+    from train_pytorch_model.ports.labelled_images import read_labelled_images
+
+    spec = load_model_spec(inputs.path / "best")["flavor_extras"]
+    network = describe(spec["module"], spec["class"], spec["init_params"]).build().eval()
+    network.load_state_dict(weights(inputs.path / "best"))
+    images = read_labelled_images(inputs.valid, "Validation dataset")
+    pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in images.paths()])
+    with torch.no_grad():
+        logits = network((torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5)
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(images.labels)).item()
+    assert loss == pytest.approx(best["valid_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("found", ["absent", "empty", "earlier model"])
+def test_a_run_that_fails_leaves_no_model(found: str, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    if found == "empty":
+        inputs.trained.mkdir()
+    if found == "earlier model":
+        assert inputs.fit() == 0
+    before = sorted(path.name for path in inputs.trained.iterdir()) if inputs.trained.exists() else None
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the disk is on fire")
+
+    monkeypatch.setattr(training_run, "write_trained_model", fail)
+    assert inputs.fit() == 1
+    after = sorted(path.name for path in inputs.trained.iterdir()) if inputs.trained.exists() else None
+    assert after == before
+    error = inputs.error()
+    assert error is not None
+    assert (error["ErrorId"], error["ErrorCode"]) == ("RuntimeError", 1000)
+
+
+def test_all_faults_are_told_together(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    (inputs.untrained / "model").unlink()
+    (inputs.train / "image" / "0_0.png").write_bytes(b"no image")
+    (inputs.valid / "image" / "0_0.png").unlink()
+    inputs.trained.mkdir()
+    (inputs.trained / "notes.txt").write_text("")
+    assert inputs.fit(epochs=0, batch_size=99) == 1
+    error = inputs.error()
+    assert error is not None
+    assert (error["ErrorId"], error["ErrorCode"]) == ("GreaterThan", 4)
+    message = str(error["Message"])
+    for words in (
+        'Parameter "Epochs" has value "0"',
+        'Parameter "Batch size" value 99 should be less than or equal to train data count value 23.',
+        'ModelDirectory "Untrained model" is invalid.',
+        'ModelDirectory "Trained model" is invalid.',
+        "'image/0_0.png': it cannot be identified as an image",
+        "'image/0_0.png': the file is missing",
+    ):
+        assert words in message
+    assert len(message.splitlines()) == 6
+    printed = capfd.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err + printed.out
+
+
+def test_images_of_different_sizes_are_named_by_file_and_size(inputs: Inputs) -> None:
+    Image.new("RGB", (40, 20)).save(inputs.train / "image" / "1_9.png")
+    assert inputs.fit() == 1
+    error = inputs.error()
+    assert error is not None
+    assert error["ErrorId"] == "InvalidDataset"
+    assert "'image/0_0.png' is 32x32 and 'image/1_9.png' is 40x20; 1 of 24" in str(error["Message"])
+
+
+def test_unreadable_images_can_be_left_out_and_are_listed(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = (inputs.train / "image" / "0_0.png").read_bytes()
+    (inputs.train / "image" / "0_0.png").unlink()  # the first: the one by which designer-core judges the folder
+    (inputs.train / "image" / "0_1.png").write_bytes(whole[: len(whole) // 2])
+    (inputs.valid / "image" / "1_4.png").write_bytes(b"")
+    assert inputs.fit() == 1
+    assert "2 of 24 images cannot be read: 'image/0_0.png': the file is missing; 'image/0_1.png'" in str(inputs.error())
+    assert inputs.fit(skip_unreadable_images="true") == 0
+    listed = json.loads((inputs.outputs / "unreadable_images.json").read_text())
+    assert [entry["file_name"] for entry in listed["Training dataset"]] == ["image/0_0.png", "image/0_1.png"]
+    assert [entry["file_name"] for entry in listed["Validation dataset"]] == ["image/1_4.png"]
+    assert "2 of 24 images cannot be read and left out" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_a_dataset_with_no_readable_image_is_an_error_even_when_skipping(part: str, inputs: Inputs) -> None:
+    for path in (inputs.path / part / "image").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    assert inputs.fit(skip_unreadable_images="true") == 1
+    error = inputs.error()
+    assert error is not None
+    assert error["ErrorId"] == "InvalidDataset"
+    assert "can be read" in str(error["Message"])
+    assert not inputs.trained.exists()
+
+
+def test_a_network_that_cannot_take_the_images_is_told_before_training(inputs: Inputs) -> None:
+    shutil.rmtree(inputs.untrained)
+    initialize(inputs.untrained, "vit_b_32", inputs.outputs)
+    assert inputs.fit() == 1
+    assert "vit_b_32 cannot take images of 32x32: Wrong image height! Expected 224 but got 32!" in str(inputs.error())
+    assert not (inputs.outputs / "metrics.jsonl").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best_so_far(
+    inputs: Inputs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    best = inputs.outputs / "checkpoints" / "best"
+    assert inputs.fit(epochs=5, learning_rate=1e30) == 1
+    assert "Lower the learning rate (it is 1e+30). No epoch was finished" in str(inputs.error())
+    assert not inputs.trained.exists()
+    assert not best.exists()
+    # One epoch goes well at the warm-up's 1e-4, the next does not.
+    assert inputs.fit(epochs=3, warmup_epochs=1, learning_rate=1e30) == 1
+    assert f"The best model so far, of epoch 1, is kept in {best}" in str(inputs.error())
+    assert not inputs.trained.exists()
+    inputs.untrained = best
+    assert inputs.fit() == 0
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate"), RuntimeError("can't allocate memory")],
+    ids=["host", "device", "allocator"],
+)
+def test_memory_that_runs_out_is_told_with_the_batch_size(
+    error: Exception, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(training_run, "fit", fail)
+    assert inputs.fit() == 1
+    report = inputs.error()
+    assert report is not None
+    assert (report["ErrorId"], report["ErrorCode"]) == ("ModuleOutOfMemory", 138)
+    assert "Lower the batch size (it is 6)" in str(report["Message"])
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_several_processes_are_refused_rather_than_each_writing_the_model(
+    variable: str, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "2")
+    assert inputs.fit() == 1
+    assert "this version trains in one" in str(inputs.error())
+
+
+def test_nothing_of_the_environment_is_printed_or_written(inputs: Inputs) -> None:
+    secret = "s3cr3t-0f-th3-env1r0nm3nt"
+    for expected, epochs in ((0, 1), (1, 0)):
+        finished = run_module(*inputs.arguments(epochs=epochs), SOME_TOKEN=secret)
+        assert finished.returncode == expected
+        assert secret not in finished.stdout + finished.stderr
+        files = [path for folder in (inputs.outputs, inputs.trained) for path in folder.rglob("*") if path.is_file()]
+        assert all(secret.encode() not in path.read_bytes() for path in files)
+
+
+def test_lines_of_progress_are_plain_where_there_is_no_terminal(inputs: Inputs) -> None:
+    finished = run_module(*inputs.arguments(print_freq=2))
+    assert "Epoch 1/1, iteration 2/4: loss" in finished.stderr
+    assert "Epoch 1/1, iteration 3/4: loss" not in finished.stderr
+    assert "\x1b" not in finished.stderr + finished.stdout
+    assert "\r" not in finished.stderr + finished.stdout
+
+
+class RecordingRun:
+    def __init__(self, *, fails: bool = False) -> None:
+        self.rows: list[tuple[str, dict[str, object]]] = []
+        self.fails = fails
+
+    def log_row(self, name: str, **columns: object) -> None:
+        if self.fails:
+            raise ConnectionError("no service")
+        self.rows.append((name, columns))
+
+
+def test_the_azure_run_gets_the_documented_names(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RecordingRun()
+    monkeypatch.setattr(training_run, "current_run", lambda: run)
+    assert inputs.fit(epochs=2) == 0
+    assert [(name, list(columns)) for name, columns in run.rows[: len(run.rows) // 2]] == [
+        ("learning rate", ["epoch", "lr"]),
+        ("Train images per second", ["epoch", "train_ips"]),
+        ("Train loss", ["epoch", "train_loss"]),
+        ("Train error", ["epoch", "train_error"]),
+        ("Valid loss", ["epoch", "valid_loss"]),
+        ("Top-1 validation accuracy", ["epoch", "top1_acc"]),
+    ]
+    assert [columns["epoch"] for _, columns in run.rows] == [1] * 6 + [2] * 6
+
+
+def test_azureml_cores_own_offline_run_takes_what_is_logged(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from azureml.core import Run\n"
+        "from train_pytorch_model.tracking import MetricsLog\n"
+        "from train_pytorch_model.training.loop import EpochRecord, EpochTiming\n"
+        "log = MetricsLog(Path(sys.argv[1]), Run.get_context())\n"
+        "log.epoch_done(EpochRecord(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True), EpochTiming(1, 1.0, 1.0, 9.0))\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert finished.stdout.count("Attempted to log row metric") == 7
+    assert "Top-5 validation accuracy:\n{'epoch': 1, 'top5_acc': 0.6}" in finished.stdout
+
+
+def test_a_fault_of_tracking_never_ends_a_training(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training_run, "current_run", lambda: RecordingRun(fails=True))
+    assert inputs.fit(epochs=2) == 0
+    assert capfd.readouterr().err.count("no longer sent to the Azure run: ConnectionError") == 1
+
+
+def test_a_job_without_the_variables_of_its_run_trains_all_the_same(inputs: Inputs) -> None:
+    # The SDK itself refuses a run id that comes alone.
+    finished = run_module(*inputs.arguments(), AZUREML_RUN_ID="run")
+    assert finished.returncode == 0
+    assert "Metrics are not sent to the Azure run: RunEnvironmentException" in finished.stderr
+
+
+def test_what_will_surprise_about_the_classes_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    inputs = Inputs(tmp_path).make(classes=("cat", "NA"))
+    for path in sorted((inputs.valid / "image").glob("0_*")):
+        path.unlink()
+    list_file = inputs.valid / "images.lst"
+    lines = list_file.read_text().splitlines(keepends=True)
+    list_file.write_text("".join(line for line in lines if '"NA"' not in line))
+    assert inputs.fit() == 0
+    printed = capfd.readouterr().err
+    assert "reads the label 'NA' as a missing value" in printed
+    assert f"Validation dataset {inputs.valid} has no image of 'NA'." in printed
+
+
+def test_help_answers_without_heavy_imports() -> None:
+    code = (
+        "import sys; from train_pytorch_model.entry import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'numpy', 'PIL', 'rich', 'pandas', 'azureml'} & set(sys.modules)))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.endswith("[]\n")
+    assert "--learning-rate" in finished.stdout
+
+
+def test_raw_folders_train_to_the_same_bits_as_the_image_directory_of_them(tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path).make()
+    assert inputs.fit() == 0
+    from_directories = weights(inputs.trained)
+    inputs.train = write_class_folders(tmp_path / "raw_train")
+    inputs.valid = write_class_folders(tmp_path / "raw_valid", per_class=4, seed=1)
+    assert inputs.fit() == 0
+    assert same_bits(from_directories, weights(inputs.trained))
+
+
+def test_the_package_imports_in_silence() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import train_pytorch_model.training_run"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from ruamel.yaml import YAML
+from torch import nn
+
+from tests.making import initialize
+from train_pytorch_model.designer_core import dump_trained_model, dump_untrained_model
+from train_pytorch_model.entry import main
+from train_pytorch_model.errors import InvalidModelDirectoryError
+from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
+
+RETIRED = "azureml.designer.modules.dl.pytorch.initialize_models.vision.classification"
+
+
+def read(path: Path, *, trust_code: bool = False) -> UntrainedModel:
+    return read_untrained_model(path, trust_code=trust_code)
+
+
+def write(path: Path, network: nn.Module, module: str, name: str, init_params: dict[str, Any]) -> Path:
+    extras = {"module": module, "class": name, "is_cuda": False, "init_params": init_params}
+    dump_untrained_model(path, network, extras)
+    return path
+
+
+def edit_spec(path: Path, **changes: Any) -> None:
+    yaml = YAML(typ="safe")
+    spec = yaml.load(path / "model_spec.yaml")
+    spec.update(changes)
+    with (path / "model_spec.yaml").open("w") as file:
+        yaml.dump({key: value for key, value in spec.items() if value is not None}, file)
+
+
+class Wrapper(nn.Module):
+    """A network under the attribute `model`, as the retired initialisers hold it."""
+
+    def __init__(self, network: nn.Module, num_classes: int | None = None) -> None:
+        super().__init__()
+        self.model = network
+        if num_classes is not None:
+            self.out_linear_model = nn.Linear(1000, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        outputs = self.model(images)
+        return self.out_linear_model(outputs) if hasattr(self, "out_linear_model") else outputs
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_what_initialize_model_writes_is_read(name: str, tmp_path: Path) -> None:
+    initialize(tmp_path / "untrained", name, tmp_path / "outputs")
+    model = read(tmp_path / "untrained")
+    assert str(model.description) == f"torchvision.models.{name}()"
+    model.description.build().load_state_dict(model.state)
+    assert model.labels is None
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "class_name", "extra"),
+    [
+        ("resnet18", "resnet", "ResNet", {"zero_init_residual": False}),
+        ("densenet121", "densenet", "DenseNet", {"memory_efficient": True}),
+    ],
+)
+def test_retired_initialisers_directories_are_read_without_their_package(
+    name: str, kind: str, class_name: str, extra: dict[str, Any], tmp_path: Path
+) -> None:
+    network = torchvision.models.get_model(name)
+    init_params = {"model_name": name, "pretrained": True, **extra}
+    model = read(write(tmp_path / "untrained", Wrapper(network), f"{RETIRED}.{kind}", class_name, init_params))
+    assert (model.description.module, model.description.name) == ("torchvision.models", name)
+    assert model.description.init_params == extra
+    assert model.state.keys() == network.state_dict().keys()
+    assert all(torch.equal(model.state[key], value) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "kind"), [("resnet18", "resnet"), ("densenet121", "densenet")])
+def test_the_two_heads_of_a_retired_trained_model_become_one_that_gives_the_same(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    wrapper = Wrapper(torchvision.models.get_model(name), 3).eval()
+    init_params = {"model_name": name, "pretrained": True, "num_classes": 3}
+    model = read(write(tmp_path / "trained", wrapper, f"{RETIRED}.{kind}", "Any", init_params))
+    network = model.description.build().eval()
+    network.load_state_dict(model.state)
+    images = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(network(images), wrapper(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_trained_model_gives_its_labels(tmp_path: Path) -> None:
+    network = torchvision.models.resnet18(num_classes=3)
+    extras = {"module": "torchvision.models", "class": "resnet18", "is_cuda": True, "init_params": {"num_classes": 3}}
+    labels = {0: "007", 1: "a,b", 2: "", 3: "(labels are text)"}
+    dump_trained_model(
+        tmp_path / "model", network, extras, image_column="image", index_to_label=labels, mean=[0.5] * 3, std=[0.5] * 3
+    )
+    model = read(tmp_path / "model")
+    assert model.labels is not None
+    assert model.labels[:3] == ("007", "a,b", "")
+
+
+def test_other_normalisation_of_a_model_to_train_on_from_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = torchvision.models.resnet18(num_classes=1)
+    extras = {"module": "torchvision.models", "class": "resnet18", "is_cuda": False, "init_params": {"num_classes": 1}}
+    dump_trained_model(
+        tmp_path / "model",
+        network,
+        extras,
+        image_column="image",
+        index_to_label={0: "cat"},
+        mean=[0.485, 0.456, 0.406],
+        std=[0.5] * 3,
+    )
+    with caplog.at_level(logging.WARNING):
+        read(tmp_path / "model")
+    assert "0.485" in caplog.text
+
+
+def damage_meta(path: Path) -> None:
+    (path / "_meta.yaml").write_text("type: ImageDirectory\n")
+
+
+def lose(name: str) -> Any:
+    return lambda path: (path / name).unlink()
+
+
+def spec(**changes: Any) -> Any:
+    return lambda path: edit_spec(path, **changes)
+
+
+def weights(value: object) -> Any:
+    return lambda path: torch.save(value, path / "model")
+
+
+EXTRAS = {"module": "torchvision.models", "class": "resnet18", "is_cuda": False}
+DAMAGES: dict[str, tuple[Any, str]] = {
+    "no meta": (lose("_meta.yaml"), "_meta.yaml is missing"),
+    "another type": (damage_meta, "'ImageDirectory'"),
+    "no spec": (lose("model_spec.yaml"), "'model_spec.yaml', is missing"),
+    "no weights": (lose("model"), "'model', is missing"),
+    "weights leave": (spec(model_file="../model"), "leaves the directory"),
+    "legacy pickle": (spec(flavor=None, model_type="pickle"), "a pickled model"),
+    "custom flavor": (spec(flavor={"name": "custom", "module": "os", "class": "system"}), "its flavor is"),
+    "another method": (spec(flavor={"name": "pytorch", "serialization_method": "savedmodel"}), "its flavor is"),
+    "another task": (spec(task_type="Regression"), "'Regression'"),
+    "no class": (spec(flavor_extras={}), "no 'module' and 'class'"),
+    "foreign code": (spec(flavor_extras={**EXTRAS, "module": "os", "class": "system"}), "--trust-model-code"),
+    "nested state": (weights({"state_dict": {}}), "no flat state_dict"),
+    "unknown retired name": (
+        spec(flavor_extras={**EXTRAS, "module": f"{RETIRED}.resnet", "init_params": {"model_name": "resnet1"}}),
+        "resnet1",
+    ),
+    "lost label map": (spec(label_map_file="labels.csv"), "'labels.csv', is missing"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_an_invalid_model_directory(kind: str, tmp_path: Path) -> None:
+    damage, words = DAMAGES[kind]
+    path = write(tmp_path / "model", nn.Linear(1, 1), "torchvision.models", "resnet18", {})
+    damage(path)
+    with pytest.raises(InvalidModelDirectoryError) as raised:
+        read(path)
+    assert words in raised.value.message
+    assert raised.value.message.startswith(
+        f'InvalidModelDirectory: ModelDirectory "Untrained model" is invalid. Reason: in {path}'
+    )
+    assert raised.value.code == 159
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("kind", ["torch", "pickle"])
+def test_weights_that_carry_code_are_refused_and_nothing_runs(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "model", nn.Linear(1, 1), "torchvision.models", "resnet18", {})
+    payload = {"weight": Payload(tmp_path / "ran")}
+    if kind == "torch":
+        torch.save(payload, path / "model")
+    else:
+        (path / "model").write_bytes(pickle.dumps(payload))
+    with pytest.raises(InvalidModelDirectoryError, match="loaded safely"):
+        read(path)
+    assert not (tmp_path / "ran").exists()
+
+
+CODE = """
+from torch import nn
+class TinyNet(nn.Module):
+    def __init__(self, width=4, num_classes=2):
+        super().__init__()
+        head = [nn.Linear(3, width), nn.Linear(width, num_classes)]
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
+    def forward(self, x):
+        return self.layers(x)
+"""
+
+
+def test_code_in_local_dependencies_is_used_only_with_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    namespace: dict[str, Any] = {}
+    exec(CODE, namespace)
+    path = write(tmp_path / "model", namespace["TinyNet"](width=5), "tiny_net", "TinyNet", {"width": 5})
+    edit_spec(path, local_dependencies=["local_dependencies/mine"])
+    with zipfile.ZipFile(path / "local_dependencies.zip", "w") as packed:
+        packed.writestr("mine/tiny_net.py", CODE)
+    with pytest.raises(InvalidModelDirectoryError, match="--trust-model-code"):
+        read(path)
+    model = read(path, trust_code=True)
+    assert model.description.build()(torch.zeros(1, 3, 8, 8)).shape == (1, 2)
+    assert [Path(folder).name for folder in model.code_folders] == ["mine"]
+
+
+def initialize_exit_code(tmp_path: Path, *more: str) -> int:
+    path = ("--untrained-model-path", str(tmp_path / "untrained"), "--outputs-path", str(tmp_path / "outputs"))
+    return main(["initialize-model", *path, *more])
+
+
+def test_weights_come_from_a_file_or_a_folder_of_torchvisions_names(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    given = torchvision.models.densenet121().state_dict()
+    # The published file names its layers as an early release did.
+    published = {
+        key.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2.") if "denselayer" in key else key: value
+        for key, value in given.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    torch.save(published, folder / "densenet121-a639ec97.pth")
+    for source in (folder, folder / "densenet121-a639ec97.pth"):
+        assert initialize_exit_code(tmp_path, "--model-name", "densenet121", "--weights", str(source)) == 0
+        state = read(tmp_path / "untrained").state
+        assert all(torch.equal(state[key], value) for key, value in given.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model-name", "resnet19"], "Did you mean resnet18"),
+        (["--model-name", "resnet18", "--weights", "nowhere.pth"], "neither a file nor a folder"),
+        (["--model-name", "resnet18", "--weights", "."], "holds none of resnet18-f37072fd.pth"),
+        (["--model-name", "resnet18", "--weights", "other.pth"], "do not fit"),
+    ],
+)
+def test_initialising_with_wrong_input_is_a_named_error(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(nn.Linear(1, 1).state_dict(), "other.pth")
+    assert initialize_exit_code(tmp_path, *arguments) == 1
+    printed = capfd.readouterr().err
+    assert words in printed
+    assert "InvalidModelDirectory: " in printed
+    assert not (tmp_path / "untrained").exists()
+
+
+def test_the_seed_covers_random_weights(tmp_path: Path) -> None:
+    states = []
+    for number, seed in enumerate(("1", "1", "2")):
+        path = tmp_path / str(number)
+        initialize(path, "squeezenet1_1", tmp_path / "outputs", random_seed=seed)
+        states.append(read(path).state["features.0.weight"])
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
