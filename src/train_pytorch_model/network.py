@@ -77,7 +77,8 @@ class NetworkDescription:
         Raises:
             NetworkError: as `build` does.
         """
-        hook = register_module_parameter_registration_hook(_without_weights)
+        # Its stub says that the hook returns nothing; its documentation says that it may return a parameter.
+        hook = register_module_parameter_registration_hook(_without_weights)  # type: ignore[arg-type]
         try:
             return self.build().to("meta")
         finally:
