@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.making import ROOT
 from train_pytorch_model.errors import InvalidModelDirectoryError
 from train_pytorch_model.ports import output_directory
 from train_pytorch_model.ports.output_directory import OutputDirectory
@@ -82,6 +85,27 @@ def test_a_failure_while_filling_a_mounted_folder_empties_it_again(
     assert copied[-1] == "_meta.yaml"  # no reader takes a directory without it, so it comes last
     assert len(copied) == 3
     assert names(path) == []
+
+
+def test_what_a_killed_process_left_in_a_mounted_folder_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    code = (
+        "import os, shutil, sys; from pathlib import Path\n"
+        "from train_pytorch_model.ports.output_directory import OutputDirectory\n"
+        "from tests.test_output_directory import write_model\n"
+        "copy = shutil.copyfile\n"
+        "shutil.copyfile = lambda a, b: (copy(a, b), os.kill(os.getpid(), 9))\n"
+        "with OutputDirectory(Path(sys.argv[1]), 'x', trained=True).writing() as folder: write_model(folder)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT)
+    assert killed.returncode == -9
+    assert len(names(path)) == 2
+    assert "_meta.yaml" not in names(path)
+    output(path).check()
+    with output(path).writing() as folder:
+        write_model(folder)
+    assert names(path) == ["_meta.yaml", "index_to_label.csv", "model"]
 
 
 @pytest.mark.parametrize(

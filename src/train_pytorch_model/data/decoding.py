@@ -67,5 +67,6 @@ def in_threads(work: Callable[[int], object], count: int) -> Iterator[object]:
 
     Decoders release the interpreter's lock, so threads use all cores and share one array.
     """
-    with ThreadPoolExecutor(max_workers=max(1, len(os.sched_getaffinity(0)))) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(max_workers=cores) as pool:
         yield from pool.map(work, range(count))

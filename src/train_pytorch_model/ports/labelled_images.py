@@ -85,6 +85,13 @@ def read_labelled_images(path: Path, port: str) -> LabelledImages:
         InvalidDatasetError: for any other fault, with the file and the line where there is one.
     """
     where = f"{port} {path}"
+    try:
+        return _read(path, port, where)
+    except OSError as error:
+        raise InvalidDatasetError(where, f"it cannot be read: {error}") from error
+
+
+def _read(path: Path, port: str, where: str) -> LabelledImages:
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise InvalidDatasetError(where, f"the input path {found}", "Give the folder of an ImageDirectory.")

@@ -2,7 +2,8 @@
 
 Azure makes or mounts output folders beforehand, and a mount point cannot be renamed. So a folder that is absent is
 written beside and renamed into place; one that exists is filled file by file, `_meta.yaml` last (no reader takes a
-directory without it), and emptied again when that fails.
+directory without it), and emptied again when that fails. A process killed on the way leaves its mark there, by which
+the next one knows the remains as its own.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _TRAINED_MODEL_FILES = frozenset(
         *("score.py", "conda_env.yaml", "conda.yaml", "local_dependencies.zip"),
     ]
 )
+_UNFINISHED_MARK = ".unfinished-model"
 _UNTRAINED_MODEL_FILES = frozenset((META_FILE, "model_spec.yaml", "model"))
 
 
@@ -101,6 +103,7 @@ class OutputDirectory:
             shutil.rmtree(stage, ignore_errors=True)
 
     def _fill_from(self, stage: Path) -> None:
+        (self.path / _UNFINISHED_MARK).touch()
         self._clear()
         try:
             for file in sorted(stage.iterdir(), key=lambda file: file.name == META_FILE):
@@ -108,16 +111,21 @@ class OutputDirectory:
         except BaseException:
             self._clear()
             raise
+        finally:
+            (self.path / _UNFINISHED_MARK).unlink()
 
     def _clear(self) -> None:
         """Remove an earlier model, `_meta.yaml` first, so that what is left at any moment is no model."""
-        for file in sorted(self.path.iterdir(), key=lambda file: file.name != META_FILE):
+        files = [file for file in self.path.iterdir() if file.name != _UNFINISHED_MARK]
+        for file in sorted(files, key=lambda file: file.name != META_FILE):
             file.unlink()
 
     def _foreign_files(self) -> list[str]:
         names = sorted(entry.name for entry in self.path.iterdir())
         known = _TRAINED_MODEL_FILES if self._trained else _UNTRAINED_MODEL_FILES
         foreign = [name for name in names if name not in known or not (self.path / name).is_file()]
+        if _UNFINISHED_MARK in names:
+            return [name for name in foreign if name != _UNFINISHED_MARK]
         if names and not foreign and META_FILE in names:
             try:
                 is_model = read_meta(self.path).get("type") == "ModelDirectory"

@@ -6,8 +6,10 @@ who names a network class of torchvision or timm, and trainers whose finished mo
 
 from __future__ import annotations
 
+import atexit
 import csv
 import logging
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -61,7 +63,7 @@ def read_untrained_model(path: Path, *, trust_code: bool) -> UntrainedModel:
         state = _read_weights(path, spec)
         description, state = _describe(spec, state, trust_code=trust_code)
         labels = _read_labels(path, spec)
-    except (ValueError, NetworkError) as error:
+    except (ValueError, OSError, NetworkError) as error:
         raise InvalidModelDirectoryError(
             UNTRAINED_MODEL, f"in {path}, {error}", "Give the output of an initialize-model step, or a trained model."
         ) from error
@@ -180,6 +182,7 @@ def _import_local_code(path: Path, spec: dict[str, Any]) -> tuple[str, ...]:
         return ()
     archive = _inside(path, _LOCAL_DEPENDENCIES_FILE, "archive of local_dependencies")
     target = Path(tempfile.mkdtemp(prefix="model-code-"))
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(target)

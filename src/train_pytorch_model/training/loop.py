@@ -163,10 +163,13 @@ def _train_epoch(
         logits, loss = train_step(network, optimizer, images, labels)
         sums.add(loss, logits, labels)
         read = iteration % plan.print_frequency == 0
-        # A loss that was not finite once has left its mark on the sum.
-        if (read or iteration == len(batches)) and not math.isfinite(sums.totals[0].item()):
-            raise DivergedError(epoch, iteration)
-        listener.iteration_done(epoch, iteration, loss.item() if read else None)
+        shown = None
+        if read or iteration == len(batches):
+            shown, total = torch.stack((loss.double(), sums.totals[0])).tolist()
+            # A loss that was not finite once has left its mark on the sum.
+            if not math.isfinite(total):
+                raise DivergedError(epoch, iteration)
+        listener.iteration_done(epoch, iteration, shown if read else None)
     return sums.read()
 
 
