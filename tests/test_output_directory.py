@@ -87,6 +87,28 @@ def test_a_failure_while_filling_a_mounted_folder_empties_it_again(
     assert names(path) == []
 
 
+def test_the_folder_of_metrics_is_never_taken_for_the_model(tmp_path: Path) -> None:
+    for path in (tmp_path / "outputs", tmp_path):
+        with pytest.raises(InvalidModelDirectoryError, match="is or holds the folder of metrics"):
+            output(path).check((), tmp_path / "outputs")
+    output(tmp_path / "outputs" / "model").check((), tmp_path / "outputs")
+
+
+def test_files_that_came_during_the_training_are_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    output(path).check()
+    (path / "notes.txt").write_text("mine")
+
+    def write() -> None:
+        with output(path).writing() as folder:
+            write_model(folder)
+
+    with pytest.raises(InvalidModelDirectoryError, match="no earlier model"):
+        write()
+    assert names(path) == ["notes.txt"]
+
+
 def test_what_a_killed_process_left_in_a_mounted_folder_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.mkdir()

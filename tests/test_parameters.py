@@ -19,6 +19,7 @@ from train_pytorch_model.parameters import TrainingParameters
         ({"learning_rate": -0.01}, "GreaterThanOrEqualTo", 5),
         ({"learning_rate": math.nan}, "GreaterThanOrEqualTo", 5),
         ({"learning_rate": math.inf}, "NotInRangeValue", 8),
+        ({"learning_rate": 1e39}, "NotInRangeValue", 8),
         ({"warmup_epochs": -1}, "GreaterThanOrEqualTo", 5),
     ],
 )

@@ -5,9 +5,7 @@ The command line, `module_spec.yaml` and the messages are all held against these
 
 from __future__ import annotations
 
-import math
 import secrets
-import sys
 from dataclasses import dataclass, field, fields
 from typing import Any, Optional
 
@@ -20,6 +18,8 @@ from train_pytorch_model.errors import (
 
 # double.Epsilon, the smallest positive double: the documented lower end of the learning rate.
 SMALLEST_POSITIVE = 5e-324
+# The largest float32: weights could not be multiplied by more.
+LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Definition:
         """The faults of `value`, none when it lies in the range."""
         if value is None:
             return []
-        if isinstance(value, float) and math.isinf(value):
-            return [NotInRangeValueError(self.title, self.at_least, sys.float_info.max)]
+        if isinstance(value, float) and abs(value) > LARGEST_FLOAT32:
+            return [NotInRangeValueError(self.title, self.at_least, LARGEST_FLOAT32)]
         # Written as "not (value > bound)", so that NaN is out of every range.
         if self.greater_than is not None and not value > self.greater_than:
             return [GreaterThanError(self.title, value, self.greater_than)]
@@ -77,7 +77,7 @@ class TrainingParameters:
             at_least=SMALLEST_POSITIVE,
         ),
     )
-    """Initial learning rate, >= 5e-324 and finite."""
+    """Initial learning rate, >= 5e-324 and within float32."""
     random_seed: Optional[int] = _parameter(
         1,
         Definition(

@@ -104,7 +104,8 @@ def prepare(settings: Settings, display: ProgressDisplay) -> Prepared:
         check_single_process()
     output = OutputDirectory(settings.trained_model_path, TRAINED_MODEL, trained=True)
     with faults.collecting():
-        output.check((settings.untrained_model_path, settings.train_data_path, settings.valid_data_path))
+        inputs = (settings.untrained_model_path, settings.train_data_path, settings.valid_data_path)
+        output.check(inputs, settings.outputs_path)
     with faults.collecting():
         _make_outputs(settings.outputs_path)
     model = train = valid = None

@@ -47,8 +47,12 @@ class OutputDirectory:
         self._argument = argument
         self._trained = trained
 
-    def check(self, inputs: Sequence[Path] = ()) -> None:
+    def check(self, inputs: Sequence[Path] = (), outputs_path: Path | None = None) -> None:
         """Make sure, before any work, that the folder may be written.
+
+        Args:
+            inputs: folders that are read; none may be, hold or lie in this one.
+            outputs_path: the folder of metrics and reports; this one may lie in it, but not be or hold it.
 
         Raises:
             InvalidModelDirectoryError: when it is an input or lies in one, is a file, holds anything but an earlier
@@ -58,15 +62,12 @@ class OutputDirectory:
         for other in (path.resolve() for path in inputs):
             if resolved == other or other in resolved.parents or resolved in other.parents:
                 self._refuse(f"{self.path} is, holds or lies in the input {other}", "Give a folder of its own.")
+        if outputs_path is not None and resolved in (outputs_path.resolve(), *outputs_path.resolve().parents):
+            self._refuse(f"{self.path} is or holds the folder of metrics, {outputs_path}", "Give a folder of its own.")
         if self.path.exists() and not self.path.is_dir():
             self._refuse(f"{self.path} is a file", "Give a folder.")
         if self.path.is_dir():
-            foreign = self._foreign_files()
-            if foreign:
-                self._refuse(
-                    f"{self.path} holds files that are no earlier model: {name_some(foreign)}",
-                    "Give an empty or a new folder.",
-                )
+            self._refuse_foreign_files()
         parent = self.path if self.path.is_dir() else self._existing_parent()
         try:
             handle, name = tempfile.mkstemp(prefix=".writable-", dir=parent)
@@ -103,6 +104,7 @@ class OutputDirectory:
             shutil.rmtree(stage, ignore_errors=True)
 
     def _fill_from(self, stage: Path) -> None:
+        self._refuse_foreign_files()  # they may have come since the check, and what is here is about to be removed
         (self.path / _UNFINISHED_MARK).touch()
         self._clear()
         try:
@@ -119,6 +121,14 @@ class OutputDirectory:
         files = [file for file in self.path.iterdir() if file.name != _UNFINISHED_MARK]
         for file in sorted(files, key=lambda file: file.name != META_FILE):
             file.unlink()
+
+    def _refuse_foreign_files(self) -> None:
+        foreign = self._foreign_files()
+        if foreign:
+            self._refuse(
+                f"{self.path} holds files that are no earlier model: {name_some(foreign)}",
+                "Give an empty or a new folder.",
+            )
 
     def _foreign_files(self) -> list[str]:
         names = sorted(entry.name for entry in self.path.iterdir())
