@@ -11,7 +11,8 @@ import pytest
 
 from tests.making import CLASSES, read_json_lines, write_class_folders, write_image_directory
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
-from train_pytorch_model.ports.labelled_images import LabelledImages, match_classes, read_labelled_images
+from train_pytorch_model.ports.classes import match_classes
+from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
 
 PORT = "Training dataset"
 

@@ -28,12 +28,8 @@ from train_pytorch_model.errors import (
 )
 from train_pytorch_model.messages import join_some
 from train_pytorch_model.network import NetworkDescription, NetworkError, check_image_size, with_head
-from train_pytorch_model.ports.labelled_images import (
-    LabelledImages,
-    match_classes,
-    read_labelled_images,
-    warn_of_classes,
-)
+from train_pytorch_model.ports.classes import match_classes, warn_of_classes
+from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
 from train_pytorch_model.ports.output_directory import OutputDirectory
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from train_pytorch_model import designer_core
-from train_pytorch_model.errors import (
-    TRAINING_DATASET,
-    VALIDATION_DATASET,
-    InvalidDatasetError,
-    ModuleError,
-    NotLabeledDatasetError,
-)
+from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
 from train_pytorch_model.messages import join_some, name_some
 from train_pytorch_model.ports.image_list import Columns, is_image_directory, is_inside, read_columns, read_items
 
@@ -24,13 +17,6 @@ logger = logging.getLogger(__name__)
 
 # As designer-core lists them; a file of another ending is no image to it.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# What pandas reads as "missing", which is how the downstream module reads index_to_label.csv.
-LABELS_READ_AS_MISSING = frozenset(
-    [
-        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
-        *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -250,59 +236,3 @@ def _labelled(
     return LabelledImages(
         port, path, tuple(files), tuple(labels), columns.categories, columns.image, schema, unreadable
     )
-
-
-def match_classes(train: LabelledImages, valid: LabelledImages) -> LabelledImages:
-    """Give the validation images the training dataset's class indices, matched by name.
-
-    Raises:
-        InvalidDatasetError: when the two datasets do not have the same categories; it says which differ.
-    """
-    missing = [name for name in train.classes if name not in set(valid.classes)]
-    extra = [name for name in valid.classes if name not in set(train.classes)]
-    if missing or extra:
-        parts = [f"it lacks {name_some(missing)}"] if missing else []
-        parts += [f"the training dataset lacks {name_some(extra)}"] if extra else []
-        raise InvalidDatasetError(
-            valid.where,
-            f"categories of validation dataset are different from that of training dataset ({'; '.join(parts)}).",
-            "Please make sure training and validation dataset have the same categories.",
-        )
-    return valid.ordered_as(train.classes)
-
-
-def warn_of_classes(train: LabelledImages, valid: LabelledImages) -> None:
-    """Say before training what about the classes will surprise: missing-like labels, empty classes, one class."""
-    read_as_missing = [name for name in train.classes if name in LABELS_READ_AS_MISSING]
-    if read_as_missing:
-        logger.warning(
-            "Score Image Model reads the label %s as a missing value: its scores come out without that name%s. "
-            "Rename the class if you need it.",
-            name_some(read_as_missing),
-            ", and scoring stops, since there are several" if len(read_as_missing) > 1 else "",
-        )
-    if len(train.classes) == 1:
-        logger.warning("There is one class, %r: every image will be scored as it.", train.classes[0])
-    for images in (train, valid):
-        counts = Counter(images.labels)
-        empty = [name for number, name in enumerate(images.classes) if not counts[number]]
-        if empty:
-            logger.warning("%s has no image of %s.", images.where, name_some(empty))
-
-
-def check_size(images: LabelledImages, minimum: int) -> ModuleError | None:
-    """The fault of having fewer than `minimum` images, None when there are enough."""
-    if len(images) >= minimum:
-        return None
-    return InvalidDatasetError(images.where, f"it has {len(images)} usable images, {minimum} at least are needed")
-
-
-__all__ = [
-    "TRAINING_DATASET",
-    "VALIDATION_DATASET",
-    "LabelledImages",
-    "check_size",
-    "match_classes",
-    "read_labelled_images",
-    "warn_of_classes",
-]
