@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from tests.making import ROOT, Inputs, initialize, run_module, write_class_folders, write_image_directory
+from tests.test_untrained_model import write_model_with_code
 from train_pytorch_model import training_run
 from train_pytorch_model.designer_core import load_model_spec
 
@@ -345,6 +346,21 @@ def test_what_will_surprise_about_the_classes_is_said(tmp_path: Path, capfd: pyt
     printed = capfd.readouterr().err
     assert "reads the label 'NA' as a missing value" in printed
     assert f"Validation dataset {inputs.valid} has no image of 'NA'." in printed
+
+
+def test_a_model_of_its_own_code_trains_with_trust_and_carries_the_code(inputs: Inputs, tmp_path: Path) -> None:
+    shutil.rmtree(inputs.untrained)
+    write_model_with_code(inputs.untrained)
+    assert run_module(*inputs.arguments()).returncode == 1
+    assert "--trust-model-code" in str(inputs.error())
+    for again in ("once", "twice"):
+        finished = run_module(*inputs.arguments(trust_model_code="true"))
+        assert finished.returncode == 0, finished.stderr
+        spec = load_model_spec(inputs.trained)
+        assert spec["flavor_extras"]["init_params"] == {"width": 5, "num_classes": 3}
+        assert spec["local_dependencies"] == ["local_dependencies/mine"]
+        # What was written is enough to train on from.
+        inputs.untrained, inputs.trained = inputs.trained, tmp_path / again
 
 
 def test_help_answers_without_heavy_imports() -> None:

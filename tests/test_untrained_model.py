@@ -213,14 +213,20 @@ class TinyNet(nn.Module):
 """
 
 
-def test_code_in_local_dependencies_is_used_only_with_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+def write_model_with_code(path: Path) -> Path:
+    """An untrained model whose class stands in its own `local_dependencies` alone."""
     namespace: dict[str, Any] = {}
     exec(CODE, namespace)
-    path = write(tmp_path / "model", namespace["TinyNet"](width=5), "tiny_net", "TinyNet", {"width": 5})
+    write(path, namespace["TinyNet"](width=5), "tiny_net", "TinyNet", {"width": 5})
     edit_spec(path, local_dependencies=["local_dependencies/mine"])
     with zipfile.ZipFile(path / "local_dependencies.zip", "w") as packed:
         packed.writestr("mine/tiny_net.py", CODE)
+    return path
+
+
+def test_code_in_local_dependencies_is_used_only_with_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    path = write_model_with_code(tmp_path / "model")
     with pytest.raises(InvalidModelDirectoryError, match="--trust-model-code"):
         read(path)
     model = read(path, trust_code=True)
