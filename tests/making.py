@@ -14,6 +14,7 @@ from PIL import Image
 
 from train_pytorch_model.designer_core import load_image_directory
 from train_pytorch_model.entry import main
+from train_pytorch_model.ports.labelled_images import LabelledImages
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("cat", "dog", "owl")
@@ -88,6 +89,11 @@ class Inputs:
         path = self.outputs / "module_statistics" / "error_info.json"
         report: dict[str, object] | None = json.loads(path.read_text(encoding="utf-8"))["Exception"]
         return report
+
+
+def paths_of(images: LabelledImages) -> list[Path]:
+    """The files of a dataset."""
+    return [images.path_of(index) for index in range(len(images))]
 
 
 def initialize(path: Path, network: str, outputs: Path, **flags: object) -> None:

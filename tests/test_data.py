@@ -10,10 +10,9 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from tests.making import write_class_folders
-from train_pytorch_model.data import image_store
-from train_pytorch_model.data.batches import derive_seed, on_device, shuffled, training_batches
-from train_pytorch_model.data.decoding import UnreadableImageError, decode, read_size
-from train_pytorch_model.data.image_store import decode_all
+from train_pytorch_model.data.batches import derive_seed, normalised, shuffled, training_batches
+from train_pytorch_model.data.decoding import UnreadableImageError, ahead, decode, in_threads, read_size
+from train_pytorch_model.data.image_store import ImageStore, decode_all
 
 MODES = ("RGB", "L", "1", "P", "LA", "RGBA", "CMYK", "I;16", "F")
 FORMATS = {"CMYK": ("jpg", "tif"), "RGB": ("png", "jpg", "bmp", "ppm", "tif", "webp"), "F": ("tif",), "L": ("pgm",)}
@@ -56,41 +55,83 @@ def test_a_file_that_is_no_whole_image_is_unreadable(kind: str, tmp_path: Path) 
     assert str(raised.value)
 
 
-def test_unreadable_images_leave_no_gap_and_the_rest_keep_their_labels(tmp_path: Path) -> None:
+PLACES = ("memory", "disk", "none")
+CPU = torch.device("cpu")
+
+
+def decoded(paths: list[Path], labels: list[int], place: str = "memory") -> tuple[ImageStore, dict[int, str]]:
+    return decode_all(lambda index: paths[index], np.array(labels), (32, 32), place=place)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_unreadable_images_leave_no_gap_and_the_rest_keep_their_labels(place: str, tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path / "images", ["a"], per_class=5)
     paths = sorted((folder / "a").iterdir())
     paths[1].write_bytes(b"no image")
-    store, unreadable = decode_all(paths, [10, 11, 12, 13, 14], (32, 32))
+    store, unreadable = decoded(paths, [10, 11, 12, 13, 14], place)
     assert list(unreadable) == [1]
-    assert store.labels.tolist() == [10, 12, 13, 14]
-    for row, path in zip(store.pixels, [paths[0], *paths[2:]]):
+    assert len(store) == 4
+    ((pixels, labels),) = store.batches([torch.arange(4)], CPU)
+    assert labels.tolist() == [10, 12, 13, 14]
+    for row, path in zip(pixels, [paths[0], *paths[2:]]):
         assert np.array_equal(row.permute(1, 2, 0).numpy(), decode(path))
 
 
-def test_images_beyond_the_memory_lie_in_a_file_that_goes_with_the_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write_class_folders(tmp_path / "images", ["a"], per_class=3)
+@pytest.mark.parametrize("place", PLACES)
+def test_batches_hold_what_score_sees_bit_for_bit(place: str, tmp_path: Path) -> None:
+    folder = write_class_folders(tmp_path / "images", ["a"], per_class=4)
     paths = sorted((folder / "a").iterdir())
-    in_memory, _ = decode_all(paths, [0, 0, 0], (32, 32))
-    monkeypatch.setattr(image_store, "_available_memory_bytes", lambda: 100.0)
+    store, _ = decoded(paths, [0, 1, 2, 3], place)
+    assert store.size == (32, 32)
+    batches = [torch.tensor([2, 0, 3]), torch.tensor([1]), torch.tensor([3, 2])]
+    reference = Compose([ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
+    given = list(store.batches(batches, CPU))
+    assert [labels.tolist() for _, labels in given] == [batch.tolist() for batch in batches]
+    for (pixels, _), batch in zip(given, batches):
+        expected = torch.stack([reference(Image.open(paths[index]).convert("RGB")) for index in batch])
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            images = normalised(pixels, memory_format)
+            assert images.is_contiguous(memory_format=memory_format)
+            assert torch.equal(images, expected)
+
+
+def test_a_mapped_file_has_no_name_and_goes_with_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_class_folders(tmp_path / "images", ["a"], per_class=3)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    in_file, _ = decode_all(paths, [0, 0, 0], (32, 32))
-    assert torch.equal(in_memory.pixels, in_file.pixels)
+    store, _ = decoded(sorted((folder / "a").iterdir()), [0, 0, 0], "disk")
     assert list(scratch.iterdir()) == []
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert f"{scratch}/images-" in maps
+    assert len(store) == 3
 
 
-def test_batches_hold_what_score_sees_bit_for_bit(tmp_path: Path) -> None:
-    folder = write_class_folders(tmp_path / "images", ["a"], per_class=4)
+def test_a_file_that_changes_after_the_check_is_named(tmp_path: Path) -> None:
+    folder = write_class_folders(tmp_path / "images", ["a"], per_class=3)
     paths = sorted((folder / "a").iterdir())
-    store, _ = decode_all(paths, [0, 1, 2, 3], (32, 32))
-    ((images, labels),) = on_device(store, [torch.tensor([2, 0, 3])], torch.device("cpu"))
-    reference = Compose([ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
-    expected = torch.stack([reference(Image.open(paths[index]).convert("RGB")) for index in (2, 0, 3)])
-    assert torch.equal(images, expected)
-    assert labels.tolist() == [2, 0, 3]
+    store, _ = decoded(paths, [0, 0, 0], "none")
+    paths[2].unlink()
+    with pytest.raises(UnreadableImageError, match=r"2\.png: the file is missing"):
+        list(store.batches([torch.arange(3)], CPU))
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 1000])
+def test_threads_give_results_in_order(count: int) -> None:
+    assert list(in_threads(lambda number: number * number, count, at_once=7)) == [n * n for n in range(count)]
+
+
+def test_working_ahead_changes_neither_order_nor_errors() -> None:
+    def work(number: int) -> int:
+        if number == 5:
+            raise ValueError("five")
+        return number * number
+
+    assert list(ahead(work, range(5))) == [0, 1, 4, 9, 16]
+    with pytest.raises(ValueError, match="five"):
+        list(ahead(work, range(7)))
+    results = ahead(work, range(7))
+    assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
 
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.making import CLASSES, read_json_lines, write_class_folders, write_image_directory
+from tests.making import CLASSES, paths_of, read_json_lines, write_class_folders, write_image_directory
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
 from train_pytorch_model.ports.classes import match_classes
+from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
 
 PORT = "Training dataset"
@@ -68,16 +70,16 @@ def append_to(name: str, content: bytes) -> Callable[[Path], None]:
 def test_an_image_directory_is_read(directory: Path) -> None:
     images = read_labelled_images(directory, PORT)
     assert images.classes == CLASSES
-    assert images.labels == (0, 0, 0, 1, 1, 1, 2, 2, 2)
-    assert all(path.is_file() for path in images.paths())
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert all(path.is_file() for path in paths_of(images))
     assert images.image_column == "image"
 
 
 def test_folders_of_images_are_read_alike(directory: Path, tmp_path: Path) -> None:
     raw = read_labelled_images(write_class_folders(tmp_path / "raw", per_class=3), PORT)
     whole = read_labelled_images(directory, PORT)
-    assert (raw.classes, raw.labels, raw.schema) == (whole.classes, whole.labels, whole.schema)
-    assert [path.read_bytes() for path in raw.paths()] == [path.read_bytes() for path in whole.paths()]
+    assert (raw.classes, raw.labels.tolist(), raw.schema) == (whole.classes, whole.labels.tolist(), whole.schema)
+    assert [path.read_bytes() for path in paths_of(raw)] == [path.read_bytes() for path in paths_of(whole)]
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -132,7 +134,7 @@ def test_damage_is_named_and_never_read_as_something_else(kind: str, directory: 
 
 
 def test_a_link_out_of_the_directory_is_refused(directory: Path, tmp_path: Path) -> None:
-    first = read_labelled_images(directory, PORT).paths()[0]
+    first = read_labelled_images(directory, PORT).path_of(0)
     first.rename(tmp_path / "outside.png")
     first.symlink_to(tmp_path / "outside.png")
     with pytest.raises(InvalidDatasetError, match="a link leads out"):
@@ -221,7 +223,7 @@ def test_object_annotations_in_coco_json_are_no_classes(tmp_path: Path) -> None:
 
 
 def labelled(path: Path, classes: tuple[str, ...], labels: tuple[int, ...]) -> LabelledImages:
-    return LabelledImages(PORT, path, tuple("x" for _ in labels), labels, classes, "image", {})
+    return LabelledImages(PORT, path, FileNames("x" for _ in labels), np.array(labels), classes, "image", {})
 
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     valid = labelled(tmp_path, ("owl", "cat", "dog"), (0, 1, 2, 2))
     matched = match_classes(train, valid)
     assert matched.classes == train.classes
-    assert matched.labels == (2, 0, 1, 1)
+    assert matched.labels.tolist() == [2, 0, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from torchvision.models.googlenet import GoogLeNetOutputs
 from torchvision.models.inception import InceptionOutputs
 
 from train_pytorch_model.data.batches import shuffled
-from train_pytorch_model.data.image_store import ImageStore
+from train_pytorch_model.data.image_store import DecodedImages
 from train_pytorch_model.training.loop import DivergedError, EpochRecord, EpochTiming, Plan, fit
+from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.selection import BestModel
 from train_pytorch_model.training.step import logits_and_loss
 
@@ -27,10 +28,10 @@ def make_network(seed: int = 0) -> nn.Module:
     )
 
 
-def make_images(count: int, seed: int = 0) -> ImageStore:
+def make_images(count: int, seed: int = 0) -> DecodedImages:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 3, 12, 12), dtype=torch.uint8, generator=generator)
-    return ImageStore(pixels, torch.randint(0, 4, (count,), generator=generator))
+    return DecodedImages(pixels, torch.randint(0, 4, (count,), generator=generator))
 
 
 def make_plan(**values: Any) -> Plan:
@@ -43,6 +44,7 @@ def make_plan(**values: Any) -> Plan:
         "patience": 100,
         "seed": 3,
         "print_frequency": 1,
+        "precision": Precision(torch.float32, "cpu"),
     }
     return Plan(**{**defaults, **values})
 
@@ -62,7 +64,7 @@ class Recorder:
         self.records.append(record)
 
 
-def run(network: nn.Module, plan: Plan, train: ImageStore, valid: ImageStore) -> tuple[Recorder, BestModel, bool]:
+def run(network: nn.Module, plan: Plan, train: DecodedImages, valid: DecodedImages) -> tuple[Recorder, BestModel, bool]:
     recorder, best = Recorder(), BestModel()
     stopped = fit(network, train, valid, plan, CPU, best, recorder)
     return recorder, best, stopped

@@ -11,7 +11,7 @@ import torch
 
 from tests import environments
 from tests.making import CLASSES, Inputs, write_class_folders
-from train_pytorch_model.data.batches import on_device
+from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.image_store import decode_all
 from train_pytorch_model.network import describe
 from train_pytorch_model.ports.labelled_images import read_labelled_images
@@ -49,11 +49,11 @@ def our_probabilities(model: Path, data: Path) -> torch.Tensor:
     network = trained.description.build().eval()
     network.load_state_dict(trained.state)
     images = read_labelled_images(data, "Validation dataset")
-    store, unreadable = decode_all(images.paths(), images.labels, (64, 64))
+    store, unreadable = decode_all(images.path_of, images.labels, (64, 64))
     assert not unreadable
-    ((pixels, _),) = on_device(store, [torch.arange(len(store))], torch.device("cpu"))
+    ((pixels, _),) = store.batches([torch.arange(len(store))], torch.device("cpu"))
     with torch.no_grad():
-        return network(pixels).softmax(1)
+        return network(normalised(pixels, torch.contiguous_format)).softmax(1)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.making import ROOT, Inputs, initialize, run_module, write_class_folders, write_image_directory
+from tests.making import ROOT, Inputs, initialize, paths_of, run_module, write_class_folders, write_image_directory
 from tests.test_untrained_model import write_model_with_code
 from train_pytorch_model import training_run
 from train_pytorch_model.designer_core import load_model_spec
@@ -122,10 +122,10 @@ def test_the_best_epoch_is_written_not_the_last(inputs: Inputs) -> None:
     network = describe(spec["module"], spec["class"], spec["init_params"]).build().eval()
     network.load_state_dict(weights(inputs.path / "best"))
     images = read_labelled_images(inputs.valid, "Validation dataset")
-    pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in images.paths()])
+    pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths_of(images)])
     with torch.no_grad():
         logits = network((torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5)
-    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(images.labels)).item()
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(images.labels)).item()
     assert loss == pytest.approx(best["valid_loss"], rel=1e-5)
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from tests.making import write_class_folders
+from tests.making import paths_of, write_class_folders
 from train_pytorch_model.network import describe
 from train_pytorch_model.ports.classes import LABELS_READ_AS_MISSING
 from train_pytorch_model.ports.labelled_images import read_labelled_images
@@ -69,7 +69,7 @@ def test_samples_on_request_are_the_original_bytes(tmp_path: Path) -> None:
     samples = json.loads((write(tmp_path, include_samples=True) / "_samples.json").read_text())
     train = read_labelled_images(tmp_path / "data", "Training dataset")
     assert [base64.b64decode(sample["image"]) for sample in samples] == [
-        path.read_bytes() for path in train.paths()[:3]
+        path.read_bytes() for path in paths_of(train)[:3]
     ]
 
 

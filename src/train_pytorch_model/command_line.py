@@ -75,7 +75,8 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             dest=name,
             type=parse_seed if definition.optional else definition.kind,
             default=TrainingParameters.default(name),
-            metavar=definition.kind.__name__.upper(),
+            choices=definition.choices or None,
+            metavar="|".join(definition.choices) or definition.kind.__name__.upper(),
             help=f"{definition.description} Default: %(default)s.",
         )
     parser.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -23,6 +24,25 @@ def choose_device() -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def fast_half_precision(device: torch.device) -> torch.dtype | None:
+    """The 16-bit type that the hardware multiplies fast, None when there is none.
+
+    bfloat16 on GPUs from Ampere on and on CPUs with AMX or AVX512-BF16; float16 on Volta and Turing (V100, T4).
+    """
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else None
+    return torch.bfloat16 if _cpu_flags() & {"amx_bf16", "avx512_bf16"} else None
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
 
 
 def check_single_process() -> None:

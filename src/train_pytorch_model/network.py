@@ -240,13 +240,50 @@ def check_image_size(
         NetworkError: with the network's own words when it cannot take such a batch.
     """
     network = description.build_without_weights().train(training)
+    _pass_shapes(network, torch.empty(batch_size, 3, *size, device="meta"), num_classes)
+
+
+def _pass_shapes(network: nn.Module, images: torch.Tensor, num_classes: int) -> bool:
+    """Whether the network takes the images; where an operator knows no shapes without data, it cannot be said."""
     try:
         with torch.no_grad():
-            output = network(torch.empty(batch_size, 3, *size, device="meta"))
+            output = network(images)
     except NotImplementedError:
-        return  # an operator that knows no shapes without data: nothing can be said before training
+        return False
     except Exception as error:
         raise NetworkError(str(error)) from error
     logits = output if isinstance(output, torch.Tensor) else output[0]
-    if tuple(logits.shape) != (batch_size, num_classes):
-        raise NetworkError(f"it gives {tuple(logits.shape)} where ({batch_size}, {num_classes}) is expected")
+    if tuple(logits.shape) != (len(images), num_classes):
+        raise NetworkError(f"it gives {tuple(logits.shape)} where ({len(images)}, {num_classes}) is expected")
+    return True
+
+
+def preferred_memory_format(
+    description: NetworkDescription, size: tuple[int, int], num_classes: int
+) -> torch.memory_format:
+    """The order in memory that the network is fastest in: channels last for convolutions, where it can take them.
+
+    A network of a user's own may reshape what it computes in a way that only the usual order allows.
+
+    Args:
+        description: of the network.
+        size: (height, width) of the images in pixels.
+        num_classes: outputs expected of each.
+    """
+    network = description.build_without_weights()
+    if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
+        return torch.contiguous_format
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.empty(2, 3, *size, device="meta").to(memory_format=torch.channels_last)
+    try:
+        takes = _pass_shapes(network.train(), images, num_classes)
+    except NetworkError:
+        takes = False
+    return torch.channels_last if takes else torch.contiguous_format
+
+
+def has_depthwise_convolutions(network: nn.Module) -> bool:
+    """Whether a convolution of the network treats each channel by itself, as those of MobileNet and EfficientNet do."""
+    return any(
+        isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 for module in network.modules()
+    )

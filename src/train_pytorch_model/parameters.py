@@ -29,7 +29,7 @@ class Definition:
     title: str
     """The name in the designer and in messages."""
     kind: type
-    """`int` or `float`."""
+    """`int`, `float` or `str`."""
     description: str
     greater_than: Optional[int] = None
     """Exclusive lower bound."""
@@ -41,10 +41,12 @@ class Definition:
     """Flags of the retired module that mean the same."""
     optional: bool = False
     """Whether "none" is a value."""
+    choices: tuple[str, ...] = ()
+    """The values of a text, the default first."""
 
     def faults(self, value: Any) -> list[ModuleError]:
         """The faults of `value`, none when it lies in the range."""
-        if value is None:
+        if value is None or self.choices:
             return []
         if isinstance(value, float) and abs(value) > LARGEST_FLOAT32:
             return [NotInRangeValueError(self.title, self.at_least, LARGEST_FLOAT32)]
@@ -122,6 +124,39 @@ class TrainingParameters:
         ),
     )
     """Iterations between two lines of progress, > 0."""
+    image_store: str = _parameter(
+        "auto",
+        Definition(
+            "Image store",
+            str,
+            "Where images lie once they are decoded: on the GPU, in memory, in a file, or nowhere.",
+            designer=False,
+            choices=("auto", "device", "memory", "disk", "none"),
+        ),
+    )
+    """Where images lie once they are decoded; "auto" takes the fastest place that has the room."""
+    precision: str = _parameter(
+        "auto",
+        Definition(
+            "Precision",
+            str,
+            "What training steps compute in.",
+            designer=False,
+            choices=("auto", "float32", "bfloat16", "float16"),
+        ),
+    )
+    """What training steps compute in; "auto" takes the fastest that trains as well. Validation is in float32."""
+    compile: str = _parameter(
+        "auto",
+        Definition(
+            "Compile",
+            str,
+            "Whether steps run as one CUDA graph on a GPU.",
+            designer=False,
+            choices=("auto", "on", "off"),
+        ),
+    )
+    """Whether steps run as one CUDA graph on a GPU; "auto" where there are enough of them."""
 
     @classmethod
     def definitions(cls) -> dict[str, Definition]:

@@ -6,6 +6,7 @@ import logging
 import shutil
 from typing import TYPE_CHECKING
 
+from train_pytorch_model.data.decoding import UnreadableImageError
 from train_pytorch_model.device import choose_device
 from train_pytorch_model.errors import TRAINED_MODEL, ModuleOutOfMemoryError, UserError
 from train_pytorch_model.ports.output_directory import OutputDirectory
@@ -13,7 +14,9 @@ from train_pytorch_model.ports.trained_model import write_trained_model
 from train_pytorch_model.preflight import Prepared, Settings, prepare
 from train_pytorch_model.progress import ProgressDisplay
 from train_pytorch_model.tracking import Listeners, MetricsLog, current_run
+from train_pytorch_model.training.captured_step import is_captured
 from train_pytorch_model.training.loop import DivergedError, Plan, fit
+from train_pytorch_model.training.precision import choose_precision
 from train_pytorch_model.training.selection import BestModel
 
 if TYPE_CHECKING:
@@ -39,8 +42,7 @@ def train(settings: Settings, console: Console) -> None:
     display = ProgressDisplay(console, parameters.epochs)
     best = BestModel()
     try:
-        prepared = prepare(settings, display)
-        _say_what_is_trained(prepared, device)
+        prepared = prepare(settings, device, display)
         _fit(prepared, settings, device, best, display)
         with prepared.output.writing() as folder:
             _write(prepared, settings, device, best, folder)
@@ -59,19 +61,9 @@ def train(settings: Settings, console: Console) -> None:
     )  # fmt: skip
 
 
-def _say_what_is_trained(prepared: Prepared, device: torch.device) -> None:
-    height, width = prepared.train.size
-    logger.info(
-        "Training %s on %d images of %dx%d in %d classes, validating on %d, on %s.",
-        prepared.description.name, len(prepared.train), width, height, len(prepared.train_images.classes),
-        len(prepared.valid), device,
-    )  # fmt: skip
-
-
-def _fit(
-    prepared: Prepared, settings: Settings, device: torch.device, best: BestModel, display: ProgressDisplay
-) -> None:
+def _make_plan(prepared: Prepared, settings: Settings, device: torch.device) -> Plan:
     parameters = settings.parameters
+    num_steps = parameters.epochs * (len(prepared.train) // parameters.batch_size)
     plan = Plan(
         num_classes=len(prepared.train_images.classes),
         epochs=parameters.epochs,
@@ -81,7 +73,24 @@ def _fit(
         patience=parameters.patience,
         seed=settings.seed,
         print_frequency=parameters.print_frequency,
+        precision=choose_precision(parameters.precision, device, prepared.network),
+        memory_format=prepared.memory_format,
+        captured=is_captured(parameters.compile, device, num_steps),
     )
+    height, width = prepared.train.size
+    logger.info(
+        "Training %s on %d images of %dx%d in %d classes, validating on %d, on %s in %s.",
+        prepared.description.name, len(prepared.train), width, height, plan.num_classes,
+        len(prepared.valid), device, plan.precision,
+    )  # fmt: skip
+    return plan
+
+
+def _fit(
+    prepared: Prepared, settings: Settings, device: torch.device, best: BestModel, display: ProgressDisplay
+) -> None:
+    parameters = settings.parameters
+    plan = _make_plan(prepared, settings, device)
     # What an earlier run left there must not pass for this run's.
     shutil.rmtree(settings.outputs_path / BEST_CHECKPOINT, ignore_errors=True)
     metrics = MetricsLog(settings.outputs_path, current_run())
@@ -98,6 +107,8 @@ def _fit(
             f"The training loss is no longer a finite number ({error}). "
             f"Lower the learning rate (it is {parameters.learning_rate:g}). {kept} {place}."
         ) from error
+    except UnreadableImageError as error:
+        raise UserError(f"An image has changed while the training went on: {error}. Start the run again.") from error
     if stopped_early:
         logger.info("Stopped early: no new lowest validation loss for %d epochs in a row.", parameters.patience)
     if not best.state:

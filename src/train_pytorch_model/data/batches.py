@@ -1,16 +1,10 @@
-"""Which images make which batch: a pure function of seed and epoch."""
+"""Which images make which batch, a pure function of seed and epoch, and how their pixels become numbers."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import torch
-
-from train_pytorch_model.data.image_store import ImageStore
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def derive_seed(seed: int, purpose: str, epoch: int = 0) -> int:
@@ -36,18 +30,18 @@ def training_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]
     return batches
 
 
-def on_device(
-    store: ImageStore, batches: list[torch.Tensor], device: torch.device
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Give each batch as (images, labels) on the device.
+def normalised(pixels: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:
+    """Bring pixels from 0 … 255 to [-1, 1], on the device where they lie.
 
-    Images are float32 of shape (B, 3, height, width) in [-1, 1], by the same operations in the same order as
-    torchvision's ToTensor and Normalize(0.5, 0.5), so that they equal, to the bit, what Score Image Model sees.
-    Labels are int64 of shape (B,).
+    By the same operations in the same order as torchvision's ToTensor and Normalize(0.5, 0.5), so that they equal, to
+    the bit, what Score Image Model sees.
+
+    Args:
+        pixels: uint8 of shape (B, 3, height, width).
+        memory_format: that the network wants.
+
+    Returns:
+        float32 of the same shape.
     """
-    for batch in batches:
-        pixels, labels = store.pixels[batch], store.labels[batch]
-        if device.type == "cuda":
-            pixels, labels = pixels.pin_memory(), labels.pin_memory()
-        images = pixels.to(device, non_blocking=True).float().div_(255).sub_(0.5).div_(0.5)
-        yield images, labels.to(device, non_blocking=True)
+    images = pixels.to(torch.float32, memory_format=memory_format)
+    return images.div_(255).sub_(0.5).div_(0.5)

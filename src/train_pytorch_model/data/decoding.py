@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, TypeVar
 
 import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
     from pathlib import Path
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -43,7 +47,8 @@ def decode(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            # Converting RGB to RGB would only copy it.
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except Exception as error:  # as above
         raise UnreadableImageError(_reason(error)) from error
 
@@ -56,17 +61,36 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def common_size(sizes: Sequence[Size | None]) -> Size | None:
-    """The size that most images have, None when there is none."""
-    counts = Counter(size for size in sizes if size is not None)
-    return counts.most_common(1)[0][0] if counts else None
-
-
-def in_threads(work: Callable[[int], object], count: int) -> Iterator[object]:
+def in_threads(work: Callable[[int], _Result], count: int, *, at_once: int = 64) -> Iterator[_Result]:
     """`work(0)`, `work(1)`, … `work(count - 1)`, done side by side, given in order.
 
     Decoders release the interpreter's lock, so threads use all cores and share one array.
+
+    Args:
+        work: what to do with each number.
+        count: of numbers.
+        at_once: numbers that a thread takes at a time.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chunks = (range(start, min(start + at_once, count)) for start in range(0, count, at_once))
     with ThreadPoolExecutor(max_workers=cores) as pool:
-        yield from pool.map(work, range(count))
+        # A bounded number of chunks under way: a million futures at once would be a gigabyte.
+        under_way: deque[Future[list[_Result]]] = deque()
+        for chunk in chunks:
+            under_way.append(pool.submit(lambda numbers: [work(number) for number in numbers], chunk))
+            if len(under_way) > 4 * cores:
+                yield from under_way.popleft().result()
+        while under_way:
+            yield from under_way.popleft().result()
+
+
+def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item], *, by: int = 2) -> Iterator[_Result]:
+    """`work(item)` for each item in order, done in a thread that is up to `by` items ahead of whoever asks."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        under_way: deque[Future[_Result]] = deque()
+        for item in items:
+            under_way.append(pool.submit(work, item))
+            if len(under_way) > by:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()

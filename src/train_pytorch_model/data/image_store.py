@@ -1,34 +1,57 @@
-"""Every image decoded once, into one array."""
+"""The images of a dataset, ready for training: decoded once into one array, or decoded anew in every epoch."""
 
 from __future__ import annotations
 
-import logging
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, Protocol
 
+import numpy as np
 import torch
 
-from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode, in_threads
+from train_pytorch_model.data.decoding import Size, UnreadableImageError, ahead, decode, in_threads
+from train_pytorch_model.data.placement import allocate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-logger = logging.getLogger(__name__)
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Pixels, uint8 of shape (B, 3, height, width), and labels, int64 of shape (B,)."""
 
-# Share of the free memory that decoded images may take; the rest is the network's.
-_MEMORY_SHARE = 0.5
+_CPU = torch.device("cpu")
+# Decoded on the host before each copy to a GPU.
+_STAGING_BYTES = 64 * 2**20
+
+
+class ImageStore(Protocol):
+    """Images with their labels."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def batches(self, batches: Sequence[torch.Tensor], device: torch.device) -> Iterator[Batch]:
+        """Give batches on the device.
+
+        Args:
+            batches: indices of the images of each batch, int64 of shape (B,), on the CPU.
+            device: where they are wanted.
+        """
 
 
 @dataclass(frozen=True)
-class ImageStore:
-    """Decoded images with their labels."""
+class DecodedImages:
+    """Images decoded once, on the host, in a mapped file or on a GPU."""
 
     pixels: torch.Tensor
-    """uint8 of shape (N, 3, height, width), on the host."""
+    """uint8 of shape (N, 3, height, width); the colours of a pixel lie side by side when `decode_all` made it."""
     labels: torch.Tensor
-    """int64 of shape (N,)."""
+    """int64 of shape (N,), on the same device."""
+    is_mapped: bool = False
+    """Whether the pixels lie in a file, where reading them may take time."""
 
     def __len__(self) -> int:
         """The number of images."""
@@ -39,72 +62,152 @@ class ImageStore:
         """(height, width) in pixels."""
         return self.pixels.shape[2], self.pixels.shape[3]
 
+    def batches(self, batches: Sequence[torch.Tensor], device: torch.device) -> Iterator[Batch]:
+        """Give batches on the device; see `ImageStore`."""
+        if self.pixels.is_cuda:
+            return self._resident(batches)
+        gathered = (
+            ahead(self._gather, batches) if device.type == "cuda" or self.is_mapped else map(self._gather, batches)
+        )
+        return (_to_device(batch, device) for batch in gathered)
+
+    def _resident(self, batches: Sequence[torch.Tensor]) -> Iterator[Batch]:
+        """Batches of what lies on the GPU: one copy of all indices, and then nothing that the host waits for."""
+        if not batches:
+            return
+        indices = torch.cat(list(batches)).pin_memory().to(self.pixels.device, non_blocking=True)
+        rows = self.pixels.permute(0, 2, 3, 1)
+        for batch in torch.split(indices, [len(batch) for batch in batches]):
+            yield rows.index_select(0, batch).permute(0, 3, 1, 2), self.labels.index_select(0, batch)
+
+    def _gather(self, batch: torch.Tensor) -> Batch:
+        # By numpy: its copying is one thread's work, while torch would raise a second team of threads here.
+        rows = self.pixels.permute(0, 2, 3, 1).numpy()[batch.numpy()]
+        return torch.from_numpy(rows).permute(0, 3, 1, 2), self.labels[batch]
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Images that stay in their files and are decoded whenever they are asked for."""
+
+    path_of: Callable[[int], Path]
+    """The file of the image at an index."""
+    labels: torch.Tensor
+    """int64 of shape (N,), on the CPU."""
+    size: Size
+    """(height, width) in pixels."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+    def batches(self, batches: Sequence[torch.Tensor], device: torch.device) -> Iterator[Batch]:
+        """Give batches on the device; see `ImageStore`.
+
+        Raises:
+            UnreadableImageError: naming a file that has changed since it was checked.
+        """
+        return (_to_device(batch, device) for batch in ahead(self._decode, batches))
+
+    def _decode(self, batch: torch.Tensor) -> Batch:
+        rows = np.empty((len(batch), *self.size, 3), dtype=np.uint8)
+
+        def work(position: int) -> None:
+            path = self.path_of(int(batch[position]))
+            try:
+                rows[position] = _decode_sized(path, self.size)
+            except UnreadableImageError as error:
+                raise UnreadableImageError(f"{path}: {error}") from error
+
+        for _ in in_threads(work, len(batch), at_once=1):
+            pass
+        return torch.from_numpy(rows).permute(0, 3, 1, 2), self.labels[batch]
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    if device.type != "cuda":
+        return batch
+    pixels, labels = batch
+    # Pinned memory is what a copy can read from while the host goes on; contiguous rows keep it one copy.
+    rows = pixels.permute(0, 2, 3, 1).pin_memory().to(device, non_blocking=True)
+    return rows.permute(0, 3, 1, 2), labels.pin_memory().to(device, non_blocking=True)
+
 
 def decode_all(
-    paths: Sequence[Path],
-    labels: Sequence[int],
+    path_of: Callable[[int], Path],
+    labels: np.ndarray,
     size: Size,
+    *,
+    place: str = "memory",
+    device: torch.device = _CPU,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[ImageStore, dict[int, str]]:
     """Decode images, all of the size `size`, side by side into one array.
 
     Args:
-        paths: of N image files.
-        labels: of each.
+        path_of: the file of the image at an index.
+        labels: of each, int64 of shape (N,).
         size: (height, width) in pixels.
+        place: "device", "memory" or "disk"; "none" decodes each image only to see that it can be.
+        device: that trains.
         advance: called once an image.
 
     Returns:
         The images that could be read, in order, and for each of the others its index and the reason.
-    """
-    pixels = _allocate((len(paths), 3, *size))
-    unreadable: dict[int, str] = {}
 
-    def work(index: int) -> str | None:
+    Raises:
+        PlacementError: when the disk is full.
+    """
+    unreadable: dict[int, str] = {}
+    rows = allocate(place, (0 if place == "none" else len(labels), *size, 3), device)
+    staging_images = max(1, _STAGING_BYTES // (size[0] * size[1] * 3)) if rows.is_cuda else len(labels)
+    for start in range(0, len(labels), max(1, staging_images)):
+        count = min(staging_images, len(labels) - start)
+        if place == "none":
+            target = None
+        elif rows.is_cuda:
+            target = torch.empty((count, *size, 3), dtype=torch.uint8, pin_memory=True).numpy()
+        else:
+            target = rows.numpy()
+        for index, reason in enumerate(_decode_block(path_of, start, count, size, target), start=start):
+            if reason is not None:
+                unreadable[index] = reason
+            advance()
+        if rows.is_cuda and target is not None:
+            rows[start : start + count].copy_(torch.from_numpy(target))
+    kept = np.setdiff1d(np.arange(len(labels)), list(unreadable))
+    kept_labels = torch.from_numpy(labels[kept])
+    if place == "none":
+        return EncodedImages(lambda index: path_of(int(kept[index])), kept_labels, size), unreadable
+    # Close the gaps in place: an advanced index would copy the whole array.
+    for position, index in enumerate(kept.tolist() if unreadable else ()):
+        if position != index:
+            rows[position].copy_(rows[index])
+    pixels = rows[: len(kept)].permute(0, 3, 1, 2)
+    return DecodedImages(pixels, kept_labels.to(rows.device), is_mapped=place == "disk"), unreadable
+
+
+def _decode_block(
+    path_of: Callable[[int], Path], start: int, count: int, size: Size, target: np.ndarray | None
+) -> Iterator[str | None]:
+    """Decode `count` images from `start` into the first rows of `target`; give the reason for each that cannot be."""
+
+    def work(number: int) -> str | None:
         try:
-            image = decode(paths[index])
+            image = _decode_sized(path_of(start + number), size)
         except UnreadableImageError as error:
             return str(error)
-        if image.shape[:2] != size:
-            return f"it is {image.shape[1]}x{image.shape[0]}, though its header says {size[1]}x{size[0]}"
-        pixels[index].copy_(torch.from_numpy(image.copy()).permute(2, 0, 1))
+        if target is not None:
+            target[number] = image
         return None
 
-    for index, reason in enumerate(in_threads(work, len(paths))):
-        if isinstance(reason, str):
-            unreadable[index] = reason
-        advance()
-    kept_labels = torch.tensor(labels, dtype=torch.int64)
-    if unreadable:
-        kept = [index for index in range(len(paths)) if index not in unreadable]
-        # Close the gaps in place: an advanced index would copy the whole array.
-        for position, index in enumerate(kept):
-            if position != index:
-                pixels[position].copy_(pixels[index])
-        pixels, kept_labels = pixels[: len(kept)], kept_labels[kept]
-    return ImageStore(pixels, kept_labels), unreadable
+    return in_threads(work, count)
 
 
-def _allocate(shape: tuple[int, ...]) -> torch.Tensor:
-    num_bytes = 1
-    for length in shape:
-        num_bytes *= length
-    available = _available_memory_bytes()
-    if num_bytes <= _MEMORY_SHARE * available:
-        return torch.empty(shape, dtype=torch.uint8)
-    logger.info(
-        "%.1f GiB of images do not fit into memory (%.1f GiB free): they lie in a file under %s.",
-        num_bytes / 2**30, available / 2**30, tempfile.gettempdir(),
-    )  # fmt: skip
-    with tempfile.NamedTemporaryFile(prefix="images-") as file:
-        file.truncate(num_bytes)
-        # The mapping outlives the name: the space comes back when the process ends, however it ends.
-        return torch.from_file(file.name, shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
-
-
-def _available_memory_bytes() -> float:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return float("inf")  # no Linux: let the allocation itself say
+def _decode_sized(path: Path, size: Size) -> np.ndarray:
+    image = decode(path)
+    if image.shape[:2] != size:
+        raise UnreadableImageError(
+            f"it is {image.shape[1]}x{image.shape[0]}, though its header says {size[1]}x{size[0]}"
+        )
+    return image

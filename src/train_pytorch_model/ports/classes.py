@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import name_some
@@ -55,7 +56,7 @@ def warn_of_classes(train: LabelledImages, valid: LabelledImages) -> None:
     if len(train.classes) == 1:
         logger.warning("There is one class, %r: every image will be scored as it.", train.classes[0])
     for images in (train, valid):
-        counts = Counter(images.labels)
-        empty = [name for number, name in enumerate(images.classes) if not counts[number]]
+        counts = np.bincount(images.labels, minlength=len(images.classes))
+        empty = [name for name, count in zip(images.classes, counts) if not count]
         if empty:
             logger.warning("%s has no image of %s.", images.where, name_some(empty))

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
 from train_pytorch_model.messages import join_some
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 META_FILE = "_meta.yaml"
 _MARKERS = (META_FILE, "images.lst", "_schema.json")
@@ -60,29 +63,42 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def read_items(path: Path, port: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Read the schema and the items of an ImageDirectory, strictly.
+def read_schema(path: Path, where: str) -> tuple[dict[str, Any], Path]:
+    """Read the schema of an ImageDirectory, strictly.
 
     Args:
         path: the directory.
-        port: its name in messages.
+        where: the port and the path, for messages.
 
     Returns:
-        The schema and the items, one dict a line of the image list.
+        The schema, and the file of the image list.
 
     Raises:
-        InvalidDatasetError: for any damage; it names the file, and the line where there is one.
+        InvalidDatasetError: for any damage; it names the file.
     """
-    where = f"{port} {path}"
     try:
         meta = read_meta(path)
         if meta.get("type") != "ImageDirectory":
             raise ValueError(f"{META_FILE} says type {meta.get('type')!r} where an ImageDirectory is expected")
-        schema = _read_schema(_named_file(path, meta, "schema"))
-        items = _read_lines(_named_file(path, meta, "image_list"))
+        return _read_schema(_named_file(path, meta, "schema")), _named_file(path, meta, "image_list")
     except ValueError as error:
         raise InvalidDatasetError(where, str(error), _REBUILD) from error
-    return schema, items
+
+
+def read_items(file: Path, where: str) -> Iterator[dict[str, Any]]:
+    """Read an image list, strictly, one dict a line; a list of millions of lines never lies in memory as a whole.
+
+    Args:
+        file: of the image list.
+        where: the port and the path, for messages.
+
+    Raises:
+        InvalidDatasetError: for any damage; it names the file, and the line where there is one.
+    """
+    try:
+        yield from _read_lines(file)
+    except ValueError as error:
+        raise InvalidDatasetError(where, str(error), _REBUILD) from error
 
 
 def _named_file(path: Path, meta: dict[str, Any], key: str) -> Path:
@@ -107,8 +123,8 @@ def _read_schema(file: Path) -> dict[str, Any]:
     return dict(schema)
 
 
-def _read_lines(file: Path) -> list[dict[str, Any]]:
-    items = []
+def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
+    number = 0
     try:
         with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
@@ -120,12 +136,11 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
                     raise ValueError(f"{file.name} line {number} is no JSON: {error}") from error
                 if not isinstance(item, dict):
                     raise ValueError(f"{file.name} line {number} is no JSON object")
-                items.append(item)
+                yield item
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file.name} cannot be read: {error}") from error
-    if not items:
+    if not number:
         raise ValueError(f"{file.name} lists no image")
-    return items
 
 
 def read_columns(schema: dict[str, Any], where: str) -> Columns:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
 from train_pytorch_model.messages import join_some, name_some
-from train_pytorch_model.ports.image_list import Columns, is_image_directory, is_inside, read_columns, read_items
+from train_pytorch_model.ports.file_names import FileNames
+from train_pytorch_model.ports.image_list import (
+    Columns,
+    is_image_directory,
+    is_inside,
+    read_columns,
+    read_items,
+    read_schema,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -21,15 +36,15 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """A labelled dataset as its port holds it."""
+    """A labelled dataset as its port holds it, compact: a million images take some 40 MB."""
 
     port: str
     """The port's name in messages."""
     path: Path
-    files: tuple[str, ...]
+    files: FileNames
     """Relative to `path`, in the order of the image list."""
-    labels: tuple[int, ...]
-    """Index into `classes`, one a file."""
+    labels: np.ndarray
+    """Index into `classes`, one a file: int64 of shape (N,)."""
     classes: tuple[str, ...]
     """In the order of the category ids."""
     image_column: str
@@ -46,17 +61,20 @@ class LabelledImages:
         """Port and path, as messages name the dataset."""
         return f"{self.port} {self.path}"
 
-    def paths(self) -> list[Path]:
-        """The files' full paths."""
-        return [self.path / file for file in self.files]
+    def path_of(self, index: int) -> Path:
+        """The full path of the file at `index`."""
+        return self.path / self.files[index]
+
+    def subset(self, indices: Iterable[int]) -> LabelledImages:
+        """Some of the images, in the order of `indices`."""
+        kept = np.fromiter(indices, dtype=np.int64)
+        return replace(self, files=FileNames(self.files[index] for index in kept), labels=self.labels[kept])
 
     def ordered_as(self, classes: tuple[str, ...]) -> LabelledImages:
         """The same images with labels that index `classes`, matched by name."""
         index = {name: number for number, name in enumerate(classes)}
-        labels = tuple(index[self.classes[label]] for label in self.labels)
-        return LabelledImages(
-            self.port, self.path, self.files, labels, classes, self.image_column, self.schema, self.unreadable
-        )
+        places = np.array([index[name] for name in self.classes], dtype=np.int64)
+        return replace(self, classes=classes, labels=places[self.labels])
 
 
 def read_labelled_images(path: Path, port: str) -> LabelledImages:
@@ -83,29 +101,32 @@ def _read(path: Path, port: str, where: str) -> LabelledImages:
         raise InvalidDatasetError(where, f"the input path {found}", "Give the folder of an ImageDirectory.")
     if not any(path.iterdir()):
         raise InvalidDatasetError(where, "the input folder is empty", "Give the folder of an ImageDirectory.")
-    if is_image_directory(path):
-        schema, items = read_items(path, port)
-        columns = read_columns(schema, where)
-        _check_files(items, columns, path, where)
-        _load_checked(path, where, items, schema)
-        unreadable: tuple[tuple[str, str], ...] = ()
-    else:
+    if not is_image_directory(path):
         directory = _load_raw(path, where)
-        items, schema = directory.image_list, directory.schema
-        columns = read_columns(schema, where)
-        unreadable = _files_not_taken(path, items, columns)
-    return _labelled(path, port, items, columns, schema, unreadable)
+        columns = read_columns(directory.schema, where)
+        unreadable = _files_not_taken(path, directory.image_list, columns)
+        return _labelled(path, port, directory.image_list, columns, directory.schema, unreadable)
+    schema, list_file = read_schema(path, where)
+    columns = read_columns(schema, where)
+    images = _labelled(path, port, _checked(read_items(list_file, where), columns, path, where), columns, schema)
+    _load_as_designer_core_does(path, where, list_file, schema)
+    return images
 
 
-def _load_checked(path: Path, where: str, items: list[dict[str, Any]], schema: dict[str, Any]) -> None:
-    """Load an ImageDirectory with designer-core's helper, and make sure that it reads what the files say."""
+def _load_as_designer_core_does(path: Path, where: str, list_file: Path, schema: dict[str, Any]) -> None:
+    """Load an ImageDirectory with designer-core's helper, and make sure that it reads what the files say.
+
+    Its list of dicts, a gigabyte for a million images, is held against the files line by line and let go.
+    """
     try:
         directory = designer_core.load_image_directory(path)
     except FileNotFoundError:
         return  # the first image is missing; it is told with all others that cannot be read
     except (ValueError, OSError, TypeError, KeyError) as error:
         raise InvalidDatasetError(where, f"designer-core cannot load it: {error}") from error
-    if directory.image_list != items or directory.schema.get("columnAttributes") != schema["columnAttributes"]:
+    pairs = zip_longest(directory.image_list, read_items(list_file, where))
+    same_items = all(item == line for item, line in pairs)
+    if not same_items or directory.schema.get("columnAttributes") != schema["columnAttributes"]:
         raise InvalidDatasetError(where, "designer-core reads it as something else than its files say")
 
 
@@ -162,8 +183,8 @@ def _files_not_taken(path: Path, items: list[dict[str, Any]], columns: Columns) 
     return tuple((name, "it cannot be identified as an image") for name in sorted(set(present) - taken))
 
 
-def _check_files(items: list[dict[str, Any]], columns: Columns, path: Path, where: str) -> None:
-    """Refuse names that leave the directory and images that lie at an address."""
+def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, where: str) -> Iterator[dict[str, Any]]:
+    """Pass the items on; refuse names that leave the directory and images that lie at an address."""
     faults: list[str] = []
     real_root = os.path.realpath(path)
     real_folders: dict[str, str] = {}
@@ -186,6 +207,8 @@ def _check_files(items: list[dict[str, Any]], columns: Columns, path: Path, wher
             faults.append(f"line {number} names {names[-1]!r}, which a link leads out of the directory")
         elif info.get("coco_url") and not os.path.exists(full):
             faults.append(f"line {number} gives an address instead of a file; images are not fetched")
+        else:
+            yield item
     if faults:
         raise InvalidDatasetError(where, f"in the image list, {join_some(faults)}")
 
@@ -193,17 +216,18 @@ def _check_files(items: list[dict[str, Any]], columns: Columns, path: Path, wher
 def _labelled(
     path: Path,
     port: str,
-    items: list[dict[str, Any]],
+    items: Iterable[dict[str, Any]],
     columns: Columns,
     schema: dict[str, Any],
-    unreadable: tuple[tuple[str, str], ...],
+    unreadable: tuple[tuple[str, str], ...] = (),
 ) -> LabelledImages:
     where = f"{port} {path}"
     index = {name: number for number, name in enumerate(columns.categories)}
-    files: list[str] = []
-    labels: list[int] = []
+    files = FileNames()
+    labels = array("q")
     unlabelled: list[str] = []
     unknown: list[str] = []
+    number = 0
     for number, item in enumerate(items, start=1):
         file = _file_of(item, columns)
         if file is None:
@@ -224,15 +248,15 @@ def _labelled(
             "Labels must be written as the schema's categories are.",
         )
     if not files:
-        raise NotLabeledDatasetError(where, f"None of its {len(items)} images has a label.")
+        raise NotLabeledDatasetError(where, f"None of its {number} images has a label.")
     if unlabelled:
         logger.warning(
             "%s: %d of %d images have no label and are not used: %s.",
-            where, len(unlabelled), len(items), name_some(unlabelled),
+            where, len(unlabelled), number, name_some(unlabelled),
         )  # fmt: skip
     hidden = [name for name in columns.categories if name.startswith(".ipynb_checkpoints") or name == "__MACOSX"]
     if hidden:
         raise InvalidDatasetError(where, f"the category {name_some(hidden)} is a hidden folder taken for a class")
     return LabelledImages(
-        port, path, tuple(files), tuple(labels), columns.categories, columns.image, schema, unreadable
+        port, path, files, np.frombuffer(labels, dtype=np.int64), columns.categories, columns.image, schema, unreadable
     )

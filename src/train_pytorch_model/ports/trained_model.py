@@ -96,7 +96,8 @@ def _sample(train: LabelledImages, number: int, image: bytes) -> dict[str, Any]:
 
 
 def _samples(train: LabelledImages) -> list[dict[str, Any]]:
-    return [_sample(train, number, path.read_bytes()) for number, path in enumerate(train.paths()[:_NUM_SAMPLES])]
+    numbers = range(min(_NUM_SAMPLES, len(train)))
+    return [_sample(train, number, train.path_of(number).read_bytes()) for number in numbers]
 
 
 def _blank_sample(train: LabelledImages, image_size: tuple[int, int]) -> dict[str, Any]:

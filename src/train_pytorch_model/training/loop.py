@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Callable, Protocol
 
 import torch
 
-from train_pytorch_model.data.batches import derive_seed, on_device, shuffled, training_batches
+from train_pytorch_model.data.batches import derive_seed, normalised, shuffled, training_batches
+from train_pytorch_model.training.captured_step import CapturedStep
 from train_pytorch_model.training.metrics import Averages, RunningSums
 from train_pytorch_model.training.schedule import learning_rate
 from train_pytorch_model.training.selection import BestModel, EarlyStopping
-from train_pytorch_model.training.step import logits_and_loss, make_optimizer, train_step
+from train_pytorch_model.training.step import TrainingStep, logits_and_loss
 
 if TYPE_CHECKING:
     from torch import nn
 
     from train_pytorch_model.data.image_store import ImageStore
+    from train_pytorch_model.training.precision import Precision
+
+# Without gradients a batch takes less memory, and a GPU does more of them at once for the same time.
+_VALIDATION_BATCHES_ON_GPU = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,11 @@ class Plan:
     patience: int
     seed: int
     print_frequency: int
+    precision: Precision
+    """Of training; validation is in float32, so that it says what Score Image Model will."""
+    memory_format: torch.memory_format = torch.contiguous_format
+    captured: bool = False
+    """Whether steps run as a CUDA graph."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +121,16 @@ def fit(
     Raises:
         DivergedError: when the training loss is not finite.
     """
-    optimizer = make_optimizer(network, plan.learning_rate)
+    step = TrainingStep(network, plan.num_classes, device, plan.memory_format, plan.precision)
+    run_step = CapturedStep(step, plan.batch_size) if plan.captured else step
     stopping = EarlyStopping(plan.patience)
     for epoch in range(1, plan.epochs + 1):
         rate = learning_rate(epoch - 1, peak=plan.learning_rate, epochs=plan.epochs, warmup_epochs=plan.warmup_epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         # Dropout and its like draw from the global generator: seeded anew, an epoch depends on nothing before it.
         torch.manual_seed(derive_seed(plan.seed, "epoch", epoch))
         started = time.perf_counter()
-        trained = _train_epoch(network, optimizer, train, plan, device, epoch, listener)
+        step.begin_epoch(rate)
+        trained = train_epoch(step, run_step, train, plan, device, epoch, listener)
         trained_at = time.perf_counter()
         validated = evaluate(network, valid, plan, device)
         validated_at = time.perf_counter()
@@ -146,31 +156,43 @@ def fit(
     return False
 
 
-def _train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+def train_epoch(
+    step: TrainingStep,
+    run_step: Callable[[torch.Tensor, torch.Tensor], None],
     train: ImageStore,
     plan: Plan,
     device: torch.device,
     epoch: int,
     listener: Listener,
 ) -> Averages:
-    network.train()
+    """Learn from every image once.
+
+    Args:
+        step: holds the loss and the sums; its epoch has begun.
+        run_step: does a step: `step` itself, or its replay.
+        train: images to learn from.
+        plan: how.
+        device: where.
+        epoch: from 1.
+        listener: hears of progress.
+
+    Raises:
+        DivergedError: when the training loss is not finite.
+    """
     batches = training_batches(shuffled(len(train), plan.seed, epoch), plan.batch_size)
     listener.epoch_started(epoch, len(batches))
-    sums = RunningSums.zero(plan.num_classes, device)
-    for iteration, (images, labels) in enumerate(on_device(train, batches, device), start=1):
-        logits, loss = train_step(network, optimizer, images, labels)
-        sums.add(loss, logits, labels)
+    for iteration, (pixels, labels) in enumerate(train.batches(batches, device), start=1):
+        run_step(pixels, labels)
         read = iteration % plan.print_frequency == 0
         shown = None
         if read or iteration == len(batches):
-            shown, total = torch.stack((loss.double(), sums.totals[0])).tolist()
+            # The one place within an epoch where the host waits for the device.
+            shown, total = torch.stack((step.loss, step.sums.totals[0])).tolist()
             # A loss that was not finite once has left its mark on the sum.
             if not math.isfinite(total):
                 raise DivergedError(epoch, iteration)
         listener.iteration_done(epoch, iteration, shown if read else None)
-    return sums.read()
+    return step.sums.read()
 
 
 @torch.no_grad()
@@ -178,8 +200,9 @@ def evaluate(network: nn.Module, images: ImageStore, plan: Plan, device: torch.d
     """Loss and accuracy over all images, each counted once, in float32 and evaluation mode."""
     network.eval()
     sums = RunningSums.zero(plan.num_classes, device)
-    batches = list(torch.split(torch.arange(len(images)), plan.batch_size))
-    for pixels, labels in on_device(images, batches, device):
-        logits, loss = logits_and_loss(network(pixels), labels)
+    batch_size = plan.batch_size * (_VALIDATION_BATCHES_ON_GPU if device.type == "cuda" else 1)
+    batches = torch.split(torch.arange(len(images)), batch_size)
+    for pixels, labels in images.batches(batches, device):
+        logits, loss = logits_and_loss(network(normalised(pixels, plan.memory_format)), labels)
         sums.add(loss, logits, labels)
     return sums.read()

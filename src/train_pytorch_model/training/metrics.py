@@ -25,14 +25,13 @@ class RunningSums:
     """Loss and correct predictions, each image counted once."""
 
     totals: torch.Tensor
-    """float64 of shape (3,): loss, top-1 correct, top-5 correct."""
+    """float64 of shape (4,): loss, top-1 correct, top-5 correct, images; always at the same address."""
     has_top5: bool
-    num_images: int = 0
 
     @classmethod
     def zero(cls, num_classes: int, device: torch.device) -> RunningSums:
         """Sums over no image."""
-        return cls(torch.zeros(3, dtype=torch.float64, device=device), num_classes > TOP_K)
+        return cls(torch.zeros(4, dtype=torch.float64, device=device), num_classes > TOP_K)
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Add a batch.
@@ -44,10 +43,15 @@ class RunningSums:
         """
         count = len(labels)
         hits = logits.topk(TOP_K if self.has_top5 else 1, dim=1).indices == labels[:, None]
-        self.totals += torch.stack((loss.double() * count, hits[:, 0].sum().double(), hits.sum().double()))
-        self.num_images += count
+        self.totals[:3] += torch.stack((loss.double() * count, hits[:, 0].sum().double(), hits.sum().double()))
+        self.totals[3] += count
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.totals.zero_()
 
     def read(self) -> Averages:
         """The means; the one place where the host waits for the device."""
-        loss, top1, top5 = (self.totals / self.num_images).tolist()
-        return Averages(loss, top1, top5 if self.has_top5 else None, self.num_images)
+        loss, top1, top5, num_images = self.totals.tolist()
+        averages = (loss / num_images, top1 / num_images, top5 / num_images if self.has_top5 else None)
+        return Averages(*averages, num_images=int(num_images))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -10,19 +10,18 @@ from torch.nn import functional
 from torchvision.models.googlenet import GoogLeNetOutputs
 from torchvision.models.inception import InceptionOutputs
 
+from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.training.metrics import RunningSums
+
+if TYPE_CHECKING:
+    from train_pytorch_model.training.precision import Precision
+
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
 # Share of an auxiliary head in the loss: 0.3 of each in GoogLeNet (Szegedy et al. 2015, "Going deeper with
 # convolutions", section 5); 0.4 for Inception v3, as in PyTorch's tutorial on fine-tuning torchvision's networks.
 GOOGLENET_AUXILIARY_WEIGHT = 0.3
 INCEPTION_AUXILIARY_WEIGHT = 0.4
-
-
-def make_optimizer(network: nn.Module, learning_rate: float) -> torch.optim.SGD:
-    """Stochastic gradient descent with Nesterov momentum 0.9 and weight decay 1e-4 on every parameter."""
-    return torch.optim.SGD(
-        network.parameters(), lr=learning_rate, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY
-    )
 
 
 def logits_and_loss(output: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,37 +32,80 @@ def logits_and_loss(output: Any, labels: torch.Tensor) -> tuple[torch.Tensor, to
         labels: int64 of shape (B,).
 
     Returns:
-        Logits of shape (B, num_classes) and a scalar loss.
+        Logits of shape (B, num_classes) and a scalar loss, both float32 whatever the network computed in.
     """
     if isinstance(output, torch.Tensor):
-        return output, functional.cross_entropy(output, labels)
-    logits = output.logits if hasattr(output, "logits") else output[0]
+        output = (output,)
+    logits = output[0].float()
     loss = functional.cross_entropy(logits, labels)
     if isinstance(output, InceptionOutputs) and output.aux_logits is not None:
-        loss = loss + INCEPTION_AUXILIARY_WEIGHT * functional.cross_entropy(output.aux_logits, labels)
+        loss = loss + INCEPTION_AUXILIARY_WEIGHT * functional.cross_entropy(output.aux_logits.float(), labels)
     if isinstance(output, GoogLeNetOutputs):
         for auxiliary in (output.aux_logits1, output.aux_logits2):
             if auxiliary is not None:
-                loss = loss + GOOGLENET_AUXILIARY_WEIGHT * functional.cross_entropy(auxiliary, labels)
+                loss = loss + GOOGLENET_AUXILIARY_WEIGHT * functional.cross_entropy(auxiliary.float(), labels)
     return logits, loss
 
 
-def train_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Learn from one batch.
+class TrainingStep:
+    """Learns from one batch after another, and keeps the sums of the epoch on the device.
 
-    Args:
-        network: in training mode.
-        optimizer: of its parameters.
-        images: float32 of shape (B, 3, height, width).
-        labels: int64 of shape (B,).
-
-    Returns:
-        Logits and loss from before the update, detached.
+    Whatever it writes lies at one address from the first step to the last, so that a CUDA graph can hold it, and
+    nothing in it makes the host wait for the device.
     """
-    optimizer.zero_grad(set_to_none=True)
-    logits, loss = logits_and_loss(network(images), labels)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return logits.detach(), loss.detach()
+
+    def __init__(
+        self, network: nn.Module, num_classes: int, device: torch.device, memory_format: torch.memory_format,
+        precision: Precision,
+    ) -> None:  # fmt: skip
+        """Make a step.
+
+        Args:
+            network: on the device; trained in place.
+            num_classes: of its outputs.
+            device: where.
+            memory_format: that the network computes in.
+            precision: that it computes in.
+        """
+        self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        """Of the last batch."""
+        self.sums = RunningSums.zero(num_classes, device)
+        """Of the epoch."""
+        self._memory_format = memory_format
+        self._precision = precision
+        self._scaler = precision.make_scaler()
+        # A graph reads the learning rate anew in each replay, so on a GPU it lies there.
+        self._learning_rate = torch.zeros((), device=device) if device.type == "cuda" else 0.0
+        self._optimizer = torch.optim.SGD(
+            network.parameters(), lr=self._learning_rate, momentum=MOMENTUM, nesterov=True,
+            weight_decay=WEIGHT_DECAY, fused=True,
+        )  # fmt: skip
+
+    def begin_epoch(self, learning_rate: float) -> None:
+        """Set the learning rate, put the network into training mode and begin the sums anew."""
+        self.network.train()
+        self.sums.reset()
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(learning_rate)
+            else:
+                group["lr"] = learning_rate
+
+    def __call__(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        """Learn from one batch.
+
+        Args:
+            pixels: uint8 of shape (B, 3, height, width), on the device.
+            labels: int64 of shape (B,), likewise.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        images = normalised(pixels, self._memory_format)
+        with self._precision.context():
+            output = self.network(images)
+        logits, loss = logits_and_loss(output, labels)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self.loss.copy_(loss.detach())
+        self.sums.add(loss.detach(), logits.detach(), labels)

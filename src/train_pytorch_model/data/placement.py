@@ -1,0 +1,131 @@
+"""Where decoded images can lie: what room there is, and which place to take."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+# Share of the free memory that decoded images may take where a person did not choose; the rest is the network's.
+_MEMORY_SHARE = 0.5
+
+
+class PlacementError(Exception):
+    """The images do not fit where they are wanted; the text says what is needed and what is there."""
+
+
+def choose_place(wanted: str, num_bytes: int, device: torch.device) -> str:
+    """Choose where decoded images are to lie, and log it.
+
+    Args:
+        wanted: "device", "memory", "disk", "none", or "auto" for the first of them that has the room.
+        num_bytes: of all decoded images together.
+        device: that trains. Where it is the CPU, its memory is the host's, and "device" means "memory".
+
+    Returns:
+        "device", "memory", "disk" or "none".
+
+    Raises:
+        PlacementError: when the images do not fit into the place asked for.
+    """
+    room = {"memory": available_memory_bytes(), "disk": float(shutil.disk_usage(tempfile.gettempdir()).free)}
+    if device.type == "cuda":
+        room = {"device": float(torch.cuda.mem_get_info(device)[0]), **room}
+    if wanted == "device" and "device" not in room:
+        wanted = "memory"
+    if wanted == "auto":
+        share = {"device": _MEMORY_SHARE, "memory": _MEMORY_SHARE, "disk": 1.0}
+        place = next((name for name, free in room.items() if num_bytes <= share[name] * free), "none")
+    elif wanted != "none" and num_bytes > room[wanted]:
+        raise PlacementError(
+            f"--image-store {wanted} needs {_gibibytes(num_bytes)} for the decoded images, "
+            f"but {_gibibytes(room[wanted])} are free there. Choose auto, or none to decode in every epoch."
+        )
+    else:
+        place = wanted
+    free_places = ", ".join(f"{name} {_gibibytes(free)} free" for name, free in room.items())
+    if place == "none":
+        logger.info("Image store none: images are decoded in every epoch (%s).", free_places)
+    else:
+        logger.info("Image store %s: %s of decoded images (%s).", place, _gibibytes(num_bytes), free_places)
+    return place
+
+
+def allocate(place: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Make room for images, uint8 of the given shape, not initialised.
+
+    Args:
+        place: "device", "memory" or "disk".
+        shape: of the array.
+        device: that trains.
+
+    Raises:
+        PlacementError: when the disk is full.
+    """
+    if place != "disk":
+        return torch.empty(shape, dtype=torch.uint8, device=device if place == "device" else "cpu")
+    num_bytes = torch.Size(shape).numel()
+    with tempfile.NamedTemporaryFile(prefix="images-") as file:
+        try:
+            _reserve(file.fileno(), num_bytes)
+        except OSError as error:
+            raise PlacementError(
+                f"No room for {_gibibytes(num_bytes)} of decoded images under {tempfile.gettempdir()}: "
+                f"{error.strerror}. Set TMPDIR to a larger disk, or choose --image-store none."
+            ) from error
+        # The mapping outlives the name: the space comes back when the process ends, however it ends.
+        return torch.from_file(file.name, shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
+
+
+def _reserve(descriptor: int, num_bytes: int) -> None:
+    """Take the blocks now: a disk found full while a mapping is written kills the process."""
+    if num_bytes and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, num_bytes)
+    else:
+        os.truncate(descriptor, num_bytes)
+
+
+def available_memory_bytes() -> float:
+    """Memory of the host that is free, or that the container may still take where that is less."""
+    found = [_free_of_host(), *(_free_of_group(*files) for files in _GROUP_FILES)]
+    return min(found)
+
+
+# What a container may take and what it has taken, in the two versions of Linux's control groups.
+_GROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+
+
+def _free_of_host() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return float("inf")  # no Linux: let the allocation itself say
+
+
+def _free_of_group(limit_file: str, usage_file: str, stat_file: str) -> float:
+    try:
+        limit = float(Path(limit_file).read_text(encoding="ascii"))
+        usage = float(Path(usage_file).read_text(encoding="ascii"))
+        stat = dict(line.split() for line in Path(stat_file).read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):  # no such group, or its limit is "max"
+        return float("inf")
+    # Cached files count as used, but make way when memory is asked for.
+    return limit - usage + float(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+
+
+def _gibibytes(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -1,0 +1,149 @@
+"""A dataset from its port to its store: headers, sizes, decoding, and what of it cannot be read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from train_pytorch_model.data.decoding import Size, UnreadableImageError, in_threads, read_size
+from train_pytorch_model.data.image_store import ImageStore, decode_all
+from train_pytorch_model.errors import TRAINING_DATASET, InvalidDatasetError
+from train_pytorch_model.messages import join_some
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from train_pytorch_model.errors import FaultCollector
+    from train_pytorch_model.ports.labelled_images import LabelledImages
+    from train_pytorch_model.progress import ProgressDisplay
+
+logger = logging.getLogger(__name__)
+
+UNREADABLE_IMAGES_FILE = "unreadable_images.json"
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A dataset whose headers have been read."""
+
+    images: LabelledImages
+    size: Size | None
+    """(height, width) that most images have; None when none can be read."""
+    kept: np.ndarray
+    """Indices of the images of that size: int64 of shape (K,)."""
+    unreadable: dict[int, str]
+    """Index of each image that cannot be read, and the reason."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the decoded images."""
+        return 0 if self.size is None else len(self.kept) * self.size[0] * self.size[1] * 3
+
+
+def scan(images: LabelledImages, faults: FaultCollector) -> Scanned:
+    """Read every header: missing files, files that are no images, sizes that differ."""
+
+    def work(index: int) -> Size | str:
+        try:
+            return read_size(images.path_of(index))
+        except UnreadableImageError as error:
+            return str(error)
+
+    sizes = np.zeros((len(images), 2), dtype=np.int32)
+    unreadable: dict[int, str] = {}
+    for index, result in enumerate(in_threads(work, len(images))):
+        if isinstance(result, str):
+            unreadable[index] = result
+        else:
+            sizes[index] = result
+    size = _most_common(sizes)
+    kept = np.flatnonzero((sizes == size).all(axis=1)) if size else np.zeros(0, dtype=np.int64)
+    num_different = len(images) - len(unreadable) - len(kept)
+    if num_different:
+        first = np.flatnonzero((sizes != size).any(axis=1) & (sizes > 0).all(axis=1))[0]
+        with faults.collecting():
+            raise InvalidDatasetError(
+                images.where,
+                f"its images differ in size: {_named(images, sizes, kept[0])} and {_named(images, sizes, first)}; "
+                f"{num_different} of {len(images)} differ from the first of these",
+                "Please transform input images to have the same size, see https://aka.ms/aml/init-image-transformation.",
+            )
+    return Scanned(images, size, kept, unreadable)
+
+
+def _most_common(sizes: np.ndarray) -> Size | None:
+    """The size that most images have, the earlier one of two; rows of zeros are images that cannot be read."""
+    found = sizes[sizes.any(axis=1)]
+    if not len(found):
+        return None
+    values, first, counts = np.unique(found, axis=0, return_index=True, return_counts=True)
+    height, width = values[np.lexsort((first, -counts))[0]]
+    return int(height), int(width)
+
+
+def _named(images: LabelledImages, sizes: np.ndarray, index: int) -> str:
+    height, width = sizes[index]
+    return f"{images.files[index]!r} is {width}x{height}"
+
+
+def decode(
+    scanned: Scanned, place: str, device: torch.device, display: ProgressDisplay
+) -> tuple[ImageStore, dict[int, str]]:
+    """Decode the images of a scanned dataset.
+
+    Args:
+        scanned: with a size.
+        place: where to, of `choose_place`.
+        device: that trains.
+        display: shows how far it is.
+
+    Returns:
+        The images that could be read, and for each other the reason by its index in the dataset, headers included.
+    """
+    images, kept = scanned.images, scanned.kept
+    if scanned.size is None:
+        raise AssertionError("no image can be read")
+    with display.decoding(images.port, len(kept)) as advance:
+        store, failed = decode_all(
+            lambda index: images.path_of(kept[index]), images.labels[kept], scanned.size,
+            place=place, device=device, advance=advance,
+        )  # fmt: skip
+    return store, {**scanned.unreadable, **{int(kept[index]): reason for index, reason in failed.items()}}
+
+
+def report_unreadable(images: LabelledImages, unreadable: dict[int, str], outputs_path: Path, *, skip: bool) -> None:
+    """Tell of images that cannot be read: a fault, or with `skip` a list in the outputs folder.
+
+    Raises:
+        InvalidDatasetError: when there are any and they are not to be skipped, or when no image can be read.
+    """
+    listed = [(images.files[index], reason) for index, reason in sorted(unreadable.items())] + list(images.unreadable)
+    if listed:
+        count = f"{len(listed)} of {len(images) + len(images.unreadable)} images cannot be read"
+        text = join_some([f"{file!r}: {reason}" for file, reason in listed])
+        if not skip:
+            raise InvalidDatasetError(
+                images.where,
+                f"{count}: {text}",
+                "Mend or remove them, or leave them out with --skip-unreadable-images.",
+            )
+        list_path = outputs_path / UNREADABLE_IMAGES_FILE
+        _add_to_list(list_path, images.port, listed)
+        logger.warning("%s: %s and left out: %s. All are listed in %s.", images.where, count, text, list_path)
+    if len(unreadable) == len(images):
+        raise InvalidDatasetError(images.where, f"none of its {len(images)} images can be read")
+
+
+def _add_to_list(path: Path, port: str, unreadable: list[tuple[str, str]]) -> None:
+    try:
+        lists = json.loads(path.read_text(encoding="utf-8")) if port != TRAINING_DATASET else {}
+    except (OSError, ValueError):
+        lists = {}
+    lists[port] = [{"file_name": file, "reason": reason} for file, reason in unreadable]
+    path.write_text(json.dumps(lists, indent=2), encoding="utf-8")
