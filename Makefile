@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
-.PHONY: setup sample test test-all lint format lock clean
+.PHONY: setup sample test test-all bench lint format lock clean
 
 setup: $(INSTALLED)
 
@@ -28,6 +28,9 @@ test: setup
 
 test-all: setup
 	$(RUN) -m pytest
+
+bench: setup
+	$(RUN) -m benchmarks
 
 lint: setup
 	$(RUN) -m ruff check .

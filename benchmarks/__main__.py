@@ -1,0 +1,30 @@
+"""`python -m benchmarks`: measures and writes RESULTS.md."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from pathlib import Path
+
+from benchmarks import growth, jobs, steps
+
+SECTIONS = {"steps": steps.measure, "jobs": jobs.measure, "growth": growth.measure}
+
+
+def main() -> None:
+    """Measure the sections asked for, all of them when none is named."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="|".join(SECTIONS), help="Default: all of them.")
+    sections = parser.parse_args().sections or list(SECTIONS)
+    unknown = sorted(set(sections) - set(SECTIONS))
+    if unknown:
+        parser.error(f"there is no section {', '.join(unknown)}")
+    logging.basicConfig(level=logging.WARNING)
+    for name in sections:
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as work_path:
+            SECTIONS[name](Path(work_path))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""The images that benchmarks train on, made here: nothing is downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from samples.digits import write_image_folders
+from train_pytorch_model.designer_core import load_image_directory
+
+NUM_CLASSES = 10
+PARTS = ("train", "valid")
+
+
+def make_photos(path: Path, num_train: int, num_valid: int, size: int = 224) -> Path:
+    """JPEGs like photos: smooth shapes, fine noise; each class has a colour and a scale of its own.
+
+    Args:
+        path: gets `train` and `valid` (one folder a class), and `train_data` and `valid_data` (ImageDirectory).
+        num_train: images under `train`.
+        num_valid: images under `valid`.
+        size: of the square images in pixels.
+    """
+    random = np.random.default_rng(0)
+    for part, count in zip(PARTS, (num_train, num_valid)):
+        for index in range(count):
+            folder = path / part / f"class{index % NUM_CLASSES}"
+            folder.mkdir(parents=True, exist_ok=True)
+            _photo(random, index % NUM_CLASSES, size).save(folder / f"{index}.jpg", quality=88)
+    return _dump(path)
+
+
+def make_digits(path: Path) -> Path:
+    """scikit-learn's handwritten digits at 64x64, laid out likewise: 1,437 for training, 360 for validation."""
+    write_image_folders(path)
+    return _dump(path)
+
+
+def _dump(path: Path) -> Path:
+    for part in PARTS:
+        load_image_directory(path / part).dump(str(path / f"{part}_data"))
+    return path
+
+
+def _photo(random: np.random.Generator, label: int, size: int) -> Image.Image:
+    colour = np.random.default_rng(label).integers(60, 196, 3)
+    cells = 3 + label
+    coarse = np.clip(colour + random.normal(0, 60, (cells, cells, 3)), 0, 255).astype(np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC), dtype=np.int16)
+    return Image.fromarray(np.clip(smooth + random.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8))
