@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
-.PHONY: setup sample test test-all bench lint format lock clean
+.PHONY: setup sample test test-all test-gpu bench lint format lock clean
 
 setup: $(INSTALLED)
 
@@ -24,10 +24,13 @@ sample: setup
 	$(RUN) samples/digits.py
 
 test: setup
-	$(RUN) -m pytest -m "not thorough"
+	$(RUN) -m pytest -m "not thorough and not gpu"
 
 test-all: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest -m "not gpu"
+
+test-gpu: setup
+	$(RUN) -m pytest -m gpu
 
 bench: setup
 	$(RUN) -m benchmarks

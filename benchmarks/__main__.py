@@ -7,9 +7,9 @@ import logging
 import tempfile
 from pathlib import Path
 
-from benchmarks import growth, jobs, steps
+from benchmarks import growth, jobs, startup, steps
 
-SECTIONS = {"steps": steps.measure, "jobs": jobs.measure, "growth": growth.measure}
+SECTIONS = {"steps": steps.measure, "jobs": jobs.measure, "growth": growth.measure, "startup": startup.measure}
 
 
 def main() -> None:

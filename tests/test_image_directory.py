@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.making import CLASSES, paths_of, read_json_lines, write_class_folders, write_image_directory
+from tests.making import CLASSES, ROOT, paths_of, read_json_lines, write_class_folders, write_image_directory
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
 from train_pytorch_model.ports.classes import match_classes
 from train_pytorch_model.ports.file_names import FileNames
@@ -240,3 +242,37 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
 def test_different_categories_are_an_error_either_way(classes: tuple[str, ...], words: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidDatasetError, match=words):
         match_classes(labelled(tmp_path, ("cat", "dog"), (0,)), labelled(tmp_path, classes, (0,)))
+
+
+def test_a_list_of_many_rows_is_held_in_little_memory(tmp_path: Path) -> None:
+    num_rows = 200_000
+    few = write_image_directory(tmp_path / "few", per_class=1)
+    with (few / "images.lst").open("a", encoding="utf-8") as file:
+        for index in range(3, num_rows):
+            info = {"file_name": f"image/{index % 3}_{index}.png"}
+            file.write(json.dumps({"image_info": info, "category": CLASSES[index % 3], "id": index}) + "\n")
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from benchmarks.processes import own_anonymous_bytes\n"
+        "from train_pytorch_model.designer_core import load_image_directory\n"
+        "from train_pytorch_model.ports.labelled_images import read_labelled_images\n"
+        f"load_image_directory({str(write_class_folders(tmp_path / 'raw', per_class=1))!r})\n"
+        "before = own_anonymous_bytes()\n"
+        f"images = read_labelled_images(Path({str(few)!r}), 'Training dataset')\n"
+        "print(len(images), own_anonymous_bytes() - before)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert finished.returncode == 0, finished.stderr
+    rows, held_bytes = map(int, finished.stdout.split())
+    assert rows == num_rows
+    # A million rows may hold 200 MB.
+    assert held_bytes < num_rows * 200
+
+
+@pytest.mark.parametrize("name", ["image/a.png", "", "ünï/日本.jpg", "\ud800", "a\udcff.png"])
+def test_file_names_come_back_as_they_were(name: str) -> None:
+    names = FileNames(["first", name, "last"])
+    assert list(names) == ["first", name, "last"]
+    with pytest.raises(IndexError):
+        names[3]

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from train_pytorch_model.network import (
     NetworkDescription,
     NetworkError,
     check_image_size,
     describe,
+    has_depthwise_convolutions,
     head_keys,
+    preferred_memory_format,
     torchvision_builders,
     with_head,
 )
-from train_pytorch_model.training.step import logits_and_loss
+from train_pytorch_model.training.precision import Precision
+from train_pytorch_model.training.step import TrainingStep, logits_and_loss
 
 # The smallest of each family, and the side of the smallest images it is tried on.
 FAMILIES = {
@@ -161,3 +165,70 @@ def test_other_code_is_not_called_without_trust(module: str, name: str) -> None:
 def test_arguments_that_do_not_fit_are_named(name: str, error: str) -> None:
     with pytest.raises(NetworkError, match=error):
         describe("torchvision.models", name, {"nonsense": 1} if name == "resnet18" else {}).build()
+
+
+class Reshaping(nn.Module):
+    """Takes its images in the usual order of memory alone, as networks of users' own may."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.linear = nn.Linear(4 * 6 * 6, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.convolution(images)
+        return self.linear(features.view(len(images), -1))
+
+
+class Flat(nn.Module):
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 8 * 8, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.flatten(1))
+
+
+@pytest.mark.parametrize("network", [Reshaping, Flat])
+def test_a_network_that_gains_nothing_from_channels_last_or_cannot_take_it_keeps_the_usual_order(
+    network: type[nn.Module],
+) -> None:
+    built = network()
+    before = {key: value.clone() for key, value in built.state_dict().items()}
+    assert preferred_memory_format(built, (8, 8)) == torch.contiguous_format
+    assert built.training
+    for key, value in built.state_dict().items():
+        assert torch.equal(value, before[key])
+        assert value.is_contiguous()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_trains_in_bfloat16_and_channels_last(name: str) -> None:
+    side = FAMILIES[name]
+    description = describe("torchvision.models", name, {"num_classes": 3})
+    torch.manual_seed(0)
+    network = description.build()
+    memory_format = preferred_memory_format(network, (side, side))
+    assert memory_format == torch.channels_last
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    step = TrainingStep(network, 3, torch.device("cpu"), memory_format, Precision(torch.bfloat16, "cpu"))
+    step.begin_epoch(0.01)
+    step(torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8), torch.tensor([0, 2]))
+    assert step.loss.isfinite()
+    changed = [key for key, value in network.named_parameters() if not torch.equal(value, before[key])]
+    assert len(changed) > 0.5 * len(list(network.parameters()))
+    assert all(value.dtype == torch.float32 for value in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "depthwise"),
+    [
+        ("resnet18", False),
+        ("resnext50_32x4d", False),
+        ("densenet121", False),
+        ("mobilenet_v2", True),
+        ("convnext_tiny", True),
+    ],
+)
+def test_depthwise_convolutions_are_told_from_grouped_ones(name: str, depthwise: bool) -> None:
+    assert has_depthwise_convolutions(describe("torchvision.models", name, {}).build_without_weights()) is depthwise

@@ -55,10 +55,11 @@ def test_a_training_leaves_model_metrics_and_report(inputs: Inputs) -> None:
     assert load_model_spec(inputs.trained)["flavor_extras"]["init_params"] == {"num_classes": 3}
 
 
-def test_the_same_command_in_two_processes_gives_the_same_bits(inputs: Inputs) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_same_command_in_two_processes_gives_the_same_bits(precision: str, inputs: Inputs) -> None:
     outcomes = []
     for seed in ("7", "7", "8"):
-        finished = run_module(*inputs.arguments(random_seed=seed, epochs=2))
+        finished = run_module(*inputs.arguments(random_seed=seed, epochs=2, precision=precision))
         assert finished.returncode == 0, finished.stderr
         outcomes.append((weights(inputs.trained), (inputs.outputs / "metrics.jsonl").read_bytes()))
     assert same_bits(outcomes[0][0], outcomes[1][0])
@@ -101,13 +102,14 @@ def test_a_trained_model_is_trained_on_from_with_its_head(inputs: Inputs, tmp_pa
     assert torch.equal(weights(inputs.trained)["conv1.0.weight"], first["conv1.0.weight"])
 
 
-def test_the_best_epoch_is_written_not_the_last(inputs: Inputs) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_best_epoch_is_written_not_the_last_and_was_validated_in_float32(precision: str, inputs: Inputs) -> None:
     # Validation images under each other's names: the better the network learns, the worse it scores.
     shutil.rmtree(inputs.valid)
     inputs.valid = write_class_folders(inputs.path / "mixed", per_class=6, seed=1)
     for old, new in (("cat", "x"), ("dog", "cat"), ("owl", "dog"), ("x", "owl")):
         (inputs.valid / old).rename(inputs.valid / new)
-    assert inputs.fit(epochs=8, learning_rate=0.01, patience=8) == 0
+    assert inputs.fit(epochs=8, learning_rate=0.01, patience=8, precision=precision) == 0
     metrics: list[dict[str, Any]] = inputs.metrics()
     best = max(metrics, key=lambda record: (record["top1_acc"], -record["valid_loss"]))
     assert best["epoch"] < len(metrics)

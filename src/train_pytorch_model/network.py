@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,8 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+
+logger = logging.getLogger(__name__)
 
 # Where networks come from that need no trust: nothing but a class of these packages is ever called.
 _KNOWN_PACKAGES = ("torchvision", "timm", "train_pytorch_model")
@@ -240,46 +243,41 @@ def check_image_size(
         NetworkError: with the network's own words when it cannot take such a batch.
     """
     network = description.build_without_weights().train(training)
-    _pass_shapes(network, torch.empty(batch_size, 3, *size, device="meta"), num_classes)
-
-
-def _pass_shapes(network: nn.Module, images: torch.Tensor, num_classes: int) -> bool:
-    """Whether the network takes the images; where an operator knows no shapes without data, it cannot be said."""
     try:
         with torch.no_grad():
-            output = network(images)
+            output = network(torch.empty(batch_size, 3, *size, device="meta"))
     except NotImplementedError:
-        return False
+        return  # an operator that knows no shapes without data: nothing can be said before training
     except Exception as error:
         raise NetworkError(str(error)) from error
     logits = output if isinstance(output, torch.Tensor) else output[0]
-    if tuple(logits.shape) != (len(images), num_classes):
-        raise NetworkError(f"it gives {tuple(logits.shape)} where ({len(images)}, {num_classes}) is expected")
-    return True
+    if tuple(logits.shape) != (batch_size, num_classes):
+        raise NetworkError(f"it gives {tuple(logits.shape)} where ({batch_size}, {num_classes}) is expected")
 
 
-def preferred_memory_format(
-    description: NetworkDescription, size: tuple[int, int], num_classes: int
-) -> torch.memory_format:
+def preferred_memory_format(network: nn.Module, size: tuple[int, int]) -> torch.memory_format:
     """The order in memory that the network is fastest in: channels last for convolutions, where it can take them.
 
-    A network of a user's own may reshape what it computes in a way that only the usual order allows.
+    A network of a user's own may reshape what it computes in a way that only the usual order allows: one image tells.
 
     Args:
-        description: of the network.
+        network: on the CPU; left as it was but for the order of its weights in memory.
         size: (height, width) of the images in pixels.
-        num_classes: outputs expected of each.
     """
-    network = description.build_without_weights()
     if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
         return torch.contiguous_format
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.empty(2, 3, *size, device="meta").to(memory_format=torch.channels_last)
+    was_training = network.training
     try:
-        takes = _pass_shapes(network.train(), images, num_classes)
-    except NetworkError:
-        takes = False
-    return torch.channels_last if takes else torch.contiguous_format
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, *size).to(memory_format=torch.channels_last))
+    except Exception as error:  # whatever it was, the usual order is what the network was written for
+        logger.debug("The network does not take channels_last: %s", error)
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return torch.contiguous_format
+    finally:
+        network.train(was_training)
+    return torch.channels_last
 
 
 def has_depthwise_convolutions(network: nn.Module) -> bool:

@@ -198,8 +198,8 @@ def _build(
     _check_size(description, train, smallest_batch, training=True)
     if valid:
         _check_size(description, valid, 1, training=False)
-    memory_format = preferred_memory_format(description, train.size, len(classes)) if train.size else None
-    return network, description, memory_format or torch.contiguous_format
+    memory_format = preferred_memory_format(network, train.size) if train.size else torch.contiguous_format
+    return network, description, memory_format
 
 
 def _check_size(description: NetworkDescription, scanned: Scanned, batch_size: int, *, training: bool) -> None:

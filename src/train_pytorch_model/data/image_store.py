@@ -66,10 +66,7 @@ class DecodedImages:
         """Give batches on the device; see `ImageStore`."""
         if self.pixels.is_cuda:
             return self._resident(batches)
-        gathered = (
-            ahead(self._gather, batches) if device.type == "cuda" or self.is_mapped else map(self._gather, batches)
-        )
-        return (_to_device(batch, device) for batch in gathered)
+        return _deliver(self._gather, batches, device, read_ahead=self.is_mapped)
 
     def _resident(self, batches: Sequence[torch.Tensor]) -> Iterator[Batch]:
         """Batches of what lies on the GPU: one copy of all indices, and then nothing that the host waits for."""
@@ -107,7 +104,7 @@ class EncodedImages:
         Raises:
             UnreadableImageError: naming a file that has changed since it was checked.
         """
-        return (_to_device(batch, device) for batch in ahead(self._decode, batches))
+        return _deliver(self._decode, batches, device, read_ahead=True)
 
     def _decode(self, batch: torch.Tensor) -> Batch:
         rows = np.empty((len(batch), *self.size, 3), dtype=np.uint8)
@@ -124,13 +121,22 @@ class EncodedImages:
         return torch.from_numpy(rows).permute(0, 3, 1, 2), self.labels[batch]
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
+def _deliver(
+    make: Callable[[torch.Tensor], Batch], batches: Sequence[torch.Tensor], device: torch.device, *, read_ahead: bool
+) -> Iterator[Batch]:
+    """Give batches that are made on the host: ahead of whoever asks where making or copying them takes time."""
     if device.type != "cuda":
-        return batch
-    pixels, labels = batch
-    # Pinned memory is what a copy can read from while the host goes on; contiguous rows keep it one copy.
-    rows = pixels.permute(0, 2, 3, 1).pin_memory().to(device, non_blocking=True)
-    return rows.permute(0, 3, 1, 2), labels.pin_memory().to(device, non_blocking=True)
+        return ahead(make, batches) if read_ahead else map(make, batches)
+
+    def pinned(batch: torch.Tensor) -> Batch:
+        # Pinned memory is what a copy to the GPU can read from while the host goes on.
+        pixels, labels = make(batch)
+        return pixels.pin_memory(), labels.pin_memory()
+
+    return (
+        (pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True))
+        for pixels, labels in ahead(pinned, batches)
+    )
 
 
 def decode_all(

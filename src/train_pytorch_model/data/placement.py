@@ -44,16 +44,16 @@ def choose_place(wanted: str, num_bytes: int, device: torch.device) -> str:
         place = next((name for name, free in room.items() if num_bytes <= share[name] * free), "none")
     elif wanted != "none" and num_bytes > room[wanted]:
         raise PlacementError(
-            f"--image-store {wanted} needs {_gibibytes(num_bytes)} for the decoded images, "
-            f"but {_gibibytes(room[wanted])} are free there. Choose auto, or none to decode in every epoch."
+            f"--image-store {wanted} needs {_in_words(num_bytes)} for the decoded images, "
+            f"but {_in_words(room[wanted])} are free there. Choose auto, or none to decode in every epoch."
         )
     else:
         place = wanted
-    free_places = ", ".join(f"{name} {_gibibytes(free)} free" for name, free in room.items())
+    free_places = ", ".join(f"{name} {_in_words(free)} free" for name, free in room.items())
     if place == "none":
         logger.info("Image store none: images are decoded in every epoch (%s).", free_places)
     else:
-        logger.info("Image store %s: %s of decoded images (%s).", place, _gibibytes(num_bytes), free_places)
+        logger.info("Image store %s: %s of decoded images (%s).", place, _in_words(num_bytes), free_places)
     return place
 
 
@@ -76,7 +76,7 @@ def allocate(place: str, shape: tuple[int, ...], device: torch.device) -> torch.
             _reserve(file.fileno(), num_bytes)
         except OSError as error:
             raise PlacementError(
-                f"No room for {_gibibytes(num_bytes)} of decoded images under {tempfile.gettempdir()}: "
+                f"No room for {_in_words(num_bytes)} of decoded images under {tempfile.gettempdir()}: "
                 f"{error.strerror}. Set TMPDIR to a larger disk, or choose --image-store none."
             ) from error
         # The mapping outlives the name: the space comes back when the process ends, however it ends.
@@ -127,5 +127,5 @@ def _free_of_group(limit_file: str, usage_file: str, stat_file: str) -> float:
     return limit - usage + float(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
 
 
-def _gibibytes(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"
+def _in_words(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"

@@ -14,6 +14,8 @@ from train_pytorch_model.network import has_depthwise_convolutions
 if TYPE_CHECKING:
     from torch import nn
 
+# PyTorch begins at 65,536, finds it too large for many networks, and leaves out a step for each halving.
+_FIRST_SCALE = 1024.0
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -32,7 +34,7 @@ class Precision:
 
     def make_scaler(self) -> GradScaler:
         """What keeps float16's small gradients from vanishing; it changes nothing for the others."""
-        return GradScaler(self.device_type, enabled=self.dtype == torch.float16)
+        return GradScaler(self.device_type, init_scale=_FIRST_SCALE, enabled=self.dtype == torch.float16)
 
     def __str__(self) -> str:
         """The name, as `--precision` takes it."""

@@ -82,6 +82,11 @@ class TrainingStep:
             weight_decay=WEIGHT_DECAY, fused=True,
         )  # fmt: skip
 
+        # Made by the first step, they would hold whatever the memory held where float16's first step is left out for
+        # its infinite gradients. From zero, the first step is the same.
+        for parameter in network.parameters():
+            self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
     def begin_epoch(self, learning_rate: float) -> None:
         """Set the learning rate, put the network into training mode and begin the sums anew."""
         self.network.train()

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.test_loop import CPU, Recorder, make_images, make_network, make_plan
+from train_pytorch_model.training.captured_step import NUM_WARM_UP_STEPS, CapturedStep, is_captured
+from train_pytorch_model.training.loop import train_epoch
+from train_pytorch_model.training.precision import Precision
+from train_pytorch_model.training.step import TrainingStep
+
+
+def make_step(network: nn.Module) -> TrainingStep:
+    return TrainingStep(network, 4, CPU, torch.contiguous_format, Precision(torch.float32, "cpu"))
+
+
+class Recording:
+    """Stands where CUDA graphs do: runs the recorded work again, on what lies at the addresses it was recorded with."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.num_replays = 0
+        self.fault = fault
+
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        if self.fault:
+            raise RuntimeError(self.fault)
+
+        def replay() -> None:
+            self.num_replays += 1
+            work()
+
+        return replay
+
+
+def train(step: TrainingStep, run_step: Callable[[torch.Tensor, torch.Tensor], None], count: int) -> Recorder:
+    recorder = Recorder()
+    for epoch in (1, 2):
+        step.begin_epoch(0.05 / epoch)
+        train_epoch(step, run_step, make_images(count), make_plan(), CPU, epoch, recorder)
+    return recorder
+
+
+@pytest.mark.parametrize("fault", ["", "operation not permitted when stream is capturing"])
+def test_replayed_steps_equal_steps_one_by_one(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    network = make_network()
+    replayed = copy.deepcopy(network)
+    plain = make_step(network)
+    expected = train(plain, plain, 84)
+    step, recording = make_step(replayed), Recording(fault)
+    with caplog.at_level(logging.INFO):
+        given = train(step, CapturedStep(step, 8, recording), 84)
+    assert given.losses == expected.losses
+    assert all(torch.equal(a, b) for a, b in zip(replayed.state_dict().values(), network.state_dict().values()))
+    # 84 images make 10 full batches and one of 4 an epoch.
+    assert recording.num_replays == (0 if fault else 20 - NUM_WARM_UP_STEPS)
+    assert len([record for record in caplog.records if "CUDA graph" in record.message]) == 1
+    assert fault in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "num_steps", "captured"),
+    [
+        ("auto", "cuda", 1000, True),
+        ("auto", "cuda", 5, False),
+        ("on", "cuda", 5, True),
+        ("off", "cuda", 1000, False),
+        ("auto", "cpu", 1000, False),
+        ("on", "cpu", 1000, False),
+    ],
+)
+def test_steps_are_captured_on_a_gpu_where_it_pays(
+    wanted: str, device: str, num_steps: int, captured: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert is_captured(wanted, torch.device(device), num_steps) is captured
+    assert ("no CUDA graphs on a CPU" in caplog.text) is (wanted == "on" and device == "cpu")
+
+
+class Operators(TorchDispatchMode):
+    """Writes down the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_operator_of_a_step_makes_the_host_wait_for_the_device() -> None:
+    step = make_step(make_network())
+    step.begin_epoch(0.05)
+    pixels, labels = make_images(8).pixels, make_images(8).labels
+    step(pixels, labels)
+    with Operators() as operators:
+        step(pixels, labels)
+    assert "convolution_backward" in operators.names
+    # Reading a value, and shapes that depend on values: each stops the host, and no CUDA graph can hold it.
+    waits = {"_local_scalar_dense", "item", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "is_nonzero"}
+    assert not waits & set(operators.names)
+
+
+def test_a_step_writes_at_the_same_addresses_from_first_to_last() -> None:
+    step = make_step(make_network())
+    tensors = [step.loss, step.sums.totals, *step.network.state_dict().values()]
+    before = [tensor.data_ptr() for tensor in tensors]
+    train(step, step, 20)
+    after = [step.loss, step.sums.totals, *step.network.state_dict().values()]
+    assert [tensor.data_ptr() for tensor in after] == before

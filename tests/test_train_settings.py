@@ -1,0 +1,82 @@
+"""The settings beyond the designer's five, through the command a pipeline runs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from tests.making import Inputs, initialize
+from train_pytorch_model.data import placement
+
+
+def weights(inputs: Inputs) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(inputs.trained / "model", weights_only=True)
+    return state
+
+
+def test_every_image_store_trains_to_the_same_bits(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    given = []
+    for store in ("auto", "device", "memory", "disk", "none"):
+        assert inputs.fit(image_store=store, epochs=2) == 0
+        place = {"auto": "memory", "device": "memory"}.get(store, store)  # on a CPU, the device's memory is the host's
+        assert f"Image store {place}" in capfd.readouterr().err
+        given.append((weights(inputs), (inputs.outputs / "metrics.jsonl").read_bytes()))
+    for other, metrics in given[1:]:
+        assert metrics == given[0][1]
+        assert all(torch.equal(value, other[key]) for key, value in given[0][0].items())
+
+
+def test_images_that_do_not_fit_are_told_before_training(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "available_memory_bytes", lambda: 1000.0)
+    assert inputs.fit(image_store="memory") == 1
+    assert "--image-store memory needs" in str(inputs.error())
+    assert not inputs.trained.exists()
+    assert inputs.fit(image_store="auto") == 0
+
+
+@pytest.mark.parametrize("store", ["memory", "disk", "none"])
+def test_images_that_cannot_be_read_are_left_out_alike(store: str, inputs: Inputs) -> None:
+    broken = sorted((inputs.train / "image").iterdir())[3]
+    broken.write_bytes(broken.read_bytes()[:200])
+    assert inputs.fit(image_store=store) == 1
+    assert broken.name in str(inputs.error())
+    assert inputs.fit(image_store=store, skip_unreadable_images="true") == 0
+
+
+def test_what_is_trained_with_is_logged(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    initialize(inputs.path / "resnet", "resnet18", inputs.outputs)
+    inputs.untrained = inputs.path / "resnet"
+    assert inputs.fit(precision="bfloat16") == 0
+    printed = capfd.readouterr().err
+    assert re.search(r"Training resnet18 on 24 images of 32x32 in 3 classes, .* in bfloat16", printed)
+    # 36 images of 3,072 bytes.
+    assert "Image store memory: 0.1 MiB of decoded images (memory " in printed
+
+
+def test_float16_trains_with_scaled_gradients(inputs: Inputs) -> None:
+    assert inputs.fit(precision="float16", epochs=3, learning_rate=0.01) == 0
+    half = [record["train_loss"] for record in inputs.metrics()]
+    assert inputs.fit(precision="float32", epochs=3, learning_rate=0.01) == 0
+    full = [record["train_loss"] for record in inputs.metrics()]
+    assert half[0] == pytest.approx(full[0], rel=0.05)
+    assert half[0] != full[0]
+    assert half[-1] < half[0]
+
+
+@pytest.mark.parametrize(("flag", "value"), [("image_store", "ram"), ("precision", "float64"), ("compile", "max")])
+def test_a_value_that_is_none_of_the_choices_is_wrong_usage(
+    flag: str, value: str, inputs: Inputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        inputs.fit(**{flag: value})
+    assert raised.value.code == 2
+    assert f"invalid choice: '{value}'" in capsys.readouterr().err
+
+
+def test_a_graph_asked_for_on_a_cpu_is_answered_and_the_training_goes_on(
+    inputs: Inputs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert inputs.fit(compile="on") == 0
+    assert "there are no CUDA graphs on a CPU" in capfd.readouterr().err
