@@ -34,7 +34,7 @@ def _until_training(network: str, images: Path, work_path: Path) -> float:
         for line in process.stderr or ():
             found = re.search(r"images decoded in ([\d.]+) s", line)
             decoding += float(found[1]) if found else 0
-            if " INFO Training " in line:
+            if re.search(r" INFO Training \S+ on \d+ images", line):
                 seconds = time.perf_counter() - started
                 process.kill()
                 return seconds - decoding

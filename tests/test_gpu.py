@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torchvision
 
 from tests.making import write_class_folders
 from tests.test_loop import Recorder, make_plan
+from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.image_store import ImageStore, decode_all
 from train_pytorch_model.device import choose_device
 from train_pytorch_model.training.captured_step import CapturedStep
@@ -48,6 +50,7 @@ def test_every_store_gives_the_same_batches(tmp_path: Path) -> None:
         for place in ("device", "memory", "disk", "none")
     ]
     for other in given[1:]:
+        assert len(other) == len(given[0])
         for (pixels, labels), (expected, expected_labels) in zip(other, given[0]):
             assert pixels.is_cuda
             assert torch.equal(pixels, expected)
@@ -55,10 +58,15 @@ def test_every_store_gives_the_same_batches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("network", ["resnet18", "densenet121", "mobilenet_v3_small"])
-def test_a_graph_gives_the_same_weights_as_steps_one_by_one(network: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["device", "memory", "none"])
+def test_a_graph_gives_the_same_weights_as_steps_one_by_one(
+    network: str, place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     device = choose_device()
-    store = make_store(tmp_path, "device", device)
-    plain, captured, again = (run(store, device, network, captured=flag)[1] for flag in (False, True, True))
+    store = make_store(tmp_path, place, device)
+    with caplog.at_level(logging.INFO):
+        plain, captured, again = (run(store, device, network, captured=flag)[1] for flag in (False, True, True))
+    assert caplog.text.count("run as one CUDA graph") == 2
     for key, value in plain.state.items():
         assert torch.equal(captured.state[key], value)
         assert torch.equal(captured.state[key], again.state[key])
@@ -84,4 +92,33 @@ def test_the_host_waits_at_the_end_of_an_epoch_alone(captured: bool, tmp_path: P
             torch.cuda.set_sync_debug_mode("default")
         waits = [str(warning.message) for warning in caught if "synchronizing" in str(warning.message)]
     # The last loss and the sums of the epoch; eleven steps went before.
-    assert len(waits) <= 2, waits
+    assert len(waits) == 2, waits
+
+
+def test_pixels_on_the_gpu_equal_what_score_sees_to_the_bit() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    on_gpu = normalised(pixels.to(choose_device()), torch.channels_last)
+    assert torch.equal(on_gpu.cpu(), normalised(pixels, torch.channels_last))
+
+
+def test_what_no_graph_can_hold_trains_on_step_by_step(caplog: pytest.LogCaptureFixture) -> None:
+    class Waiting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(3 * 8 * 8, 4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            scale = images.mean().item()  # the host waits
+            result: torch.Tensor = self.linear(torch.nn.functional.dropout(images.flatten(1), training=self.training))
+            return result + scale
+
+    device = choose_device()
+    network = Waiting().to(device)
+    step = TrainingStep(network, 4, device, torch.contiguous_format, choose_precision("float32", device, network))
+    run_step = CapturedStep(step, 8)
+    step.begin_epoch(0.01)
+    pixels = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8, device=device)
+    for _ in range(8):
+        run_step(pixels, torch.zeros(8, dtype=torch.int64, device=device))
+    assert step.loss.isfinite()
+    assert "Steps run one by one" in caplog.text

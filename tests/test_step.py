@@ -17,8 +17,8 @@ from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.step import TrainingStep
 
 
-def make_step(network: nn.Module) -> TrainingStep:
-    return TrainingStep(network, 4, CPU, torch.contiguous_format, Precision(torch.float32, "cpu"))
+def make_step(network: nn.Module, dtype: torch.dtype = torch.float32) -> TrainingStep:
+    return TrainingStep(network, 4, CPU, torch.contiguous_format, Precision(dtype, "cpu"))
 
 
 class Recording:
@@ -65,20 +65,21 @@ def test_replayed_steps_equal_steps_one_by_one(fault: str, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "num_steps", "captured"),
+    ("wanted", "device", "num_steps", "is_known", "captured"),
     [
-        ("auto", "cuda", 1000, True),
-        ("auto", "cuda", 5, False),
-        ("on", "cuda", 5, True),
-        ("off", "cuda", 1000, False),
-        ("auto", "cpu", 1000, False),
-        ("on", "cpu", 1000, False),
+        ("auto", "cuda", 1000, True, True),
+        ("auto", "cuda", 1000, False, False),
+        ("auto", "cuda", 5, True, False),
+        ("on", "cuda", 5, False, True),
+        ("off", "cuda", 1000, True, False),
+        ("auto", "cpu", 1000, True, False),
+        ("on", "cpu", 1000, True, False),
     ],
 )
 def test_steps_are_captured_on_a_gpu_where_it_pays(
-    wanted: str, device: str, num_steps: int, captured: bool, caplog: pytest.LogCaptureFixture
+    wanted: str, device: str, num_steps: int, is_known: bool, captured: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert is_captured(wanted, torch.device(device), num_steps) is captured
+    assert is_captured(wanted, torch.device(device), num_steps, is_known=is_known) is captured
     assert ("no CUDA graphs on a CPU" in caplog.text) is (wanted == "on" and device == "cpu")
 
 
@@ -94,8 +95,9 @@ class Operators(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_no_operator_of_a_step_makes_the_host_wait_for_the_device() -> None:
-    step = make_step(make_network())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_operator_of_a_step_makes_the_host_wait_for_the_device(dtype: torch.dtype) -> None:
+    step = make_step(make_network(), dtype)
     step.begin_epoch(0.05)
     pixels, labels = make_images(8).pixels, make_images(8).labels
     step(pixels, labels)

@@ -43,6 +43,12 @@ def test_images_that_cannot_be_read_are_left_out_alike(store: str, inputs: Input
     assert inputs.fit(image_store=store) == 1
     assert broken.name in str(inputs.error())
     assert inputs.fit(image_store=store, skip_unreadable_images="true") == 0
+    with_damage = weights(inputs)
+    items = (inputs.train / "images.lst").read_text().splitlines()
+    kept = [line for line in items if broken.name not in line]
+    (inputs.train / "images.lst").write_text("\n".join(kept) + "\n")
+    assert inputs.fit(image_store="memory") == 0
+    assert all(torch.equal(value, with_damage[key]) for key, value in weights(inputs).items())
 
 
 def test_what_is_trained_with_is_logged(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,11 @@ class NetworkDescription:
     name: str
     init_params: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is code of a library that is known here, not of a user's own."""
+        return self.module.split(".")[0] in _KNOWN_PACKAGES
+
     def with_num_classes(self, num_classes: int) -> NetworkDescription:
         """The same network for `num_classes` classes."""
         return replace(self, init_params={**self.init_params, "num_classes": num_classes})

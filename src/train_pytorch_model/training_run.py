@@ -52,7 +52,7 @@ def train(settings: Settings, console: Console) -> None:
         if _is_out_of_memory(error):
             raise ModuleOutOfMemoryError(
                 f"{_first_line(error)}. Lower the batch size (it is {parameters.batch_size}), "
-                "or take smaller images or a smaller network."
+                "take smaller images or a smaller network, or keep the images elsewhere with --image-store."
             ) from error
         raise
     logger.info(
@@ -75,7 +75,7 @@ def _make_plan(prepared: Prepared, settings: Settings, device: torch.device) -> 
         print_frequency=parameters.print_frequency,
         precision=choose_precision(parameters.precision, device, prepared.network),
         memory_format=prepared.memory_format,
-        captured=is_captured(parameters.compile, device, num_steps),
+        captured=is_captured(parameters.compile, device, num_steps, is_known=prepared.description.is_known),
     )
     height, width = prepared.train.size
     logger.info(

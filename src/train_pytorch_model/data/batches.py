@@ -44,4 +44,5 @@ def normalised(pixels: torch.Tensor, memory_format: torch.memory_format) -> torc
         float32 of the same shape.
     """
     images = pixels.to(torch.float32, memory_format=memory_format)
-    return images.div_(255).sub_(0.5).div_(0.5)
+    # By a number of the host, a GPU would multiply by 1/255, which is not the same in the last bit.
+    return images.div_(images.new_full((), 255.0)).sub_(0.5).div_(0.5)

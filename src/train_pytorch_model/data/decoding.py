@@ -35,6 +35,8 @@ def read_size(path: Path) -> Size:
     try:
         with Image.open(path) as image:
             return image.height, image.width
+    except MemoryError:
+        raise  # says nothing of the image
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
         raise UnreadableImageError(_reason(error)) from error
 
@@ -49,6 +51,8 @@ def decode(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             # Converting RGB to RGB would only copy it.
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    except MemoryError:
+        raise
     except Exception as error:  # as above
         raise UnreadableImageError(_reason(error)) from error
 

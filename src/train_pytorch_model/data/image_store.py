@@ -70,8 +70,6 @@ class DecodedImages:
 
     def _resident(self, batches: Sequence[torch.Tensor]) -> Iterator[Batch]:
         """Batches of what lies on the GPU: one copy of all indices, and then nothing that the host waits for."""
-        if not batches:
-            return
         indices = torch.cat(list(batches)).pin_memory().to(self.pixels.device, non_blocking=True)
         rows = self.pixels.permute(0, 2, 3, 1)
         for batch in torch.split(indices, [len(batch) for batch in batches]):

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 # Share of the free memory that decoded images may take where a person did not choose; the rest is the network's.
 _MEMORY_SHARE = 0.5
+# Likewise of the disk; the rest is for the model and the metrics, should they lie there too.
+_DISK_SHARE = 0.9
 
 
 class PlacementError(Exception):
@@ -34,13 +36,13 @@ def choose_place(wanted: str, num_bytes: int, device: torch.device) -> str:
     Raises:
         PlacementError: when the images do not fit into the place asked for.
     """
-    room = {"memory": available_memory_bytes(), "disk": float(shutil.disk_usage(tempfile.gettempdir()).free)}
+    room = {"memory": available_memory_bytes(), "disk": _free_of_disk()}
     if device.type == "cuda":
         room = {"device": float(torch.cuda.mem_get_info(device)[0]), **room}
     if wanted == "device" and "device" not in room:
         wanted = "memory"
     if wanted == "auto":
-        share = {"device": _MEMORY_SHARE, "memory": _MEMORY_SHARE, "disk": 1.0}
+        share = {"device": _MEMORY_SHARE, "memory": _MEMORY_SHARE, "disk": _DISK_SHARE}
         place = next((name for name, free in room.items() if num_bytes <= share[name] * free), "none")
     elif wanted != "none" and num_bytes > room[wanted]:
         raise PlacementError(
@@ -71,16 +73,16 @@ def allocate(place: str, shape: tuple[int, ...], device: torch.device) -> torch.
     if place != "disk":
         return torch.empty(shape, dtype=torch.uint8, device=device if place == "device" else "cpu")
     num_bytes = torch.Size(shape).numel()
-    with tempfile.NamedTemporaryFile(prefix="images-") as file:
-        try:
+    try:
+        with tempfile.NamedTemporaryFile(prefix="images-") as file:
             _reserve(file.fileno(), num_bytes)
-        except OSError as error:
-            raise PlacementError(
-                f"No room for {_in_words(num_bytes)} of decoded images under {tempfile.gettempdir()}: "
-                f"{error.strerror}. Set TMPDIR to a larger disk, or choose --image-store none."
-            ) from error
-        # The mapping outlives the name: the space comes back when the process ends, however it ends.
-        return torch.from_file(file.name, shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
+            # The mapping outlives the name: the space comes back when the process ends, however it ends.
+            return torch.from_file(file.name, shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
+    except OSError as error:
+        raise PlacementError(
+            f"No room for {_in_words(num_bytes)} of decoded images in the temporary folder: {error.strerror}. "
+            "Set TMPDIR to a larger disk, or choose --image-store none."
+        ) from error
 
 
 def _reserve(descriptor: int, num_bytes: int) -> None:
@@ -89,6 +91,13 @@ def _reserve(descriptor: int, num_bytes: int) -> None:
         os.posix_fallocate(descriptor, 0, num_bytes)
     else:
         os.truncate(descriptor, num_bytes)
+
+
+def _free_of_disk() -> float:
+    try:
+        return float(shutil.disk_usage(tempfile.gettempdir()).free)
+    except OSError:  # there may be no folder that can be written
+        return 0.0
 
 
 def available_memory_bytes() -> float:

@@ -65,11 +65,6 @@ class LabelledImages:
         """The full path of the file at `index`."""
         return self.path / self.files[index]
 
-    def subset(self, indices: Iterable[int]) -> LabelledImages:
-        """Some of the images, in the order of `indices`."""
-        kept = np.fromiter(indices, dtype=np.int64)
-        return replace(self, files=FileNames(self.files[index] for index in kept), labels=self.labels[kept])
-
     def ordered_as(self, classes: tuple[str, ...]) -> LabelledImages:
         """The same images with labels that index `classes`, matched by name."""
         index = {name: number for number, name in enumerate(classes)}

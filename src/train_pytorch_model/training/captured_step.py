@@ -22,19 +22,21 @@ Replay = Callable[[], None]
 Capture = Callable[[Callable[[], None]], Replay]
 
 
-def is_captured(wanted: str, device: torch.device, num_steps: int) -> bool:
+def is_captured(wanted: str, device: torch.device, num_steps: int, *, is_known: bool) -> bool:
     """Whether steps are to run as a CUDA graph, and a line in the log when that is not what was asked for.
 
     Args:
         wanted: "on", "off", or "auto" for where it pays.
         device: that trains.
         num_steps: of full batches in the whole training.
+        is_known: whether the network is a library's. Another may decide something anew in each step, and a graph would
+            hold the first decision for ever.
     """
     if wanted == "on" and device.type != "cuda":
         logger.warning("--compile on: there are no CUDA graphs on a CPU; steps run one by one.")
     if device.type != "cuda" or wanted == "off":
         return False
-    return wanted == "on" or num_steps >= _MIN_STEPS
+    return wanted == "on" or (is_known and num_steps >= _MIN_STEPS)
 
 
 class CapturedStep:
@@ -56,6 +58,7 @@ class CapturedStep:
         self._batch_size = batch_size
         self._capture = capture or capture_cuda_graph
         self._num_steps = 0
+        self._stream: torch.cuda.Stream | None = None
         self._replay: Replay | None = None
         self._has_failed = False
 
@@ -69,10 +72,21 @@ class CapturedStep:
             self._replay()
         elif self._num_steps < NUM_WARM_UP_STEPS:
             self._num_steps += 1
-            _aside(self._step, pixels, labels)
+            self._run_aside(pixels, labels)
         else:
             self._record(pixels, labels)
             self(pixels, labels)
+
+    def _run_aside(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        """Run a step on a stream of its own, as a graph will be captured on one."""
+        if not pixels.is_cuda:
+            self._step(pixels, labels)
+            return
+        self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            self._step(pixels, labels)
+        torch.cuda.current_stream().wait_stream(self._stream)
 
     def _record(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
         # What a graph reads lies at one address for ever.
@@ -81,7 +95,8 @@ class CapturedStep:
             self._replay = self._capture(lambda: self._step(self._pixels, self._labels))
         except Exception as error:  # networks may do anything that no graph can hold
             self._has_failed = True
-            logger.warning("Steps run one by one, without a CUDA graph: %s", str(error).strip().splitlines()[0])
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            logger.warning("Steps run one by one, without a CUDA graph: %s", reason)
         else:
             logger.info("Steps of %d images run as one CUDA graph from here on.", self._batch_size)
 
@@ -93,25 +108,17 @@ def capture_cuda_graph(work: Callable[[], None]) -> Replay:
         RuntimeError: when `work` does what a graph cannot hold, such as waiting for the device.
     """
     graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.current_stream()
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
     state = generator.clone_state()
     try:
-        with torch.cuda.graph(graph):
+        # Other threads pin memory for the batches to come, which is no fault of this capture.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             work()
-    except Exception:
-        # A capture that broke off leaves the generator believing that it goes on.
+    except Exception as error:
+        # A capture that broke off leaves its stream current and the generator believing that it goes on.
+        torch.cuda.set_stream(stream)
         generator.graphsafe_set_state(state)
-        raise
+        # Ending it raises an error of its own over the one that says why.
+        raise error.__context__ or error from None
     return graph.replay
-
-
-def _aside(step: TrainingStep, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-    """Run a step on a stream of its own, as a graph will be captured on one."""
-    if not pixels.is_cuda:
-        step(pixels, labels)
-        return
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step(pixels, labels)
-    torch.cuda.current_stream().wait_stream(stream)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.training.precision import Precision
 
 # Without gradients a batch takes less memory, and a GPU does more of them at once for the same time.
-_VALIDATION_BATCHES_ON_GPU = 4
+_VALIDATION_BATCHES_ON_GPU = 2
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class BestModel:
             return False
         self.epoch, self.top1_acc, self.valid_loss = epoch, top1_acc, valid_loss
         state = network.state_dict()
-        self.state = with_entries(state, {key: value.detach().cpu().clone() for key, value in state.items()})
+        self.state = with_entries(state, {key: value.detach().to("cpu", copy=True) for key, value in state.items()})
         return True
 
 

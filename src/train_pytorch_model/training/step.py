@@ -76,12 +76,11 @@ class TrainingStep:
         self._precision = precision
         self._scaler = precision.make_scaler()
         # A graph reads the learning rate anew in each replay, so on a GPU it lies there.
-        self._learning_rate = torch.zeros((), device=device) if device.type == "cuda" else 0.0
+        learning_rate = torch.zeros((), device=device) if device.type == "cuda" else 0.0
         self._optimizer = torch.optim.SGD(
-            network.parameters(), lr=self._learning_rate, momentum=MOMENTUM, nesterov=True,
+            network.parameters(), lr=learning_rate, momentum=MOMENTUM, nesterov=True,
             weight_decay=WEIGHT_DECAY, fused=True,
         )  # fmt: skip
-
         # Made by the first step, they would hold whatever the memory held where float16's first step is left out for
         # its infinite gradients. From zero, the first step is the same.
         for parameter in network.parameters():
