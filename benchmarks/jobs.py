@@ -129,7 +129,8 @@ def measure(work_path: Path) -> None:
         for seed in range(1, _NUM_ROUNDS + 1):
             for contender in job.contenders if seed % 2 else reversed(job.contenders):
                 result = _run(job, contender, seed, path)
-                print(f"{job}, {contender}, seed {seed}: {result.usage.seconds:.1f} s, {result.accuracy:.4f}", flush=True)
+                done = f"{job}, {contender}, seed {seed}"
+                print(f"{done}: {result.usage.seconds:.1f} s, {result.accuracy:.4f}", flush=True)
                 results[contender].append(result)
         ours = [result.usage.seconds for result in results["ours"]]
         for contender in job.contenders:
@@ -146,10 +147,10 @@ def measure(work_path: Path) -> None:
 
 
 def _text(rows: list[list[str]]) -> str:
-    head = ["job", "who", "seconds (median)", "range", "seconds / ours", "host MiB (peak)", "GPU MiB (peak)", "accuracy"]
+    head = ["job", "who", "seconds (median)", "range", "seconds / ours", "host MiB", "GPU MiB", "accuracy"]
     return (
         f"{_EPOCHS} epochs at batch {_BATCH_SIZE}, from the start of the process to the written model; "
-        f"{_NUM_ROUNDS} runs each, in alternating order. Validation accuracy is that of seeds 1, 2 and 3: of the written "
-        "model in float32, and of the best epoch for the textbook loop, which writes none.\n\n"
+        f"{_NUM_ROUNDS} runs each, in alternating order. MiB are peaks. Validation accuracy is that of seeds 1, 2 and 3: "
+        "of the written model in float32, and of the best epoch for the textbook loop, which writes none.\n\n"
         f"{table(head, rows)}"
     )
