@@ -150,7 +150,7 @@ def _text(rows: list[list[str]]) -> str:
     head = ["job", "who", "seconds (median)", "range", "seconds / ours", "host MiB", "GPU MiB", "accuracy"]
     return (
         f"{_EPOCHS} epochs at batch {_BATCH_SIZE}, from the start of the process to the written model; "
-        f"{_NUM_ROUNDS} runs each, in alternating order. MiB are peaks. Validation accuracy is that of seeds 1, 2 and 3: "
-        "of the written model in float32, and of the best epoch for the textbook loop, which writes none.\n\n"
+        f"{_NUM_ROUNDS} runs each, in alternating order. MiB are peaks. Validation accuracy: seeds 1, 2 and 3, of "
+        "the written model in float32, and of the best epoch for the textbook loop, which writes none.\n\n"
         f"{table(head, rows)}"
     )
