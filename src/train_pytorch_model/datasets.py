@@ -109,7 +109,7 @@ def decode(
     images, kept = scanned.images, scanned.kept
     if scanned.size is None:
         raise AssertionError("no image can be read")
-    with display.decoding(images.port, len(kept)) as advance:
+    with display.images(images.port, "decoded", len(kept)) as advance:
         store, failed = decode_all(
             lambda index: images.path_of(kept[index]), images.labels[kept], scanned.size,
             place=place, device=device, advance=advance,

@@ -25,6 +25,7 @@ ERROR_INFO_PATH = Path("module_statistics") / "error_info.json"
 # The designer's service refuses an error_info of 9,000 characters or more; this is its own cut.
 _MAX_ERROR_INFO_CHARACTERS = 9000
 _MAX_MESSAGE_CHARACTERS = 4096
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "out of shared memory")
 
 
 class ModuleError(Exception):
@@ -142,6 +143,18 @@ class ModuleOutOfMemoryError(ModuleError):
         super().__init__(f"Memory has been exhausted, unable to complete running of module. Details: {details}")
 
 
+class InvalidTransformationDirectoryError(ModuleError):
+    """A directory of image operations cannot be used as it is."""
+
+    error_id = "InvalidTransformationDirectory"
+    code = 158
+
+    def __init__(self, argument: str, reason: str, hint: str = "") -> None:
+        super().__init__(
+            f'TransformationDirectory "{argument}" is invalid. Reason: {_sentence(reason)} {hint}'.rstrip()
+        )
+
+
 class InvalidModelDirectoryError(ModuleError):
     """A model directory cannot be used as it is."""
 
@@ -183,6 +196,19 @@ class LibraryError(ModuleError):
 
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether host or device memory ran out."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, without a full stop; its class when it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 class FaultCollector:

@@ -7,6 +7,7 @@ Calling it and loading a state dict is all that Score Image Model does, so whate
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import logging
 import warnings
@@ -24,8 +25,14 @@ logger = logging.getLogger(__name__)
 # Where networks come from that need no trust: nothing but a class of these packages is ever called.
 _KNOWN_PACKAGES = ("torchvision", "timm", "train_pytorch_model")
 _BUILDERS_MODULE = "torchvision.models"
-# Arguments that would fetch weights or print progress; the directory's own weights are what counts.
-_WEIGHT_ARGUMENTS = ("weights", "pretrained", "progress")
+_TIMM_BUILDER = ("timm", "create_model")
+# Arguments that would fetch weights, read files or print progress; the directory's own weights are what counts.
+_WEIGHT_ARGUMENTS = frozenset(
+    [
+        *("weights", "pretrained", "progress"),
+        *("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
+    ]
+)
 
 
 class NetworkError(Exception):
@@ -107,6 +114,13 @@ def torchvision_builders() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
+def timm_models() -> frozenset[str]:
+    """Names of timm's networks; none when timm is not installed."""
+    if importlib.util.find_spec("timm") is None:
+        return frozenset()
+    return frozenset(importlib.import_module("timm.models").list_models())
+
+
 def describe(module: str, name: str, init_params: dict[str, Any], *, trust_code: bool = False) -> NetworkDescription:
     """Check a description read from a directory and bring it into the form that is written back.
 
@@ -124,9 +138,12 @@ def describe(module: str, name: str, init_params: dict[str, Any], *, trust_code:
     init_params = dict(init_params)
     if (module, name) == (_BUILDERS_MODULE, "get_model"):
         name = str(init_params.pop("name", None))
+    plain = {key: value for key, value in init_params.items() if key not in _WEIGHT_ARGUMENTS}
     if module.split(".")[0] == "torchvision" and name in torchvision_builders():
-        plain = {key: value for key, value in init_params.items() if key not in _WEIGHT_ARGUMENTS}
         return NetworkDescription(_BUILDERS_MODULE, name, plain)
+    # A name of timm's list, and no address or folder, which it would take for a name too.
+    if (module, name) == _TIMM_BUILDER and str(plain.get("model_name")) in timm_models():
+        return NetworkDescription(module, name, plain)
     if trust_code:
         _import_callable(module, name)
         return NetworkDescription(module, name, init_params)
@@ -138,7 +155,7 @@ def describe(module: str, name: str, init_params: dict[str, Any], *, trust_code:
     found = _import_callable(module, name)
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
         raise NetworkError(
-            f"{module}.{name} is neither a classification builder of torchvision nor a torch.nn.Module class; "
+            f"{module}.{name} is no classification builder of torchvision or timm and no torch.nn.Module class; "
             "if you trust it, add --trust-model-code"
         )
     return NetworkDescription(module, name, init_params)
@@ -233,7 +250,7 @@ def with_head(
 
 
 def check_image_size(
-    description: NetworkDescription, size: tuple[int, int], batch_size: int, num_classes: int, *, training: bool
+    description: NetworkDescription, size: tuple[int, int], batch_size: int, num_classes: int | None, *, training: bool
 ) -> None:
     """Pass a batch of shapes, without any data, through the network.
 
@@ -241,7 +258,7 @@ def check_image_size(
         description: of the network.
         size: (height, width) in pixels.
         batch_size: images in the batch.
-        num_classes: outputs expected of each.
+        num_classes: outputs expected of each; None for any number.
         training: whether in training mode, where normalisation over the batch needs more than one value.
 
     Raises:
@@ -256,37 +273,5 @@ def check_image_size(
     except Exception as error:
         raise NetworkError(str(error)) from error
     logits = output if isinstance(output, torch.Tensor) else output[0]
-    if tuple(logits.shape) != (batch_size, num_classes):
+    if num_classes is not None and tuple(logits.shape) != (batch_size, num_classes):
         raise NetworkError(f"it gives {tuple(logits.shape)} where ({batch_size}, {num_classes}) is expected")
-
-
-def preferred_memory_format(network: nn.Module, size: tuple[int, int]) -> torch.memory_format:
-    """The order in memory that the network is fastest in: channels last for convolutions, where it can take them.
-
-    A network of a user's own may reshape what it computes in a way that only the usual order allows: one image tells.
-
-    Args:
-        network: on the CPU; left as it was but for the order of its weights in memory.
-        size: (height, width) of the images in pixels.
-    """
-    if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
-        return torch.contiguous_format
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    was_training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, *size).to(memory_format=torch.channels_last))
-    except Exception as error:  # whatever it was, the usual order is what the network was written for
-        logger.debug("The network does not take channels_last: %s", error)
-        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return torch.contiguous_format
-    finally:
-        network.train(was_training)
-    return torch.channels_last
-
-
-def has_depthwise_convolutions(network: nn.Module) -> bool:
-    """Whether a convolution of the network treats each channel by itself, as those of MobileNet and EfficientNet do."""
-    return any(
-        isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 for module in network.modules()
-    )

@@ -26,16 +26,16 @@ from train_pytorch_model.errors import (
     LessThanOrEqualToError,
     UserError,
 )
+from train_pytorch_model.memory_format import preferred_memory_format
 from train_pytorch_model.network import (
     NetworkDescription,
     NetworkError,
     check_image_size,
-    preferred_memory_format,
     with_head,
 )
 from train_pytorch_model.ports.classes import match_classes, warn_of_classes
 from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
-from train_pytorch_model.ports.output_directory import OutputDirectory
+from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory, make_outputs_folder
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 
 if TYPE_CHECKING:
@@ -94,12 +94,12 @@ def prepare(settings: Settings, device: torch.device, display: ProgressDisplay) 
     faults.faults.extend(settings.parameters.faults())
     with faults.collecting():
         check_single_process()
-    output = OutputDirectory(settings.trained_model_path, TRAINED_MODEL, trained=True)
+    output = OutputDirectory(settings.trained_model_path, TRAINED_MODEL, TRAINED)
     with faults.collecting():
         inputs = (settings.untrained_model_path, settings.train_data_path, settings.valid_data_path)
         output.check(inputs, settings.outputs_path)
     with faults.collecting():
-        _make_outputs(settings.outputs_path)
+        make_outputs_folder(settings.outputs_path)
     model = train = valid = None
     with faults.collecting():
         model = read_untrained_model(settings.untrained_model_path, trust_code=settings.trust_model_code)
@@ -122,18 +122,6 @@ def prepare(settings: Settings, device: torch.device, display: ProgressDisplay) 
     if train is None or train_store is None or valid_store is None or network is None or model is None:
         raise AssertionError("a part is missing, and no fault says why")
     return Prepared(train.images, train_store, valid_store, *network, model.code_folders, output)
-
-
-def _make_outputs(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--outputs-path {path} cannot be written to: {error.strerror}. Give another folder."
-        ) from error
 
 
 def _decode(

@@ -37,7 +37,8 @@ class _ConsoleHandler(logging.Handler):
 
 def configure_logging() -> Console:
     """Send log lines to stderr, and give the console that bars share with them."""
-    console = Console(stderr=True)
+    # By what it is, not by what FORCE_COLOR says, which notebooks set for all that they start.
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     handler: logging.Handler = _ConsoleHandler(console) if console.is_terminal else logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(_LINE_FORMAT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -49,7 +50,7 @@ def configure_logging() -> Console:
 class ProgressDisplay:
     """Shows decoding and training."""
 
-    def __init__(self, console: Console, epochs: int) -> None:
+    def __init__(self, console: Console, epochs: int = 0) -> None:
         """Make a display.
 
         Args:
@@ -71,15 +72,29 @@ class ProgressDisplay:
         self._epoch_bar: TaskID | None = None
 
     @contextmanager
-    def decoding(self, name: str, count: int) -> Iterator[Callable[[], None]]:
-        """Show the decoding of `count` images; gives what to call once an image."""
+    def images(self, name: str, done: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        """Show work on images; gives what to call once an image.
+
+        Args:
+            name: whose images.
+            done: what happens to them, such as "decoded".
+            total: how many there are, where that is known.
+        """
         started = time.perf_counter()
+        count = 0
         with self._bars as bars:
-            task = bars.add_task(f"Decoding {name}", total=count)
-            # A bar that nobody sees need not move a million times.
-            yield (lambda: bars.advance(task)) if self._console.is_terminal else (lambda: None)
+            task = bars.add_task(f"{name}: {done}", total=total)
+
+            def advance() -> None:
+                nonlocal count
+                count += 1
+                # A bar that nobody sees need not move a million times.
+                if self._console.is_terminal:
+                    bars.advance(task)
+
+            yield advance
             bars.remove_task(task)
-        logger.info("%s: %d images decoded in %.1f s.", name, count, time.perf_counter() - started)
+        logger.info("%s: %d images %s in %.1f s.", name, count, done, time.perf_counter() - started)
 
     @contextmanager
     def training(self) -> Iterator[None]:

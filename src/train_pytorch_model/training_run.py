@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from train_pytorch_model.data.decoding import UnreadableImageError
 from train_pytorch_model.device import choose_device
-from train_pytorch_model.errors import TRAINED_MODEL, ModuleOutOfMemoryError, UserError
-from train_pytorch_model.ports.output_directory import OutputDirectory
+from train_pytorch_model.errors import TRAINED_MODEL, ModuleOutOfMemoryError, UserError, first_line, is_out_of_memory
+from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory
 from train_pytorch_model.ports.trained_model import write_trained_model
 from train_pytorch_model.preflight import Prepared, Settings, prepare
 from train_pytorch_model.progress import ProgressDisplay
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "out of shared memory")
 BEST_CHECKPOINT = "checkpoints/best"
 
 
@@ -49,9 +48,9 @@ def train(settings: Settings, console: Console) -> None:
     except BaseException as error:
         if best.state:
             _save_best(prepared, settings, device, best)
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise ModuleOutOfMemoryError(
-                f"{_first_line(error)}. Lower the batch size (it is {parameters.batch_size}), "
+                f"{first_line(error)}. Lower the batch size (it is {parameters.batch_size}), "
                 "take smaller images or a smaller network, or keep the images elsewhere with --image-store."
             ) from error
         raise
@@ -138,20 +137,9 @@ def _save_best(prepared: Prepared, settings: Settings, device: torch.device, bes
     """Keep the best model of a run that failed where a person finds it."""
     path = settings.outputs_path / BEST_CHECKPOINT
     try:
-        with OutputDirectory(path, TRAINED_MODEL, trained=True).writing() as folder:
+        with OutputDirectory(path, TRAINED_MODEL, TRAINED).writing() as folder:
             _write(prepared, settings, device, best, folder)
     except Exception as error:  # the fault that ended the run is the one to tell
         logger.warning("The best model so far could not be kept: %s", error)
     else:
         logger.warning("The best model so far, of epoch %d, is kept in %s.", best.epoch, path)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -30,19 +30,26 @@ def training_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]
     return batches
 
 
-def normalised(pixels: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:
-    """Bring pixels from 0 … 255 to [-1, 1], on the device where they lie.
+def normalised(
+    pixels: torch.Tensor,
+    memory_format: torch.memory_format,
+    mean: float | torch.Tensor = 0.5,
+    std: float | torch.Tensor = 0.5,
+) -> torch.Tensor:
+    """Bring pixels from 0 … 255 to [0, 1] and from there, with the usual mean and std, to [-1, 1], where they lie.
 
-    By the same operations in the same order as torchvision's ToTensor and Normalize(0.5, 0.5), so that they equal, to
-    the bit, what Score Image Model sees.
+    By the same operations in the same order as torchvision's ToTensor and Normalize, so that they equal, to the bit,
+    what Score Image Model sees.
 
     Args:
         pixels: uint8 of shape (B, 3, height, width).
         memory_format: that the network wants.
+        mean: subtracted; of all channels, or float32 of shape (3, 1, 1).
+        std: divided by; likewise.
 
     Returns:
         float32 of the same shape.
     """
     images = pixels.to(torch.float32, memory_format=memory_format)
     # By a number of the host, a GPU would multiply by 1/255, which is not the same in the last bit.
-    return images.div_(images.new_full((), 255.0)).sub_(0.5).div_(0.5)
+    return images.div_(images.new_full((), 255.0)).sub_(mean).div_(std)

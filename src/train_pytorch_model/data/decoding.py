@@ -57,12 +57,31 @@ def decode(path: Path) -> np.ndarray:
         raise UnreadableImageError(_reason(error)) from error
 
 
+def decode_sized(path: Path, size: Size) -> np.ndarray:
+    """The pixels of an image whose header said `size`; see `decode`.
+
+    Raises:
+        UnreadableImageError: as `decode` does, and when the image is of another size.
+    """
+    image = decode(path)
+    if image.shape[:2] != size:
+        raise UnreadableImageError(
+            f"it is {image.shape[1]}x{image.shape[0]}, though its header says {size[1]}x{size[0]}"
+        )
+    return image
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
     if type(error).__name__ == "UnidentifiedImageError":
         return "it cannot be identified as an image"
     return str(error) or type(error).__name__
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(work: Callable[[int], _Result], count: int, *, at_once: int = 64) -> Iterator[_Result]:
@@ -75,7 +94,7 @@ def in_threads(work: Callable[[int], _Result], count: int, *, at_once: int = 64)
         count: of numbers.
         at_once: numbers that a thread takes at a time.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     chunks = (range(start, min(start + at_once, count)) for start in range(0, count, at_once))
     with ThreadPoolExecutor(max_workers=cores) as pool:
         # A bounded number of chunks under way: a million futures at once would be a gigabyte.

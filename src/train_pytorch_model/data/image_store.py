@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Callable, Protocol
 import numpy as np
 import torch
 
-from train_pytorch_model.data.decoding import Size, UnreadableImageError, ahead, decode, in_threads
+from train_pytorch_model.data.decoding import Size, UnreadableImageError, ahead, decode_sized, in_threads
 from train_pytorch_model.data.placement import allocate
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class EncodedImages:
         def work(position: int) -> None:
             path = self.path_of(int(batch[position]))
             try:
-                rows[position] = _decode_sized(path, self.size)
+                rows[position] = decode_sized(path, self.size)
             except UnreadableImageError as error:
                 raise UnreadableImageError(f"{path}: {error}") from error
 
@@ -198,7 +198,7 @@ def _decode_block(
 
     def work(number: int) -> str | None:
         try:
-            image = _decode_sized(path_of(start + number), size)
+            image = decode_sized(path_of(start + number), size)
         except UnreadableImageError as error:
             return str(error)
         if target is not None:
@@ -206,12 +206,3 @@ def _decode_block(
         return None
 
     return in_threads(work, count)
-
-
-def _decode_sized(path: Path, size: Size) -> np.ndarray:
-    image = decode(path)
-    if image.shape[:2] != size:
-        raise UnreadableImageError(
-            f"it is {image.shape[1]}x{image.shape[0]}, though its header says {size[1]}x{size[0]}"
-        )
-    return image

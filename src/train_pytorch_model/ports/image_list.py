@@ -143,12 +143,13 @@ def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
         raise ValueError(f"{file.name} lists no image")
 
 
-def read_columns(schema: dict[str, Any], where: str) -> Columns:
+def read_columns(schema: dict[str, Any], where: str, *, labelled: bool = True) -> Columns:
     """Find the image column, the label column and the categories in a schema.
 
     Args:
         schema: `_schema.json`.
         where: the port and the path, for messages.
+        labelled: whether there must be labels; without, only the image column is looked for.
 
     Raises:
         NotLabeledDatasetError: when there is no annotation column.
@@ -167,6 +168,9 @@ def read_columns(schema: dict[str, Any], where: str) -> Columns:
         raise InvalidDatasetError(
             where, f"the schema has no image column (elementType bytes, mime_type {_IMAGE_MIME_TYPE})", _REBUILD
         )
+    image_ref = str((image.get("properties") or {}).get("image_ref", "image_info"))
+    if not labelled:
+        return Columns(str(image.get("name")), image_ref, label="", categories=())
     if annotation is None:
         raise NotLabeledDatasetError(where, "Give images in one folder a class, or an ImageDirectory made from such.")
     properties = annotation["properties"]
@@ -178,7 +182,7 @@ def read_columns(schema: dict[str, Any], where: str) -> Columns:
         )
     return Columns(
         image=str(image.get("name")),
-        image_ref=str((image.get("properties") or {}).get("image_ref", "image_info")),
+        image_ref=image_ref,
         label=str(annotation.get("name")),
         categories=_categories(properties.get("categories"), where),
     )
@@ -204,6 +208,13 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
     if faults:
         raise InvalidDatasetError(where, f"the schema's categories are damaged: {join_some(faults)}", _REBUILD)
     return tuple(by_id[number] for number in sorted(by_id))
+
+
+def file_of(item: dict[str, Any], columns: Columns) -> str | None:
+    """The file of an item, relative to the directory; None when it names none."""
+    info = item.get(columns.image_ref)
+    name = info.get("base_file_name") or info.get("file_name") if isinstance(info, dict) else None
+    return name if isinstance(name, str) and name else None
 
 
 def is_inside(name: str) -> bool:

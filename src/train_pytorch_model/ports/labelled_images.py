@@ -8,7 +8,7 @@ from array import array
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
@@ -18,20 +18,19 @@ from train_pytorch_model.messages import join_some, name_some
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import (
     Columns,
+    file_of,
     is_image_directory,
     is_inside,
     read_columns,
     read_items,
     read_schema,
 )
+from train_pytorch_model.ports.raw_images import files_not_taken, items_not_taken, load_raw_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 logger = logging.getLogger(__name__)
-
-# As designer-core lists them; a file of another ending is no image to it.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -90,22 +89,55 @@ def read_labelled_images(path: Path, port: str) -> LabelledImages:
         raise InvalidDatasetError(where, f"it cannot be read: {error}") from error
 
 
-def _read(path: Path, port: str, where: str) -> LabelledImages:
+def _check_folder(path: Path, where: str) -> None:
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise InvalidDatasetError(where, f"the input path {found}", "Give the folder of an ImageDirectory.")
     if not any(path.iterdir()):
         raise InvalidDatasetError(where, "the input folder is empty", "Give the folder of an ImageDirectory.")
+
+
+def _read(path: Path, port: str, where: str) -> LabelledImages:
+    _check_folder(path, where)
     if not is_image_directory(path):
-        directory = _load_raw(path, where)
+        directory = load_raw_images(path, where)
         columns = read_columns(directory.schema, where)
-        unreadable = _files_not_taken(path, directory.image_list, columns)
+        unreadable = files_not_taken(path, directory.image_list, columns)
         return _labelled(path, port, directory.image_list, columns, directory.schema, unreadable)
     schema, list_file = read_schema(path, where)
     columns = read_columns(schema, where)
     images = _labelled(path, port, _checked(read_items(list_file, where), columns, path, where), columns, schema)
     _load_as_designer_core_does(path, where, list_file, schema)
     return images
+
+
+def read_listed_items(
+    path: Path, port: str, *, labelled: bool
+) -> tuple[dict[str, Any], Columns, Callable[[], Iterator[dict[str, Any]]]]:
+    """Read a dataset for a module that passes its items on.
+
+    Args:
+        path: of an ImageDirectory, or of raw images.
+        port: its name in messages.
+        labelled: whether there must be labels.
+
+    Returns:
+        The schema, its columns, and what gives the checked items, anew each time that it is called.
+
+    Raises:
+        NotLabeledDatasetError: when there must be labels and there are none.
+        InvalidDatasetError: for any other fault, also while the items are given.
+    """
+    where = f"{port} {path}"
+    _check_folder(path, where)
+    if is_image_directory(path):
+        schema, list_file = read_schema(path, where)
+        columns = read_columns(schema, where, labelled=labelled)
+        return schema, columns, lambda: _checked(read_items(list_file, where), columns, path, where)
+    directory = load_raw_images(path, where)
+    columns = read_columns(directory.schema, where, labelled=labelled)
+    items = directory.image_list + items_not_taken(path, directory, columns)
+    return directory.schema, columns, lambda: _checked(items, columns, path, where)
 
 
 def _load_as_designer_core_does(path: Path, where: str, list_file: Path, schema: dict[str, Any]) -> None:
@@ -123,59 +155,6 @@ def _load_as_designer_core_does(path: Path, where: str, list_file: Path, schema:
     same_items = all(item == line for item, line in pairs)
     if not same_items or directory.schema.get("columnAttributes") != schema["columnAttributes"]:
         raise InvalidDatasetError(where, "designer-core reads it as something else than its files say")
-
-
-def _load_raw(path: Path, where: str) -> Any:
-    """Load raw images: one folder a class, and nothing that would be taken for a class by mistake."""
-    folders = _folders(path)
-    hidden = [name for name in folders if name.startswith(".") or name == "__MACOSX"]
-    hidden = [name for name in hidden if any(_is_image(entry.name) for entry in _entries(path / name))]
-    if hidden:
-        raise InvalidDatasetError(
-            where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
-        )
-    try:
-        directory = designer_core.load_image_directory(path)
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise InvalidDatasetError(where, f"designer-core finds no images in it: {error}") from error
-    ignored = [f"{name}/{entry.name}" for name in folders for entry in _entries(path / name) if entry.is_dir()]
-    ignored += [entry.name for entry in _entries(path) if entry.is_file() and _is_image(entry.name)]
-    if ignored:
-        logger.warning(
-            "%s: only images exactly one folder deep (class/file) are used; left out: %s.", where, name_some(ignored)
-        )
-    return directory
-
-
-def _entries(path: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(path) as entries:
-        return list(entries)
-
-
-def _folders(path: Path) -> list[str]:
-    return sorted(entry.name for entry in _entries(path) if entry.is_dir())
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_EXTENSIONS)
-
-
-def _file_of(item: dict[str, Any], columns: Columns) -> str | None:
-    info = item.get(columns.image_ref)
-    name = info.get("base_file_name") or info.get("file_name") if isinstance(info, dict) else None
-    return name if isinstance(name, str) and name else None
-
-
-def _files_not_taken(path: Path, items: list[dict[str, Any]], columns: Columns) -> tuple[tuple[str, str], ...]:
-    """Image files one folder deep that the helper passed over, which it does when Pillow cannot open them."""
-    taken = {_file_of(item, columns) for item in items}
-    present = (
-        f"{folder}/{entry.name}"
-        for folder in _folders(path)
-        for entry in _entries(path / folder)
-        if entry.is_file() and _is_image(entry.name)
-    )
-    return tuple((name, "it cannot be identified as an image") for name in sorted(set(present) - taken))
 
 
 def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, where: str) -> Iterator[dict[str, Any]]:
@@ -224,7 +203,7 @@ def _labelled(
     unknown: list[str] = []
     number = 0
     for number, item in enumerate(items, start=1):
-        file = _file_of(item, columns)
+        file = file_of(item, columns)
         if file is None:
             raise InvalidDatasetError(where, f"item {number} names no file under {columns.image_ref!r}")
         label = item.get(columns.label)

@@ -8,44 +8,99 @@ the next one knows the remains as its own.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.errors import InvalidModelDirectoryError
+from train_pytorch_model.errors import InvalidModelDirectoryError, ModuleError, ModuleOutOfMemoryError, UserError
 from train_pytorch_model.messages import name_some
 from train_pytorch_model.ports.image_list import META_FILE, read_meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_TRAINED_MODEL_FILES = frozenset(
-    [
-        *(META_FILE, "model_spec.yaml", "model", "index_to_label.csv", "_schema.json", "_samples.json"),
-        *("score.py", "conda_env.yaml", "conda.yaml", "local_dependencies.zip"),
-    ]
-)
 _UNFINISHED_MARK = ".unfinished-model"
-_UNTRAINED_MODEL_FILES = frozenset((META_FILE, "model_spec.yaml", "model"))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of directory: one that is to be written may take the place of an earlier one of its kind."""
+
+    type_name: str
+    """What `_meta.yaml` says of it."""
+    files: frozenset[str]
+    """All that it may hold."""
+    folders: frozenset[str] = frozenset()
+    """Likewise."""
+    has: str = ""
+    """A file that tells it from another kind of the same type."""
+    lacks: str = ""
+    """A file that the other kind has."""
+
+    is_large: bool = False
+    """Whether it is as large as the data, so that it had better be written once."""
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is one of the two kinds of model."""
+        return self.type_name == "ModelDirectory"
+
+
+_LABEL_MAP = "index_to_label.csv"
+TRAINED = Kind(
+    "ModelDirectory",
+    frozenset(
+        [
+            *(META_FILE, "model_spec.yaml", "model", _LABEL_MAP, "_schema.json", "_samples.json"),
+            *("score.py", "conda_env.yaml", "conda.yaml", "local_dependencies.zip"),
+        ]
+    ),
+    has=_LABEL_MAP,
+)
+UNTRAINED = Kind("ModelDirectory", frozenset((META_FILE, "model_spec.yaml", "model")), lacks=_LABEL_MAP)
+TRANSFORMATION = Kind("TransformationDirectory", frozenset((META_FILE, "_transforms.json")))
+TABLE = Kind(
+    "DataFrameDirectory",
+    frozenset((META_FILE, "_data.parquet", "_data.visualization", "_samples.json", "_data.csv")),
+    frozenset(("schema",)),
+)
+EVALUATION = Kind(
+    "AnyDirectory",
+    frozenset(
+        [
+            *(META_FILE, "metrics.json", "per_class.csv"),
+            *("confusion_matrix.csv", "confusion_matrix.png", "reliability.png"),
+        ]
+    ),
+    has="metrics.json",
+)
+IMAGES = Kind(
+    "ImageDirectory",
+    frozenset((META_FILE, "images.lst", "_schema.json", "_samples.json")),
+    frozenset(("image",)),
+    is_large=True,
+)
 
 
 class OutputDirectory:
-    """A model directory about to be written."""
+    """A directory about to be written."""
 
-    def __init__(self, path: Path, argument: str, *, trained: bool) -> None:
+    def __init__(self, path: Path, argument: str, kind: Kind) -> None:
         """Name the folder.
 
         Args:
-            path: where the model is to lie.
+            path: where the output is to lie.
             argument: the port's name in messages.
-            trained: whether an earlier trained model may be replaced, or an earlier untrained one.
+            kind: of directory; an earlier one of it may be replaced.
         """
         self.path = path
         self._argument = argument
-        self._trained = trained
+        self._kind = kind
 
     def check(self, inputs: Sequence[Path] = (), outputs_path: Path | None = None) -> None:
         """Make sure, before any work, that the folder may be written.
@@ -55,8 +110,8 @@ class OutputDirectory:
             outputs_path: the folder of metrics and reports; this one may lie in it, but not be or hold it.
 
         Raises:
-            InvalidModelDirectoryError: when it is an input or lies in one, is a file, holds anything but an earlier
-                model, or cannot be written to.
+            ModuleError: when it is an input or lies in one, is a file, holds anything but an earlier output of its
+                kind, or cannot be written to.
         """
         resolved = self.path.resolve()
         for other in (path.resolve() for path in inputs):
@@ -81,27 +136,44 @@ class OutputDirectory:
         """Give a folder to write into; when the block ends well, its files stand at `path`.
 
         Raises:
-            InvalidModelDirectoryError: when the files cannot be put into place.
+            ModuleError: when the files cannot be put into place.
         """
         exists = self.path.is_dir()
+        if exists and self._kind.is_large and not any(self.path.iterdir()):
+            with self._writing_in_place():
+                yield self.path
+            return
         if not exists:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = None if exists else str(self.path.resolve().parent)
         stage = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.writing-", dir=beside))
         try:
             yield stage
-            # A folder from mkdtemp is its owner's alone; the model is for whoever reads the output folder.
+            # A folder from mkdtemp is its owner's alone; the output is for whoever reads the folder above.
             stage.chmod(0o777 & ~_umask())
             if exists:
                 self._fill_from(stage)
             else:
                 os.replace(stage, self.path)
         except OSError as error:
-            raise InvalidModelDirectoryError(
-                self._argument, f"{self.path} could not be written: {error}", "Nothing was left there."
-            ) from error
+            raise self._write_fault(error) from error
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+
+    @contextmanager
+    def _writing_in_place(self) -> Iterator[None]:
+        """Write a large directory once: an empty folder that is given, as Azure's are, is filled as it stands."""
+        mark = self.path / _UNFINISHED_MARK
+        mark.touch()
+        try:
+            yield
+        except BaseException as error:
+            self._clear()
+            if isinstance(error, OSError):
+                raise self._write_fault(error) from error
+            raise
+        finally:
+            mark.unlink()
 
     def _fill_from(self, stage: Path) -> None:
         self._refuse_foreign_files()  # they may have come since the check, and what is here is about to be removed
@@ -109,7 +181,10 @@ class OutputDirectory:
         self._clear()
         try:
             for file in sorted(stage.iterdir(), key=lambda file: file.name == META_FILE):
-                shutil.copyfile(file, self.path / file.name)
+                if file.is_dir():
+                    shutil.copytree(file, self.path / file.name, copy_function=shutil.copyfile)
+                else:
+                    shutil.copyfile(file, self.path / file.name)
         except BaseException:
             self._clear()
             raise
@@ -117,32 +192,35 @@ class OutputDirectory:
             (self.path / _UNFINISHED_MARK).unlink()
 
     def _clear(self) -> None:
-        """Remove an earlier model, `_meta.yaml` first, so that what is left at any moment is no model."""
+        """Remove an earlier output, `_meta.yaml` first, so that what is left at any moment is none."""
         files = [file for file in self.path.iterdir() if file.name != _UNFINISHED_MARK]
         for file in sorted(files, key=lambda file: file.name != META_FILE):
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def _refuse_foreign_files(self) -> None:
         foreign = self._foreign_files()
         if foreign:
             self._refuse(
-                f"{self.path} holds files that are no earlier model: {name_some(foreign)}",
+                f"{self.path} holds files that are no earlier output: {name_some(foreign)}",
                 "Give an empty or a new folder.",
             )
 
     def _foreign_files(self) -> list[str]:
         names = sorted(entry.name for entry in self.path.iterdir())
-        known = _TRAINED_MODEL_FILES if self._trained else _UNTRAINED_MODEL_FILES
-        foreign = [name for name in names if name not in known or not (self.path / name).is_file()]
+        kind = self._kind
+        foreign = [
+            name
+            for name in names
+            if not ((name in kind.files and (self.path / name).is_file()) or name in kind.folders)
+        ]
         if _UNFINISHED_MARK in names:
             return [name for name in foreign if name != _UNFINISHED_MARK]
         if names and not foreign and META_FILE in names:
             try:
-                is_model = read_meta(self.path).get("type") == "ModelDirectory"
+                is_of_type = read_meta(self.path).get("type") == kind.type_name
             except ValueError:
-                is_model = False
-            # The label map is what a trained model has and an untrained one has not.
-            if not is_model or ("index_to_label.csv" in names) != self._trained:
+                is_of_type = False
+            if not is_of_type or kind.lacks in names or (kind.has and kind.has not in names):
                 return names
         return foreign if META_FILE in names or foreign else names
 
@@ -154,8 +232,35 @@ class OutputDirectory:
             parent = parent.parent
         return parent
 
+    def _write_fault(self, error: OSError) -> ModuleError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return ModuleOutOfMemoryError(f"The disk is full: {error.filename or self.path} cannot be written.")
+        return self._fault(f"{self.path} could not be written: {error}", "Nothing was left there.")
+
     def _refuse(self, reason: str, hint: str) -> None:
-        raise InvalidModelDirectoryError(self._argument, reason, hint)
+        raise self._fault(reason, hint)
+
+    def _fault(self, reason: str, hint: str) -> ModuleError:
+        if self._kind.is_model:
+            return InvalidModelDirectoryError(self._argument, reason, hint)
+        return UserError(f'The output "{self._argument}" cannot be written: {reason}. {hint}')
+
+
+def make_outputs_folder(path: Path) -> None:
+    """Make sure, before any work, that the folder of reports is there and can be written to.
+
+    Raises:
+        UserError: when it cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--outputs-path {path} cannot be written to: {error.strerror}. Give another folder."
+        ) from error
 
 
 def _umask() -> int:

@@ -13,15 +13,22 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torchvision.models import get_model_builder
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryError
-from train_pytorch_model.network import NetworkDescription, NetworkError, describe
+from train_pytorch_model.network import (
+    NetworkDescription,
+    NetworkError,
+    check_state,
+    describe,
+    torchvision_builders,
+)
 from train_pytorch_model.ports.image_list import is_inside, read_meta
 
 logger = logging.getLogger(__name__)
@@ -31,6 +38,7 @@ _RETIRED_INITIALISERS = "azureml.designer.modules.dl.pytorch.initialize_models.v
 _RETIRED_HEADS = {f"{_RETIRED_INITIALISERS}.resnet": "fc", f"{_RETIRED_INITIALISERS}.densenet": "classifier"}
 _RETIRED_PREFIX = "model."
 _RETIRED_ADDED_HEAD = "out_linear_model"
+_NORMALIZER = "ImageNormalizer"
 _LOCAL_DEPENDENCIES_FILE = "local_dependencies.zip"
 
 
@@ -45,6 +53,8 @@ class UntrainedModel:
     """The label of each output when the model is a trained one."""
     code_folders: tuple[str, ...] = ()
     """Folders of the model's own code, to go with what is written."""
+    normalisations: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    """Mean and std of each channel, by the name of the image column that they are for."""
 
 
 def read_untrained_model(path: Path, *, trust_code: bool) -> UntrainedModel:
@@ -57,18 +67,34 @@ def read_untrained_model(path: Path, *, trust_code: bool) -> UntrainedModel:
     Raises:
         InvalidModelDirectoryError: for any fault, with what was found and what to do.
     """
+    hint = "Give the output of an initialize-model step, or a trained model."
+    model = read_model(path, UNTRAINED_MODEL, hint, trust_code=trust_code)
+    _warn_of_other_normalisation(model)
+    return model
+
+
+def read_model(path: Path, port: str, hint: str, *, trust_code: bool) -> UntrainedModel:
+    """Read a ModelDirectory, trained or not.
+
+    Args:
+        path: the folder.
+        port: its name in messages.
+        hint: what to do about a fault.
+        trust_code: whether the model may name any code, its own `local_dependencies` included.
+
+    Raises:
+        InvalidModelDirectoryError: for any fault, with what was found and what to do.
+    """
     try:
         spec = _read_spec(path)
         code_folders = _import_local_code(path, spec) if trust_code else ()
         state = _read_weights(path, spec)
         description, state = _describe(spec, state, trust_code=trust_code)
         labels = _read_labels(path, spec)
+        normalisations = _normalisations(spec)
     except (ValueError, OSError, NetworkError) as error:
-        raise InvalidModelDirectoryError(
-            UNTRAINED_MODEL, f"in {path}, {error}", "Give the output of an initialize-model step, or a trained model."
-        ) from error
-    _warn_of_other_normalisation(spec)
-    return UntrainedModel(path, description, state, labels, code_folders)
+        raise InvalidModelDirectoryError(port, f"in {path}, {error}", hint) from error
+    return UntrainedModel(path, description, state, labels, code_folders, normalisations)
 
 
 def _read_spec(path: Path) -> dict[str, Any]:
@@ -132,7 +158,28 @@ def _describe(
     if module in _RETIRED_HEADS:
         description = _describe_retired(init_params)
         return description, _torchvision_state(state, _RETIRED_HEADS[module])
-    return describe(module, name, init_params, trust_code=trust_code), state
+    return _buildable(describe(module, name, init_params, trust_code=trust_code), state), state
+
+
+def _buildable(description: NetworkDescription, state: dict[str, torch.Tensor]) -> NetworkDescription:
+    """The same description, or that of the torchvision function that gives a network of these weights.
+
+    The retired Train module writes the class that such a function made its network of, without the arguments that
+    the function gave to it.
+    """
+    functions = [name for name in torchvision_builders() if get_model_builder(name).__module__ == description.module]
+    if not functions or _fits(description, state):
+        return description
+    candidates = (describe("torchvision.models", name, description.init_params) for name in functions)
+    return next((candidate for candidate in candidates if _fits(candidate, state)), description)
+
+
+def _fits(description: NetworkDescription, state: dict[str, torch.Tensor]) -> bool:
+    try:
+        check_state(description, state)
+    except NetworkError:
+        return False
+    return True
 
 
 def _describe_retired(init_params: dict[str, Any]) -> NetworkDescription:
@@ -195,11 +242,30 @@ def _import_local_code(path: Path, spec: dict[str, Any]) -> tuple[str, ...]:
     return folders
 
 
-def _warn_of_other_normalisation(spec: dict[str, Any]) -> None:
-    for entry in spec.get("inputs") or []:
-        params = ((entry.get("pre_processor") or {}) if isinstance(entry, dict) else {}).get("init_params") or {}
-        if any(list(params.get(key, [0.5] * 3)) != [0.5] * 3 for key in ("mean", "std")):
+def _normalisations(spec: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
+    found = {}
+    try:
+        for entry in spec.get("inputs") or []:
+            processor = entry.get("pre_processor") or {}
+            if not processor:
+                continue
+            if processor["class"] != _NORMALIZER:
+                raise ValueError(f"the pre_processor {processor['class']!r} is not known; {_NORMALIZER} is")
+            params = processor["init_params"]
+            mean, std = ([float(value) for value in params[key]] for key in ("mean", "std"))
+            if not len(mean) == len(std) == 3:
+                raise ValueError(f"mean {mean} and std {std} are not three numbers each")
+            found[str(entry.get("name"))] = (mean, std)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the inputs of the model specification are damaged: {error!r}") from error
+    return found
+
+
+def _warn_of_other_normalisation(model: UntrainedModel) -> None:
+    for mean, std in model.normalisations.values():
+        if mean != [0.5] * 3 or std != [0.5] * 3:
             logger.warning(
-                "The model to train on from was trained on other pixels (%s); it is trained on with mean and std 0.5.",
-                dict(params),
-            )
+                "The model to train on from was trained on other pixels (mean %s, std %s); "
+                "it is trained on with mean and std 0.5.",
+                mean, std,
+            )  # fmt: skip

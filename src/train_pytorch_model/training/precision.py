@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from train_pytorch_model.device import fast_half_precision
-from train_pytorch_model.network import has_depthwise_convolutions
-
-if TYPE_CHECKING:
-    from torch import nn
 
 # PyTorch begins at 65,536, finds it too large for many networks, and leaves out a step for each halving.
 _FIRST_SCALE = 1024.0
@@ -56,3 +52,10 @@ def choose_precision(wanted: str, device: torch.device, network: nn.Module) -> P
     if device.type == "cpu" and has_depthwise_convolutions(network):
         dtype = None
     return Precision(dtype or torch.float32, device.type)
+
+
+def has_depthwise_convolutions(network: nn.Module) -> bool:
+    """Whether a convolution of the network treats each channel by itself, as those of MobileNet and EfficientNet do."""
+    return any(
+        isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 for module in network.modules()
+    )

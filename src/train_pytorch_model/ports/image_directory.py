@@ -1,0 +1,107 @@
+"""An ImageDirectory, written item by item, in the very bytes that designer-core's helper would write."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+from train_pytorch_model.ports.image_list import META_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_META = """\
+type: ImageDirectory
+extension: {}
+image_list: images.lst
+samples: _samples.json
+schema: _schema.json
+"""
+_NUM_SAMPLES = 3
+
+
+def make_schema(categories: Sequence[str] | None) -> dict[str, Any]:
+    """The schema of images with one class each, or of images without labels.
+
+    Args:
+        categories: names of the classes in the order of their ids; None for no labels.
+    """
+    columns: list[dict[str, Any]] = [
+        {
+            "name": "image",
+            "type": "Bytes",
+            "isFeature": True,
+            "elementType": {"typeName": "bytes", "isNullable": False},
+            "properties": {"mime_type": "image/png", "image_ref": "image_info"},
+        },
+        {
+            "name": "id",
+            "type": "Numeric",
+            "isFeature": False,
+            "elementType": {"typeName": "int64", "isNullable": False},
+        },
+    ]
+    if categories is not None:
+        properties = {
+            "annotation_type": "COCO_classification",
+            "categories": [{"id": number, "name": name} for number, name in enumerate(categories)],
+        }
+        columns.append(
+            {
+                "name": "category",
+                "type": "String",
+                "isFeature": False,
+                "elementType": {"typeName": "str", "isNullable": False},
+                "properties": properties,
+            }
+        )
+    return {"columnAttributes": columns}
+
+
+class ImageDirectoryWriter:
+    """Writes the list and the metadata around images that already lie in the folder."""
+
+    def __init__(self, folder: Path, schema: dict[str, Any]) -> None:
+        """Begin the list.
+
+        Args:
+            folder: an existing folder.
+            schema: of the directory, as `make_schema` gives it or another directory's.
+        """
+        self._folder = folder
+        self._schema = schema
+        self._list = (folder / "images.lst").open("w", encoding="utf-8")
+        self._samples: list[dict[str, Any]] = []
+        self._columns = [column["name"] for column in schema["columnAttributes"]]
+        self._image_refs = {
+            column["name"]: (column.get("properties") or {}).get("image_ref", "image_info")
+            for column in schema["columnAttributes"]
+            if (column.get("elementType") or {}).get("typeName") == "bytes"
+        }
+
+    def __enter__(self) -> ImageDirectoryWriter:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._list.close()
+        if kind is None:
+            self._write_metadata()
+
+    def add(self, item: dict[str, Any]) -> None:
+        """Add an item, as a line of the list holds it."""
+        self._list.write(json.dumps(item) + "\n")
+        if len(self._samples) < _NUM_SAMPLES:
+            self._samples.append({name: self._sample_value(name, item) for name in self._columns})
+
+    def _sample_value(self, name: str, item: dict[str, Any]) -> Any:
+        if name not in self._image_refs:
+            return item.get(name)
+        file = self._folder / item[self._image_refs[name]]["file_name"]
+        return base64.b64encode(file.read_bytes()).decode("ascii")
+
+    def _write_metadata(self) -> None:
+        (self._folder / "_schema.json").write_text(json.dumps(self._schema, indent=2), encoding="utf-8")
+        (self._folder / "_samples.json").write_text(json.dumps(self._samples, indent=2), encoding="utf-8")
+        (self._folder / META_FILE).write_text(_META, encoding="utf-8")

@@ -1,0 +1,85 @@
+"""Raw images, in one folder a class or flat, as designer-core's helper reads them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from train_pytorch_model import designer_core
+from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.messages import name_some
+from train_pytorch_model.ports.image_list import file_of
+
+if TYPE_CHECKING:
+    from train_pytorch_model.ports.image_list import Columns
+
+logger = logging.getLogger(__name__)
+
+# As designer-core lists them; a file of another ending is no image to it.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def load_raw_images(path: Path, where: str) -> Any:
+    """Load raw images: one folder a class, and nothing that would be taken for a class by mistake."""
+    folders = _folders(path)
+    hidden = [name for name in folders if name.startswith(".") or name == "__MACOSX"]
+    hidden = [name for name in hidden if any(_is_image(entry.name) for entry in _entries(path / name))]
+    if hidden:
+        raise InvalidDatasetError(
+            where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
+        )
+    try:
+        directory = designer_core.load_image_directory(path)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise InvalidDatasetError(where, f"designer-core finds no images in it: {error}") from error
+    ignored = [f"{name}/{entry.name}" for name in folders for entry in _entries(path / name) if entry.is_dir()]
+    ignored += [entry.name for entry in _entries(path) if entry.is_file() and _is_image(entry.name)]
+    if ignored:
+        logger.warning(
+            "%s: only images exactly one folder deep (class/file) are used; left out: %s.", where, name_some(ignored)
+        )
+    return directory
+
+
+def _entries(path: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(path) as entries:
+        return list(entries)
+
+
+def _folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in _entries(path) if entry.is_dir())
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def files_not_taken(path: Path, items: list[dict[str, Any]], columns: Columns) -> tuple[tuple[str, str], ...]:
+    """Image files one folder deep that the helper passed over, which it does when Pillow cannot open them."""
+    taken = {file_of(item, columns) for item in items}
+    present = (
+        f"{folder}/{entry.name}"
+        for folder in _folders(path)
+        for entry in _entries(path / folder)
+        if entry.is_file() and _is_image(entry.name)
+    )
+    return tuple((name, "it cannot be identified as an image") for name in sorted(set(present) - taken))
+
+
+def items_not_taken(path: Path, directory: Any, columns: Columns) -> list[dict[str, Any]]:
+    """Items for the images that the helper passed over, so that whoever opens them tells of them."""
+    attributes = directory.schema["columnAttributes"]
+    label = next((column["name"] for column in attributes if column["type"] == "String"), None)
+    if label is None:
+        taken = {file_of(item, columns) for item in directory.image_list}
+        present = {file.relative_to(path).as_posix() for file in path.rglob("*") if _is_image(file.name)}
+        files = sorted(present - taken)
+    else:
+        files = [file for file, _ in files_not_taken(path, directory.image_list, columns)]
+    items: list[dict[str, Any]] = []
+    for number, file in enumerate(files, start=len(directory.image_list)):
+        labels = {} if label is None else {label: file.partition("/")[0]}
+        items.append({columns.image_ref: {"file_name": file}, **labels, "id": number})
+    return items

@@ -1,0 +1,203 @@
+"""A scored dataset: a DataFrameDirectory of probabilities, labels and true labels, as the retired module writes it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
+from train_pytorch_model.ports.image_list import META_FILE, is_inside, read_meta
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+PROBABILITIES = "Scored Probabilities_"
+SCORED_LABELS = "Scored Labels"
+_META = """\
+type: DataFrameDirectory
+visualization:
+- type: Visualization
+  path: _data.visualization
+extension: {}
+format: Parquet
+data: _data.parquet
+samples: _samples.json
+schema: schema/_schema.json
+"""
+# The designer shows the corner of a table; it reads no more of it.
+_NUM_SHOWN_ROWS = 100
+_NUM_SHOWN_COLUMNS = 100
+_NUM_SAMPLES = 3
+_STATISTICS = ("Mean", "Median", "Min", "Max", "Standard Deviation", "Unique Values", "Missing Values")
+# The designer's word for a kind of column, the name of its elements, and what Parquet stores.
+_KINDS = {
+    "boolean": ("Binary", "bool", pa.bool_()),
+    "integer": ("Numeric", "int64", pa.int64()),
+    "floating": ("Numeric", "float64", pa.float64()),
+    "string": ("String", "str", pa.string()),
+}
+_OTHER_KIND = ("Object", "object", None)
+
+
+@dataclass(frozen=True)
+class ScoredTable:
+    """What evaluation needs of the table."""
+
+    classes: tuple[str, ...]
+    """In the order of the columns."""
+    probabilities: np.ndarray
+    """float64 of shape (N, C); NaN where an image could not be scored."""
+    true_labels: np.ndarray
+    """Text of shape (N,); None where there is none."""
+
+    @property
+    def is_scored(self) -> np.ndarray:
+        """Whether each row has probabilities: bool of shape (N,)."""
+        return np.asarray(~np.isnan(self.probabilities).any(axis=1))
+
+    @property
+    def is_labelled(self) -> np.ndarray:
+        """Whether each row has a true label: bool of shape (N,)."""
+        return np.array([label is not None for label in self.true_labels], dtype=bool)
+
+
+def read_scored_table(path: Path) -> ScoredTable:
+    """Read the output of Score Image Model.
+
+    Raises:
+        NotLabeledDatasetError: when it has no column of true labels.
+        InvalidDatasetError: for any other fault.
+    """
+    where = f"Scored dataset {path}"
+    try:
+        meta = read_meta(path)
+        if meta.get("type") != "DataFrameDirectory":
+            raise ValueError(f"_meta.yaml says type {meta.get('type')!r} where a DataFrameDirectory is expected")
+        table = pd.read_parquet(_named_file(path, meta, "data"))
+        schema = json.loads(_named_file(path, meta, "schema").read_text(encoding="utf-8"))
+        scores = [name for name in schema["scoreColumns"].values() if str(name).startswith(PROBABILITIES)]
+        true_column = schema["labelColumns"].get("True Labels")
+        probabilities = table[scores].to_numpy(dtype=np.float64)
+    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+        raise InvalidDatasetError(where, str(error), "Give the output of a Score Image Model step.") from error
+    if not scores:
+        raise InvalidDatasetError(where, f"no column is called {PROBABILITIES}…")
+    if true_column is None or true_column not in table:
+        raise NotLabeledDatasetError(where, "Score images that have labels.")
+    # The retired module wrote labels that look like numbers as numbers; as text they compare.
+    labels = np.array([None if pd.isna(label) else str(label) for label in table[true_column]], dtype=object)
+    return ScoredTable(tuple(str(name)[len(PROBABILITIES) :] for name in scores), probabilities, labels)
+
+
+def _named_file(path: Path, meta: dict[str, Any], key: str) -> Path:
+    name = meta.get(key)
+    if not isinstance(name, str) or not is_inside(name) or not (path / name).is_file():
+        raise ValueError(f"_meta.yaml names {name!r} as {key!r}, which is no file of the directory")
+    return path / name
+
+
+def write_scored_table(folder: Path, columns: Mapping[str, Sequence[Any]], label_column: str | None) -> None:
+    """Write a table with its schema and what the designer shows of it, as the retired module does.
+
+    Args:
+        folder: an empty folder.
+        columns: values by name, all of one length; `Scored Probabilities_…` and `Scored Labels` are its scores.
+        label_column: the column of true labels, None where there is none.
+    """
+    kinds = {name: _kind(values) for name, values in columns.items()}
+    arrays = [pa.array(values, type=kinds[name][2], from_pandas=True) for name, values in columns.items()]
+    pq.write_table(pa.table(arrays, names=list(columns)), folder / "_data.parquet")
+    scores = {name: name for name in columns if name.startswith(PROBABILITIES)}
+    scores["Multi Class Assigned Labels"] = SCORED_LABELS
+    labels = {} if label_column is None else {"True Labels": label_column}
+    attributes = [
+        {
+            "name": name,
+            "type": kind,
+            "isFeature": name not in {*labels.values(), *scores.values()},
+            "elementType": {"typeName": element, "isNullable": False},
+        }
+        for name, (kind, element, _) in kinds.items()
+    ]
+    schema = {"columnAttributes": attributes, "featureChannels": [], "labelColumns": labels, "scoreColumns": scores}
+    (folder / "schema").mkdir()
+    _write_json(folder / "schema" / "_schema.json", schema)
+    samples = [
+        {name: _shown(values[row]) for name, values in columns.items()}
+        for row in range(_num_rows(columns, _NUM_SAMPLES))
+    ]
+    _write_json(folder / "_samples.json", samples)
+    _write_json(folder / "_data.visualization", _visualization(columns, attributes, labels, scores))
+    (folder / META_FILE).write_text(_META, encoding="utf-8")
+
+
+def _kind(values: Sequence[Any]) -> tuple[str, str, Any]:
+    if isinstance(values, np.ndarray) and values.dtype == np.float64:
+        return _KINDS["floating"]
+    found = pd.api.types.infer_dtype(values, skipna=True)
+    return _KINDS.get({"empty": "string", "mixed-integer-float": "floating"}.get(found, found), _OTHER_KIND)
+
+
+def _num_rows(columns: Mapping[str, Sequence[Any]], limit: int) -> int:
+    return min(limit, len(next(iter(columns.values()))))
+
+
+def _shown(value: Any) -> Any:
+    """A value as JSON can say it."""
+    if isinstance(value, float) and math.isnan(value):
+        return {"isNan": True}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _visualization(
+    columns: Mapping[str, Sequence[Any]],
+    attributes: Sequence[dict[str, Any]],
+    labels: Mapping[str, str],
+    scores: Mapping[str, str],
+) -> dict[str, Any]:
+    shown = list(columns)[:_NUM_SHOWN_COLUMNS]
+    num_rows = len(next(iter(columns.values())))
+    rows = range(_num_rows(columns, _NUM_SHOWN_ROWS))
+    roles = {**dict.fromkeys(scores.values(), "Score"), **dict.fromkeys(labels.values(), "Label")}
+    features = [
+        (item["name"], item["elementType"]["typeName"], f"{item['type']} {roles.get(item['name'], 'Feature')}")
+        for item in attributes[:_NUM_SHOWN_COLUMNS]
+    ]
+    statistics = [(name, "float64", "Numeric Feature") for name in _STATISTICS]
+    layout = [(name, "object", "Object Feature") for name in ("Histogram", "Boxplot")]
+    records = [[_shown(columns[name][row]) for name in shown] for row in rows]
+    return {
+        "visualizationType": "default",
+        "data": _part(records, features, num_rows, len(columns)),
+        "statistics": _part(
+            [[{"isNan": True}] * len(statistics)] * len(shown), statistics, len(columns), len(statistics)
+        ),
+        "layout": _part([[None] * len(layout)] * len(shown), layout, len(columns), len(layout)),
+    }
+
+
+def _part(
+    records: list[list[Any]], features: Iterable[tuple[str, str, str]], num_rows: int, num_columns: int
+) -> dict[str, Any]:
+    return {
+        "records": records,
+        "features": [
+            {"name": name, "index": index, "elementType": element, "featureType": kind}
+            for index, (name, element, kind) in enumerate(features)
+        ],
+        "numberOfRows": num_rows,
+        "numberOfColumns": num_columns,
+        "name": None,
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2), encoding="utf-8")
