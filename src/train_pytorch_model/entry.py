@@ -10,7 +10,15 @@ import logging
 from typing import TYPE_CHECKING
 
 from train_pytorch_model.command_line import build_parser
-from train_pytorch_model.errors import LibraryError, ModuleError, UserError, write_error_info
+from train_pytorch_model.errors import (
+    LibraryError,
+    ModuleError,
+    ModuleOutOfMemoryError,
+    UserError,
+    first_line,
+    is_out_of_memory,
+    write_error_info,
+)
 from train_pytorch_model.parameters import TrainingParameters
 
 if TYPE_CHECKING:
@@ -30,18 +38,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = configure_logging()
     error: ModuleError | None = None
     try:
-        {"train": _train, "initialize-model": _initialize_model}[arguments.command](arguments, console)
+        _run(arguments, console)
     except ModuleError as fault:
         error = fault
     except KeyboardInterrupt:
         error = UserError("Interrupted.")
     except Exception as fault:
-        logger.exception("This is a fault of the module or of a library under it, not of your input.")
-        error = LibraryError(fault)
+        if is_out_of_memory(fault):
+            error = ModuleOutOfMemoryError(first_line(fault))
+        else:
+            logger.exception("This is a fault of the module or of a library under it, not of your input.")
+            error = LibraryError(fault)
     if error is not None:
         logger.error("%s", error.message)
     write_error_info(arguments.outputs_path, error)
     return 0 if error is None else 1
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> None:
+    if arguments.command == "train":
+        _train(arguments, console)
+    else:
+        from train_pytorch_model.companions.entry import COMPANIONS
+        from train_pytorch_model.ports.output_directory import make_outputs_folder
+
+        make_outputs_folder(arguments.outputs_path)
+        COMPANIONS[arguments.command](arguments, console)
 
 
 def _train(arguments: argparse.Namespace, console: Console) -> None:
@@ -62,11 +84,3 @@ def _train(arguments: argparse.Namespace, console: Console) -> None:
         include_samples=arguments.include_samples,
     )
     train(settings, console)
-
-
-def _initialize_model(arguments: argparse.Namespace, console: Console) -> None:
-    from train_pytorch_model.companions.initialize_model import initialize_model
-
-    initialize_model(
-        arguments.model_name, arguments.untrained_model_path, weights=arguments.weights, seed=arguments.random_seed
-    )

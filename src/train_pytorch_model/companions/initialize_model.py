@@ -1,4 +1,4 @@
-"""Initialize Model: an UntrainedModelDirectory for any classification network of torchvision."""
+"""Initialize Model: an UntrainedModelDirectory for any classification network of torchvision or timm."""
 
 from __future__ import annotations
 
@@ -6,85 +6,100 @@ import difflib
 import logging
 import re
 import secrets
+import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import torch
-import torchvision
 
 from train_pytorch_model import designer_core
+from train_pytorch_model.companions.model_libraries import ModelLibrary, ModelRow, library_of, model_libraries
 from train_pytorch_model.data.batches import derive_seed
 from train_pytorch_model.errors import (
     UNTRAINED_MODEL,
     FailedToDownloadFilesError,
     InvalidModelDirectoryError,
-    UserError,
 )
 from train_pytorch_model.network import (
     NetworkDescription,
     NetworkError,
     check_state,
+    timm_models,
     torchvision_builders,
     with_entries,
 )
-from train_pytorch_model.ports.output_directory import OutputDirectory
+from train_pytorch_model.ports.output_directory import UNTRAINED, OutputDirectory
 
 logger = logging.getLogger(__name__)
 
-# What a builder would otherwise decide by whether it is given weights. The pixels that training gives are already
-# what GoogLeNet's and Inception v3's weights were made for ([-1, 1]), so nothing is to be transformed again.
-_WITH_AUXILIARY_HEADS = {"transform_input": False, "aux_logits": True, "init_weights": True}
-_FIXED_ARGUMENTS = {"googlenet": _WITH_AUXILIARY_HEADS, "inception_v3": _WITH_AUXILIARY_HEADS}
 # DenseNet's published files name its layers as an early release did: denselayer1.norm.1 for denselayer1.norm1.
 _OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")
-_HINT = "Give none, default, a file of weights, or a folder that holds torchvision's file."
+# Between the tries of a download.
+_WAITS_SECONDS = (3, 10)
+# Whose faults are of the network, whatever class they are of.
+_NETWORK_PACKAGES = ("huggingface_hub", "httpx", "requests", "urllib3", "http")
+_HINT = "Give none, default, a file of weights, or a folder that holds the library's file."
 
 
-def initialize_model(model_name: str, path: Path, *, weights: str, seed: int | None) -> None:
+def initialize_model(
+    model_name: str,
+    path: Path,
+    outputs_path: Path,
+    *,
+    weights: str,
+    seed: int | None,
+    init_params: dict[str, Any] | None = None,
+) -> None:
     """Write an untrained model of 1000 outputs.
 
     Args:
-        model_name: a classification builder of torchvision, such as resnet18.
+        model_name: a classification builder of torchvision, such as resnet18, or a network of timm, where that is
+            installed; `timm/NAME` for one that both have.
         path: the folder to write.
-        weights: "none" for random ones; "default" for torchvision's best, from its cache or downloaded; a file; or a
-            folder that holds a file under torchvision's name.
+        outputs_path: the folder of reports.
+        weights: "none" for random ones; "default" for the library's best, from its cache or downloaded; a file; or a
+            folder that holds a file under the library's name.
         seed: of random weights; None for new ones each time.
+        init_params: arguments of the builder, such as DenseNet's `memory_efficient`.
 
     Raises:
         InvalidModelDirectoryError: for an unknown name, weights that do not fit, or an output that cannot be written.
         FailedToDownloadFilesError: when the default weights cannot be fetched.
     """
-    if model_name not in torchvision_builders():
-        close = difflib.get_close_matches(model_name, torchvision_builders(), n=3)
+    found = library_of(model_name)
+    if found is None:
+        names = torchvision_builders()
+        close = difflib.get_close_matches(model_name, [*names, *timm_models()], n=3)
         meant = f"Did you mean {' or '.join(close)}? " if close else ""
         raise InvalidModelDirectoryError(
-            UNTRAINED_MODEL,
-            f"there is no model {model_name!r}",
-            f"{meant}There are: {', '.join(torchvision_builders())}.",
+            UNTRAINED_MODEL, f"there is no model {model_name!r}", f"{meant}There are: {', '.join(names)}."
         )
-    output = OutputDirectory(path, UNTRAINED_MODEL, trained=False)
-    output.check()
-    description = _description(model_name)
+    library, name = found
+    output = OutputDirectory(path, UNTRAINED_MODEL, UNTRAINED)
+    output.check(outputs_path=outputs_path)
+    description = library.describe(name, init_params or {})
     torch.manual_seed(derive_seed(secrets.randbits(32) if seed is None else seed, "network"))
     if weights == "none":
-        network = description.build()
+        network = _build(description)
     else:
-        state, source = _read(model_name, weights)
+        state, source = _read(library, name, weights)
         network = _with_weights(description, state, source)
     with output.writing() as folder:
         designer_core.dump_untrained_model(folder, network, description.flavor_extras(is_cuda=False))
     logger.info("The untrained model %s (weights: %s) lies in %s.", model_name, weights, path)
 
 
-def _description(model_name: str) -> NetworkDescription:
-    return NetworkDescription("torchvision.models", model_name, dict(_FIXED_ARGUMENTS.get(model_name, {})))
+def _build(description: NetworkDescription) -> torch.nn.Module:
+    try:
+        return description.build()
+    except NetworkError as error:
+        raise InvalidModelDirectoryError(UNTRAINED_MODEL, str(error)) from error
 
 
 def _with_weights(description: NetworkDescription, state: Any, source: str) -> torch.nn.Module:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InvalidModelDirectoryError(UNTRAINED_MODEL, f"{source} is no flat state_dict of tensors", _HINT)
-    network = description.build()
+    network = _build(description)
     state = with_entries(state, {_OLD_DENSENET_NAME.sub(r"\1\2", key): value for key, value in state.items()})
     try:
         check_state(description, state)
@@ -94,17 +109,16 @@ def _with_weights(description: NetworkDescription, state: Any, source: str) -> t
     return network
 
 
-def _read(model_name: str, weights: str) -> tuple[Any, str]:
-    enum = torchvision.models.get_model_weights(model_name)
-    urls = {Path(urlparse(entry.url).path).name: entry.url for entry in [enum.DEFAULT, *enum]}
+def _read(library: ModelLibrary, name: str, weights: str) -> tuple[Any, str]:
     if weights == "default":
-        return _download(enum.DEFAULT), enum.DEFAULT.url
+        return _download(library, name), library.address(name)
     path = Path(weights)
     if path.is_dir():
-        found = [path / name for name in urls if (path / name).is_file()]
+        names = library.weight_files(name)
+        found = [path / file for file in names if (path / file).is_file()]
         if not found:
             raise InvalidModelDirectoryError(
-                UNTRAINED_MODEL, f"the folder {path} holds none of {', '.join(urls)}", _HINT
+                UNTRAINED_MODEL, f"the folder {path} holds none of {', '.join(names)}", _HINT
             )
         path = found[0]
     elif not path.is_file():
@@ -112,6 +126,10 @@ def _read(model_name: str, weights: str) -> tuple[Any, str]:
             UNTRAINED_MODEL, f"the weights {weights!r} are neither a file nor a folder", _HINT
         )
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # comes with timm, whose format it is
+
+            return load_file(path), str(path)
         return torch.load(path, map_location="cpu", weights_only=True), str(path)
     except Exception as error:  # what a damaged or hostile file raises is not documented
         raise InvalidModelDirectoryError(
@@ -119,12 +137,31 @@ def _read(model_name: str, weights: str) -> tuple[Any, str]:
         ) from error
 
 
-def _download(entry: Any) -> Any:
-    try:
-        return entry.get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
-        raise FailedToDownloadFilesError(
-            entry.url, "Or fetch the file elsewhere and give it with --weights FILE."
-        ) from error
-    except RuntimeError as error:
-        raise UserError(f"{entry.url} came damaged: {error}. Run it again.") from error
+def _download(library: ModelLibrary, name: str) -> Any:
+    for wait_seconds in (*_WAITS_SECONDS, None):
+        try:
+            return library.fetch(name)
+        except Exception as error:  # which class a fault of a library's download has depends on its release
+            if not _is_of_network(error):
+                raise InvalidModelDirectoryError(
+                    UNTRAINED_MODEL,
+                    f"the weights of {name} cannot be had: {error}",
+                    "If a cached file is damaged, remove it.",
+                ) from error
+            if wait_seconds is None:
+                raise FailedToDownloadFilesError(
+                    library.address(name), "Or fetch the file elsewhere and give it with --weights FILE."
+                ) from error
+            logger.warning("%s cannot be fetched (%s); again in %d s.", library.address(name), error, wait_seconds)
+            time.sleep(wait_seconds)
+    raise AssertionError("the last try returns or raises")
+
+
+def _is_of_network(error: Exception) -> bool:
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or "invalid hash" in str(error) or package in _NETWORK_PACKAGES
+
+
+def list_models() -> list[ModelRow]:
+    """The networks of the libraries that are installed."""
+    return [row for library in model_libraries() for row in library.rows()]

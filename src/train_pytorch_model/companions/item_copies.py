@@ -1,0 +1,67 @@
+"""Items of one ImageDirectory copied into another, with their files."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+from train_pytorch_model.data.decoding import in_threads
+from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
+from train_pytorch_model.ports.image_list import file_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from train_pytorch_model.ports.image_list import Columns
+
+_ITEMS_AT_ONCE = 1024
+
+
+def copy_items(
+    folder: Path,
+    schema: dict[str, Any],
+    columns: Columns,
+    source: Path,
+    items: Iterator[dict[str, Any]],
+    advance: Callable[[], None],
+) -> None:
+    """Write items and copies of their files, side by side, a bounded number at a time.
+
+    Args:
+        folder: gets an ImageDirectory.
+        schema: of it.
+        columns: of the schema.
+        source: the directory that the items are of.
+        items: names, ids and order are kept.
+        advance: called once an item.
+
+    Raises:
+        InvalidDatasetError: when a file of the source cannot be read.
+    """
+    with ImageDirectoryWriter(folder, schema) as writer:
+        while block := list(islice(items, _ITEMS_AT_ONCE)):
+
+            def copy(number: int, block: list[dict[str, Any]] = block) -> dict[str, Any]:
+                return _copy(block[number], columns, source, folder)
+
+            for item in in_threads(copy, len(block)):
+                writer.add(item)
+                advance()
+
+
+def _copy(item: dict[str, Any], columns: Columns, source: Path, folder: Path) -> dict[str, Any]:
+    info = dict(item[columns.image_ref])
+    # What is read and what is written may have different names.
+    info.pop("base_file_name", None)
+    try:
+        content = (source / (file_of(item, columns) or "")).read_bytes()
+    except OSError as error:
+        raise InvalidDatasetError(
+            f"Image directory {source}", f"{file_of(item, columns)!r} cannot be read: {error.strerror}"
+        ) from error
+    target = folder / info["file_name"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+    return {**item, columns.image_ref: info}
