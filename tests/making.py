@@ -73,8 +73,7 @@ class Inputs:
             "batch_size": 6,
             **flags,
         }
-        pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not None]
-        return ["train", *(text for pair in pairs for text in pair)]
+        return ["train", *flags_of(given)]
 
     def fit(self, **flags: object) -> int:
         """Train in this process; give the exit code."""
@@ -86,9 +85,7 @@ class Inputs:
 
     def error(self) -> dict[str, object] | None:
         """What error_info.json says."""
-        path = self.outputs / "module_statistics" / "error_info.json"
-        report: dict[str, object] | None = json.loads(path.read_text(encoding="utf-8"))["Exception"]
-        return report
+        return error_of(self.outputs)
 
 
 def paths_of(images: LabelledImages) -> list[Path]:
@@ -96,11 +93,42 @@ def paths_of(images: LabelledImages) -> list[Path]:
     return [images.path_of(index) for index in range(len(images))]
 
 
+def flags_of(given: dict[str, object]) -> list[str]:
+    """Names and values as a command line has them; what is None is left out."""
+    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not None]
+    return [text for pair in pairs for text in pair]
+
+
+def run_here(command: str, **flags: object) -> int:
+    """Run a command of the project in this process; give the exit code."""
+    return main([command, *flags_of(flags)])
+
+
+def error_of(outputs: Path) -> dict[str, object] | None:
+    """What error_info.json says of a run."""
+    path = outputs / "module_statistics" / "error_info.json"
+    report: dict[str, object] | None = json.loads(path.read_text(encoding="utf-8"))["Exception"]
+    return report
+
+
+def error_code(outputs: Path) -> tuple[object, object]:
+    """Name and number of the error that a run ended with."""
+    error = error_of(outputs)
+    assert error is not None
+    return error["ErrorId"], error["ErrorCode"]
+
+
+def error_text(outputs: Path) -> str:
+    """What the error says that a run ended with."""
+    error = error_of(outputs)
+    assert error is not None
+    return str(error["Message"])
+
+
 def initialize(path: Path, network: str, outputs: Path, **flags: object) -> None:
     """Write an untrained model with the project's own command."""
-    more = [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    arguments = ["initialize-model", "--model-name", network, "--untrained-model-path", str(path)]
-    assert main([*arguments, "--outputs-path", str(outputs), *more]) == 0
+    given = {"model_name": network, "untrained_model_path": path, "outputs_path": outputs, **flags}
+    assert run_here("initialize-model", **given) == 0
 
 
 def read_json_lines(path: Path) -> list[dict[str, object]]:
@@ -119,3 +147,11 @@ def run_module(
         cwd=cwd,
         env={**os.environ, **environment},
     )
+
+
+def run_retired_tool(python: Path, module: str, *arguments: object) -> str:
+    """Run a module of the retired packages to its end; give what it printed."""
+    command = [str(python), "-m", f"azureml.designer.modules.{module}", *map(str, arguments)]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    return finished.stdout + finished.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from ruamel.yaml import YAML
 
 from tests import environments
-from tests.making import ROOT, Inputs, run_module
+from tests.making import ROOT, flags_of, read_json_lines, run_module, write_class_folders
 
 DESIGNER_CORES_PINS = "azureml-designer-core 0.0.86 has requirement"
 
@@ -65,22 +66,33 @@ def test_conda_env_lists_its_whole_tree_with_exact_versions() -> None:
 
 
 @pytest.mark.environment
-def test_the_module_trains_in_the_conda_environment(inputs: Inputs, tmp_path: Path) -> None:
+def test_every_module_runs_in_the_conda_environment(tmp_path: Path) -> None:
     python = environments.conda()
     assert pip_check(python) == []
-    initialised = run_module(
-        *("initialize-model", "--model-name", "resnet18", "--untrained-model-path", tmp_path / "untrained39"),
-        *("--outputs-path", inputs.outputs),
-        python=python,
-        PYTHONPATH=str(ROOT / "src"),
-    )
-    assert initialised.returncode == 0, initialised.stderr
-    inputs.untrained = tmp_path / "untrained39"
-    finished = run_module(*inputs.arguments(epochs=2), python=python, PYTHONPATH=str(ROOT / "src"))
-    assert finished.returncode == 0, finished.stderr
-    assert len(inputs.metrics()) == 2
-    state = torch.load(inputs.trained / "model", weights_only=True)
-    assert state["fc.weight"].shape == (3, 512)
-    failed = run_module(*inputs.arguments(epochs=0), python=python, PYTHONPATH=str(ROOT / "src"))
+    write_class_folders(tmp_path / "photos", per_class=12, size=40)
+    data = {"untrained_model_path": "model", "train_data_path": "train", "valid_data_path": "changed"}
+    pipeline: list[tuple[str, dict[str, object]]] = [
+        ("convert-to-image-directory", {"input_path": "photos", "output_path": "images"}),
+        ("split-image-directory", {"src_path": "images", "tgt_train_path": "train", "tgt_test_path": "test"}),
+        ("init-image-transformation", {"output_path": "how", "pad": True, "random_horizontal_flip": True}),
+        (
+            "apply-image-transformation",
+            {"input_image_transform_path": "how", "input_image_dir_path": "test", "output_path": "changed"},
+        ),
+        ("initialize-model", {"model_name": "resnet18", "untrained_model_path": "model"}),
+        ("train", {**data, "trained_model_path": "trained", "epochs": 2, "batch_size": 6}),
+        ("score-image-model", {"trained_model": "trained", "dataset": "changed", "scored_dataset": "scored"}),
+        ("evaluate-model", {"scored_dataset": "scored", "evaluation_path": "evaluation"}),
+    ]
+    for command, flags in pipeline:
+        finished = run_module(command, *flags_of(flags), python=python, cwd=tmp_path, PYTHONPATH=str(ROOT / "src"))
+        assert finished.returncode == 0, finished.stderr
+    assert len(read_json_lines(tmp_path / "outputs" / "metrics.jsonl")) == 2
+    assert torch.load(tmp_path / "trained" / "model", weights_only=True)["fc.weight"].shape == (3, 512)
+    assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["num_images"] == 4
+    failed = run_module(
+        "train", *flags_of({**data, "trained_model_path": "other", "epochs": 0}),
+        python=python, cwd=tmp_path, PYTHONPATH=str(ROOT / "src"),
+    )  # fmt: skip
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr

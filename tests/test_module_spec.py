@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 
 from tests import environments
 from tests.making import ROOT, Inputs
-from train_pytorch_model.command_line import PORT_FLAGS, build_parser, flag_of
+from train_pytorch_model.command_line import PORT_FLAGS, build_parser
+from train_pytorch_model.flags import flag_of
 from train_pytorch_model.parameters import TrainingParameters
 
 SPEC: dict[str, Any] = YAML(typ="safe").load(ROOT / "module_spec.yaml")

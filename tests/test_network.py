@@ -4,18 +4,17 @@ import pytest
 import torch
 from torch import nn
 
+from train_pytorch_model.memory_format import preferred_memory_format
 from train_pytorch_model.network import (
     NetworkDescription,
     NetworkError,
     check_image_size,
     describe,
-    has_depthwise_convolutions,
     head_keys,
-    preferred_memory_format,
     torchvision_builders,
     with_head,
 )
-from train_pytorch_model.training.precision import Precision
+from train_pytorch_model.training.precision import Precision, has_depthwise_convolutions
 from train_pytorch_model.training.step import TrainingStep, logits_and_loss
 
 # The smallest of each family, and the side of the smallest images it is tried on.

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from tests.making import ROOT
-from train_pytorch_model.errors import InvalidModelDirectoryError
+from train_pytorch_model.errors import InvalidModelDirectoryError, ModuleOutOfMemoryError
 from train_pytorch_model.ports import output_directory
-from train_pytorch_model.ports.output_directory import OutputDirectory
+from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory
 
 META = "type: ModelDirectory\n"
 
 
 def output(path: Path) -> OutputDirectory:
-    return OutputDirectory(path, "Trained model", trained=True)
+    return OutputDirectory(path, "Trained model", TRAINED)
 
 
 def write_model(folder: Path, content: str = "new") -> None:
@@ -80,7 +80,7 @@ def test_a_failure_while_filling_a_mounted_folder_empties_it_again(
 
     copy = shutil.copyfile
     monkeypatch.setattr(shutil, "copyfile", copyfile)
-    with pytest.raises(InvalidModelDirectoryError, match="No space left"), output(path).writing() as folder:
+    with pytest.raises(ModuleOutOfMemoryError, match="The disk is full"), output(path).writing() as folder:
         write_model(folder)
     assert copied[-1] == "_meta.yaml"  # no reader takes a directory without it, so it comes last
     assert len(copied) == 3
@@ -104,7 +104,7 @@ def test_files_that_came_during_the_training_are_not_removed(tmp_path: Path) -> 
         with output(path).writing() as folder:
             write_model(folder)
 
-    with pytest.raises(InvalidModelDirectoryError, match="no earlier model"):
+    with pytest.raises(InvalidModelDirectoryError, match="no earlier output"):
         write()
     assert names(path) == ["notes.txt"]
 
@@ -114,11 +114,11 @@ def test_what_a_killed_process_left_in_a_mounted_folder_is_replaced(tmp_path: Pa
     path.mkdir()
     code = (
         "import os, shutil, sys; from pathlib import Path\n"
-        "from train_pytorch_model.ports.output_directory import OutputDirectory\n"
+        "from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory\n"
         "from tests.test_output_directory import write_model\n"
         "copy = shutil.copyfile\n"
         "shutil.copyfile = lambda a, b: (copy(a, b), os.kill(os.getpid(), 9))\n"
-        "with OutputDirectory(Path(sys.argv[1]), 'x', trained=True).writing() as folder: write_model(folder)\n"
+        "with OutputDirectory(Path(sys.argv[1]), 'x', TRAINED).writing() as folder: write_model(folder)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT)
     assert killed.returncode == -9
@@ -146,7 +146,7 @@ def test_a_folder_that_holds_anything_else_is_refused_and_untouched(files: dict[
     path.mkdir()
     for name, content in files.items():
         (path / name).write_text(content)
-    with pytest.raises(InvalidModelDirectoryError, match="no earlier model"):
+    with pytest.raises(InvalidModelDirectoryError, match="no earlier output"):
         output(path).check()
     assert {entry.name: entry.read_text() for entry in path.iterdir()} == files
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests import environments
-from tests.making import CLASSES, Inputs, write_class_folders
+from tests.making import CLASSES, Inputs, run_retired_tool, write_class_folders
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.image_store import decode_all
 from train_pytorch_model.network import describe
@@ -19,7 +19,6 @@ from train_pytorch_model.ports.untrained_model import read_untrained_model
 
 pytestmark = pytest.mark.environment
 
-MODULES = "azureml.designer.modules.dl.pytorch"
 READ_TABLE = (
     "import json, sys, pandas as pd\n"
     "table = pd.read_parquet(sys.argv[1])\n"
@@ -28,10 +27,7 @@ READ_TABLE = (
 
 
 def run_retired(module: str, *arguments: object) -> str:
-    command = [str(environments.retired()), "-m", f"{MODULES}.{module}", *map(str, arguments)]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
-    return finished.stdout + finished.stderr
+    return run_retired_tool(environments.retired(), f"dl.pytorch.{module}", *arguments)
 
 
 def score(model: Path, data: Path, target: Path) -> dict[str, list[object]]:

@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ import torchvision
 from ruamel.yaml import YAML
 from torch import nn
 
-from tests.making import initialize
+from tests.making import error_code, initialize
+from train_pytorch_model.companions.model_libraries import Torchvision
 from train_pytorch_model.designer_core import dump_trained_model, dump_untrained_model
 from train_pytorch_model.entry import main
 from train_pytorch_model.errors import InvalidModelDirectoryError
+from train_pytorch_model.network import NetworkError, describe, torchvision_builders, with_head
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 
 RETIRED = "azureml.designer.modules.dl.pytorch.initialize_models.vision.classification"
@@ -290,3 +293,101 @@ def test_the_seed_covers_random_weights(tmp_path: Path) -> None:
         states.append(read(path).state["features.0.weight"])
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "timm/resnet18"])
+def test_a_network_of_timm_is_initialised_read_and_fitted_with_a_head(name: str, tmp_path: Path) -> None:
+    initialize(tmp_path / "untrained", name, tmp_path / "outputs")
+    model = read(tmp_path / "untrained")
+    plain = name.rpartition("/")[2]
+    assert model.description.init_params == {"model_name": plain, "num_classes": 1000}
+    network, description = with_head(model.description, model.state, 3, keep_head=False)
+    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+    assert type(network).__module__.startswith("timm.")
+    assert description.init_params["num_classes"] == 3
+
+
+@pytest.mark.parametrize(
+    "init_params",
+    [
+        {"model_name": "hf-hub:someone/else"},
+        {"model_name": "local-dir:/tmp"},
+        {"model_name": ["resnet10t"]},
+        {},
+    ],
+)
+def test_timm_is_asked_for_nothing_but_a_name_of_its_list(init_params: dict[str, object]) -> None:
+    with pytest.raises(NetworkError, match="--trust-model-code"):
+        describe("timm", "create_model", init_params)
+
+
+def test_what_makes_timm_read_or_fetch_files_is_left_out() -> None:
+    harmful = {"pretrained": True, "checkpoint_path": "/etc/passwd", "pretrained_cfg": {"file": "x"}, "cache_dir": "/"}
+    description = describe("timm", "create_model", {"model_name": "resnet10t", **harmful})
+    assert description.init_params == {"model_name": "resnet10t"}
+
+
+def test_weights_of_timm_come_from_a_file_of_its_format(tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    given = timm.create_model("resnet10t").state_dict()
+    (tmp_path / "weights").mkdir()
+    save_file(given, tmp_path / "weights" / "model.safetensors")
+    for source in (tmp_path / "weights", tmp_path / "weights" / "model.safetensors"):
+        initialize(tmp_path / "untrained", "resnet10t", tmp_path / "outputs", weights=source)
+        state = read(tmp_path / "untrained").state
+        assert all(torch.equal(state[key], value) for key, value in given.items())
+
+
+class Weights:
+    """Stands for a library's download, which cannot be tried here: fails as often as it is told, then gives."""
+
+    def __init__(self, faults: list[Exception], state: dict[str, torch.Tensor]) -> None:
+        self.faults = faults
+        self.state = state
+
+    def fetch(self, name: str) -> dict[str, torch.Tensor]:
+        if self.faults:
+            raise self.faults.pop(0)
+        return self.state
+
+
+@pytest.mark.parametrize(
+    ("faults", "code"),
+    [
+        ([], None),
+        ([URLError("no route"), URLError("no route")], None),
+        ([URLError("no route")] * 3, 162),
+        ([RuntimeError('invalid hash value (expected "1", got "2")')] * 3, 162),
+        ([RuntimeError("PytorchStreamReader failed reading zip archive")], 159),
+    ],
+)
+def test_weights_are_fetched_again_before_a_named_error(
+    faults: list[Exception], code: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(3)
+    state = torchvision.models.squeezenet1_1().state_dict()
+    weights, waits = Weights(list(faults), state), []
+    monkeypatch.setattr(Torchvision, "fetch", lambda self, name: weights.fetch(name))
+    monkeypatch.setattr("time.sleep", waits.append)
+    exit_code = initialize_exit_code(tmp_path, "--model-name", "squeezenet1_1", "--pretrained", "True")
+    if code is None:
+        assert exit_code == 0
+        assert torch.equal(read(tmp_path / "untrained").state["features.0.weight"], state["features.0.weight"])
+        assert waits == [3, 10][: len(faults)]
+    else:
+        assert exit_code == 1
+        assert error_code(tmp_path / "outputs")[1] == code
+        assert not (tmp_path / "untrained").exists()
+
+
+def test_the_list_shows_every_network_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["initialize-model", "--list"])
+    assert ended.value.code == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert rows["resnet18"] == ["11,689,512", "224", "69.76", "%"]
+    assert rows["vit_h_14"][1] == "224"
+    assert set(rows) >= {*torchvision_builders(), "timm/resnet18", "timm/vit_tiny_patch16_224"}

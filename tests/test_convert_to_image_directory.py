@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests import environments
+from tests.making import (
+    error_code,
+    error_text,
+    read_json_lines,
+    run_here,
+    run_retired_tool,
+    write_class_folders,
+)
+from train_pytorch_model.designer_core import load_image_directory
+from train_pytorch_model.ports.labelled_images import read_labelled_images
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".gz", ".bz2")
+
+
+def convert(source: Path, target: Path) -> int:
+    outputs = target.parent / "outputs"
+    return run_here("convert-to-image-directory", input_path=source, output_path=target, outputs_path=outputs)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def pack(folder: Path, archive: Path) -> Path:
+    if archive.name.endswith(".zip"):
+        with zipfile.ZipFile(archive, "w") as packed:
+            for file in sorted(folder.rglob("*")):
+                packed.write(file, file.relative_to(folder))
+        return archive
+    mode = {"gz": "w:gz", "tgz": "w:gz", "bz2": "w:bz2"}.get(archive.name.rpartition(".")[2], "w")
+    with tarfile.open(archive, mode) as packed:  # type: ignore[call-overload]
+        packed.add(folder, arcname=".")
+    return archive
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    return write_class_folders(tmp_path / "photos", ["dog", "cat", "10", "2"], per_class=3)
+
+
+def test_a_folder_becomes_what_designer_core_itself_would_write(folders: Path, tmp_path: Path) -> None:
+    assert convert(folders, tmp_path / "ours") == 0
+    load_image_directory(folders).dump(str(tmp_path / "theirs"))
+    assert contents(tmp_path / "ours") == contents(tmp_path / "theirs")
+
+
+def test_what_is_written_is_loaded_and_written_again_by_designer_core_as_it_is(folders: Path, tmp_path: Path) -> None:
+    assert convert(folders, tmp_path / "ours") == 0
+    load_image_directory(tmp_path / "ours").dump(str(tmp_path / "again"))
+    assert contents(tmp_path / "ours") == contents(tmp_path / "again")
+
+
+@pytest.mark.parametrize("ending", ARCHIVES)
+@pytest.mark.parametrize("inside_a_folder", [False, True])
+def test_an_archive_becomes_what_its_folder_does(
+    ending: str, inside_a_folder: bool, folders: Path, tmp_path: Path
+) -> None:
+    assert convert(folders, tmp_path / "expected") == 0
+    (tmp_path / "input").mkdir()
+    archive = pack(folders, tmp_path / "input" / f"photos{ending}")
+    assert convert(archive.parent if inside_a_folder else archive, tmp_path / "ours") == 0
+    assert contents(tmp_path / "ours") == contents(tmp_path / "expected")
+
+
+def test_folders_around_the_classes_are_passed_through(folders: Path, tmp_path: Path) -> None:
+    assert convert(folders, tmp_path / "expected") == 0
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    shutil.copytree(folders, tmp_path / "outer" / "inner" / "photos")
+    assert convert(tmp_path / "outer", tmp_path / "ours") == 0
+    assert contents(tmp_path / "ours") == contents(tmp_path / "expected")
+
+
+def test_one_folder_of_images_is_one_class(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "photos", ["only"], per_class=2)
+    assert convert(tmp_path / "photos", tmp_path / "ours") == 0
+    assert read_labelled_images(tmp_path / "ours", "Training dataset").classes == ("only",)
+
+
+def test_a_flat_folder_has_no_labels(folders: Path, tmp_path: Path) -> None:
+    assert convert(folders / "cat", tmp_path / "ours") == 0
+    directory = load_image_directory(tmp_path / "ours")
+    assert [column["name"] for column in directory.schema["columnAttributes"]] == ["image", "id"]
+    assert len(directory.image_list) == 3
+
+
+def test_hidden_and_metadata_folders_are_no_classes_and_the_input_stays_as_it_was(
+    folders: Path, tmp_path: Path
+) -> None:
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        shutil.copytree(folders / "cat", folders / name)
+    (folders / "cat" / "._0.png").write_bytes(b"resource fork")
+    (folders / "cat" / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    before = contents(folders)
+    assert convert(folders, tmp_path / "ours") == 0
+    assert contents(folders) == before
+    images = read_labelled_images(tmp_path / "ours", "Training dataset")
+    assert images.classes == ("10", "2", "cat", "dog")
+    assert len(images) == 12
+
+
+def test_nothing_in_an_archive_escapes_the_output(folders: Path, tmp_path: Path) -> None:
+    image = next(folders.rglob("*.png"))
+    archive = tmp_path / "hostile.tar"
+    with tarfile.open(archive, "w") as packed:
+        for name in ("../outside/a.png", "/absolute/b.png", "cat/../../c.png", "cat/d.png"):
+            member = tarfile.TarInfo(name)
+            member.size = image.stat().st_size
+            packed.addfile(member, io.BytesIO(image.read_bytes()))
+        link = tarfile.TarInfo("cat/e.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        packed.addfile(link)
+    before = set(tmp_path.rglob("*"))
+    assert convert(archive, tmp_path / "ours") == 0
+    new = set(tmp_path.rglob("*")) - before
+    assert all(path.is_relative_to(tmp_path / "ours") or path.is_relative_to(tmp_path / "outputs") for path in new)
+    assert read_labelled_images(tmp_path / "ours", "Training dataset").classes == ("absolute", "cat")
+
+
+def test_unreadable_images_are_listed_with_reasons_and_left_out(folders: Path, tmp_path: Path) -> None:
+    (folders / "cat" / "0.png").write_bytes(b"no image")
+    half = (folders / "dog" / "1.png").read_bytes()
+    (folders / "dog" / "1.png").write_bytes(half[: len(half) // 2])
+    assert convert(folders, tmp_path / "ours") == 0
+    assert len(read_labelled_images(tmp_path / "ours", "Training dataset")) == 10
+    listed = json.loads((tmp_path / "outputs" / "unreadable_images.json").read_text())["Input"]
+    assert [entry["file_name"] for entry in listed] == ["cat/0.png", "dog/1.png"]
+    assert all(entry["reason"] for entry in listed)
+
+
+def annotate(folders: Path, kind: str) -> dict[str, str]:
+    """Write labels that are not the folders'; give them by file."""
+    files = sorted(str(path.relative_to(folders)) for path in folders.rglob("*.png"))
+    labels = {file: "odd" if number % 2 else "even" for number, file in enumerate(files)}
+    if kind == "coco":
+        ids = {"odd": 7, "even": 3}
+        document = {
+            "images": [{"id": number, "file_name": file} for number, file in enumerate(files)],
+            "annotations": [{"id": n, "image_id": n, "category_id": ids[labels[file]]} for n, file in enumerate(files)],
+            "categories": [{"id": number, "name": name} for name, number in ids.items()],
+        }
+        (folders / "labels.json").write_text(json.dumps(document))
+    elif kind == "export":
+        address = "AmlDatastore://workspaceblobstore/UI/my%20photos/"
+        lines = [json.dumps({"image_url": address + file, "label": label}) for file, label in labels.items()]
+        (folders / "labels.jsonl").write_text("\n".join(lines))
+    else:
+        rows = [f"{file},{label}" for file, label in labels.items()]
+        (folders / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    return labels
+
+
+@pytest.mark.parametrize("kind", ["coco", "export", "csv"])
+def test_labels_may_come_from_a_file_of_annotations(kind: str, folders: Path, tmp_path: Path) -> None:
+    labels = annotate(folders, kind)
+    assert convert(folders, tmp_path / "ours") == 0
+    images = read_labelled_images(tmp_path / "ours", "Training dataset")
+    assert images.classes == ("even", "odd")
+    given = [images.classes[label] for label in images.labels]
+    assert given == [labels[file] for file in sorted(labels)]
+
+
+def test_annotations_of_several_categories_an_image_are_refused(folders: Path, tmp_path: Path) -> None:
+    annotate(folders, "coco")
+    document = json.loads((folders / "labels.json").read_text())
+    document["annotations"].append({"id": 99, "image_id": 0, "category_id": 7})
+    (folders / "labels.json").write_text(json.dumps(document))
+    assert convert(folders, tmp_path / "ours") == 1
+    assert "give one category an image" in error_text(tmp_path / "outputs")
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "several archives", "damaged zip", "damaged tar", "no image"])
+def test_what_cannot_be_converted_is_a_named_error_and_leaves_nothing(kind: str, folders: Path, tmp_path: Path) -> None:
+    source = tmp_path / "input"
+    if kind != "missing":
+        source.mkdir()
+    if kind == "several archives":
+        for name in ("a.zip", "b.tar"):
+            pack(folders, source / name)
+    if kind.startswith("damaged"):
+        archive = pack(folders, source / f"photos.{kind[-3:]}")
+        data = archive.read_bytes()
+        archive.write_bytes(data[: len(data) // 2])
+    if kind == "no image":
+        (source / "notes.txt").write_text("nothing")
+    assert convert(source, tmp_path / "ours") == 1
+    assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_an_earlier_output_is_replaced_whole(folders: Path, tmp_path: Path) -> None:
+    assert convert(folders, tmp_path / "ours") == 0
+    shutil.rmtree(folders / "dog")
+    assert convert(folders, tmp_path / "ours") == 0
+    assert (
+        len(list((tmp_path / "ours" / "image").iterdir()))
+        == len(read_json_lines(tmp_path / "ours" / "images.lst"))
+        == 9
+    )
+
+
+@pytest.mark.environment
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_retired_module_writes_the_same(packed: bool, folders: Path, tmp_path: Path) -> None:
+    source = pack(folders, tmp_path / "photos.zip") if packed else folders
+    module = "computer_vision.preprocess.convert_to_image_directory.convert_to_image_directory"
+    run_retired_tool(environments.retired(), module, "--input-path", source, "--output-path", tmp_path / "theirs")
+    assert convert(source, tmp_path / "ours") == 0
+    assert contents(tmp_path / "ours") == contents(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tgz", ".tar.bz2"])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])  # of a tar, the last part is padding
+def test_an_archive_that_is_cut_anywhere_is_an_error(ending: str, share: float, folders: Path, tmp_path: Path) -> None:
+    archive = pack(folders, tmp_path / f"photos{ending}")
+    data = archive.read_bytes()
+    archive.write_bytes(data[: int(len(data) * share)])
+    assert convert(archive, tmp_path / "ours") == 1
+    assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_a_damaged_image_in_a_zip_is_an_error_by_its_checksum(folders: Path, tmp_path: Path) -> None:
+    archive = pack(folders, tmp_path / "photos.zip")
+    data = bytearray(archive.read_bytes())
+    data[200] ^= 255
+    archive.write_bytes(data)
+    assert convert(archive, tmp_path / "ours") == 1
+    assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
+
+
+def test_nothing_in_a_zip_escapes_the_output(folders: Path, tmp_path: Path) -> None:
+    image = next(folders.rglob("*.png")).read_bytes()
+    with zipfile.ZipFile(tmp_path / "hostile.zip", "w") as packed:
+        for name in ("../outside.png", "/absolute/b.png", "..\\windows.png", "cat/d.png"):
+            packed.writestr(name, image)
+    before = set(tmp_path.rglob("*"))
+    assert convert(tmp_path / "hostile.zip", tmp_path / "ours") == 0
+    new = set(tmp_path.rglob("*")) - before
+    assert all(path.is_relative_to(tmp_path / "ours") or path.is_relative_to(tmp_path / "outputs") for path in new)
+    assert read_labelled_images(tmp_path / "ours", "Training dataset").classes == ("absolute", "cat")
+
+
+def test_flat_images_keep_their_names_as_designer_core_keeps_them(folders: Path, tmp_path: Path) -> None:
+    assert convert(folders / "cat", tmp_path / "ours") == 0
+    load_image_directory(folders / "cat").dump(str(tmp_path / "theirs"))
+    ours, theirs = (
+        {item["image_info"]["file_name"] for item in read_json_lines(tmp_path / who / "images.lst")}  # type: ignore[index]
+        for who in ("ours", "theirs")
+    )
+    assert ours == theirs == {"image/0.png", "image/1.png", "image/2.png"}
+
+
+def test_labels_beside_flat_images_in_a_folder_of_a_zip_are_found(folders: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "input" / "photos"
+    shutil.copytree(folders / "cat", photos)
+    (photos / "labels.csv").write_text("file,label\n0.png, yes\n1.png,no\n2.png,\n")
+    assert convert(pack(tmp_path / "input", tmp_path / "photos.zip"), tmp_path / "ours") == 0
+    images = read_labelled_images(tmp_path / "ours", "Training dataset")
+    assert images.classes == ("no", "yes")
+    assert [images.classes[label] for label in images.labels] == ["yes", "no"]
+
+
+def test_coco_names_files_without_their_folder(folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "coco").mkdir()
+    shutil.copytree(folders / "cat", tmp_path / "coco" / "images")
+    document = {
+        "images": [{"id": number, "file_name": f"{number}.png"} for number in range(3)],
+        "annotations": [{"id": number, "image_id": number, "category_id": 1} for number in range(3)],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    (tmp_path / "coco" / "instances.json").write_text(json.dumps(document))
+    assert convert(tmp_path / "coco", tmp_path / "ours") == 0
+    images = read_labelled_images(tmp_path / "ours", "Training dataset")
+    assert images.classes == ("cat", "dog")
+    assert set(images.labels) == {0}
+
+
+def test_one_file_with_two_labels_is_refused(folders: Path, tmp_path: Path) -> None:
+    (folders / "labels.csv").write_text("file,label\ntrain/cat/0.png,a\ntest/cat/0.png,b\n")
+    assert convert(folders, tmp_path / "ours") == 1
+    assert "'cat/0.png' is 'a' and 'b'" in error_text(tmp_path / "outputs")
+
+
+def test_an_image_directory_is_passed_on(folders: Path, tmp_path: Path) -> None:
+    assert convert(folders, tmp_path / "first") == 0
+    assert convert(tmp_path / "first", tmp_path / "ours") == 0
+    assert contents(tmp_path / "ours") == contents(tmp_path / "first")
+    assert convert(pack(tmp_path / "first", tmp_path / "first.zip"), tmp_path / "again") == 1
+    assert "images.lst" in error_text(tmp_path / "outputs")
+
+
+def test_class_folders_in_two_places_and_images_beside_them_are_told_of(
+    folders: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folders, tmp_path / "two" / "train")
+    shutil.copytree(folders, tmp_path / "two" / "test")
+    assert convert(tmp_path / "two", tmp_path / "ours") == 1
+    assert "'test', 'train'" in error_text(tmp_path / "outputs")
+    shutil.copy(folders / "cat" / "0.png", folders / "cover.png")
+    (folders / "cat" / "moving.gif").write_bytes(b"GIF")
+    assert convert(folders, tmp_path / "ours") == 0
+    said = capfd.readouterr().err
+    assert "1 images lie in no class folder and are left out: 'cover.png'." in said
+    assert "1 of .gif" in said
+    assert len(read_labelled_images(tmp_path / "ours", "Training dataset")) == 12
+
+
+def test_an_empty_folder_that_is_given_is_filled_or_left_empty(folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "empty").mkdir()
+    assert convert(tmp_path / "empty", tmp_path / "ours") == 1
+    assert list((tmp_path / "ours").iterdir()) == []
+    assert convert(folders, tmp_path / "ours") == 0
+    load_image_directory(folders).dump(str(tmp_path / "theirs"))
+    assert contents(tmp_path / "ours") == contents(tmp_path / "theirs")
+
+
+def test_the_output_may_not_be_the_folder_of_reports(folders: Path, tmp_path: Path) -> None:
+    assert convert(folders, tmp_path / "outputs") == 1
+    assert "folder of metrics" in error_text(tmp_path / "outputs")
