@@ -7,9 +7,15 @@ import logging
 import tempfile
 from pathlib import Path
 
-from benchmarks import growth, jobs, startup, steps
+from benchmarks import companions, growth, jobs, startup, steps
 
-SECTIONS = {"steps": steps.measure, "jobs": jobs.measure, "growth": growth.measure, "startup": startup.measure}
+SECTIONS = {
+    "steps": steps.measure,
+    "jobs": jobs.measure,
+    "growth": growth.measure,
+    "startup": startup.measure,
+    "companions": companions.measure,
+}
 
 
 def main() -> None:

@@ -9,8 +9,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Reading a process's page tables stops it for some milliseconds: seldom enough not to slow what is measured.
 _INTERVAL_SECONDS = 2.0
@@ -30,8 +34,12 @@ class Usage:
     """Peak of the GPU's memory in use, 0 without one."""
 
 
-def run_watched(command: list[object]) -> Usage:
+def run_watched(command: Sequence[object], interval_seconds: float = _INTERVAL_SECONDS) -> Usage:
     """Run a command to its end.
+
+    Args:
+        command: and its arguments.
+        interval_seconds: between two looks at its memory.
 
     Raises:
         RuntimeError: with the end of its output when it fails.
@@ -45,7 +53,7 @@ def run_watched(command: list[object]) -> Usage:
             anonymous = max(anonymous, _kibibytes(process.pid, "status", "RssAnon:") * 1024)
             device = max(device, _device_bytes())
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_INTERVAL_SECONDS)
+                process.wait(interval_seconds)
         seconds = time.perf_counter() - started
         output.seek(0)
         text = output.read().decode(errors="replace")

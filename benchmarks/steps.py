@@ -25,7 +25,7 @@ from train_pytorch_model.training.precision import choose_precision
 from train_pytorch_model.training.step import TrainingStep
 
 _NETWORKS = ("resnet18", "resnet50", "densenet121", "densenet201")
-_NUM_ROUNDS = 4
+_NUM_ROUNDS = 3
 _LEARNING_RATE = 0.01
 
 
