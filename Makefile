@@ -49,7 +49,10 @@ lock: setup
 	$(UV_LOCK) --python-version 3.11 --override requirements/runtime.overrides -c requirements.lock requirements/dev.in -o requirements-dev.lock
 	$(UV_COMPILE) --python-version 3.9 --python-platform x86_64-manylinux_2_28 requirements/conda.in | $(RUN) requirements/write_conda_env.py > conda_env.yaml
 	$(UV_LOCK) --python-version 3.9 --override tests/environments/retired.overrides tests/environments/retired.in -o tests/environments/retired.lock
-	$(UV_LOCK) --python-version 3.11 tests/environments/azure_ai_ml.in -o tests/environments/azure_ai_ml.lock
+	$(UV_LOCK) --python-version 3.9 tests/environments/azure_ml_component.in -o tests/environments/azure_ml_component.lock
+	for name in azure_ai_ml mldesigner mlflow inference_server; do \
+		$(UV_LOCK) --python-version 3.11 tests/environments/$$name.in -o tests/environments/$$name.lock || exit 1; done
+	cp requirements.lock environment/requirements.lock
 
 clean:
 	rm -rf $(VENV) .venvs sample_run
