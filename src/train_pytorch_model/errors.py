@@ -211,6 +211,15 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
+class StepFailedError(ModuleError):
+    """A step of a pipeline failed, with an error of its own, whose id and code this one has."""
+
+    def __init__(self, step: str, error_id: str, code: int, text: str, log: Path) -> None:
+        super().__init__(f"Step {step!r}: {text} Its log is {log}.")
+        self.error_id = error_id  # type: ignore[misc]
+        self.code = code  # type: ignore[misc]
+
+
 class FaultCollector:
     """Gathers the faults of several checks, so that a user sees all of them at once."""
 
@@ -237,12 +246,15 @@ class FaultCollector:
             raise MultipleFaultsError(tuple(self.faults))
 
 
-def write_error_info(outputs_path: Path, error: ModuleError | None) -> None:
+def write_error_info(outputs_path: Path, error: ModuleError | None) -> Path:
     """Write `<outputs_path>/module_statistics/error_info.json`, the designer's report of how a run ended.
 
     Args:
         outputs_path: the folder that Azure uploads for a job.
         error: what ended the run; None for a success.
+
+    Returns:
+        The file, which is not there when it could not be written.
     """
     report: dict[str, object] = {"Exception": None}
     if error is not None:
@@ -263,3 +275,4 @@ def write_error_info(outputs_path: Path, error: ModuleError | None) -> None:
     except OSError as error_of_report:
         # The run's own outcome matters more than the report about it.
         logger.warning("%s could not be written: %s", path, error_of_report)
+    return path

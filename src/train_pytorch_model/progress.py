@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Callable
@@ -70,6 +71,7 @@ class ProgressDisplay:
             disable=not console.is_terminal,
         )
         self._epoch_bar: TaskID | None = None
+        self._lock = threading.Lock()
 
     @contextmanager
     def images(self, name: str, done: str, total: int | None = None) -> Iterator[Callable[[], None]]:
@@ -95,6 +97,20 @@ class ProgressDisplay:
             yield advance
             bars.remove_task(task)
         logger.info("%s: %d images %s in %.1f s.", name, count, done, time.perf_counter() - started)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Show a step of a pipeline while it runs; several may run side by side."""
+        with self._lock:
+            self._bars.start()
+            task = self._bars.add_task(name, total=None)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._bars.remove_task(task)
+                if not self._bars.tasks:
+                    self._bars.stop()
 
     @contextmanager
     def training(self) -> Iterator[None]:

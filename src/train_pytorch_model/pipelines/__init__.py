@@ -1,0 +1,1 @@
+"""Pipelines of Azure Machine Learning, run on this machine from the very YAML that the cloud gets."""

@@ -1,0 +1,172 @@
+"""What is wrong with a component or a pipeline, as far as it can be seen before anything runs.
+
+Azure's own local validation lets most of this through, and the job then fails minutes later on a cluster.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from train_pytorch_model.pipelines.command_template import optional_inputs, placeholders, required_inputs
+from train_pytorch_model.pipelines.definition import (
+    LITERAL_TYPES,
+    Literal,
+    LocalData,
+    PipelineInput,
+    StepOutput,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from train_pytorch_model.pipelines.definition import Component, Pipeline, Port, Source, Step
+
+_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
+_SHARED_MEMORY = re.compile(r"^\d+[bkmg]$", re.IGNORECASE)
+
+
+def faults_of_component(component: Component) -> list[str]:
+    """Every fault of a component, in words."""
+    faults = []
+    if not _NAME.match(component.name):
+        faults.append(f"the name {component.name!r} is not made of a-z, 0-9 and _")
+    for name, port in component.inputs.items():
+        faults += [f"input {name}: {fault}" for fault in _faults_of_port(port)]
+    faults += _faults_of_command(component)
+    if component.code is not None and not component.code.is_dir():
+        faults.append(f"the folder of code {component.code} is not there")
+    if component.shared_memory is not None and not _SHARED_MEMORY.match(str(component.shared_memory)):
+        faults.append(f"shm_size {component.shared_memory!r} is no number with b, k, m or g")
+    if component.num_nodes < 1 or (component.num_processes is not None and component.num_processes < 1):
+        faults.append("it has no node or no process to run on")
+    return [f"{component.path}: {fault}" for fault in faults]
+
+
+def _faults_of_port(port: Port) -> list[str]:
+    if port.is_folder:
+        return [] if port.default is None else ["a folder cannot have a default"]
+    faults = []
+    if port.minimum is not None and port.maximum is not None and port.minimum > port.maximum:
+        faults.append(f"min {port.minimum} is above max {port.maximum}")
+    if port.default is not None:
+        faults += [f"the default {fault}" for fault in faults_of_value(port.default, port)]
+    return faults
+
+
+def _faults_of_command(component: Component) -> list[str]:
+    faults = []
+    known = {("inputs", name) for name in component.inputs} | {("outputs", name) for name in component.outputs}
+    named = placeholders(component.command)
+    faults += [f"the command names {kind}.{name}, which is not declared" for kind, name in sorted(named - known)]
+    for name in sorted(required_inputs(component.command) & set(component.inputs)):
+        if component.inputs[name].optional:
+            faults.append(f"the optional input {name} stands outside $[[ ]] in the command")
+    for name in sorted(optional_inputs(component.command) & set(component.inputs)):
+        if not component.inputs[name].optional:
+            faults.append(f"the required input {name} stands inside $[[ ]] in the command")
+    return faults
+
+
+def faults_of_value(value: Any, port: Port) -> list[str]:
+    """What keeps a literal, or its text, from being a value of an input, in words."""
+    kind = LITERAL_TYPES[port.type]
+    if isinstance(value, str) and kind is not str:
+        value = _parsed(value, kind)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_right = {bool: isinstance(value, bool), int: is_number and float(value).is_integer(), float: is_number}
+    if not is_right.get(kind, True):
+        return [f"{value!r} is no {port.type}"]
+    faults = []
+    if port.minimum is not None and value < port.minimum:
+        faults.append(f"{value!r} is below min {port.minimum}")
+    if port.maximum is not None and value > port.maximum:
+        faults.append(f"{value!r} is above max {port.maximum}")
+    if port.choices and str(value) not in port.choices and value not in port.choices:
+        faults.append(f"{value!r} is none of {', '.join(port.choices)}")
+    return faults
+
+
+def _parsed(text: str, kind: type) -> Any:
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.strip().lower(), text)
+    try:
+        return int(text) if kind is int else float(text)
+    except ValueError:
+        return text
+
+
+def faults_of_pipeline(pipeline: Pipeline) -> list[str]:
+    """Every fault of a pipeline and of its components, in words."""
+    components = {step.component.path: step.component for step in pipeline.steps.values()}
+    faults = [fault for component in components.values() for fault in faults_of_component(component)]
+    for name, source in pipeline.inputs.items():
+        if source is None:
+            faults.append(f"{pipeline.path}: the pipeline's input {name} has no value; give one with --input {name}=…")
+        elif isinstance(source, LocalData):
+            faults += [f"{pipeline.path}: input {name}: {fault}" for fault in _faults_of_data(source, pipeline.path)]
+    for step in pipeline.steps.values():
+        faults += [f"{pipeline.path}: job {step.name}: {fault}" for fault in _faults_of_step(step, pipeline)]
+    return faults + _faults_of_order(pipeline)
+
+
+def _faults_of_data(data: LocalData, pipeline_path: Path) -> list[str]:
+    if re.match(r"^(azureml|https?|wasbs?|abfss?):", data.path):
+        return [f"{data.path!r} lies elsewhere; give a folder of this machine"]
+    path = (pipeline_path.parent / data.path).resolve()
+    if not path.exists():
+        return [f"{path} is not there"]
+    if re.search(r"[^\w./+:@%,=-]", str(path)):
+        return [f"{path} has a character that a shell would take apart; give a path without"]
+    return []
+
+
+def _faults_of_step(step: Step, pipeline: Pipeline) -> list[str]:
+    ports = step.component.inputs
+    faults = [f"the component has no input {name}" for name in step.inputs if name not in ports]
+    faults += [f"the component has no output {name}" for name in step.outputs if name not in step.component.outputs]
+    faults += [
+        f"output {name} is to be the pipeline's {target}, which is not declared"
+        for name, target in step.outputs.items()
+        if target not in pipeline.outputs
+    ]
+    for name, port in ports.items():
+        if name not in step.inputs and not port.optional and port.default is None:
+            faults.append(f"the required input {name} has no value")
+    for name, source in step.inputs.items():
+        if name in ports:
+            faults += [f"input {name}: {fault}" for fault in _faults_of_source(source, ports[name], pipeline)]
+    return faults
+
+
+def _faults_of_source(source: Source | None, port: Port, pipeline: Pipeline) -> list[str]:
+    if isinstance(source, PipelineInput):
+        if source.name not in pipeline.inputs:
+            return [f"parent.inputs.{source.name} is not declared"]
+        source = pipeline.inputs[source.name]
+        if source is None or isinstance(source, LocalData):
+            return [] if source is None or port.is_folder else [f"a folder is given where {port.type} is expected"]
+    if isinstance(source, StepOutput):
+        step = pipeline.steps.get(source.step)
+        if step is None or source.output not in step.component.outputs:
+            return [f"parent.jobs.{source.step}.outputs.{source.output} is not declared"]
+        return [] if port.is_folder else [f"a folder is given where {port.type} is expected"]
+    if isinstance(source, LocalData):
+        return _faults_of_data(source, pipeline.path)
+    if not isinstance(source, Literal):
+        return ["it has no value"]
+    if port.is_folder:
+        return [f"{source.value!r} is given where a folder is expected"]
+    return faults_of_value(source.value, port)
+
+
+def _faults_of_order(pipeline: Pipeline) -> list[str]:
+    done: set[str] = set()
+    while True:
+        ready = {name for name, step in pipeline.steps.items() if (step.needs & set(pipeline.steps)) <= done} - done
+        if not ready:
+            break
+        done |= ready
+    circle = sorted(set(pipeline.steps) - done)
+    return [f"{pipeline.path}: the jobs {', '.join(circle)} wait for each other"] if circle else []

@@ -1,0 +1,251 @@
+"""A pipeline and its components, read from their YAML: what `az ml job create` takes, as far as it says what runs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+FOLDER_TYPES = ("uri_folder", "uri_file")
+LITERAL_TYPES = {"integer": int, "number": float, "boolean": bool, "string": str}
+_PARENT_INPUT = re.compile(r"^\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}$")
+_PARENT_OUTPUT = re.compile(r"^\$\{\{\s*parent\.outputs\.(\w+)\s*\}\}$")
+_STEP_OUTPUT = re.compile(r"^\$\{\{\s*parent\.jobs\.(\w+)\.outputs\.(\w+)\s*\}\}$")
+
+
+class PipelineError(Exception):
+    """What is wrong with a file; the text says where."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or an output of a component or of a pipeline."""
+
+    type: str
+    """`uri_folder`, `uri_file`, `integer`, `number`, `boolean` or `string`."""
+    optional: bool = False
+    default: Any = None
+    minimum: Optional[float] = None
+    maximum: Optional[float] = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is data and no literal."""
+        return self.type in FOLDER_TYPES
+
+
+@dataclass(frozen=True)
+class Component:
+    """A command with typed inputs and outputs."""
+
+    path: Path
+    name: str
+    inputs: dict[str, Port]
+    outputs: dict[str, Port]
+    command: str
+    code: Optional[Path]
+    """The folder that the command runs in a copy of."""
+    num_processes: Optional[int]
+    """Processes on each node, where it is started by `distribution: pytorch`; else None."""
+    num_nodes: int
+    is_deterministic: bool
+    shared_memory: Optional[str]
+    """Such as `16g`."""
+
+
+@dataclass(frozen=True)
+class PipelineInput:
+    """The value of an input of the pipeline, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The output of a step, as an input of another."""
+
+    step: str
+    output: str
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """A folder or a file on this machine, or an address elsewhere."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A number, a boolean or a text."""
+
+    value: Any
+
+
+Source = Union[PipelineInput, StepOutput, LocalData, Literal]
+"""Where the value of an input comes from."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One component in a pipeline."""
+
+    name: str
+    component: Component
+    inputs: dict[str, Source]
+    """For each input that is given."""
+    outputs: dict[str, str]
+    """The pipeline's output that an output of the step is, where it is one."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> set[str]:
+        """Names of the steps whose outputs it takes."""
+        return {source.step for source in self.inputs.values() if isinstance(source, StepOutput)}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Steps, and what flows between them."""
+
+    path: Path
+    name: str
+    inputs: dict[str, Optional[Source]]
+    """A `LocalData` or a `Literal` for each, None where a value must be given."""
+    outputs: tuple[str, ...]
+    steps: dict[str, Step]
+
+
+def read_pipeline(path: Path) -> Pipeline:
+    """Read a pipeline job.
+
+    Raises:
+        PipelineError: for a file that is absent, no YAML, or of another kind.
+    """
+    document = _read_yaml(path)
+    if document.get("type") != "pipeline":
+        raise PipelineError(f"{path}: type is {document.get('type')!r} where pipeline is expected")
+    inputs = {name: _pipeline_input(value) for name, value in _mapping(document, "inputs", path).items()}
+    jobs = _mapping(document, "jobs", path)
+    if not jobs:
+        raise PipelineError(f"{path}: it has no jobs")
+    steps = {name: _read_step(str(name), job, path) for name, job in jobs.items()}
+    name = str(document.get("display_name") or document.get("experiment_name") or path.stem)
+    return Pipeline(path, name, inputs, tuple(_mapping(document, "outputs", path)), steps)
+
+
+def read_component(path: Path) -> Component:
+    """Read a command component.
+
+    Raises:
+        PipelineError: as `read_pipeline` does.
+    """
+    document = _read_yaml(path)
+    if document.get("type", "command") != "command" or not isinstance(document.get("command"), str):
+        raise PipelineError(f"{path}: it is no component of type command")
+    distribution = _mapping(document, "distribution", path)
+    if distribution and str(distribution.get("type")).lower() != "pytorch":
+        raise PipelineError(f"{path}: distribution {distribution.get('type')!r} is not pytorch, the one that runs here")
+    resources = _mapping(document, "resources", path)
+    code = document.get("code")
+    return Component(
+        path=path,
+        name=str(document.get("name")),
+        inputs={name: _port(entry, path) for name, entry in _mapping(document, "inputs", path).items()},
+        outputs={name: _port(entry, path) for name, entry in _mapping(document, "outputs", path).items()},
+        command=document["command"].strip(),
+        code=None if code is None else (path.parent / str(code)).resolve(),
+        num_processes=_count(distribution, "process_count_per_instance", 1, path) if distribution else None,
+        num_nodes=_count(resources, "instance_count", 1, path) or 1,
+        is_deterministic=bool(document.get("is_deterministic", True)),
+        shared_memory=resources.get("shm_size"),
+    )
+
+
+def _read_step(name: str, job: Any, path: Path) -> Step:
+    if not isinstance(job, dict) or not isinstance(job.get("component"), str):
+        raise PipelineError(f"{path}: job {name!r} names no component by its file")
+    component = read_component((path.parent / job["component"]).resolve())
+    distribution, resources = (_mapping(job, key, path) for key in ("distribution", "resources"))
+    if distribution or resources:
+        num_processes = _count(distribution, "process_count_per_instance", component.num_processes, path)
+        component = replace(
+            component,
+            num_processes=num_processes,
+            num_nodes=_count(resources, "instance_count", component.num_nodes, path) or 1,
+            shared_memory=resources.get("shm_size", component.shared_memory),
+        )
+    inputs = {key: _step_input(value) for key, value in _mapping(job, "inputs", path).items()}
+    outputs = {}
+    for output, value in _mapping(job, "outputs", path).items():
+        text = value.get("path") if isinstance(value, dict) else value
+        found = _PARENT_OUTPUT.match(text) if isinstance(text, str) else None
+        if found:
+            outputs[output] = found[1]
+    return Step(
+        name=name,
+        component=component,
+        inputs={key: source for key, source in inputs.items() if source is not None},
+        outputs=outputs,
+        environment={key: str(value) for key, value in _mapping(job, "environment_variables", path).items()},
+    )
+
+
+def _step_input(value: Any) -> Optional[Source]:
+    text = value.get("path") if isinstance(value, dict) else value
+    if isinstance(text, str):
+        if found := _PARENT_INPUT.match(text):
+            return PipelineInput(found[1])
+        if found := _STEP_OUTPUT.match(text):
+            return StepOutput(found[1], found[2])
+    return _pipeline_input(value)
+
+
+def _pipeline_input(value: Any) -> Optional[Source]:
+    if not isinstance(value, dict):
+        return Literal(value)
+    if value.get("path") is not None:
+        return LocalData(str(value["path"]))
+    return Literal(value["default"]) if value.get("default") is not None else None
+
+
+def _port(entry: Any, path: Path) -> Port:
+    if not isinstance(entry, dict) or entry.get("type") not in (*FOLDER_TYPES, *LITERAL_TYPES):
+        raise PipelineError(f"{path}: an input or output is {entry!r}, of no type that is known")
+    return Port(
+        type=entry["type"],
+        optional=bool(entry.get("optional", False)),
+        default=entry.get("default"),
+        minimum=entry.get("min"),
+        maximum=entry.get("max"),
+        choices=tuple(str(choice) for choice in entry.get("enum") or ()),
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise PipelineError(f"{path} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise PipelineError(f"{path} holds no mapping of keys to values")
+    return document
+
+
+def _mapping(document: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    value = document.get(key) or {}
+    if not isinstance(value, dict):
+        raise PipelineError(f"{path}: {key} is no mapping of names to values")
+    return value
+
+
+def _count(document: dict[str, Any], key: str, default: Optional[int], path: Path) -> Optional[int]:
+    value = document.get(key, default)
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise PipelineError(f"{path}: {key} is {value!r} and no whole number from 1")
+    return value

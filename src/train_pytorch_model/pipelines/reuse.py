@@ -1,0 +1,80 @@
+"""Whether a step need not run again: what it was made of, as one number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from train_pytorch_model.pipelines.snapshot import snapshot_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from train_pytorch_model.pipelines.definition import Component
+
+_RECORD_FILE = "finished.json"
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of the names, sizes and times of the files of a folder, or of one file."""
+    files = [path]
+    if path.is_dir():
+        # Links to folders count by what they lead to.
+        walked = os.walk(path, followlinks=True)
+        files = sorted(Path(folder) / name for folder, _, names in walked for name in names)
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.lstat() if not file.exists() else file.stat()
+        digest.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def step_key(
+    component: Component, command: str, inputs: Mapping[str, str], variables: Mapping[str, str], run_folder: Path
+) -> str:
+    """A hash of all that a step's outputs depend on.
+
+    Args:
+        component: its code counts by content.
+        command: with its values, wherever they lie.
+        inputs: fingerprint of each folder.
+        variables: of the job.
+        run_folder: of the pipeline's run.
+    """
+    processes = [component.num_nodes, component.num_processes]
+    libraries = sorted(f"{item.metadata['Name']}=={item.version}" for item in distributions())
+    parts = [command, dict(inputs), dict(variables), processes, sys.version, libraries]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    if component.code is not None:
+        for file in snapshot_files(component.code, run_folder):
+            digest.update(str(file).encode() + b"\0" + (component.code / file).read_bytes())
+    return digest.hexdigest()
+
+
+def is_finished(folder: Path, key: str, outputs: Mapping[str, Path]) -> bool:
+    """Whether a step has ended well with this very key, and its outputs still are as it left them."""
+    try:
+        record = json.loads((folder / _RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(record == _record(key, outputs))
+
+
+def begin(folder: Path) -> None:
+    """Forget that the step has ended well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _RECORD_FILE).unlink(missing_ok=True)
+
+
+def finish(folder: Path, key: str, outputs: Mapping[str, Path]) -> None:
+    """Remember that it has."""
+    (folder / _RECORD_FILE).write_text(json.dumps(_record(key, outputs), indent=2), encoding="utf-8")
+
+
+def _record(key: str, outputs: Mapping[str, Path]) -> dict[str, object]:
+    return {"key": key, "outputs": {name: fingerprint(path) for name, path in outputs.items()}}

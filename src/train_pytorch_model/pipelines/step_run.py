@@ -1,0 +1,161 @@
+"""One step of a pipeline as processes on this machine: its folder, its variables, its log, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from train_pytorch_model.errors import ERROR_INFO_PATH, ModuleError, StepFailedError
+from train_pytorch_model.pipelines.snapshot import copy_snapshot
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Mapping
+
+    from train_pytorch_model.pipelines.definition import Component
+
+_POLL_SECONDS = 0.05
+# What a process gets between the request to end and the order.
+_GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """All that a step needs to run."""
+
+    name: str
+    component: Component
+    command: str
+    """With every value in place."""
+    folder: Path
+    """Gets the copy of the code, the log and the record of how it ended."""
+    variables: Mapping[str, str]
+    run_folder: Path
+    """Of the whole run."""
+
+    @property
+    def log(self) -> Path:
+        """What its first process says."""
+        return self.folder / "log.txt"
+
+    @property
+    def work(self) -> Path:
+        """Where it runs: a copy of the component's code, as in the cloud."""
+        return self.folder / "work"
+
+
+def run_step(plan: StepPlan, is_cancelled: threading.Event) -> None:
+    """Run a step to its end.
+
+    Args:
+        plan: what to run.
+        is_cancelled: ends it early when set.
+
+    Raises:
+        StepFailedError: with the error that the step itself reported, or the end of its log.
+    """
+    shutil.rmtree(plan.work, ignore_errors=True)
+    if plan.component.code is None:
+        plan.work.mkdir(parents=True)
+    else:
+        copy_snapshot(plan.component.code, plan.run_folder, plan.work)
+    # What an earlier run reported there must not pass for this one's.
+    shutil.rmtree(plan.work / "outputs", ignore_errors=True)
+    processes: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as stack:
+        try:
+            for rank, variables in enumerate(_process_variables(plan.component)):
+                log = stack.enter_context(_log_of(plan, rank).open("wb"))
+                processes.append(_start(plan, variables, log))
+            codes = _wait(processes, is_cancelled)
+        finally:
+            _end(processes)
+    failed = [(rank, code) for rank, code in enumerate(codes) if code]
+    if failed:
+        raise _error(plan, *failed[0])
+
+
+def _log_of(plan: StepPlan, rank: int) -> Path:
+    return plan.log if rank == 0 else plan.log.with_name(f"log_{rank}.txt")
+
+
+def _start(plan: StepPlan, variables: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, **plan.variables, **variables}
+    # `python` in a command is the one that runs this, as it is the environment's own in the cloud.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+    return subprocess.Popen(
+        ["bash", "-c", plan.command],
+        cwd=plan.work,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _process_variables(component: Component) -> list[dict[str, str]]:
+    """What each process of `distribution: pytorch` finds in its environment; one process with nothing otherwise."""
+    if component.num_processes is None:
+        return [{}]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    world_size = component.num_nodes * component.num_processes
+    return [
+        {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(world_size),
+            "NODE_RANK": str(rank // component.num_processes),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank % component.num_processes),
+        }
+        for rank in range(world_size)
+    ]
+
+
+def _wait(processes: list[subprocess.Popen[bytes]], is_cancelled: threading.Event) -> list[int | None]:
+    """Exit codes, as soon as all have ended well, one has failed, or the whole is cancelled; None of one that runs."""
+    while not is_cancelled.is_set():
+        codes = [process.poll() for process in processes]
+        if all(code is not None for code in codes) or any(codes):
+            break
+        time.sleep(_POLL_SECONDS)
+    return [process.poll() for process in processes]
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for process in processes:
+            # The whole group, of which some may outlive the first.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, sent)
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, deadline - time.monotonic()))
+
+
+def _error(plan: StepPlan, rank: int, code: int) -> ModuleError:
+    report = plan.work / "outputs" / ERROR_INFO_PATH
+    try:
+        exception = json.loads(report.read_text(encoding="utf-8"))["Exception"]
+        error_id, error_code, text = exception["ErrorId"], exception["ErrorCode"], exception["Message"]
+        text = text[len(error_id) + 2 :] if text.startswith(f"{error_id}: ") else text
+        return StepFailedError(plan.name, error_id, error_code, text, plan.log)
+    except (OSError, ValueError, KeyError, TypeError):  # it failed before it could report
+        log = _log_of(plan, rank)
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        end = lines[-1] if lines else "it said nothing"
+        return StepFailedError(plan.name, "UserError", 2000, f"it ended with exit code {code}: {end}", log)
