@@ -9,7 +9,9 @@ from train_pytorch_model import __version__
 from train_pytorch_model.companions.command_line import add_companions
 from train_pytorch_model.flags import add_boolean, flag_of, parse_seed
 from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.pipelines.command_line import add_run_pipeline
 
+EXPORT_FORMATS = ("mlflow", "onnx")
 PORT_FLAGS = {
     "untrained_model_path": "Untrained model (UntrainedModelDirectory, or a trained ModelDirectory to train on from)",
     "train_data_path": "Training dataset (ImageDirectory, or one folder a class)",
@@ -29,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     add_companions(commands)
+    add_run_pipeline(commands)
     return parser
 
 
@@ -61,4 +64,12 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_boolean(parser, "skip_unreadable_images", "Leave out images that cannot be read, and list them.")
     add_boolean(parser, "trust_model_code", "Let the untrained model name any code to import.")
+    parser.add_argument(
+        "--export",
+        action="append",
+        choices=EXPORT_FORMATS,
+        default=[],
+        metavar="|".join(EXPORT_FORMATS),
+        help="Write the model in one more form beside its own; may stand several times.",
+    )
     add_boolean(parser, "include_samples", "Ship three training images inside the trained model.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from train_pytorch_model.command_line import build_parser
 from train_pytorch_model.errors import (
+    ERROR_INFO_PATH,
     LibraryError,
     ModuleError,
     ModuleOutOfMemoryError,
@@ -20,6 +21,7 @@ from train_pytorch_model.errors import (
     write_error_info,
 )
 from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.tracking import Tracking, open_tracking
 
 if TYPE_CHECKING:
     import argparse
@@ -36,9 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from train_pytorch_model.progress import configure_logging  # heavy imports wait until the usage is right
 
     console = configure_logging()
+    tracking = Tracking()
     error: ModuleError | None = None
     try:
-        _run(arguments, console)
+        if arguments.command != "run-pipeline":  # which is tracked by its steps
+            tracking = open_tracking()
+        _run(arguments, console, tracking)
     except ModuleError as fault:
         error = fault
     except KeyboardInterrupt:
@@ -51,22 +56,39 @@ def main(argv: Sequence[str] | None = None) -> int:
             error = LibraryError(fault)
     if error is not None:
         logger.error("%s", error.message)
-    write_error_info(arguments.outputs_path, error)
+    tracking.log_file(write_error_info(arguments.outputs_path, error), ERROR_INFO_PATH.parent.name)
+    tracking.end(is_success=error is None)
     return 0 if error is None else 1
 
 
-def _run(arguments: argparse.Namespace, console: Console) -> None:
+def _run(arguments: argparse.Namespace, console: Console, tracking: Tracking) -> None:
     if arguments.command == "train":
-        _train(arguments, console)
+        _train(arguments, console, tracking)
+    elif arguments.command == "run-pipeline":
+        _run_pipeline(arguments, console)
     else:
         from train_pytorch_model.companions.entry import COMPANIONS
         from train_pytorch_model.ports.output_directory import make_outputs_folder
 
         make_outputs_folder(arguments.outputs_path)
-        COMPANIONS[arguments.command](arguments, console)
+        COMPANIONS[arguments.command](arguments, console, tracking)
 
 
-def _train(arguments: argparse.Namespace, console: Console) -> None:
+def _run_pipeline(arguments: argparse.Namespace, console: Console) -> None:
+    from train_pytorch_model.pipelines.run_pipeline import run_pipeline
+    from train_pytorch_model.progress import ProgressDisplay
+
+    run_pipeline(
+        arguments.pipeline,
+        dict(arguments.inputs),
+        arguments.output_path,
+        display=ProgressDisplay(console),
+        dry_run=arguments.dry_run,
+        force=arguments.force,
+    )
+
+
+def _train(arguments: argparse.Namespace, console: Console, tracking: Tracking) -> None:
     from train_pytorch_model.preflight import Settings
     from train_pytorch_model.training_run import train
 
@@ -82,5 +104,6 @@ def _train(arguments: argparse.Namespace, console: Console) -> None:
         skip_unreadable_images=arguments.skip_unreadable_images,
         trust_model_code=arguments.trust_model_code,
         include_samples=arguments.include_samples,
+        export_formats=tuple(dict.fromkeys(arguments.export)),
     )
-    train(settings, console)
+    train(settings, console, tracking)

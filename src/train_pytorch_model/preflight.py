@@ -37,6 +37,7 @@ from train_pytorch_model.ports.classes import match_classes, warn_of_classes
 from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
 from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory, make_outputs_folder
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
+from train_pytorch_model.serving.exports import check_formats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +68,7 @@ class Settings:
     skip_unreadable_images: bool = False
     trust_model_code: bool = False
     include_samples: bool = False
+    export_formats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def prepare(settings: Settings, device: torch.device, display: ProgressDisplay) 
         output.check(inputs, settings.outputs_path)
     with faults.collecting():
         make_outputs_folder(settings.outputs_path)
+    with faults.collecting():
+        check_formats(settings.export_formats)
     model = train = valid = None
     with faults.collecting():
         model = read_untrained_model(settings.untrained_model_path, trust_code=settings.trust_model_code)

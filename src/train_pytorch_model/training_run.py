@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from train_pytorch_model.data.decoding import UnreadableImageError
@@ -13,7 +14,7 @@ from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory
 from train_pytorch_model.ports.trained_model import write_trained_model
 from train_pytorch_model.preflight import Prepared, Settings, prepare
 from train_pytorch_model.progress import ProgressDisplay
-from train_pytorch_model.tracking import Listeners, MetricsLog, current_run
+from train_pytorch_model.tracking import METRICS_FILE, Listeners, MetricsLog
 from train_pytorch_model.training.captured_step import is_captured
 from train_pytorch_model.training.loop import DivergedError, Plan, fit
 from train_pytorch_model.training.precision import choose_precision
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from train_pytorch_model.tracking import Tracking
+
 logger = logging.getLogger(__name__)
 
 BEST_CHECKPOINT = "checkpoints/best"
 
 
-def train(settings: Settings, console: Console) -> None:
+def train(settings: Settings, console: Console, tracking: Tracking) -> None:
     """Train and write the trained model.
 
     Raises:
@@ -37,14 +40,15 @@ def train(settings: Settings, console: Console) -> None:
     parameters = settings.parameters
     if parameters.random_seed is None:
         logger.info("Random seed %d was drawn for this run; --random-seed %d repeats it.", settings.seed, settings.seed)
+    tracking.log_parameters(asdict(parameters))
     device = choose_device()
     display = ProgressDisplay(console, parameters.epochs)
     best = BestModel()
     try:
         prepared = prepare(settings, device, display)
-        _fit(prepared, settings, device, best, display)
+        _fit(prepared, settings, device, best, display, tracking)
         with prepared.output.writing() as folder:
-            _write(prepared, settings, device, best, folder)
+            _write(prepared, settings, device, best, folder, settings.export_formats)
     except BaseException as error:
         if best.state:
             _save_best(prepared, settings, device, best)
@@ -54,6 +58,8 @@ def train(settings: Settings, console: Console) -> None:
                 "take smaller images or a smaller network, or keep the images elsewhere with --image-store."
             ) from error
         raise
+    tracking.log_file(settings.outputs_path / METRICS_FILE)
+    tracking.log_model(settings.trained_model_path)
     logger.info(
         "The trained model of epoch %d (top-1 validation accuracy %.5f) lies in %s.",
         best.epoch, best.top1_acc, settings.trained_model_path,
@@ -86,13 +92,18 @@ def _make_plan(prepared: Prepared, settings: Settings, device: torch.device) -> 
 
 
 def _fit(
-    prepared: Prepared, settings: Settings, device: torch.device, best: BestModel, display: ProgressDisplay
+    prepared: Prepared,
+    settings: Settings,
+    device: torch.device,
+    best: BestModel,
+    display: ProgressDisplay,
+    tracking: Tracking,
 ) -> None:
     parameters = settings.parameters
     plan = _make_plan(prepared, settings, device)
     # What an earlier run left there must not pass for this run's.
     shutil.rmtree(settings.outputs_path / BEST_CHECKPOINT, ignore_errors=True)
-    metrics = MetricsLog(settings.outputs_path, current_run())
+    metrics = MetricsLog(settings.outputs_path, tracking)
     try:
         with display.training():
             stopped_early = fit(
@@ -117,7 +128,14 @@ def _fit(
         )
 
 
-def _write(prepared: Prepared, settings: Settings, device: torch.device, best: BestModel, folder: object) -> None:
+def _write(
+    prepared: Prepared,
+    settings: Settings,
+    device: torch.device,
+    best: BestModel,
+    folder: object,
+    export_formats: tuple[str, ...],
+) -> None:
     # A network of its own on the CPU: what is written must load where there is no GPU.
     network = prepared.description.build()
     network.load_state_dict(best.state)
@@ -130,6 +148,7 @@ def _write(prepared: Prepared, settings: Settings, device: torch.device, best: B
         is_cuda=device.type == "cuda",
         include_samples=settings.include_samples,
         code_folders=prepared.code_folders,
+        export_formats=export_formats,
     )
 
 
@@ -138,7 +157,7 @@ def _save_best(prepared: Prepared, settings: Settings, device: torch.device, bes
     path = settings.outputs_path / BEST_CHECKPOINT
     try:
         with OutputDirectory(path, TRAINED_MODEL, TRAINED).writing() as folder:
-            _write(prepared, settings, device, best, folder)
+            _write(prepared, settings, device, best, folder, ())
     except Exception as error:  # the fault that ended the run is the one to tell
         logger.warning("The best model so far could not be kept: %s", error)
     else:

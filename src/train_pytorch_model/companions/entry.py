@@ -9,8 +9,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from train_pytorch_model.tracking import Tracking
 
-def _initialize_model(arguments: argparse.Namespace, console: Console) -> None:
+
+def _initialize_model(arguments: argparse.Namespace, console: Console, tracking: Tracking) -> None:
     from train_pytorch_model.companions.initialize_model import initialize_model
 
     switches = ("memory_efficient", "zero_init_residual")
@@ -24,7 +26,7 @@ def _initialize_model(arguments: argparse.Namespace, console: Console) -> None:
     )
 
 
-def _convert(arguments: argparse.Namespace, console: Console) -> None:
+def _convert(arguments: argparse.Namespace, console: Console, tracking: Tracking) -> None:
     from train_pytorch_model.companions.convert_to_image_directory import convert_to_image_directory
     from train_pytorch_model.progress import ProgressDisplay
 
@@ -33,7 +35,7 @@ def _convert(arguments: argparse.Namespace, console: Console) -> None:
     )
 
 
-def _split(arguments: argparse.Namespace, console: Console) -> None:
+def _split(arguments: argparse.Namespace, console: Console, tracking: Tracking) -> None:
     from train_pytorch_model.companions.split_image_directory import split_image_directory
     from train_pytorch_model.progress import ProgressDisplay
 
@@ -48,7 +50,7 @@ def _split(arguments: argparse.Namespace, console: Console) -> None:
     )
 
 
-def _score(arguments: argparse.Namespace, console: Console) -> None:
+def _score(arguments: argparse.Namespace, console: Console, tracking: Tracking) -> None:
     from train_pytorch_model.companions.score_image_model import Request, score_image_model
     from train_pytorch_model.progress import ProgressDisplay
 
@@ -66,7 +68,7 @@ def _score(arguments: argparse.Namespace, console: Console) -> None:
     score_image_model(request, ProgressDisplay(console))
 
 
-def _init_transformation(arguments: argparse.Namespace, console: Console) -> None:
+def _init_transformation(arguments: argparse.Namespace, console: Console, tracking: Tracking) -> None:
     from dataclasses import fields
 
     from train_pytorch_model.companions.init_image_transformation import Choices, init_image_transformation
@@ -75,7 +77,7 @@ def _init_transformation(arguments: argparse.Namespace, console: Console) -> Non
     init_image_transformation(choices, arguments.output_path, arguments.outputs_path)
 
 
-def _apply_transformation(arguments: argparse.Namespace, console: Console) -> None:
+def _apply_transformation(arguments: argparse.Namespace, console: Console, tracking: Tracking) -> None:
     from train_pytorch_model.companions.apply_image_transformation import apply_image_transformation
     from train_pytorch_model.progress import ProgressDisplay
 
@@ -90,10 +92,10 @@ def _apply_transformation(arguments: argparse.Namespace, console: Console) -> No
     )
 
 
-def _evaluate(arguments: argparse.Namespace, console: Console) -> None:
+def _evaluate(arguments: argparse.Namespace, console: Console, tracking: Tracking) -> None:
     from train_pytorch_model.companions.evaluate_model import evaluate_model
 
-    evaluate_model(arguments.scored_dataset, arguments.evaluation_path, arguments.outputs_path)
+    evaluate_model(arguments.scored_dataset, arguments.evaluation_path, arguments.outputs_path, tracking)
 
 
 COMPANIONS = {

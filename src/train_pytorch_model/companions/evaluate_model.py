@@ -16,24 +16,29 @@ from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import name_some
 from train_pytorch_model.ports.output_directory import EVALUATION, OutputDirectory
 from train_pytorch_model.ports.scored_table import ScoredTable, read_scored_table
+from train_pytorch_model.tracking import Metric
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from train_pytorch_model.tracking import Tracking
+
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
+PICTURES = ("confusion_matrix.png", "reliability.png")
 _TOP_K = 5
 _NUM_BINS = 15
 
 
-def evaluate_model(scored_path: Path, output_path: Path, outputs_path: Path) -> dict[str, Any]:
+def evaluate_model(scored_path: Path, output_path: Path, outputs_path: Path, tracking: Tracking) -> dict[str, Any]:
     """Write metrics.json, tables and pictures about a scored dataset.
 
     Args:
         scored_path: the output of Score Image Model, ours or the retired one's.
         output_path: the folder to write.
         outputs_path: the folder of reports.
+        tracking: gets the numbers and the pictures.
 
     Returns:
         What metrics.json holds.
@@ -67,8 +72,16 @@ def evaluate_model(scored_path: Path, output_path: Path, outputs_path: Path) -> 
     report["num_left_out"] = int((~is_usable).sum())
     with output.writing() as folder:
         _write(folder, report, truth, probabilities, scored)
+    numbers = {name: value for name, value in report.items() if isinstance(value, float)}
+    tracking.log_metrics(0, [Metric(_title(name), name, value) for name, value in numbers.items()])
+    for name in (METRICS_FILE, *PICTURES):
+        tracking.log_file(output_path / name, "evaluation")
     logger.info("Accuracy %.5f on %d images; all metrics lie in %s.", report["accuracy"], len(truth), output_path)
     return report
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def compute_metrics(truth: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:

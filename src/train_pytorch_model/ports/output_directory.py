@@ -57,9 +57,10 @@ TRAINED = Kind(
     frozenset(
         [
             *(META_FILE, "model_spec.yaml", "model", _LABEL_MAP, "_schema.json", "_samples.json"),
-            *("score.py", "conda_env.yaml", "conda.yaml", "local_dependencies.zip"),
+            *("score.py", "served_model.py", "conda_env.yaml", "conda.yaml", "local_dependencies.zip", "model.onnx"),
         ]
     ),
+    frozenset(("mlflow_model",)),
     has=_LABEL_MAP,
 )
 UNTRAINED = Kind("ModelDirectory", frozenset((META_FILE, "model_spec.yaml", "model")), lacks=_LABEL_MAP)

@@ -13,6 +13,8 @@ import pandas as pd
 from PIL import Image
 
 from train_pytorch_model import designer_core
+from train_pytorch_model.serving.exports import export
+from train_pytorch_model.serving.files import write_serving_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +39,7 @@ def write_trained_model(
     is_cuda: bool,
     include_samples: bool,
     code_folders: tuple[str, ...] = (),
+    export_formats: tuple[str, ...] = (),
 ) -> None:
     """Write a trained network with all that scoring needs.
 
@@ -49,6 +52,7 @@ def write_trained_model(
         is_cuda: whether it was trained on a GPU; Score then uses one where there is one.
         include_samples: whether three training images go into `_samples.json`; else one blank image stands there.
         code_folders: folders of code that the network needs.
+        export_formats: further forms to write, of "mlflow" and "onnx".
     """
     designer_core.dump_trained_model(
         folder,
@@ -63,6 +67,10 @@ def write_trained_model(
     (folder / "_schema.json").write_text(json.dumps(train.schema, indent=2), encoding="utf-8")
     samples = _samples(train) if include_samples else [_blank_sample(train, image_size)]
     (folder / "_samples.json").write_text(json.dumps(samples, indent=2), encoding="utf-8")
+    write_serving_files(folder, description)
+    for name in export_formats:
+        labels = list(train.classes)
+        export(name, folder, network, description, labels=labels, mean=MEAN, std=STD, image_size=image_size)
 
 
 def label_map(classes: tuple[str, ...]) -> dict[int, str]:

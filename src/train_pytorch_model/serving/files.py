@@ -1,0 +1,47 @@
+"""Writes into a trained model what serves it."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from train_pytorch_model.network import NetworkDescription
+
+_HERE = Path(__file__).parent
+SERVING_FILES = ("score.py", "served_model.py", "conda_env.yaml")
+
+
+def write_serving_files(folder: Path, description: NetworkDescription) -> None:
+    """Copy the scoring script into a ModelDirectory, with an environment of the versions that the model was made by.
+
+    Args:
+        folder: of the model.
+        description: of its network; names the library that it comes from.
+    """
+    for name in ("score.py", "served_model.py"):
+        shutil.copyfile(_HERE / name, folder / name)
+    (folder / "conda_env.yaml").write_text(_conda_env(description), encoding="utf-8")
+
+
+def requirements(description: NetworkDescription) -> list[str]:
+    """What the scoring needs, by name and version."""
+    packages = ["torch", "torchvision", "pillow"]
+    library = description.module.partition(".")[0]
+    if library == "timm":
+        packages.append(library)
+    # The local part says for which CUDA a build is, and is no part of what an index is asked for.
+    return [f"{name}=={version(name).partition('+')[0]}" for name in packages] + ["pyyaml>=6"]
+
+
+def _conda_env(description: NetworkDescription) -> str:
+    major, minor = platform.python_version_tuple()[:2]
+    lines = ["azureml-inference-server-http>=1.4", *requirements(description)]
+    listed = "".join(f"  - {line}\n" for line in lines)
+    return (
+        "name: project_environment\nchannels:\n- conda-forge\ndependencies:\n"
+        f"- python={major}.{minor}\n- pip\n- pip:\n{listed}"
+    )

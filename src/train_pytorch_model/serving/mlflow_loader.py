@@ -1,0 +1,25 @@
+"""What MLflow calls to load a model: a column of images, in base64 or as bytes, becomes Score's columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from served_model import ServedModel, decode, decode_base64
+
+
+class _Predictor:
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """A row of probabilities and a label for each image of the column `image`."""
+        images = model_input["image"]
+        decoded = [decode(image) if isinstance(image, bytes) else decode_base64(image) for image in images]
+        answer = self._model.answer(decoded)
+        return pd.DataFrame(answer["result"], columns=answer["columns"])
+
+
+def _load_pyfunc(path: str) -> _Predictor:
+    return _Predictor(ServedModel(Path(path)))

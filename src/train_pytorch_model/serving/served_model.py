@@ -1,0 +1,119 @@
+"""The model that this file lies beside, loaded and asked: a ModelDirectory without the package that wrote it.
+
+It needs nothing but torch, Pillow, PyYAML and the library of the network. Images become what Score Image Model makes of
+them, and the columns are its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import importlib
+import io
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MAX_PIXELS = 16_000_000
+# What Score Image Model takes: nothing that starts another program.
+_FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF", "MPO")
+
+
+class BadImageError(Exception):
+    """Something that is no image; the text says why."""
+
+
+class ServedModel:
+    """The network with its labels and its normalisation."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load a ModelDirectory."""
+        spec = yaml.safe_load((folder / "model_spec.yaml").read_text(encoding="utf-8"))
+        extras = spec["flavor_extras"]
+        if spec.get("local_dependencies"):
+            _import_local_code(folder / "local_dependencies.zip")
+        builder = getattr(importlib.import_module(extras["module"]), extras["class"])
+        network = builder(**(extras.get("init_params") or {}))
+        network.load_state_dict(torch.load(folder / spec["model_file"], map_location="cpu", weights_only=True))
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = network.eval().to(self._device)
+        normalisation = spec["inputs"][0]["pre_processor"]["init_params"]
+        self._mean, self._std = (
+            torch.tensor(normalisation[key], device=self._device).view(3, 1, 1) for key in ("mean", "std")
+        )
+        with (folder / spec["label_map_file"]).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        column = rows[0].index("label")
+        self._labels = {int(row[0]): row[column] for row in rows[1:] if row}
+
+    def answer(self, images: Iterable[Image.Image]) -> dict[str, Any]:
+        """The columns and rows of Score Image Model's table for images, taken one by one.
+
+        Raises:
+            BadImageError: when the network cannot take one.
+        """
+        probabilities = [self._probabilities(image) for image in images]
+        labels = [self._labels.get(index, str(index)) for index in range(len(probabilities[0]))]
+        rows = [[*row, labels[max(range(len(row)), key=row.__getitem__)]] for row in probabilities]
+        return {"columns": [*(f"Scored Probabilities_{label}" for label in labels), "Scored Labels"], "result": rows}
+
+    @torch.inference_mode()
+    def _probabilities(self, image: Image.Image) -> list[float]:
+        rgb = image.convert("RGB")
+        data = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).view(rgb.height, rgb.width, 3)
+        pixels = data.permute(2, 0, 1).to(self._device).float().div(255).sub(self._mean).div(self._std)
+        try:
+            logits = self._network(pixels[None].contiguous())
+        except (RuntimeError, AssertionError) as error:
+            raise BadImageError(f"the network takes no images of {rgb.width}x{rgb.height}: {error}") from error
+        row: list[float] = logits.float().softmax(1)[0].double().tolist()
+        return row
+
+
+def _import_local_code(archive: Path) -> None:
+    target = Path(tempfile.mkdtemp(prefix="model-code-"))
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(target)
+    sys.path[:0] = [str(target), *(str(entry) for entry in target.iterdir() if entry.is_dir())]
+
+
+def decode_base64(text: object) -> Image.Image:
+    """An image out of the base64 of its file, with or without a browser's `data:image/png;base64,` before it.
+
+    Raises:
+        BadImageError: when it is none.
+    """
+    if not isinstance(text, str):
+        raise BadImageError(f"a {type(text).__name__} is given where the base64 of an image file is expected")
+    try:
+        return decode(base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise BadImageError(f"it is no base64: {error}") from error
+
+
+def decode(data: bytes) -> Image.Image:
+    """An image out of its file.
+
+    Raises:
+        BadImageError: when it is none, or too large.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        size = image.width * image.height
+        if size <= _MAX_PIXELS:
+            image.load()
+    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+        raise BadImageError(f"it is no image that can be read: {error}") from error
+    if size > _MAX_PIXELS:
+        raise BadImageError(f"it is of {image.width}x{image.height} pixels, which is too large")
+    return image
