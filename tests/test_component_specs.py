@@ -99,4 +99,4 @@ def test_azure_ai_ml_takes_them_all(tmp_path: Path) -> None:
     for path, (passed, messages, command, files) in reports.items():
         assert (passed, messages) == (True, {})
         assert command == spec_of(Path(path).parent.name)["command"]
-        assert files == ["conda_env.yaml", "train_pytorch_model"]
+        assert files == [".amlignore", "conda_env.yaml", "train_pytorch_model"]

@@ -283,60 +283,6 @@ def test_lines_of_progress_are_plain_where_there_is_no_terminal(inputs: Inputs) 
     assert "\r" not in finished.stderr + finished.stdout
 
 
-class RecordingRun:
-    def __init__(self, *, fails: bool = False) -> None:
-        self.rows: list[tuple[str, dict[str, object]]] = []
-        self.fails = fails
-
-    def log_row(self, name: str, **columns: object) -> None:
-        if self.fails:
-            raise ConnectionError("no service")
-        self.rows.append((name, columns))
-
-
-def test_the_azure_run_gets_the_documented_names(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RecordingRun()
-    monkeypatch.setattr(training_run, "current_run", lambda: run)
-    assert inputs.fit(epochs=2) == 0
-    assert [(name, list(columns)) for name, columns in run.rows[: len(run.rows) // 2]] == [
-        ("learning rate", ["epoch", "lr"]),
-        ("Train images per second", ["epoch", "train_ips"]),
-        ("Train loss", ["epoch", "train_loss"]),
-        ("Train error", ["epoch", "train_error"]),
-        ("Valid loss", ["epoch", "valid_loss"]),
-        ("Top-1 validation accuracy", ["epoch", "top1_acc"]),
-    ]
-    assert [columns["epoch"] for _, columns in run.rows] == [1] * 6 + [2] * 6
-
-
-def test_azureml_cores_own_offline_run_takes_what_is_logged(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from azureml.core import Run\n"
-        "from train_pytorch_model.tracking import MetricsLog\n"
-        "from train_pytorch_model.training.loop import EpochRecord, EpochTiming\n"
-        "log = MetricsLog(Path(sys.argv[1]), Run.get_context())\n"
-        "log.epoch_done(EpochRecord(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True), EpochTiming(1, 1.0, 1.0, 9.0))\n"
-    )
-    finished = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
-    assert finished.stdout.count("Attempted to log row metric") == 7
-    assert "Top-5 validation accuracy:\n{'epoch': 1, 'top5_acc': 0.6}" in finished.stdout
-
-
-def test_a_fault_of_tracking_never_ends_a_training(
-    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(training_run, "current_run", lambda: RecordingRun(fails=True))
-    assert inputs.fit(epochs=2) == 0
-    assert capfd.readouterr().err.count("no longer sent to the Azure run: ConnectionError") == 1
-
-
-def test_a_job_without_the_variables_of_its_run_trains_all_the_same(inputs: Inputs) -> None:
-    # The SDK itself refuses a run id that comes alone.
-    finished = run_module(*inputs.arguments(), AZUREML_RUN_ID="run")
-    assert finished.returncode == 0
-    assert "Metrics are not sent to the Azure run: RunEnvironmentException" in finished.stderr
-
-
 def test_what_will_surprise_about_the_classes_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     inputs = Inputs(tmp_path).make(classes=("cat", "NA"))
     for path in sorted((inputs.valid / "image").glob("0_*")):

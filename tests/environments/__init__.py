@@ -17,27 +17,39 @@ ROOT = HERE.parent.parent
 VENVS = ROOT / ".venvs"
 
 
-def find_python39() -> Path | None:
-    """A Python 3.9: `$PYTHON39`, `python3.9` on the path, or pyenv's."""
+def find_python(version: str) -> Path | None:
+    """A Python such as "3.9": `$PYTHON39`, `python3.9` on the path, or pyenv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [os.environ.get("PYTHON39"), shutil.which("python3.9"), *sorted(pyenv.glob("3.9.*/bin/python3.9"))]
+    name = f"python{version}"
+    given = os.environ.get(f"PYTHON{version.replace('.', '')}")
+    candidates = [given, shutil.which(name), *sorted(pyenv.glob(f"{version}.*/bin/{name}"))]
+    wanted = tuple(map(int, version.split(".")))
     for candidate in candidates:
         if candidate is None:
             continue
         # pyenv's shim stands on the path even where no 3.9 is chosen, and fails when run.
-        version = subprocess.run(
-            [candidate, "-c", "import sys; print(sys.version_info[:2] == (3, 9))"], capture_output=True, text=True
+        answer = subprocess.run(
+            [candidate, "-c", f"import sys; print(sys.version_info[:2] == {wanted})"], capture_output=True, text=True
         )
-        if version.stdout.strip() == "True":
+        if answer.stdout.strip() == "True":
             return Path(candidate)
     return None
 
 
 def require_python39() -> Path:
     """A Python 3.9, or the test is skipped; with `CI` set it fails instead."""
-    python = find_python39()
+    return _require("3.9")
+
+
+def require_python312() -> Path:
+    """A Python 3.12, likewise."""
+    return _require("3.12")
+
+
+def _require(version: str) -> Path:
+    python = find_python(version)
     if python is None:
-        message = "no Python 3.9 was found: install one, or name it in PYTHON39"
+        message = f"no Python {version} was found: install one, or name it in PYTHON{version.replace('.', '')}"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
@@ -52,6 +64,31 @@ def retired() -> Path:
 def azure_ai_ml() -> Path:
     """Python of an environment that holds azure-ai-ml."""
     return _synced("azure_ai_ml", Path(sys.executable))
+
+
+def azure_ml_component() -> Path:
+    """Python of an environment that holds azure-ml-component, the designer's own SDK."""
+    return _synced("azure_ml_component", require_python39())
+
+
+def mldesigner() -> Path:
+    """Python of an environment that holds mldesigner."""
+    return _synced("mldesigner", Path(sys.executable))
+
+
+def mlflow() -> Path:
+    """Python of an environment that holds MLflow with its server."""
+    return _synced("mlflow", Path(sys.executable))
+
+
+def inference_server() -> Path:
+    """Python of an environment that holds Azure's inference server, and the project's own torch behind it."""
+    python = _synced("inference_server", Path(sys.executable))
+    packages = next((python.parent.parent / "lib").glob("python*")) / "site-packages"
+    own = next((Path(sys.prefix) / "lib").glob("python*")) / "site-packages"
+    # After the server's own packages, so that its pins hold.
+    (packages / "torch_of_the_project.pth").write_text(f"{own}\n", encoding="utf-8")
+    return python
 
 
 def conda() -> Path:

@@ -1,0 +1,222 @@
+"""A trained model served by Azure's own inference server, and in the forms that others take."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from tests import environments
+from tests.making import Inputs, error_text, read_json_lines, run_here
+from tests.test_tracking import free_port
+from train_pytorch_model.serving import exports
+
+CLASSES = ("007", "<b>", "owl")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    inputs = Inputs(tmp_path_factory.mktemp("served")).make("resnet18", classes=CLASSES, size=48)
+    assert inputs.fit(epochs=2, learning_rate=0.01, export="onnx") == 0
+    return inputs
+
+
+@pytest.fixture(scope="module")
+def scored(trained: Inputs) -> pd.DataFrame:
+    """What Score says of the validation images."""
+    ports = {"trained_model": trained.trained, "dataset": trained.valid, "scored_dataset": trained.path / "scored"}
+    assert run_here("score-image-model", **ports, outputs_path=trained.outputs) == 0
+    return pd.read_parquet(trained.path / "scored" / "_data.parquet")
+
+
+def image_files(trained: Inputs) -> list[bytes]:
+    items = read_json_lines(trained.valid / "images.lst")
+    return [(trained.valid / item["image_info"]["file_name"]).read_bytes() for item in items]  # type: ignore[index]
+
+
+@pytest.fixture(scope="module")
+def endpoint(trained: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The model's own score.py under the real server, away from this project."""
+    folder = tmp_path_factory.mktemp("server")
+    port = free_port()
+    server = environments.inference_server().parent / "azmlinfsrv"
+    command = [server, "--entry_script", trained.trained / "score.py", "--model_dir", trained.trained, "--port", port]
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [str(part) for part in command], stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True
+        )
+        try:
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1).read()
+                    break
+                except OSError:
+                    assert process.poll() is None, (folder / "log.txt").read_text()
+                    time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/score"
+        finally:
+            subprocess.run(["pkill", "-g", str(process.pid)], check=False)
+            process.wait(20)
+
+
+def post(address: str, body: bytes, kind: str = "application/json") -> tuple[int, dict[str, Any]]:
+    request = urllib.request.Request(address, body, {"Content-Type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def as_json(files: list[bytes], prefix: str = "") -> list[dict[str, str]]:
+    return [{"image": prefix + base64.b64encode(file).decode()} for file in files]
+
+
+def check(answer: dict[str, Any], expected: pd.DataFrame) -> None:
+    names = [name for name in expected if name.startswith("Scored")]
+    assert answer["columns"] == names
+    for row, given in zip(expected[names].itertuples(index=False), answer["result"]):
+        assert given[:-1] == pytest.approx(list(row)[:-1], abs=1e-6)
+        assert given[-1] == row[-1]
+    assert len(answer["result"]) == len(expected)
+
+
+@pytest.mark.environment
+@pytest.mark.parametrize("form", ["list", "data", "browser"])
+def test_the_endpoint_says_what_score_says(form: str, endpoint: str, trained: Inputs, scored: pd.DataFrame) -> None:
+    entries = as_json(image_files(trained), "data:image/png;base64," if form == "browser" else "")
+    body: object = {"data": entries} if form == "data" else entries
+    status, answer = post(endpoint, json.dumps(body).encode())
+    assert status == 200
+    check(answer, scored)
+
+
+@pytest.mark.environment
+def test_an_image_may_be_the_body(endpoint: str, trained: Inputs, scored: pd.DataFrame) -> None:
+    status, answer = post(endpoint, image_files(trained)[3], "image/png")
+    assert status == 200
+    check(answer, scored.iloc[3:4])
+
+
+@pytest.mark.environment
+def test_two_hundred_requests_eight_at_once_and_bad_ones_between_them(
+    endpoint: str, trained: Inputs, scored: pd.DataFrame
+) -> None:
+    files = image_files(trained)
+    huge = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(huge, format="PNG")
+    bad = [
+        b"",
+        b"{",
+        b"[]",
+        b"[1]",
+        b'[{"image": 3}]',
+        b'[{"image": "***"}]',
+        b'{"data": "x"}',
+        b"no image",
+        b"\x00\xff",
+    ]
+    bad += [b"[" * 100_000, json.dumps(as_json([files[0][:100]])).encode(), huge.getvalue(), b'[{"picture": "x"}]']
+
+    def ask(number: int) -> None:
+        if number % 10 == 9:
+            status, answer = post(endpoint, bad[number // 10 % len(bad)])
+            assert status == 400
+            assert answer["error"]
+        else:
+            index = number % len(files)
+            status, answer = post(endpoint, json.dumps(as_json([files[index]])).encode())
+            assert status == 200
+            check(answer, scored.iloc[index : index + 1])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(200)))
+    for body in bad:
+        assert post(endpoint, body)[0] == 400
+
+
+def test_the_environment_of_the_endpoint_names_the_versions_the_model_was_made_by(trained: Inputs) -> None:
+    import torch
+
+    document = YAML(typ="safe").load(trained.trained / "conda_env.yaml")
+    assert f"python={sys.version_info.major}.{sys.version_info.minor}" in document["dependencies"]
+    packages = next(item["pip"] for item in document["dependencies"] if isinstance(item, dict))
+    assert f"torch=={torch.__version__.partition('+')[0]}" in packages
+    script = (trained.trained / "score.py").read_text() + (trained.trained / "served_model.py").read_text()
+    assert "azureml.designer" not in script
+    assert "train_pytorch_model" not in script
+
+
+def test_onnxruntime_says_the_same_of_plain_pixels(trained: Inputs, scored: pd.DataFrame) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(trained.trained / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["labels"]) == sorted(CLASSES)
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in image_files(trained)])
+    (given,) = session.run(None, {"images": pixels.transpose(0, 3, 1, 2)})
+    expected = scored[[name for name in scored if name.startswith("Scored Prob")]].to_numpy()
+    assert np.abs(given - expected).max() < 1e-4
+
+
+def test_mlflow_loads_the_model_away_from_this_project(tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path).make("squeezenet1_1", size=64)
+    assert inputs.fit(epochs=1, export="mlflow") == 0
+    ports = {"trained_model": inputs.trained, "dataset": inputs.valid, "scored_dataset": tmp_path / "scored"}
+    assert run_here("score-image-model", **ports, outputs_path=inputs.outputs) == 0
+    expected = pd.read_parquet(tmp_path / "scored" / "_data.parquet")
+    images = [entry["image"] for entry in as_json(image_files(inputs))]
+    (tmp_path / "images.json").write_text(json.dumps(images))
+    code = (
+        "import sys; sys.meta_path = [f for f in sys.meta_path if '__editable__' not in str(f)]\n"
+        "sys.path = [p for p in sys.path if not p.endswith('/src')]\n"
+        "import json, mlflow, pandas\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "answer = model.predict(pandas.DataFrame({'image': json.load(open(sys.argv[2]))}))\n"
+        "print(answer.to_json(orient='split'))\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, inputs.trained / "mlflow_model", tmp_path / "images.json"],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MLFLOW_TRACKING_URI": ""},
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    given = json.loads(finished.stdout.splitlines()[-1])
+    check({"columns": given["columns"], "result": given["data"]}, expected)
+
+
+def test_an_export_without_its_library_is_told_of_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = Inputs(tmp_path).make()
+    monkeypatch.setattr(exports, "find_spec", lambda name: None if name == "onnx" else name)
+    assert inputs.fit(export="onnx") == 1
+    assert "--export onnx needs the package 'onnx'" in error_text(inputs.outputs)
+    assert not (inputs.outputs / "metrics.jsonl").exists()
+
+
+def test_an_export_that_fails_does_not_lose_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = Inputs(tmp_path).make()
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(exports, "_export_onnx", fail)
+    assert inputs.fit(export="onnx") == 1
+    assert "cannot be exported to onnx: no such operator" in error_text(inputs.outputs)
+    assert not inputs.trained.exists()
+    assert (inputs.outputs / "checkpoints" / "best" / "model").is_file()
