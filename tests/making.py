@@ -155,3 +155,17 @@ def run_retired_tool(python: Path, module: str, *arguments: object) -> str:
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
     return finished.stdout + finished.stderr
+
+
+def run_in_snapshot(code: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command (`python -m train_pytorch_model …`) where only the snapshot `code` can hold the package."""
+    run = (
+        "import sys, runpy; sys.meta_path = [f for f in sys.meta_path if '__editable__' not in str(f)]\n"
+        "sys.path = [p for p in sys.path if not p.endswith('/src')]; sys.argv = sys.argv[2:]\n"
+        "import train_pytorch_model; print(train_pytorch_model.__file__)\n"
+        "runpy.run_module('train_pytorch_model', run_name='__main__')"
+    )
+    finished = subprocess.run([sys.executable, "-c", run, *words[1:]], cwd=code, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == str(code / "train_pytorch_model" / "__init__.py")
+    return finished

@@ -16,7 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests import environments
-from tests.making import ROOT, Inputs, run_module
+from tests.making import ROOT, Inputs, run_in_snapshot, run_module
 from tests.test_module_spec import SPEC, fill
 from train_pytorch_model.command_line import EXPORT_FORMATS, build_parser
 from train_pytorch_model.companions.entry import COMPANIONS
@@ -232,15 +232,7 @@ def test_the_compiled_snapshot_alone_trains_and_holds_nothing_needless(project: 
     numbers = {"epochs": 1, "batch_size": 6, "learning_rate": 0.001, "patience": 3}
     text = {name: str(value) for name, value in {**values, **numbers}.items()}
     words = shlex.split(render(document["command"], text, {"trained_model": str(inputs.trained)}))
-    run = (
-        "import sys, runpy; sys.meta_path = [f for f in sys.meta_path if '__editable__' not in str(f)]\n"
-        "sys.path = [p for p in sys.path if not p.endswith('/src')]; sys.argv = sys.argv[2:]\n"
-        "import train_pytorch_model; print(train_pytorch_model.__file__)\n"
-        "runpy.run_module('train_pytorch_model', run_name='__main__')"
-    )
-    trained = subprocess.run([sys.executable, "-c", run, *words[1:]], cwd=snapshot, capture_output=True, text=True)
-    assert trained.returncode == 0, trained.stderr
-    assert trained.stdout.strip() == str(snapshot / "train_pytorch_model" / "__init__.py")
+    run_in_snapshot(snapshot, words)
     assert (inputs.trained / "_meta.yaml").is_file()
 
 

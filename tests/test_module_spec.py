@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests import environments
-from tests.making import ROOT, Inputs
+from tests.making import ROOT, Inputs, run_in_snapshot
 from train_pytorch_model.command_line import PORT_FLAGS, build_parser
 from train_pytorch_model.flags import flag_of
 from train_pytorch_model.parameters import TrainingParameters
@@ -122,15 +121,6 @@ def test_the_command_trains_from_the_snapshot_alone(loaded: tuple[dict[str, Any]
     values = {"untrained_model": inputs.untrained, "train_data": inputs.train, "valid_data": inputs.valid}
     parameters = {"epochs": 1, "batch_size": 6, "learning_rate": 0.001, "patience": 3}
     command = fill({**values, **parameters, "trained_model": inputs.trained})
-    # Isolated from the installed project: only the snapshot, which is where the job starts, can hold the package.
-    run = (
-        "import sys, runpy; sys.meta_path = [f for f in sys.meta_path if '__editable__' not in str(f)]\n"
-        "sys.path = [p for p in sys.path if not p.endswith('/src')]; sys.argv = sys.argv[2:]\n"
-        "import train_pytorch_model; print(train_pytorch_model.__file__)\n"
-        "runpy.run_module('train_pytorch_model', run_name='__main__')"
-    )
-    finished = subprocess.run([sys.executable, "-c", run, *command[1:]], cwd=code, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.strip() == str(code / "train_pytorch_model" / "__init__.py")
+    run_in_snapshot(code, command)
     assert (inputs.trained / "_meta.yaml").is_file()
     assert (code / "outputs" / "metrics.jsonl").is_file()
