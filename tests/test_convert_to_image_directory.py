@@ -232,6 +232,16 @@ def test_an_archive_that_is_cut_anywhere_is_an_error(ending: str, share: float, 
     assert not (tmp_path / "ours").exists()
 
 
+def test_a_tar_that_is_cut_between_two_files_is_an_error(folders: Path, tmp_path: Path) -> None:
+    archive = pack(folders, tmp_path / "photos.tar")
+    with tarfile.open(archive) as packed:
+        cut = [member.offset for member in packed.getmembers() if member.isfile()][4]
+    archive.write_bytes(archive.read_bytes()[:cut])
+    assert convert(archive, tmp_path / "ours") == 1
+    assert "it ends in the middle" in error_text(tmp_path / "outputs")
+    assert not (tmp_path / "ours").exists()
+
+
 def test_a_damaged_image_in_a_zip_is_an_error_by_its_checksum(folders: Path, tmp_path: Path) -> None:
     archive = pack(folders, tmp_path / "photos.zip")
     data = bytearray(archive.read_bytes())

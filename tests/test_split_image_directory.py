@@ -127,11 +127,17 @@ def test_a_name_that_leaves_the_directory_is_refused_in_a_coco_folder_too(tmp_pa
     folders = write_class_folders(tmp_path / "elsewhere", ["a"], per_class=2)
     (tmp_path / "coco").mkdir()
     images = [{"id": "../../evil", "file_name": "../elsewhere/a/0.png"}, {"id": 1, "file_name": "../elsewhere/a/1.png"}]
-    (tmp_path / "coco" / "x.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
-    assert (folders / "a" / "0.png").is_file()
+    annotations = [{"id": 1, "image_id": 1, "category_id": 1}]
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "coco" / "x.json").write_text(json.dumps(document))
+    # designer-core itself would read the one and write the other.
+    info = load_image_directory(tmp_path / "coco").image_list[0]["image_info"]
+    assert (tmp_path / "coco" / info["base_file_name"]).resolve() == folders / "a" / "0.png"
+    assert ".." in info["file_name"]
     transformation, target = tmp_path / "how", tmp_path / "changed"
     assert run_here("init-image-transformation", output_path=transformation, outputs_path=tmp_path / "outputs") == 0
     ports = {"input_image_transform_path": transformation, "input_image_dir_path": tmp_path / "coco"}
     assert run_here("apply-image-transformation", **ports, output_path=target, outputs_path=tmp_path / "outputs") == 1
     assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
+    assert "which leaves the directory" in error_text(tmp_path / "outputs")
     assert not list(tmp_path.rglob("evil*"))
