@@ -6,7 +6,9 @@ PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3; do \
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-UV_COMPILE := $(VENV)/bin/uv pip compile --quiet --upgrade --no-annotate --no-header
+# Gigabytes are the same in .venv and in the environments of tests: uv links them from its cache, pip would copy them.
+UV := $(VENV)/bin/uv
+UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
 .PHONY: setup sample test test-all test-gpu bench lint format lock clean
@@ -16,7 +18,9 @@ setup: $(INSTALLED)
 $(INSTALLED): requirements-dev.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; name one with: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(RUN) -m pip install --quiet --no-deps --require-hashes -r requirements-dev.lock
+	sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.lock > $(VENV)/installer.txt
+	$(RUN) -m pip install --quiet --no-deps --require-hashes -r $(VENV)/installer.txt
+	$(UV) pip install --quiet --no-deps --require-hashes --python $(RUN) -r requirements-dev.lock
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

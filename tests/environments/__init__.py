@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 VENVS = ROOT / ".venvs"
+UV = Path(sys.executable).parent / "uv"
 
 
 def find_python(version: str) -> Path | None:
@@ -92,7 +93,11 @@ def inference_server() -> Path:
 
 
 def conda() -> Path:
-    """Python of an environment made from `conda_env.yaml`: its pip, then its pip section by plain pip."""
+    """Python of an environment made from `conda_env.yaml`: its pip, then what plain pip makes of its pip section.
+
+    uv puts the packages there (it links the gigabytes that other environments hold too); pip, which a user has, is then
+    asked to install the same section and must find every requirement, of the packages' own too, satisfied.
+    """
     conda_env = ROOT / "conda_env.yaml"
     python39 = require_python39()
     folder, fresh = _prepare("conda", conda_env.read_bytes())
@@ -105,7 +110,9 @@ def conda() -> Path:
         _run(python, "-m", "pip", "install", "--quiet", pip.replace("=", "=="))
         requirements = folder / "requirements.txt"
         requirements.write_text("\n".join(packages), encoding="utf-8")
-        _run(python, "-m", "pip", "install", "--quiet", "-r", requirements)
+        _run(UV, "pip", "install", "--quiet", "--no-deps", "--python", python, "-r", requirements)
+        asked = _run(python, "-m", "pip", "install", "--dry-run", "-r", requirements)
+        assert "Would install" not in asked, asked
         _finish(folder, conda_env.read_bytes())
     return python
 
@@ -115,9 +122,8 @@ def _synced(name: str, base: Path) -> Path:
     folder, fresh = _prepare(name, lock.read_bytes())
     python = folder / "bin" / "python"
     if fresh:
-        uv = Path(sys.executable).parent / "uv"
-        _run(uv, "venv", "--quiet", "--python", base, folder)
-        _run(uv, "pip", "sync", "--quiet", "--require-hashes", "--python", python, lock)
+        _run(UV, "venv", "--quiet", "--python", base, folder)
+        _run(UV, "pip", "sync", "--quiet", "--require-hashes", "--python", python, lock)
         _finish(folder, lock.read_bytes())
     return python
 
@@ -137,6 +143,7 @@ def _finish(folder: Path, recipe: bytes) -> None:
     (folder / ".recipe").write_text(hashlib.sha256(recipe).hexdigest(), encoding="ascii")
 
 
-def _run(*command: object) -> None:
+def _run(*command: object) -> str:
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
