@@ -18,10 +18,13 @@ from benchmarks.results import kind, ratio, table, write_section
 from train_pytorch_model.data.image_store import DecodedImages, decode_all
 from train_pytorch_model.data.placement import choose_place
 from train_pytorch_model.device import choose_device
+from train_pytorch_model.distributed import World
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.training.captured_step import CapturedStep, is_captured
 from train_pytorch_model.training.loop import Plan, train_epoch
 from train_pytorch_model.training.precision import choose_precision
+from train_pytorch_model.training.selection import BestModel, EarlyStopping
+from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep
 
 _NETWORKS = ("resnet18", "resnet50", "densenet121", "densenet201")
@@ -44,6 +47,8 @@ class Case:
 
 
 class _Silent:
+    def training_resumed(self, records: Any) -> None: ...
+
     def epoch_started(self, epoch: int, num_iterations: int) -> None: ...
 
     def iteration_done(self, epoch: int, iteration: int, loss: float | None) -> None: ...
@@ -54,6 +59,7 @@ class _Silent:
 def _make_ours(case: Case, path: Path) -> tuple[Callable[[], int], Callable[[], int]]:
     """An epoch of the module's own loop, and one of the same step on one resident batch: the limit."""
     device = choose_device()
+    world = World(device=device)
     images = read_labelled_images(path / "train_data", "Training dataset")
     place = choose_place("auto", len(images) * case.size**2 * 3, device)
     store, _ = decode_all(images.path_of, images.labels, (case.size, case.size), place=place, device=device)
@@ -70,7 +76,7 @@ def _make_ours(case: Case, path: Path) -> tuple[Callable[[], int], Callable[[], 
     def ours() -> int:
         step, run_step, plan = runs[0]
         step.begin_epoch(_LEARNING_RATE)
-        train_epoch(step, run_step, store, plan, device, 1, _Silent())
+        train_epoch(TrainingState(step, BestModel(), EarlyStopping(1)), run_step, store, plan, world, _Silent())
         return len(store) // case.batch_size
 
     pixels = torch.randint(0, 256, (case.batch_size, case.size, case.size, 3), dtype=torch.uint8, device=device)
@@ -81,8 +87,8 @@ def _make_ours(case: Case, path: Path) -> tuple[Callable[[], int], Callable[[], 
         step, run_step, _ = runs[1]
         step.begin_epoch(_LEARNING_RATE)
         for _ in range(case.num_steps):
-            run_step(one.pixels, one.labels)
-        step.sums.read()
+            run_step(one.pixels, one.labels, 1.0)
+        step.sums.read(world)
         return case.num_steps
 
     return ours, limit

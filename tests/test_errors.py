@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from train_pytorch_model.error_report import ERROR_INFO_PATH, write_error_info
 from train_pytorch_model.errors import (
-    ERROR_INFO_PATH,
     FaultCollector,
     InvalidDatasetError,
     LessThanOrEqualToError,
     LibraryError,
     MultipleFaultsError,
-    write_error_info,
 )
 
 

@@ -16,10 +16,13 @@ from tests.test_loop import Recorder, make_plan
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.image_store import ImageStore, decode_all
 from train_pytorch_model.device import choose_device
+from train_pytorch_model.distributed import World
 from train_pytorch_model.training.captured_step import CapturedStep
+from train_pytorch_model.training.hooks import NoKeeper
 from train_pytorch_model.training.loop import fit, train_epoch
 from train_pytorch_model.training.precision import choose_precision
-from train_pytorch_model.training.selection import BestModel
+from train_pytorch_model.training.selection import BestModel, EarlyStopping
+from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep
 
 pytestmark = pytest.mark.gpu
@@ -38,7 +41,7 @@ def run(
     built = torchvision.models.get_model(network, num_classes=4).to(device)
     values = {"precision": choose_precision("auto", device, built), "memory_format": torch.channels_last, **plan}
     recorder, best = Recorder(), BestModel()
-    fit(built, store, store, make_plan(**values), device, best, recorder)
+    fit(built, store, store, make_plan(**values), World(device=device), best, recorder, NoKeeper())
     return recorder, best
 
 
@@ -87,7 +90,8 @@ def test_the_host_waits_at_the_end_of_an_epoch_alone(captured: bool, tmp_path: P
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                train_epoch(step, run_step, store, plan, device, epoch, Recorder())
+                state = TrainingState(step, BestModel(), EarlyStopping(9), epoch)
+                train_epoch(state, run_step, store, plan, World(device=device), Recorder())
         finally:
             torch.cuda.set_sync_debug_mode("default")
         waits = [str(warning.message) for warning in caught if "synchronizing" in str(warning.message)]

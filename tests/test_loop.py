@@ -13,8 +13,11 @@ from torchvision.models.inception import InceptionOutputs
 
 from train_pytorch_model.data.batches import shuffled
 from train_pytorch_model.data.image_store import DecodedImages
-from train_pytorch_model.training.loop import DivergedError, EpochRecord, EpochTiming, Plan, fit
+from train_pytorch_model.distributed import World
+from train_pytorch_model.training.hooks import Keeper, NoKeeper
+from train_pytorch_model.training.loop import DivergedError, Plan, fit
 from train_pytorch_model.training.precision import Precision
+from train_pytorch_model.training.records import EpochRecord, EpochTiming
 from train_pytorch_model.training.selection import BestModel
 from train_pytorch_model.training.step import logits_and_loss
 
@@ -54,6 +57,9 @@ class Recorder:
         self.losses: list[float | None] = []
         self.records: list[EpochRecord] = []
 
+    def training_resumed(self, records: list[tuple[EpochRecord, EpochTiming]]) -> None:
+        self.records = [record for record, _ in records]
+
     def epoch_started(self, epoch: int, num_iterations: int) -> None:
         pass
 
@@ -64,9 +70,11 @@ class Recorder:
         self.records.append(record)
 
 
-def run(network: nn.Module, plan: Plan, train: DecodedImages, valid: DecodedImages) -> tuple[Recorder, BestModel, bool]:
+def run(
+    network: nn.Module, plan: Plan, train: DecodedImages, valid: DecodedImages, keeper: Keeper | None = None
+) -> tuple[Recorder, BestModel, bool]:
     recorder, best = Recorder(), BestModel()
-    stopped = fit(network, train, valid, plan, CPU, best, recorder)
+    stopped = fit(network, train, valid, plan, World(), best, recorder, keeper or NoKeeper())
     return recorder, best, stopped
 
 

@@ -5,6 +5,7 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch.nn import functional
 
+from train_pytorch_model.distributed import World
 from train_pytorch_model.training.metrics import RunningSums
 
 
@@ -15,7 +16,7 @@ def test_metrics_over_uneven_batches_equal_scikit_learns_over_all_images() -> No
     sums = RunningSums.zero(8, torch.device("cpu"))
     for part in torch.arange(50).split(16):
         sums.add(functional.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
-    averages = sums.read()
+    averages = sums.read(World())
     probabilities = logits.softmax(1).double().numpy()
     probabilities /= probabilities.sum(1, keepdims=True)
     assert averages.loss == pytest.approx(log_loss(labels, probabilities), rel=1e-6)
@@ -28,4 +29,4 @@ def test_metrics_over_uneven_batches_equal_scikit_learns_over_all_images() -> No
 def test_top5_is_told_only_where_it_says_something(num_classes: int, told: bool) -> None:
     sums = RunningSums.zero(num_classes, torch.device("cpu"))
     sums.add(torch.tensor(1.0), torch.randn(3, num_classes), torch.zeros(3, dtype=torch.int64))
-    assert (sums.read().top5_acc is not None) is told
+    assert (sums.read(World()).top5_acc is not None) is told

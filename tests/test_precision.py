@@ -78,11 +78,11 @@ def test_a_step_left_out_for_infinite_gradients_leaves_no_trace_in_the_weights()
     precision, images = Precision(torch.float16, "cpu"), make_images(8)
     interrupted = TrainingStep(network, 4, CPU, torch.contiguous_format, precision)
     interrupted.begin_epoch(0.1)
-    interrupted._scaler = GradScaler("cpu", init_scale=2.0**100)
+    interrupted.scaler = GradScaler("cpu", init_scale=2.0**100)
     before = [value.clone() for value in network.parameters()]
     interrupted(images.pixels, images.labels)
     assert all(torch.equal(value, old) for value, old in zip(network.parameters(), before))
-    interrupted._scaler.update(1024.0)
+    interrupted.scaler.update(1024.0)
     expected = TrainingStep(fresh, 4, CPU, torch.contiguous_format, precision)
     expected.begin_epoch(0.1)
     for step in (interrupted, expected):

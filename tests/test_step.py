@@ -11,9 +11,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.test_loop import CPU, Recorder, make_images, make_network, make_plan
+from train_pytorch_model.distributed import World
 from train_pytorch_model.training.captured_step import NUM_WARM_UP_STEPS, CapturedStep, is_captured
 from train_pytorch_model.training.loop import train_epoch
 from train_pytorch_model.training.precision import Precision
+from train_pytorch_model.training.selection import BestModel, EarlyStopping
+from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep
 
 
@@ -39,11 +42,12 @@ class Recording:
         return replay
 
 
-def train(step: TrainingStep, run_step: Callable[[torch.Tensor, torch.Tensor], None], count: int) -> Recorder:
+def train(step: TrainingStep, run_step: Callable[[torch.Tensor, torch.Tensor, float], None], count: int) -> Recorder:
     recorder = Recorder()
     for epoch in (1, 2):
         step.begin_epoch(0.05 / epoch)
-        train_epoch(step, run_step, make_images(count), make_plan(), CPU, epoch, recorder)
+        state = TrainingState(step, BestModel(), EarlyStopping(9), epoch)
+        train_epoch(state, run_step, make_images(count), make_plan(), World(), recorder)
     return recorder
 
 

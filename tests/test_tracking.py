@@ -226,7 +226,7 @@ def test_azureml_cores_own_offline_run_takes_what_is_logged(tmp_path: Path) -> N
     code = (
         "import sys; from pathlib import Path; from azureml.core import Run\n"
         "from train_pytorch_model.tracking import AzureRunSink, MetricsLog, Tracking\n"
-        "from train_pytorch_model.training.loop import EpochRecord, EpochTiming\n"
+        "from train_pytorch_model.training.records import EpochRecord, EpochTiming\n"
         "log = MetricsLog(Path(sys.argv[1]), Tracking(AzureRunSink(Run.get_context())))\n"
         "log.epoch_done(EpochRecord(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True), EpochTiming(1, 1.0, 1.0, 9.0))\n"
     )

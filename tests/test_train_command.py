@@ -256,15 +256,6 @@ def test_memory_that_runs_out_is_told_with_the_batch_size(
     assert "Lower the batch size (it is 6)" in str(report["Message"])
 
 
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
-def test_several_processes_are_refused_rather_than_each_writing_the_model(
-    variable: str, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(variable, "2")
-    assert inputs.fit() == 1
-    assert "this version trains in one" in str(inputs.error())
-
-
 def test_nothing_of_the_environment_is_printed_or_written(inputs: Inputs) -> None:
     secret = "s3cr3t-0f-th3-env1r0nm3nt"
     for expected, epochs in ((0, 1), (1, 0)):

@@ -62,6 +62,12 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="DIR",
         help="Folder for metrics and reports; Azure uploads ./outputs of a job. Default: %(default)s.",
     )
+    parser.add_argument(
+        "--checkpoint-path",
+        type=Path,
+        metavar="DIR",
+        help="Folder for checkpoints, from which an interrupted run goes on. Default: checkpoints in --outputs-path.",
+    )
     add_boolean(parser, "skip_unreadable_images", "Leave out images that cannot be read, and list them.")
     add_boolean(parser, "trust_model_code", "Let the untrained model name any code to import.")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from train_pytorch_model.data.decoding import Size, UnreadableImageError, in_threads, read_size
-from train_pytorch_model.data.image_store import ImageStore, decode_all
+from train_pytorch_model.data.image_store import FilesAt, ImageStore, decode_all
 from train_pytorch_model.errors import TRAINING_DATASET, InvalidDatasetError
 from train_pytorch_model.messages import join_some
 
@@ -39,6 +40,8 @@ class Scanned:
     """Indices of the images of that size: int64 of shape (K,)."""
     unreadable: dict[int, str]
     """Index of each image that cannot be read, and the reason."""
+    digest: str
+    """SHA-256 of the files, their sizes in bytes, and their labels."""
 
     @property
     def num_bytes(self) -> int:
@@ -48,12 +51,16 @@ class Scanned:
 
 def scan(images: LabelledImages, faults: FaultCollector) -> Scanned:
     """Read every header: missing files, files that are no images, sizes that differ."""
+    num_bytes = np.zeros(len(images), dtype=np.int64)
 
     def work(index: int) -> Size | str:
+        path = images.path_of(index)
         try:
-            return read_size(images.path_of(index))
-        except UnreadableImageError as error:
+            size = read_size(path)
+            num_bytes[index] = path.stat().st_size
+        except (UnreadableImageError, OSError) as error:
             return str(error)
+        return size
 
     sizes = np.zeros((len(images), 2), dtype=np.int32)
     unreadable: dict[int, str] = {}
@@ -74,7 +81,14 @@ def scan(images: LabelledImages, faults: FaultCollector) -> Scanned:
                 f"{num_different} of {len(images)} differ from the first of these",
                 "Please transform input images to have the same size, see https://aka.ms/aml/init-image-transformation.",
             )
-    return Scanned(images, size, kept, unreadable)
+    return Scanned(images, size, kept, unreadable, _digest(images, num_bytes))
+
+
+def _digest(images: LabelledImages, num_bytes: np.ndarray) -> str:
+    digest = hashlib.sha256(json.dumps(images.classes).encode())
+    for part in (bytes(images.files), num_bytes.tobytes(), images.labels.tobytes()):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _most_common(sizes: np.ndarray) -> Size | None:
@@ -93,7 +107,7 @@ def _named(images: LabelledImages, sizes: np.ndarray, index: int) -> str:
 
 
 def decode(
-    scanned: Scanned, place: str, device: torch.device, display: ProgressDisplay
+    scanned: Scanned, place: str, device: torch.device, display: ProgressDisplay, rows: torch.Tensor | None = None
 ) -> tuple[ImageStore, dict[int, str]]:
     """Decode the images of a scanned dataset.
 
@@ -102,6 +116,7 @@ def decode(
         place: where to, of `choose_place`.
         device: that trains.
         display: shows how far it is.
+        rows: to decode into, uint8 of shape (K, height, width, 3); made at the place when left out.
 
     Returns:
         The images that could be read, and for each other the reason by its index in the dataset, headers included.
@@ -111,14 +126,22 @@ def decode(
         raise AssertionError("no image can be read")
     with display.images(images.port, "decoded", len(kept)) as advance:
         store, failed = decode_all(
-            lambda index: images.path_of(kept[index]), images.labels[kept], scanned.size,
-            place=place, device=device, advance=advance,
+            FilesAt(images.path_of, kept), images.labels[kept], scanned.size,
+            place=place, device=device, advance=advance, rows=rows,
         )  # fmt: skip
     return store, {**scanned.unreadable, **{int(kept[index]): reason for index, reason in failed.items()}}
 
 
-def report_unreadable(images: LabelledImages, unreadable: dict[int, str], outputs_path: Path, *, skip: bool) -> None:
+def report_unreadable(
+    images: LabelledImages, unreadable: dict[int, str], outputs_path: Path | None, *, skip: bool
+) -> None:
     """Tell of images that cannot be read: a fault, or with `skip` a list in the outputs folder.
+
+    Args:
+        images: the dataset.
+        unreadable: index of each, and the reason.
+        outputs_path: the folder; None in a process that writes nothing.
+        skip: whether they are to be left out.
 
     Raises:
         InvalidDatasetError: when there are any and they are not to be skipped, or when no image can be read.
@@ -133,9 +156,10 @@ def report_unreadable(images: LabelledImages, unreadable: dict[int, str], output
                 f"{count}: {text}",
                 "Mend or remove them, or leave them out with --skip-unreadable-images.",
             )
-        list_path = outputs_path / UNREADABLE_IMAGES_FILE
-        _add_to_list(list_path, images.port, listed)
-        logger.warning("%s: %s and left out: %s. All are listed in %s.", images.where, count, text, list_path)
+        if outputs_path is not None:
+            list_path = outputs_path / UNREADABLE_IMAGES_FILE
+            _add_to_list(list_path, images.port, listed)
+            logger.warning("%s: %s and left out: %s. All are listed in %s.", images.where, count, text, list_path)
     if len(unreadable) == len(images):
         raise InvalidDatasetError(images.where, f"none of its {len(images)} images can be read")
 

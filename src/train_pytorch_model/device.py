@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from train_pytorch_model.errors import UserError
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-def choose_device() -> torch.device:
-    """The first GPU where there is one, else the CPU, set up so that the same run gives the same bits.
+def choose_device(local_rank: int = 0) -> torch.device:
+    """The GPU of this process where there is one, else the CPU, set up so that the same run gives the same bits.
 
     On a GPU, operators without a deterministic kernel warn instead of failing.
+
+    Args:
+        local_rank: of the process on its node. A launcher may show each process its own GPU alone, which is then the
+            first for all of them.
     """
     # cuBLAS reads this when its first handle is made; any later is too late.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -23,7 +29,11 @@ def choose_device() -> torch.device:
     # Float32 means float32: TF32 keeps 10 bits of the mantissa, and Score Image Model would say something else.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def fast_half_precision(device: torch.device) -> torch.dtype | None:
@@ -45,16 +55,28 @@ def _cpu_flags() -> set[str]:
     return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
 
 
-def check_single_process() -> None:
-    """Refuse to be one of several processes: each would train the whole model and write the same output.
+def usable_cpus() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    Raises:
-        UserError: when the launcher started more than one process.
+
+def gpu_identity(device: torch.device) -> str | None:
+    """What tells a GPU from every other, whatever number it goes by in this process; None for a CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
+def find_shared_gpus(identities: Sequence[tuple[str, str | None]]) -> str:
+    """Processes that have a GPU together, in words; empty when each has its own.
+
+    Args:
+        identities: of each process in the order of ranks, its host and its GPU, None for a CPU.
     """
-    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
-        value = os.environ.get(name, "1")
-        if value.isdigit() and int(value) > 1:
-            raise UserError(
-                f"{name} says that {value} processes were started, but this version trains in one. "
-                "Start one process on one node."
-            )
+    ranks: dict[tuple[str, str], list[int]] = {}
+    for rank, (host, gpu) in enumerate(identities):
+        if gpu is not None:
+            ranks.setdefault((host, gpu), []).append(rank)
+    return "; ".join(
+        f"processes {' and '.join(map(str, users))} on {host.split()[0]}"
+        for (host, _), users in ranks.items()
+        if len(users) > 1
+    )

@@ -1,25 +1,21 @@
 """The entry: arguments in, an exit code out.
 
 Exit codes: 0 for success; 1 for any fault of input, parameter or run, reported on stderr and in
-`<outputs>/module_statistics/error_info.json`; 2 for usage.
+`<outputs>/module_statistics/error_info.json`; 2 for usage; 75 for a run that was interrupted and goes on when the same
+command is run again. Of several processes the first alone reports, and all end with the same code.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from typing import TYPE_CHECKING
 
 from train_pytorch_model.command_line import build_parser
-from train_pytorch_model.errors import (
-    ERROR_INFO_PATH,
-    LibraryError,
-    ModuleError,
-    ModuleOutOfMemoryError,
-    UserError,
-    first_line,
-    is_out_of_memory,
-    write_error_info,
-)
+from train_pytorch_model.error_report import ERROR_INFO_PATH, write_error_info
+from train_pytorch_model.errors import LibraryError, ModuleError, as_module_error
+from train_pytorch_model.launch import Launch, read_launch
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.tracking import Tracking, open_tracking
 
@@ -38,32 +34,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     from train_pytorch_model.progress import configure_logging  # heavy imports wait until the usage is right
 
     console = configure_logging()
-    tracking = Tracking()
+    ending = _Ending(arguments)
+    launch = Launch()
     error: ModuleError | None = None
     try:
-        if arguments.command != "run-pipeline":  # which is tracked by its steps
-            tracking = open_tracking()
-        _run(arguments, console, tracking)
-    except ModuleError as fault:
-        error = fault
-    except KeyboardInterrupt:
-        error = UserError("Interrupted.")
-    except Exception as fault:
-        if is_out_of_memory(fault):
-            error = ModuleOutOfMemoryError(first_line(fault))
-        else:
+        if arguments.command == "train":
+            launch = read_launch(os.environ)
+        if launch.rank == 0 and arguments.command != "run-pipeline":  # which is tracked by its steps
+            ending.tracking = open_tracking()
+        elif launch.rank:
+            console = configure_logging(is_quiet=True)
+        _run(arguments, console, ending, launch)
+    except (Exception, KeyboardInterrupt) as fault:
+        error = as_module_error(fault)
+        if isinstance(error, LibraryError) and launch.rank == 0:
             logger.exception("This is a fault of the module or of a library under it, not of your input.")
-            error = LibraryError(fault)
-    if error is not None:
-        logger.error("%s", error.message)
-    tracking.log_file(write_error_info(arguments.outputs_path, error), ERROR_INFO_PATH.parent.name)
-    tracking.end(is_success=error is None)
-    return 0 if error is None else 1
+    if launch.rank == 0:
+        ending.tell(error)
+    code = 0 if error is None else error.exit_code
+    if code and launch.world_size > 1:
+        from train_pytorch_model.watch import leave
+
+        leave(code)
+    return code
 
 
-def _run(arguments: argparse.Namespace, console: Console, tracking: Tracking) -> None:
+class _Ending:
+    """Tells how the run ended, once: the main thread may be blocked when there is a fault to tell."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.tracking = Tracking()
+        self._arguments = arguments
+        self._lock = threading.Lock()
+
+    def tell(self, error: ModuleError | None) -> None:
+        """Tell of the error that ended the run; None for a success."""
+        if not self._lock.acquire(blocking=False):
+            return
+        if error is not None:
+            logger.error("%s", error.message)
+        report = write_error_info(self._arguments.outputs_path, error)
+        self.tracking.log_file(report, ERROR_INFO_PATH.parent.name)
+        self.tracking.end(is_success=error is None)
+
+
+def _run(arguments: argparse.Namespace, console: Console, ending: _Ending, launch: Launch) -> None:
     if arguments.command == "train":
-        _train(arguments, console, tracking)
+        _train(arguments, console, ending, launch)
     elif arguments.command == "run-pipeline":
         _run_pipeline(arguments, console)
     else:
@@ -71,7 +88,7 @@ def _run(arguments: argparse.Namespace, console: Console, tracking: Tracking) ->
         from train_pytorch_model.ports.output_directory import make_outputs_folder
 
         make_outputs_folder(arguments.outputs_path)
-        COMPANIONS[arguments.command](arguments, console, tracking)
+        COMPANIONS[arguments.command](arguments, console, ending.tracking)
 
 
 def _run_pipeline(arguments: argparse.Namespace, console: Console) -> None:
@@ -88,7 +105,7 @@ def _run_pipeline(arguments: argparse.Namespace, console: Console) -> None:
     )
 
 
-def _train(arguments: argparse.Namespace, console: Console, tracking: Tracking) -> None:
+def _train(arguments: argparse.Namespace, console: Console, ending: _Ending, launch: Launch) -> None:
     from train_pytorch_model.preflight import Settings
     from train_pytorch_model.training_run import train
 
@@ -105,5 +122,6 @@ def _train(arguments: argparse.Namespace, console: Console, tracking: Tracking) 
         trust_model_code=arguments.trust_model_code,
         include_samples=arguments.include_samples,
         export_formats=tuple(dict.fromkeys(arguments.export)),
+        checkpoint_path=arguments.checkpoint_path or arguments.outputs_path / "checkpoints",
     )
-    train(settings, console, tracking)
+    train(settings, launch, console, ending.tracking, ending.tell)

@@ -1,30 +1,22 @@
-"""The designer's named errors: their ids, codes and message templates, and the file that reports them.
+"""The designer's named errors: their ids, codes and message templates.
 
 Pipelines and people match on these names, so an id, a code or a template never changes its meaning.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-logger = logging.getLogger(__name__)
+    from pathlib import Path
 
 UNTRAINED_MODEL = "Untrained model"
 TRAINING_DATASET = "Training dataset"
 VALIDATION_DATASET = "Validation dataset"
 TRAINED_MODEL = "Trained model"
 
-ERROR_INFO_PATH = Path("module_statistics") / "error_info.json"
-# The designer's service refuses an error_info of 9,000 characters or more; this is its own cut.
-_MAX_ERROR_INFO_CHARACTERS = 9000
-_MAX_MESSAGE_CHARACTERS = 4096
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "out of shared memory")
 
 
@@ -34,6 +26,9 @@ class ModuleError(Exception):
     error_id: ClassVar[str] = "UserError"
     code: ClassVar[int] = 2000
     exception_type: ClassVar[str] = "ModuleException"
+    exit_code: ClassVar[int] = 1
+    is_common: ClassVar[bool] = False
+    """Whether all processes of a training come to it together, and the first knows more of it."""
 
     @property
     def message(self) -> str:
@@ -194,6 +189,38 @@ class LibraryError(ModuleError):
         return f"Library Error - {self.error_id}: {self}"
 
 
+class InterruptedRunError(UserError):
+    """The scheduler wants its node back; the same command goes on where this run was."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+    is_common = True
+
+    def __init__(self, last: str) -> None:
+        super().__init__(f"Interrupted by SIGTERM. {last} Run the same command again: it goes on from there.")
+
+
+class DivergedRunError(UserError):
+    """The training loss is no longer a finite number."""
+
+    is_common = True
+
+
+class ToldError(ModuleError):
+    """A fault of another process, as that one names it."""
+
+    def __init__(self, error_id: str, code: int, exception_type: str, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.error_id = error_id  # type: ignore[misc]
+        self.code = code  # type: ignore[misc]
+        self.exception_type = exception_type  # type: ignore[misc]
+        self.exit_code = exit_code  # type: ignore[misc]
+
+    @property
+    def message(self) -> str:
+        """The message, which begins with the id already."""
+        return str(self)
+
+
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
@@ -203,6 +230,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+
+
+def as_module_error(error: BaseException) -> ModuleError:
+    """The named error for whatever ended a run."""
+    if isinstance(error, ModuleError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return UserError("Interrupted.")
+    if is_out_of_memory(error):
+        return ModuleOutOfMemoryError(first_line(error))
+    return LibraryError(error)
 
 
 def first_line(error: BaseException) -> str:
@@ -244,35 +282,3 @@ class FaultCollector:
             raise self.faults[0]
         if self.faults:
             raise MultipleFaultsError(tuple(self.faults))
-
-
-def write_error_info(outputs_path: Path, error: ModuleError | None) -> Path:
-    """Write `<outputs_path>/module_statistics/error_info.json`, the designer's report of how a run ended.
-
-    Args:
-        outputs_path: the folder that Azure uploads for a job.
-        error: what ended the run; None for a success.
-
-    Returns:
-        The file, which is not there when it could not be written.
-    """
-    report: dict[str, object] = {"Exception": None}
-    if error is not None:
-        exception = {
-            "ErrorId": error.error_id,
-            "ErrorCode": error.code,
-            "ExceptionType": error.exception_type,
-            "Traceback": "",
-            "Message": error.message,
-        }
-        report = {"Exception": exception}
-        if len(json.dumps(report)) >= _MAX_ERROR_INFO_CHARACTERS:
-            exception["Message"] = error.message[:_MAX_MESSAGE_CHARACTERS]
-    path = outputs_path / ERROR_INFO_PATH
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=2), encoding="utf-8")
-    except OSError as error_of_report:
-        # The run's own outcome matters more than the report about it.
-        logger.warning("%s could not be written: %s", path, error_of_report)
-    return path

@@ -6,6 +6,7 @@ Calling it and loading a state dict is all that Score Image Model does, so whate
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -212,6 +213,15 @@ def with_entries(state: dict[str, torch.Tensor], entries: dict[str, torch.Tensor
     changed: OrderedDict[str, torch.Tensor] = OrderedDict(entries)
     changed._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
     return changed
+
+
+def digest_of(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of all weights, names and shapes included."""
+    digest = hashlib.sha256()
+    for key, value in state.items():
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def with_head(

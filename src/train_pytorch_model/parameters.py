@@ -157,6 +157,50 @@ class TrainingParameters:
         ),
     )
     """Whether steps run as one CUDA graph on a GPU; "auto" where there are enough of them."""
+    scale_learning_rate: str = _parameter(
+        "on",
+        Definition(
+            "Scale learning rate",
+            str,
+            "Whether the learning rate is multiplied by the number of processes.",
+            designer=False,
+            choices=("on", "off"),
+        ),
+    )
+    """Whether the learning rate is multiplied by the number of processes, each of which takes a batch of its own."""
+    sync_batch_norm: str = _parameter(
+        "off",
+        Definition(
+            "Sync batch norm",
+            str,
+            "Whether batch normalisation is over the batches of all processes; on GPUs.",
+            designer=False,
+            choices=("off", "on"),
+        ),
+    )
+    """Whether batch normalisation is over the batches of all processes; on GPUs."""
+    checkpoint_minutes: float = _parameter(
+        10.0,
+        Definition(
+            "Checkpoint minutes",
+            float,
+            "Minutes between two checkpoints within an epoch.",
+            at_least=0,
+            designer=False,
+        ),
+    )
+    """Minutes between two checkpoints within an epoch, >= 0."""
+    resume: str = _parameter(
+        "auto",
+        Definition(
+            "Resume",
+            str,
+            "Whether to go on from a checkpoint of the same training.",
+            designer=False,
+            choices=("auto", "never", "require"),
+        ),
+    )
+    """Whether to go on from a checkpoint: "auto" where one of the same training is there."""
 
     @classmethod
     def definitions(cls) -> dict[str, Definition]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from train_pytorch_model.data.batches import derive_seed
-from train_pytorch_model.data.placement import PlacementError, choose_place
-from train_pytorch_model.datasets import Scanned, decode, report_unreadable, scan
-from train_pytorch_model.device import check_single_process
+from train_pytorch_model.datasets import Scanned, scan
+from train_pytorch_model.error_report import describe, told
 from train_pytorch_model.errors import (
     TRAINED_MODEL,
     TRAINING_DATASET,
@@ -31,6 +29,7 @@ from train_pytorch_model.network import (
     NetworkDescription,
     NetworkError,
     check_image_size,
+    digest_of,
     with_head,
 )
 from train_pytorch_model.ports.classes import match_classes, warn_of_classes
@@ -38,20 +37,15 @@ from train_pytorch_model.ports.labelled_images import LabelledImages, read_label
 from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory, make_outputs_folder
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 from train_pytorch_model.serving.exports import check_formats
+from train_pytorch_model.stores import SharedStores, StoreMaker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import nn
 
     from train_pytorch_model.data.image_store import ImageStore
+    from train_pytorch_model.distributed import World
     from train_pytorch_model.parameters import TrainingParameters
     from train_pytorch_model.progress import ProgressDisplay
-
-logger = logging.getLogger(__name__)
-
-# With other faults at hand, larger datasets are not decoded just to add to the list: that would be long work.
-_MAX_IMAGES_DECODED_FOR_FAULTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -69,6 +63,7 @@ class Settings:
     trust_model_code: bool = False
     include_samples: bool = False
     export_formats: tuple[str, ...] = ()
+    checkpoint_path: Path = Path("outputs") / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -84,29 +79,85 @@ class Prepared:
     """That the network computes in."""
     code_folders: tuple[str, ...]
     output: OutputDirectory
+    data: dict[str, object]
+    """What the training begins with, in digests and names; the same in all processes."""
 
 
-def prepare(settings: Settings, device: torch.device, display: ProgressDisplay) -> Prepared:
+def prepare(settings: Settings, world: World, display: ProgressDisplay) -> Prepared:
     """Read the ports, check everything, build the network and decode the images.
 
+    All processes call it. The first of each node reads the datasets and decodes them for all of the node.
+
     Raises:
-        ModuleError: one fault, or all of them together.
+        ModuleError: one fault, or all of them together, those of every process.
     """
     faults = FaultCollector()
     faults.faults.extend(settings.parameters.faults())
-    with faults.collecting():
-        check_single_process()
     output = OutputDirectory(settings.trained_model_path, TRAINED_MODEL, TRAINED)
-    with faults.collecting():
-        inputs = (settings.untrained_model_path, settings.train_data_path, settings.valid_data_path)
-        output.check(inputs, settings.outputs_path)
-    with faults.collecting():
-        make_outputs_folder(settings.outputs_path)
-    with faults.collecting():
-        check_formats(settings.export_formats)
+    if world.is_main:
+        _check_outputs(settings, output, faults)
     model = train = valid = None
     with faults.collecting():
         model = read_untrained_model(settings.untrained_model_path, trust_code=settings.trust_model_code)
+    if world.is_leader:
+        train, valid = _read_datasets(settings, faults)
+    with ExitStack() as files:
+        stores: list[ImageStore | None] = [None, None]
+        shared: SharedStores | None = None
+        network = None
+        if world.is_leader:
+            if model and train:
+                with faults.collecting():
+                    network = _build(model, train, valid, settings)
+            maker = StoreMaker(
+                world, display, faults, settings.outputs_path, skip=settings.skip_unreadable_images
+            )  # fmt: skip
+            wanted = settings.parameters.image_store
+            if len(world.node) == 1:
+                stores = maker.make([train, valid], wanted)
+            else:
+                shared = maker.share([train, valid], wanted, files)
+        if len(world.node) > 1:
+            train, valid, shared = world.share_on_node((train, valid, shared))
+            stores = shared.open(world.device) if shared else stores
+            if model and train and not world.is_leader:
+                with faults.collecting():
+                    network = _build(model, train, valid, settings)
+        if train:
+            _check_counts(settings, world, train, stores[0], faults)
+        _raise_any(faults, world)
+    train_store, valid_store = stores
+    if train is None or valid is None or model is None or network is None or not (train_store and valid_store):
+        raise AssertionError("a part is missing, and no fault says why")
+    data: dict[str, object] = {
+        "training images": train.digest,
+        "validation images": valid.digest,
+        "number of images": [len(train_store), len(valid_store)],
+        "classes": list(train.images.classes),
+        "network": str(network[1]),
+        "initial weights": digest_of(model.state),
+    }
+    if any(other != data for other in world.gather(data)):
+        raise UserError(
+            "The nodes do not see the same datasets or the same untrained model. Give all of them the same."
+        )
+    return Prepared(train.images, train_store, valid_store, *network, model.code_folders, output, data)
+
+
+def _check_outputs(settings: Settings, output: OutputDirectory, faults: FaultCollector) -> None:
+    with faults.collecting():
+        inputs = (settings.untrained_model_path, settings.train_data_path, settings.valid_data_path)
+        output.check(inputs, settings.outputs_path, settings.checkpoint_path)
+    with faults.collecting():
+        make_outputs_folder(settings.outputs_path)
+    with faults.collecting():
+        make_outputs_folder(settings.checkpoint_path, "--checkpoint-path")
+    with faults.collecting():
+        check_formats(settings.export_formats)
+
+
+def _read_datasets(settings: Settings, faults: FaultCollector) -> tuple[Scanned | None, Scanned | None]:
+    train = valid = None
     with faults.collecting():
         train = scan(read_labelled_images(settings.train_data_path, TRAINING_DATASET), faults)
     with faults.collecting():
@@ -115,63 +166,38 @@ def prepare(settings: Settings, device: torch.device, display: ProgressDisplay) 
         with faults.collecting():
             valid = replace(valid, images=match_classes(train.images, valid.images))
             warn_of_classes(train.images, valid.images)
-    network = None
-    if model and train:
-        with faults.collecting():
-            network = _build(model, train, valid, settings)
-    train_store, valid_store = _decode([train, valid], settings, device, display, faults)
-    if train:
-        _check_batch_size(settings.parameters.batch_size, train, train_store, faults)
-    faults.raise_any()
-    if train is None or train_store is None or valid_store is None or network is None or model is None:
-        raise AssertionError("a part is missing, and no fault says why")
-    return Prepared(train.images, train_store, valid_store, *network, model.code_folders, output)
+    return train, valid
 
 
-def _decode(
-    datasets: list[Scanned | None],
-    settings: Settings,
-    device: torch.device,
-    display: ProgressDisplay,
-    faults: FaultCollector,
-) -> list[ImageStore | None]:
-    """Decode the datasets that have been read; with faults at hand only to see whether there are more."""
-    stores: list[ImageStore | None] = [None] * len(datasets)
-    place = "none"
-    if not faults.faults:
-        num_bytes = sum(scanned.num_bytes for scanned in datasets if scanned)
-        with faults.collecting(), _placement_told():
-            place = choose_place(settings.parameters.image_store, num_bytes, device)
-    for number, scanned in enumerate(datasets):
-        if scanned is None:
-            continue
-        unreadable = scanned.unreadable
-        if faults.faults and len(scanned.kept) > _MAX_IMAGES_DECODED_FOR_FAULTS:
-            logger.warning(
-                "%s: its %d images are not decoded until the faults are mended.",
-                scanned.images.where, len(scanned.kept),
-            )  # fmt: skip
-        elif scanned.size:
-            with faults.collecting(), _placement_told():
-                stores[number], unreadable = decode(scanned, place, device, display)
-        with faults.collecting():
-            report_unreadable(scanned.images, unreadable, settings.outputs_path, skip=settings.skip_unreadable_images)
-    return stores
-
-
-@contextmanager
-def _placement_told() -> Iterator[None]:
-    try:
-        yield
-    except PlacementError as error:
-        raise UserError(str(error)) from error
-
-
-def _check_batch_size(batch_size: int, train: Scanned, store: ImageStore | None, faults: FaultCollector) -> None:
+def _check_counts(
+    settings: Settings, world: World, train: Scanned, store: ImageStore | None, faults: FaultCollector
+) -> None:
+    parameters = settings.parameters
     num_images = len(store) if store is not None else len(train.images)
-    if num_images and batch_size > num_images:
+    if num_images and parameters.batch_size > num_images:
         with faults.collecting():
-            raise LessThanOrEqualToError("Batch size", batch_size, "train data count", num_images)
+            raise LessThanOrEqualToError("Batch size", parameters.batch_size, "train data count", num_images)
+    if num_images and world.world_size > num_images:
+        with faults.collecting():
+            raise UserError(
+                f"{world.world_size} processes were started for {num_images} training images, and each needs at least "
+                "one. Start fewer processes."
+            )
+    if parameters.sync_batch_norm == "on" and not world.is_alone and world.device.type != "cuda":
+        with faults.collecting():
+            raise UserError(
+                "--sync-batch-norm on needs GPUs: PyTorch has no such normalisation for CPUs. Leave it off."
+            )
+
+
+def _raise_any(faults: FaultCollector, world: World) -> None:
+    """Raise what any process has found, each fault once; a process alone raises it as it is."""
+    if not world.is_alone:
+        found = [
+            fault for of_process in world.gather([describe(fault) for fault in faults.faults]) for fault in of_process
+        ]
+        faults.faults = [told(fault) for number, fault in enumerate(found) if fault not in found[:number]]
+    faults.raise_any()
 
 
 def _build(

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.progress import TaskID
 
-    from train_pytorch_model.training.loop import EpochRecord, EpochTiming
+    from train_pytorch_model.training.records import EpochRecord, EpochTiming
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +36,18 @@ class _ConsoleHandler(logging.Handler):
         self._console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
-def configure_logging() -> Console:
-    """Send log lines to stderr, and give the console that bars share with them."""
+def configure_logging(*, is_quiet: bool = False) -> Console:
+    """Send log lines to stderr, and give the console that bars share with them.
+
+    Args:
+        is_quiet: let nothing through but errors: another process speaks for this one.
+    """
     # By what it is, not by what FORCE_COLOR says, which notebooks set for all that they start.
-    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty() and not is_quiet)
     handler: logging.Handler = _ConsoleHandler(console) if console.is_terminal else logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(_LINE_FORMAT))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("train_pytorch_model").setLevel(logging.INFO)
+    logging.basicConfig(level=logging.ERROR if is_quiet else logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("train_pytorch_model").setLevel(logging.ERROR if is_quiet else logging.INFO)
     logging.captureWarnings(True)
     return console
 
@@ -117,6 +121,9 @@ class ProgressDisplay:
         """Show the training that happens inside the block."""
         with self._bars:
             yield
+
+    def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
+        """Nothing to show: the log says where training goes on."""
 
     def epoch_started(self, epoch: int, num_iterations: int) -> None:
         """A new bar for the epoch."""

@@ -15,10 +15,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from train_pytorch_model.training.loop import EpochRecord, EpochTiming
+    from train_pytorch_model.training.records import EpochRecord, EpochTiming
 
 logger = logging.getLogger(__name__)
 
@@ -215,6 +215,12 @@ class MetricsLog:
         for name in (METRICS_FILE, TIMINGS_FILE):
             (outputs_path / name).write_text("", encoding="utf-8")
 
+    def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
+        """Write the lines of the epochs before; the run has their numbers."""
+        for record, timing in records:
+            self._append(METRICS_FILE, asdict(record))
+            self._append(TIMINGS_FILE, asdict(timing))
+
     def epoch_started(self, epoch: int, num_iterations: int) -> None:
         """Nothing to write."""
 
@@ -252,6 +258,11 @@ class Listeners:
 
     def __init__(self, *listeners: Any) -> None:
         self._listeners = listeners
+
+    def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.training_resumed(records)
 
     def epoch_started(self, epoch: int, num_iterations: int) -> None:
         """Pass it on."""

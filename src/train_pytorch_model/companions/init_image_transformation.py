@@ -90,7 +90,7 @@ def init_image_transformation(choices: Choices, output_path: Path, outputs_path:
     """
     choices.check()
     output = OutputDirectory(output_path, "Output image transformation", TRANSFORMATION)
-    output.check(outputs_path=outputs_path)
+    output.check((), outputs_path)
     operations = choices.operations()
     for name, arguments in operations:
         if name in ("RandomRotation", "RandomAffine", "Pad") and arguments == 0:

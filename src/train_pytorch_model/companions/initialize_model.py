@@ -76,7 +76,7 @@ def initialize_model(
         )
     library, name = found
     output = OutputDirectory(path, UNTRAINED_MODEL, UNTRAINED)
-    output.check(outputs_path=outputs_path)
+    output.check((), outputs_path)
     description = library.describe(name, init_params or {})
     torch.manual_seed(derive_seed(secrets.randbits(32) if seed is None else seed, "network"))
     if weights == "none":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 import torch
 
@@ -19,15 +20,37 @@ def shuffled(count: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def training_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
-    """Cut an order into batches.
+class Share(NamedTuple):
+    """One process's part of a batch that all processes learn from together."""
 
-    The last, partial one is used too, unless it would hold a single image, over which nothing can be normalised.
+    indices: torch.Tensor
+    """Of images, int64 of shape (B,)."""
+    weight: float
+    """How much the part counts in the mean over the processes: its images, by those of an average part."""
+
+
+def training_shares(order: torch.Tensor, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Share]:
+    """Cut an order into batches of `world_size` parts, and give one process's part of each.
+
+    The last, partial batch is used too, dealt out as evenly as it goes. A part of a single image, over which nothing
+    can be normalised, is avoided: with one process such a batch is left out; with several, each of which must take part
+    in every batch, it is filled up to two images a process (one, at a batch size of 1) from the beginning of the order.
+
+    Args:
+        order: of all images, int64 of shape (N,), N >= world_size.
+        batch_size: images in one process's part.
+        rank: of the process.
+        world_size: number of processes.
     """
-    batches = list(torch.split(order, batch_size))
-    if batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
-        batches.pop()
-    return batches
+    batches = list(torch.split(order, batch_size * world_size))
+    fewest = world_size * min(2, batch_size)
+    if len(batches[-1]) < fewest:
+        if world_size > 1:
+            batches[-1] = torch.cat((batches[-1], order[: fewest - len(batches[-1])]))
+        elif len(batches) > 1:
+            batches.pop()
+    parts = [torch.tensor_split(batch, world_size)[rank] for batch in batches]
+    return [Share(part, len(part) * world_size / len(batch)) for part, batch in zip(parts, batches)]
 
 
 def normalised(

@@ -68,6 +68,10 @@ class DecodedImages:
             return self._resident(batches)
         return _deliver(self._gather, batches, device, read_ahead=self.is_mapped)
 
+    def to(self, device: torch.device) -> DecodedImages:
+        """The same images on a device."""
+        return DecodedImages(self.pixels.to(device), self.labels.to(device))
+
     def _resident(self, batches: Sequence[torch.Tensor]) -> Iterator[Batch]:
         """Batches of what lies on the GPU: one copy of all indices, and then nothing that the host waits for."""
         indices = torch.cat(list(batches)).pin_memory().to(self.pixels.device, non_blocking=True)
@@ -119,6 +123,18 @@ class EncodedImages:
         return torch.from_numpy(rows).permute(0, 3, 1, 2), self.labels[batch]
 
 
+@dataclass(frozen=True)
+class FilesAt:
+    """Some of many files, by their index among those; can be sent to another process, as a closure cannot."""
+
+    path_of: Callable[[int], Path]
+    indices: np.ndarray
+
+    def __call__(self, index: int) -> Path:
+        """The file of the image at `index`."""
+        return self.path_of(int(self.indices[index]))
+
+
 def _deliver(
     make: Callable[[torch.Tensor], Batch], batches: Sequence[torch.Tensor], device: torch.device, *, read_ahead: bool
 ) -> Iterator[Batch]:
@@ -145,6 +161,7 @@ def decode_all(
     place: str = "memory",
     device: torch.device = _CPU,
     advance: Callable[[], None] = lambda: None,
+    rows: torch.Tensor | None = None,
 ) -> tuple[ImageStore, dict[int, str]]:
     """Decode images, all of the size `size`, side by side into one array.
 
@@ -155,6 +172,7 @@ def decode_all(
         place: "device", "memory" or "disk"; "none" decodes each image only to see that it can be.
         device: that trains.
         advance: called once an image.
+        rows: uint8 of shape (N, height, width, 3), on the CPU, to decode into; made when left out.
 
     Returns:
         The images that could be read, in order, and for each of the others its index and the reason.
@@ -163,7 +181,8 @@ def decode_all(
         PlacementError: when the disk is full.
     """
     unreadable: dict[int, str] = {}
-    rows = allocate(place, (0 if place == "none" else len(labels), *size, 3), device)
+    if rows is None:
+        rows = allocate(place, (0 if place == "none" else len(labels), *size, 3), device)
     staging_images = max(1, _STAGING_BYTES // (size[0] * size[1] * 3)) if rows.is_cuda else len(labels)
     for start in range(0, len(labels), max(1, staging_images)):
         count = min(staging_images, len(labels) - start)
@@ -182,7 +201,7 @@ def decode_all(
     kept = np.setdiff1d(np.arange(len(labels)), list(unreadable))
     kept_labels = torch.from_numpy(labels[kept])
     if place == "none":
-        return EncodedImages(lambda index: path_of(int(kept[index])), kept_labels, size), unreadable
+        return EncodedImages(FilesAt(path_of, kept), kept_labels, size), unreadable
     # Close the gaps in place: an advanced index would copy the whole array.
     for position, index in enumerate(kept.tolist() if unreadable else ()):
         if position != index:

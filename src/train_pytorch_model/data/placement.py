@@ -6,9 +6,15 @@ import logging
 import os
 import shutil
 import tempfile
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +65,22 @@ def choose_place(wanted: str, num_bytes: int, device: torch.device) -> str:
     return place
 
 
+def choose_host_place(num_bytes: int) -> str:
+    """Where images that are on their way to several GPUs lie meanwhile: "memory" or "disk".
+
+    Raises:
+        PlacementError: when neither has the room.
+    """
+    if num_bytes <= available_memory_bytes():
+        return "memory"
+    if num_bytes <= _free_of_disk():
+        return "disk"
+    raise PlacementError(
+        f"{_in_words(num_bytes)} of decoded images have no room in the host's memory or on its disk, from where the "
+        "processes of a node take them to their GPUs. Choose --image-store none, or start one process a node."
+    )
+
+
 def allocate(place: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Make room for images, uint8 of the given shape, not initialised.
 
@@ -72,12 +94,56 @@ def allocate(place: str, shape: tuple[int, ...], device: torch.device) -> torch.
     """
     if place != "disk":
         return torch.empty(shape, dtype=torch.uint8, device=device if place == "device" else "cpu")
+    # The mapping outlives the name: the space comes back when the process ends, however it ends.
+    with shared_rows(place, shape) as shared:
+        return shared.open()
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """Room for images that all processes of a node can open."""
+
+    path: str
+    shape: tuple[int, ...]
+
+    def open(self) -> torch.Tensor:
+        """The images, uint8 of the shape, written by one process and seen by all."""
+        num_bytes = torch.Size(self.shape).numel()
+        return torch.from_file(self.path, shared=True, size=num_bytes, dtype=torch.uint8).view(self.shape)
+
+
+@contextmanager
+def shared_rows(place: str, shape: tuple[int, ...]) -> Iterator[SharedRows]:
+    """Make room for images that all processes of a node open inside the block; it stays for as long as one has it open.
+
+    Args:
+        place: "memory" or "disk".
+        shape: of the array.
+
+    Raises:
+        PlacementError: when the disk is full.
+    """
     num_bytes = torch.Size(shape).numel()
+    if place == "memory" and hasattr(os, "memfd_create"):
+        # Without a name in any folder, so that nothing of it stays, and not bound by the size of /dev/shm.
+        descriptor = os.memfd_create("images")
+        try:
+            os.truncate(descriptor, num_bytes)
+            yield SharedRows(f"/proc/{os.getpid()}/fd/{descriptor}", shape)
+        finally:
+            os.close(descriptor)
+    else:
+        with ExitStack() as stack:
+            with _disk_told(num_bytes):
+                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="images-"))
+                _reserve(file.fileno(), num_bytes)
+            yield SharedRows(file.name, shape)
+
+
+@contextmanager
+def _disk_told(num_bytes: int) -> Iterator[None]:
     try:
-        with tempfile.NamedTemporaryFile(prefix="images-") as file:
-            _reserve(file.fileno(), num_bytes)
-            # The mapping outlives the name: the space comes back when the process ends, however it ends.
-            return torch.from_file(file.name, shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
+        yield
     except OSError as error:
         raise PlacementError(
             f"No room for {_in_words(num_bytes)} of decoded images in the temporary folder: {error.strerror}. "

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from train_pytorch_model.errors import ERROR_INFO_PATH, ModuleError, StepFailedError
+from train_pytorch_model.error_report import ERROR_INFO_PATH
+from train_pytorch_model.errors import ModuleError, StepFailedError
 from train_pytorch_model.pipelines.snapshot import copy_snapshot
 
 if TYPE_CHECKING:

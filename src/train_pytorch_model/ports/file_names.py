@@ -30,6 +30,10 @@ class FileNames(Sequence[str]):
         self._text += name.encode("utf-8", _SURROGATES)
         self._ends.append(len(self._text))
 
+    def __bytes__(self) -> bytes:
+        """All names and where each ends; equal for equal lists alone."""
+        return self._ends.tobytes() + self._text
+
     def __len__(self) -> int:
         """The number of names."""
         return len(self._ends) - 1

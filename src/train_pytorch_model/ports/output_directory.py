@@ -103,12 +103,12 @@ class OutputDirectory:
         self._argument = argument
         self._kind = kind
 
-    def check(self, inputs: Sequence[Path] = (), outputs_path: Path | None = None) -> None:
+    def check(self, inputs: Sequence[Path] = (), *reports: Path) -> None:
         """Make sure, before any work, that the folder may be written.
 
         Args:
             inputs: folders that are read; none may be, hold or lie in this one.
-            outputs_path: the folder of metrics and reports; this one may lie in it, but not be or hold it.
+            reports: folders of metrics and checkpoints; this one may lie in them, but not be or hold one.
 
         Raises:
             ModuleError: when it is an input or lies in one, is a file, holds anything but an earlier output of its
@@ -118,8 +118,9 @@ class OutputDirectory:
         for other in (path.resolve() for path in inputs):
             if resolved == other or other in resolved.parents or resolved in other.parents:
                 self._refuse(f"{self.path} is, holds or lies in the input {other}", "Give a folder of its own.")
-        if outputs_path is not None and resolved in (outputs_path.resolve(), *outputs_path.resolve().parents):
-            self._refuse(f"{self.path} is or holds the folder of metrics, {outputs_path}", "Give a folder of its own.")
+        for report in reports:
+            if resolved in (report.resolve(), *report.resolve().parents):
+                self._refuse(f"{self.path} is or holds the folder of reports, {report}", "Give a folder of its own.")
         if self.path.exists() and not self.path.is_dir():
             self._refuse(f"{self.path} is a file", "Give a folder.")
         if self.path.is_dir():
@@ -247,8 +248,12 @@ class OutputDirectory:
         return UserError(f'The output "{self._argument}" cannot be written: {reason}. {hint}')
 
 
-def make_outputs_folder(path: Path) -> None:
-    """Make sure, before any work, that the folder of reports is there and can be written to.
+def make_outputs_folder(path: Path, flag: str = "--outputs-path") -> None:
+    """Make sure, before any work, that a folder of reports or checkpoints is there and can be written to.
+
+    Args:
+        path: the folder.
+        flag: that names it.
 
     Raises:
         UserError: when it cannot.
@@ -259,9 +264,7 @@ def make_outputs_folder(path: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(
-            f"--outputs-path {path} cannot be written to: {error.strerror}. Give another folder."
-        ) from error
+        raise UserError(f"{flag} {path} cannot be written to: {error.strerror}. Give another folder.") from error
 
 
 def _umask() -> int:

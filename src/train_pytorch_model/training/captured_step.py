@@ -22,7 +22,7 @@ Replay = Callable[[], None]
 Capture = Callable[[Callable[[], None]], Replay]
 
 
-def is_captured(wanted: str, device: torch.device, num_steps: int, *, is_known: bool) -> bool:
+def is_captured(wanted: str, device: torch.device, num_steps: int, *, is_known: bool, is_alone: bool = True) -> bool:
     """Whether steps are to run as a CUDA graph, and a line in the log when that is not what was asked for.
 
     Args:
@@ -31,10 +31,13 @@ def is_captured(wanted: str, device: torch.device, num_steps: int, *, is_known: 
         num_steps: of full batches in the whole training.
         is_known: whether the network is a library's. Another may decide something anew in each step, and a graph would
             hold the first decision for ever.
+        is_alone: whether one process trains. What several exchange within a step is left out of graphs.
     """
     if wanted == "on" and device.type != "cuda":
         logger.warning("--compile on: there are no CUDA graphs on a CPU; steps run one by one.")
-    if device.type != "cuda" or wanted == "off":
+    if wanted == "on" and not is_alone:
+        logger.warning("--compile on: with several processes there are no CUDA graphs; steps run one by one.")
+    if device.type != "cuda" or wanted == "off" or not is_alone:
         return False
     return wanted == "on" or (is_known and num_steps >= _MIN_STEPS)
 
@@ -62,10 +65,10 @@ class CapturedStep:
         self._replay: Replay | None = None
         self._has_failed = False
 
-    def __call__(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+    def __call__(self, pixels: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> None:
         """Learn from one batch; see `TrainingStep`."""
-        if len(labels) != self._batch_size or self._has_failed:
-            self._step(pixels, labels)
+        if len(labels) != self._batch_size or weight != 1 or self._has_failed:
+            self._step(pixels, labels, weight)
         elif self._replay is not None:
             self._pixels.copy_(pixels)
             self._labels.copy_(labels)

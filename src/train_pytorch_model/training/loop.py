@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
-from train_pytorch_model.data.batches import derive_seed, normalised, shuffled, training_batches
+from train_pytorch_model.data.batches import Share, derive_seed, normalised, shuffled, training_shares
 from train_pytorch_model.training.captured_step import CapturedStep
 from train_pytorch_model.training.metrics import Averages, RunningSums
+from train_pytorch_model.training.records import EpochRecord, EpochTiming
 from train_pytorch_model.training.schedule import learning_rate
 from train_pytorch_model.training.selection import BestModel, EarlyStopping
+from train_pytorch_model.training.state import TrainingState, load_weights
 from train_pytorch_model.training.step import TrainingStep, logits_and_loss
 
 if TYPE_CHECKING:
     from torch import nn
 
     from train_pytorch_model.data.image_store import ImageStore
+    from train_pytorch_model.distributed import World
+    from train_pytorch_model.training.hooks import Keeper, Listener
     from train_pytorch_model.training.precision import Precision
 
 # Without gradients a batch takes less memory, and a GPU does more of them at once for the same time.
@@ -33,7 +37,9 @@ class Plan:
     num_classes: int
     epochs: int
     batch_size: int
+    """Of each process."""
     learning_rate: float
+    """At its highest, whatever the number of processes."""
     warmup_epochs: int
     patience: int
     seed: int
@@ -43,47 +49,10 @@ class Plan:
     memory_format: torch.memory_format = torch.contiguous_format
     captured: bool = False
     """Whether steps run as a CUDA graph."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch came to."""
-
-    epoch: int
-    """From 1."""
-    learning_rate: float
-    train_loss: float
-    """Mean over the images, in training mode, while the weights were changing."""
-    train_error: float
-    """1 - top-1 accuracy, likewise."""
-    valid_loss: float
-    top1_acc: float
-    top5_acc: float | None
-    """None for five classes or fewer."""
-    is_best: bool
-
-
-@dataclass(frozen=True)
-class EpochTiming:
-    """How long one epoch took."""
-
-    epoch: int
-    train_seconds: float
-    valid_seconds: float
-    train_images_per_second: float
-
-
-class Listener(Protocol):
-    """Who hears of progress."""
-
-    def epoch_started(self, epoch: int, num_iterations: int) -> None:
-        """Epoch `epoch`, from 1, begins."""
-
-    def iteration_done(self, epoch: int, iteration: int, loss: float | None) -> None:
-        """Iteration `iteration`, from 1, is done; its loss is given every `print_frequency` iterations."""
-
-    def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
-        """An epoch is trained and validated."""
+    sync_batch_norm: bool = False
+    """Whether batch normalisation is over the batches of all processes."""
+    has_unused: bool = False
+    """Whether a step may leave out some of the weights."""
 
 
 class DivergedError(Exception):
@@ -100,20 +69,24 @@ def fit(
     train: ImageStore,
     valid: ImageStore,
     plan: Plan,
-    device: torch.device,
+    world: World,
     best: BestModel,
     listener: Listener,
+    keeper: Keeper,
 ) -> bool:
     """Train until the epochs are over or the validation loss stops falling.
 
+    Every process that calls it comes to the same weights and takes the same decisions.
+
     Args:
         network: on the device; left with the weights of the last epoch.
-        train: images to learn from.
-        valid: images to choose the best epoch by.
+        train: images to learn from, all of them in every process.
+        valid: images to choose the best epoch by, likewise.
         plan: how.
-        device: where.
-        best: takes the best weights as they come, so that they are at hand whatever ends the training.
+        world: who trains, and where.
+        best: takes the best weights, in process 0, as they come, so that they are at hand whatever ends the training.
         listener: hears of progress.
+        keeper: keeps checkpoints, and has the one to go on from.
 
     Returns:
         Whether training stopped early.
@@ -121,19 +94,64 @@ def fit(
     Raises:
         DivergedError: when the training loss is not finite.
     """
-    step = TrainingStep(network, plan.num_classes, device, plan.memory_format, plan.precision)
-    run_step = CapturedStep(step, plan.batch_size) if plan.captured else step
-    stopping = EarlyStopping(plan.patience)
-    for epoch in range(1, plan.epochs + 1):
+    if keeper.start is not None:
+        load_weights(network, keeper.start["network"])
+    step = TrainingStep(
+        network, plan.num_classes, world.device, plan.memory_format, plan.precision,
+        lambda network: world.parallel(network, sync_batch_norm=plan.sync_batch_norm, has_unused=plan.has_unused),
+    )  # fmt: skip
+    state = TrainingState(step, best, EarlyStopping(plan.patience))
+    if keeper.has_start:
+        state.restore(keeper.start, world)
+        listener.training_resumed(state.records)
+    return _Fit(step, train, valid, plan, world, listener, keeper, state).run()
+
+
+class _Fit:
+    """One training under way."""
+
+    def __init__(
+        self, step: TrainingStep, train: ImageStore, valid: ImageStore, plan: Plan, world: World, listener: Listener,
+        keeper: Keeper, state: TrainingState,
+    ) -> None:  # fmt: skip
+        self._step = step
+        self._run_step = CapturedStep(step, plan.batch_size) if plan.captured else step
+        self._train = train
+        self._valid = valid
+        self._plan = plan
+        self._world = world
+        self._listener = listener
+        self._keeper = keeper
+        self._state = state
+
+    def run(self) -> bool:
+        state, plan = self._state, self._plan
+        while state.epoch <= plan.epochs and not state.stopping.is_over:
+            record, timing = self._run_epoch()
+            state.records.append((record, timing))
+            state.epoch, state.iteration, state.seconds = record.epoch + 1, 0, 0.0
+            state.stopping.update(record.valid_loss)
+            self._listener.epoch_done(record, timing)
+            if self._world.share(self._keeper.is_due(at_epoch_end=True)):
+                self._keeper.keep(self._capture)
+        return state.stopping.is_over and state.epoch <= plan.epochs
+
+    def _run_epoch(self) -> tuple[EpochRecord, EpochTiming]:
+        state, plan, world, epoch = self._state, self._plan, self._world, self._state.epoch
         rate = learning_rate(epoch - 1, peak=plan.learning_rate, epochs=plan.epochs, warmup_epochs=plan.warmup_epochs)
-        # Dropout and its like draw from the global generator: seeded anew, an epoch depends on nothing before it.
-        torch.manual_seed(derive_seed(plan.seed, "epoch", epoch))
+        self._step.begin_epoch(rate)
+        if state.iteration:
+            state.resume_epoch(world.device)
+        else:
+            # Dropout and its like draw from the global generator: seeded anew, an epoch depends on nothing before it.
+            torch.manual_seed(derive_seed(plan.seed, f"epoch of {world.rank}" if world.rank else "epoch", epoch))
+        trained = train_epoch(state, self._run_step, self._train, plan, world, self._listener, self._between_steps)
+        # What batch normalisation has seen differs between processes; the model is process 0's.
+        world.copy_from_main(self._step.network.buffers())
         started = time.perf_counter()
-        step.begin_epoch(rate)
-        trained = train_epoch(step, run_step, train, plan, device, epoch, listener)
-        trained_at = time.perf_counter()
-        validated = evaluate(network, valid, plan, device)
-        validated_at = time.perf_counter()
+        validated = evaluate(self._step.network, self._valid, plan, world, self._between_steps)
+        valid_seconds = time.perf_counter() - started
+        network = self._step.network if world.is_main else None
         record = EpochRecord(
             epoch=epoch,
             learning_rate=rate,
@@ -142,67 +160,103 @@ def fit(
             valid_loss=validated.loss,
             top1_acc=validated.top1_acc,
             top5_acc=validated.top5_acc,
-            is_best=best.update(epoch, validated.top1_acc, validated.loss, network),
+            is_best=state.best.update(epoch, validated.top1_acc, validated.loss, network),
         )
         timing = EpochTiming(
             epoch=epoch,
-            train_seconds=trained_at - started,
-            valid_seconds=validated_at - trained_at,
-            train_images_per_second=trained.num_images / (trained_at - started),
+            train_seconds=state.seconds,
+            valid_seconds=valid_seconds,
+            train_images_per_second=trained.num_images / state.seconds,
         )
-        listener.epoch_done(record, timing)
-        if stopping.update(validated.loss):
-            return epoch < plan.epochs
-    return False
+        return record, timing
+
+    def _between_steps(self, has_diverged: bool = False) -> None:
+        """Do what all processes must do together."""
+        state, keeper = self._state, self._keeper
+        is_due, is_stop, diverged = self._world.any_of(
+            (keeper.is_due(at_epoch_end=False), keeper.is_stop_requested, has_diverged)
+        )
+        if diverged:
+            raise DivergedError(state.epoch, state.iteration)
+        if is_stop:
+            keeper.stop(self._capture)
+        if is_due:
+            keeper.keep(self._capture)
+
+    def _capture(self) -> dict[str, Any]:
+        return self._state.capture(self._world)
 
 
 def train_epoch(
-    step: TrainingStep,
-    run_step: Callable[[torch.Tensor, torch.Tensor], None],
+    state: TrainingState,
+    run_step: Callable[[torch.Tensor, torch.Tensor, float], None],
     train: ImageStore,
     plan: Plan,
-    device: torch.device,
-    epoch: int,
+    world: World,
     listener: Listener,
+    between_steps: Callable[[bool], None] = lambda has_diverged: None,
 ) -> Averages:
-    """Learn from every image once.
+    """Learn from every image once, or from those that are left of the epoch.
 
     Args:
-        step: holds the loss and the sums; its epoch has begun.
-        run_step: does a step: `step` itself, or its replay.
+        state: says which epoch, and how far it is; its step's epoch has begun.
+        run_step: does a step: the state's own, or its replay.
         train: images to learn from.
         plan: how.
-        device: where.
-        epoch: from 1.
+        world: who trains, and where.
         listener: hears of progress.
-
-    Raises:
-        DivergedError: when the training loss is not finite.
+        between_steps: called after each step with whether the loss is no longer finite.
     """
-    batches = training_batches(shuffled(len(train), plan.seed, epoch), plan.batch_size)
-    listener.epoch_started(epoch, len(batches))
-    for iteration, (pixels, labels) in enumerate(train.batches(batches, device), start=1):
-        run_step(pixels, labels)
+    step = state.step
+    order = shuffled(len(train), plan.seed, state.epoch)
+    shares = training_shares(order, plan.batch_size, world.rank, world.world_size)
+    listener.epoch_started(state.epoch, len(shares))
+    left: list[Share] = shares[state.iteration :]
+    batches = train.batches([share.indices for share in left], world.device)
+    started, before = time.perf_counter(), state.seconds
+    for iteration, (share, (pixels, labels)) in enumerate(zip(left, batches), start=state.iteration + 1):
+        run_step(pixels, labels, share.weight)
         read = iteration % plan.print_frequency == 0
-        shown = None
-        if read or iteration == len(batches):
+        shown, has_diverged = None, False
+        if read or iteration == len(shares):
             # The one place within an epoch where the host waits for the device.
             shown, total = torch.stack((step.loss, step.sums.totals[0])).tolist()
             # A loss that was not finite once has left its mark on the sum.
-            if not math.isfinite(total):
-                raise DivergedError(epoch, iteration)
-        listener.iteration_done(epoch, iteration, shown if read else None)
-    return step.sums.read()
+            has_diverged = not math.isfinite(total)
+        state.iteration, state.seconds = iteration, before + time.perf_counter() - started
+        if not has_diverged:
+            listener.iteration_done(state.epoch, iteration, shown if read else None)
+        between_steps(has_diverged)
+    return step.sums.read(world)
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, images: ImageStore, plan: Plan, device: torch.device) -> Averages:
-    """Loss and accuracy over all images, each counted once, in float32 and evaluation mode."""
+def evaluate(
+    network: nn.Module,
+    images: ImageStore,
+    plan: Plan,
+    world: World,
+    between_steps: Callable[[], None] = lambda: None,
+) -> Averages:
+    """Loss and accuracy over all images, each counted once, in float32 and evaluation mode.
+
+    Args:
+        network: the same in all processes.
+        images: of which each process takes every `world_size`-th batch.
+        plan: how.
+        world: who does it.
+        between_steps: called after each batch, as often in every process.
+    """
     network.eval()
-    sums = RunningSums.zero(plan.num_classes, device)
-    batch_size = plan.batch_size * (_VALIDATION_BATCHES_ON_GPU if device.type == "cuda" else 1)
+    sums = RunningSums.zero(plan.num_classes, world.device)
+    batch_size = plan.batch_size * (_VALIDATION_BATCHES_ON_GPU if world.device.type == "cuda" else 1)
     batches = torch.split(torch.arange(len(images)), batch_size)
-    for pixels, labels in images.batches(batches, device):
-        logits, loss = logits_and_loss(network(normalised(pixels, plan.memory_format)), labels)
-        sums.add(loss, logits, labels)
-    return sums.read()
+    delivered = iter(images.batches(batches[world.rank :: world.world_size], world.device))
+    for _ in range(math.ceil(len(batches) / world.world_size)):
+        batch = next(delivered, None)
+        if batch is not None:
+            pixels, labels = batch
+            logits, loss = logits_and_loss(network(normalised(pixels, plan.memory_format)), labels)
+            sums.add(loss, logits, labels)
+        between_steps()
+    return sums.read(world)

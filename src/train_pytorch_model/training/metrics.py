@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+
+if TYPE_CHECKING:
+    from train_pytorch_model.distributed import World
 
 TOP_K = 5
 
@@ -50,8 +53,8 @@ class RunningSums:
         """Begin anew."""
         self.totals.zero_()
 
-    def read(self) -> Averages:
-        """The means; the one place where the host waits for the device."""
-        loss, top1, top5, num_images = self.totals.tolist()
+    def read(self, world: World) -> Averages:
+        """The means over the images of all processes; the one place where the host waits for the device."""
+        loss, top1, top5, num_images = world.sum(self.totals).tolist()
         averages = (loss / num_images, top1 / num_images, top5 / num_images if self.has_top5 else None)
         return Averages(*averages, num_images=int(num_images))

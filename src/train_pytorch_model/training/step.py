@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 from torch import nn
@@ -56,7 +56,7 @@ class TrainingStep:
 
     def __init__(
         self, network: nn.Module, num_classes: int, device: torch.device, memory_format: torch.memory_format,
-        precision: Precision,
+        precision: Precision, parallel: Callable[[nn.Module], nn.Module] = lambda network: network,
     ) -> None:  # fmt: skip
         """Make a step.
 
@@ -66,25 +66,32 @@ class TrainingStep:
             device: where.
             memory_format: that the network computes in.
             precision: that it computes in.
+            parallel: makes of the network one whose gradients are those of all processes.
         """
         self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         """Of the last batch."""
+        self._forward = parallel(self.network)
         self.sums = RunningSums.zero(num_classes, device)
         """Of the epoch."""
         self._memory_format = memory_format
         self._precision = precision
-        self._scaler = precision.make_scaler()
+        self.scaler = precision.make_scaler()
         # A graph reads the learning rate anew in each replay, so on a GPU it lies there.
         learning_rate = torch.zeros((), device=device) if device.type == "cuda" else 0.0
         self._optimizer = torch.optim.SGD(
-            network.parameters(), lr=learning_rate, momentum=MOMENTUM, nesterov=True,
+            self.network.parameters(), lr=learning_rate, momentum=MOMENTUM, nesterov=True,
             weight_decay=WEIGHT_DECAY, fused=True,
         )  # fmt: skip
         # Made by the first step, they would hold whatever the memory held where float16's first step is left out for
         # its infinite gradients. From zero, the first step is the same.
-        for parameter in network.parameters():
+        for parameter in self.network.parameters():
             self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    @property
+    def momentum(self) -> list[torch.Tensor]:
+        """The optimizer's buffer of each weight, in the network's order."""
+        return [self._optimizer.state[parameter]["momentum_buffer"] for parameter in self.network.parameters()]
 
     def begin_epoch(self, learning_rate: float) -> None:
         """Set the learning rate, put the network into training mode and begin the sums anew."""
@@ -96,20 +103,21 @@ class TrainingStep:
             else:
                 group["lr"] = learning_rate
 
-    def __call__(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+    def __call__(self, pixels: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> None:
         """Learn from one batch.
 
         Args:
             pixels: uint8 of shape (B, 3, height, width), on the device.
             labels: int64 of shape (B,), likewise.
+            weight: of this process's part of the batch, as `Share` has it.
         """
         self._optimizer.zero_grad(set_to_none=True)
         images = normalised(pixels, self._memory_format)
         with self._precision.context():
-            output = self.network(images)
+            output = self._forward(images)
         logits, loss = logits_and_loss(output, labels)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
+        self.scaler.scale(loss if weight == 1 else loss * weight).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self._optimizer)
+        self.scaler.update()
         self.loss.copy_(loss.detach())
         self.sums.add(loss.detach(), logits.detach(), labels)

@@ -1,0 +1,1 @@
+"""Checkpoints: what an interrupted run goes on from."""

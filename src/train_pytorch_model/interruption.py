@@ -1,0 +1,87 @@
+"""SIGTERM, which a scheduler sends before it takes a node away: a checkpoint if there is time, and then the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Callable
+
+from train_pytorch_model.errors import InterruptedRunError, ModuleError
+from train_pytorch_model.watch import leave
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+# What all processes get to come to the end of a step and agree.
+_AGREEMENT_SECONDS = 3.0
+# What the whole way to the end may take. Schedulers give 10 s and more.
+_END_SECONDS = 9.0
+
+
+class Interruption:
+    """Notices SIGTERM even while the main thread is inside a long operation, and sees to it that the process ends."""
+
+    def __init__(self, report: Callable[[ModuleError], None]) -> None:
+        """Prepare to notice.
+
+        Args:
+            report: tells the user when the process is ended from here.
+        """
+        self.is_requested = False
+        self._report = report
+        self._deadline = 0.0
+        self._is_over = threading.Event()
+        self._pipe: tuple[int, int] | None = None
+
+    def extend(self) -> None:
+        """The end has begun by itself: a checkpoint or the output is being written."""
+        self._deadline = float("inf")
+
+    def __enter__(self) -> Interruption:
+        """Notice from here on; outside the main thread, where signals cannot be taken, nothing is noticed."""
+        if threading.current_thread() is threading.main_thread():
+            self._pipe = os.pipe()
+            os.set_blocking(self._pipe[1], False)
+            # Python's own handler waits for the main thread; the pipe is written to at once.
+            self._earlier = signal.signal(signal.SIGTERM, _ignore)
+            self._earlier_pipe = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            threading.Thread(target=self._wait, args=(self._pipe[0],), name="interruption", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave signals as they were; a process that was asked to end still does so in time."""
+        if not self.is_requested:
+            self._is_over.set()
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._earlier_pipe)
+            signal.signal(signal.SIGTERM, self._earlier)
+            os.close(self._pipe[1])  # which ends the thread
+
+    def _wait(self, descriptor: int) -> None:
+        while True:
+            received = os.read(descriptor, 1)
+            if not received:
+                os.close(descriptor)
+                return
+            if received[0] == signal.SIGTERM and not self.is_requested:
+                break
+        started = time.monotonic()
+        if not self._deadline:
+            self._deadline = started + _AGREEMENT_SECONDS
+        self.is_requested = True
+        logger.warning("SIGTERM: writing a checkpoint, if all processes come to the end of a step in time.")
+        while time.monotonic() < min(self._deadline, started + _END_SECONDS):
+            if self._is_over.wait(0.05):
+                return
+        error = InterruptedRunError("The last checkpoint, if there is one, stands.")
+        self._report(error)
+        leave(error.exit_code)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Let the main thread go on."""

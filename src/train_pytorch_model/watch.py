@@ -1,0 +1,148 @@
+"""Ends every process of a training soon after one of them has failed, whatever the others wait for.
+
+Each process says every half second that it is alive, in a key-value store that all reach, and looks for a fault there.
+The first fault that is told is the one that all report. A process that is blocked in a collective operation, which
+nothing can interrupt, is ended from its watching thread.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
+
+from train_pytorch_model.error_report import describe, told
+from train_pytorch_model.errors import ModuleError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+# A process that has not been heard of for so long is taken for lost.
+LOST_AFTER_SECONDS = 20.0
+# What the first process gets to end by itself, keeping the best model, before it is ended.
+_GRACE_SECONDS = 8.0
+# What a failing first process, at whom the others may look for the fault, stays for.
+_STAY_SECONDS = 3.0
+
+_FAULT = "fault"
+_SEEN = "seen"
+
+
+class Watch:
+    """One process's view of all the others."""
+
+    def __init__(self, store: Any, rank: int, world_size: int, report: Callable[[ModuleError], None]) -> None:
+        """Begin to watch.
+
+        Args:
+            store: with the methods of `torch.distributed.Store`; used by this object alone.
+            rank: of this process.
+            world_size: of all.
+            report: tells the user of the fault when the process is ended from here.
+        """
+        self._store = store
+        self._rank = rank
+        self._world_size = world_size
+        self._report = report
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._thread.start()
+
+    def settle(self, error: ModuleError) -> ModuleError:
+        """Tell the others of this process's fault; gives the fault that was told first, which is the cause."""
+        self._is_over.set()
+        self._thread.join()
+        try:
+            if error.is_common and self._rank:
+                self._await_fault()
+            first = _read(self._store.compare_set(_FAULT, "", _written(error)))
+            self._await_readers()
+        except RuntimeError:  # the store is gone with its process
+            return error
+        return error if first.message == error.message else first
+
+    def stop(self) -> None:
+        """Watch no more: the work that all share is done."""
+        self._is_over.set()
+        self._thread.join()
+
+    def _await_fault(self) -> None:
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while not self._store.check([_FAULT]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def _await_readers(self) -> None:
+        deadline = time.monotonic() + _STAY_SECONDS
+        while self._rank == 0 and time.monotonic() < deadline:
+            if self._store.add(_SEEN, 0) >= self._world_size - 1:
+                break
+            time.sleep(0.1)
+        if self._rank != 0:
+            self._store.add(_SEEN, 1)
+
+    def _watch(self) -> None:
+        others: Iterable[int] = range(1, self._world_size) if self._rank == 0 else (0,)
+        last_heard = dict.fromkeys(others, (b"", time.monotonic()))
+        count = 0
+        while not self._is_over.wait(_POLL_SECONDS):
+            count += 1
+            try:
+                self._store.set(f"alive/{self._rank}", str(count))
+                fault = self._look(last_heard)
+            except RuntimeError:
+                fault = _lost(0)
+            if fault is not None:
+                self._end(fault)
+
+    def _look(self, last_heard: dict[int, tuple[bytes, float]]) -> ModuleError | None:
+        if self._store.check([_FAULT]):
+            return _read(self._store.get(_FAULT))
+        now = time.monotonic()
+        for rank, (value, since) in last_heard.items():
+            key = f"alive/{rank}"
+            heard = self._store.get(key) if self._store.check([key]) else b""
+            if heard != value:
+                last_heard[rank] = (heard, now)
+            elif now - since > LOST_AFTER_SECONDS:
+                return _read(self._store.compare_set(_FAULT, "", _written(_lost(rank))))
+        return None
+
+    def _end(self, fault: ModuleError) -> None:
+        if self._rank == 0:
+            # Its main thread may be failing by itself, for want of the others, and keeping the best model.
+            if self._is_over.wait(_GRACE_SECONDS):
+                return
+            self._report(fault)
+        else:
+            try:
+                self._store.add(_SEEN, 1)
+            except RuntimeError:  # process 0 is lost, and nobody but this one can say so
+                logger.error("%s", fault.message)
+        leave(fault.exit_code)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End the process at once: threads of a broken connection would keep it."""
+    logging.shutdown()
+    os._exit(exit_code)
+
+
+def _lost(rank: int) -> ModuleError:
+    return UserError(
+        f"Process {rank} of this training is lost: it was ended from outside, its memory ran out or its node is gone. "
+        "Run the same command again: it goes on from the last checkpoint."
+    )
+
+
+def _written(error: ModuleError) -> str:
+    return json.dumps({**describe(error), "ExitCode": error.exit_code})
+
+
+def _read(text: bytes) -> ModuleError:
+    return told(json.loads(text))
