@@ -24,14 +24,13 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
 # A process that has not been heard of for so long is taken for lost.
-LOST_AFTER_SECONDS = 20.0
+LOST_AFTER_SECONDS = 15.0
 # What the first process gets to end by itself, keeping the best model, before it is ended.
 _GRACE_SECONDS = 8.0
 # What a failing first process, at whom the others may look for the fault, stays for.
 _STAY_SECONDS = 3.0
 
 _FAULT = "fault"
-_SEEN = "seen"
 
 
 class Watch:
@@ -51,40 +50,49 @@ class Watch:
         self._world_size = world_size
         self._report = report
         self._is_over = threading.Event()
+        self._is_settled = threading.Event()
+        self._last_answer = time.monotonic()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._guard, name="guard", daemon=True).start()
 
     def settle(self, error: ModuleError) -> ModuleError:
         """Tell the others of this process's fault; gives the fault that was told first, which is the cause."""
         self._is_over.set()
-        self._thread.join()
+        self._thread.join(_STAY_SECONDS)
         try:
             if error.is_common and self._rank:
                 self._await_fault()
             first = _read(self._store.compare_set(_FAULT, "", _written(error)))
-            self._await_readers()
+            is_known = self._await_readers()
         except RuntimeError:  # the store is gone with its process
-            return error
+            first, is_known = error, False
+        self._is_settled.set()
+        if self._rank and not is_known:
+            logger.error("%s", first.message)  # process 0 is lost, and nobody but this one can say so
         return error if first.message == error.message else first
 
     def stop(self) -> None:
         """Watch no more: the work that all share is done."""
         self._is_over.set()
-        self._thread.join()
+        self._thread.join(_STAY_SECONDS)
+        self._is_settled.set()
 
     def _await_fault(self) -> None:
         deadline = time.monotonic() + _GRACE_SECONDS
         while not self._store.check([_FAULT]) and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def _await_readers(self) -> None:
+    def _await_readers(self) -> bool:
+        """Stay until process 0, or in process 0 all others, know of the fault; say whether they do."""
+        self._store.set(f"seen/{self._rank}", "1")
+        readers = [f"seen/{rank}" for rank in (range(1, self._world_size) if self._rank == 0 else (0,))]
         deadline = time.monotonic() + _STAY_SECONDS
-        while self._rank == 0 and time.monotonic() < deadline:
-            if self._store.add(_SEEN, 0) >= self._world_size - 1:
-                break
+        while not self._store.check(readers):
+            if time.monotonic() > deadline:
+                return False
             time.sleep(0.1)
-        if self._rank != 0:
-            self._store.add(_SEEN, 1)
+        return True
 
     def _watch(self) -> None:
         others: Iterable[int] = range(1, self._world_size) if self._rank == 0 else (0,)
@@ -95,10 +103,22 @@ class Watch:
             try:
                 self._store.set(f"alive/{self._rank}", str(count))
                 fault = self._look(last_heard)
+                self._last_answer = time.monotonic()
             except RuntimeError:
                 fault = _lost(0)
             if fault is not None:
                 self._end(fault)
+
+    def _guard(self) -> None:
+        """End the process when the store does not answer: process 0, which may hold it, has fallen silent."""
+        while not self._is_settled.wait(1.0):
+            if time.monotonic() - self._last_answer > LOST_AFTER_SECONDS:
+                fault = _lost(0)
+                if self._rank == 0:
+                    self._report(fault)
+                else:
+                    logger.error("%s", fault.message)
+                leave(fault.exit_code)
 
     def _look(self, last_heard: dict[int, tuple[bytes, float]]) -> ModuleError | None:
         if self._store.check([_FAULT]):
@@ -114,16 +134,18 @@ class Watch:
         return None
 
     def _end(self, fault: ModuleError) -> None:
+        is_known = True
+        try:
+            self._store.set(f"seen/{self._rank}", "1")
+        except RuntimeError:
+            is_known = False
         if self._rank == 0:
             # Its main thread may be failing by itself, for want of the others, and keeping the best model.
             if self._is_over.wait(_GRACE_SECONDS):
                 return
             self._report(fault)
-        else:
-            try:
-                self._store.add(_SEEN, 1)
-            except RuntimeError:  # process 0 is lost, and nobody but this one can say so
-                logger.error("%s", fault.message)
+        elif not is_known:
+            logger.error("%s", fault.message)  # as above
         leave(fault.exit_code)
 
 

@@ -1,0 +1,113 @@
+"""Runs the real command in processes of its own, one or several, and interrupts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.making import Inputs
+
+# Far more than anything here takes; a job that hangs must end a test, not the machine.
+PATIENCE_SECONDS = 240.0
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def process_variables(count: int, launcher: str = "pytorch") -> list[dict[str, str]]:
+    """What a launcher of Azure's sets for each of `count` processes on one node."""
+    port = str(free_port())
+    if count == 1:
+        return [{}]
+    if launcher == "mpi":
+        return [
+            {
+                "OMPI_COMM_WORLD_RANK": str(rank),
+                "OMPI_COMM_WORLD_SIZE": str(count),
+                "OMPI_COMM_WORLD_LOCAL_RANK": str(rank),
+                "OMPI_COMM_WORLD_LOCAL_SIZE": str(count),
+                "AZ_BATCH_MASTER_NODE": f"127.0.0.1:{port}",
+            }
+            for rank in range(count)
+        ]
+    return [
+        {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(count),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        for rank in range(count)
+    ]
+
+
+class Job:
+    """Processes of one job, started and not yet ended."""
+
+    def __init__(
+        self, path: Path, arguments: list[str], count: int = 1, launcher: str = "pytorch", **variables: str
+    ) -> None:
+        self.logs = [path / f"log_{rank}.txt" for rank in range(count)]
+        self.processes = []
+        for log, own in zip(self.logs, process_variables(count, launcher)):
+            with log.open("wb") as file:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", *arguments],
+                        env={**os.environ, **own, **variables},
+                        stdout=file,
+                        stderr=subprocess.STDOUT,
+                        cwd=path,
+                    )
+                )
+
+    def log(self, rank: int = 0) -> str:
+        """What a process has said so far."""
+        return self.logs[rank].read_text(encoding="utf-8", errors="replace")
+
+    def until(self, has_come: Callable[[], object]) -> bool:
+        """Wait until something has come, or all processes have ended; say whether it came."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            if has_come():
+                return True
+            if all(process.poll() is not None for process in self.processes):
+                return bool(has_come())
+            time.sleep(0.002)
+        self.send(signal.SIGKILL)
+        raise AssertionError(f"it did not come:\n{self.log()}")
+
+    def send(self, number: signal.Signals, rank: int | None = None) -> None:
+        """Send a signal to one process, or to all."""
+        for process in self.processes if rank is None else [self.processes[rank]]:
+            process.send_signal(number)
+
+    def wait(self) -> list[int]:
+        """The exit codes."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        try:
+            return [process.wait(max(0.1, deadline - time.monotonic())) for process in self.processes]
+        finally:
+            self.send(signal.SIGKILL)
+
+
+def train_job(inputs: Inputs, count: int = 1, launcher: str = "pytorch", **flags: object) -> Job:
+    """Start a training."""
+    return Job(inputs.path, ["train_pytorch_model", *inputs.arguments(**flags)], count, launcher)
+
+
+def results(inputs: Inputs) -> tuple[bytes, bytes]:
+    """The bytes of the weights and of the metrics that a training has left."""
+    return (inputs.trained / "model").read_bytes(), (inputs.outputs / "metrics.jsonl").read_bytes()
