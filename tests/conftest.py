@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import jobs
 from tests.making import Inputs
 
 
@@ -20,3 +22,9 @@ def inputs(_made_inputs: Inputs, tmp_path: Path) -> Inputs:
     for name in ("untrained", "train", "valid"):
         shutil.copytree(_made_inputs.path / name, tmp_path / name)
     return copied
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    yield
+    jobs.end_all()

@@ -11,10 +11,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.making import Inputs
+from tests.making import ROOT, Inputs
 
 # Far more than anything here takes; a job that hangs must end a test, not the machine.
 PATIENCE_SECONDS = 240.0
+
+_started: list[Job] = []
+
+
+def end_all() -> None:
+    """End what a test has left running."""
+    while _started:
+        job = _started.pop()
+        job.send(signal.SIGKILL)
+        for process in job.processes:
+            process.wait()
 
 
 def free_port() -> int:
@@ -57,16 +68,31 @@ class Job:
     """Processes of one job, started and not yet ended."""
 
     def __init__(
-        self, path: Path, arguments: list[str], count: int = 1, launcher: str = "pytorch", **variables: str
+        self,
+        path: Path,
+        arguments: list[str],
+        count: int = 1,
+        launcher: str = "pytorch",
+        prefix: tuple[str, ...] = (),
     ) -> None:
+        """Start it.
+
+        Args:
+            path: where it runs and its logs lie.
+            arguments: of `python -m`.
+            count: number of processes.
+            launcher: whose variables they get.
+            prefix: what `python` is started by.
+        """
+        _started.append(self)
         self.logs = [path / f"log_{rank}.txt" for rank in range(count)]
-        self.processes = []
+        self.processes: list[subprocess.Popen[bytes]] = []
         for log, own in zip(self.logs, process_variables(count, launcher)):
             with log.open("wb") as file:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", *arguments],
-                        env={**os.environ, **own, **variables},
+                        [*prefix, sys.executable, "-m", *arguments],
+                        env={**os.environ, **own, "PYTHONPATH": str(ROOT)},
                         stdout=file,
                         stderr=subprocess.STDOUT,
                         cwd=path,
@@ -103,9 +129,11 @@ class Job:
             self.send(signal.SIGKILL)
 
 
-def train_job(inputs: Inputs, count: int = 1, launcher: str = "pytorch", **flags: object) -> Job:
+def train_job(
+    inputs: Inputs, count: int = 1, launcher: str = "pytorch", prefix: tuple[str, ...] = (), **flags: object
+) -> Job:
     """Start a training."""
-    return Job(inputs.path, ["train_pytorch_model", *inputs.arguments(**flags)], count, launcher)
+    return Job(inputs.path, ["train_pytorch_model", *inputs.arguments(**flags)], count, launcher, prefix)
 
 
 def results(inputs: Inputs) -> tuple[bytes, bytes]:

@@ -1,0 +1,218 @@
+"""Several processes, for real: they speak through gloo here as they speak through NCCL on GPUs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+
+from tests.fit_job import make_network
+from tests.jobs import Job, process_variables, results, train_job
+from tests.making import Inputs
+from tests.test_loop import make_images
+from train_pytorch_model.data.batches import shuffled, training_shares
+from train_pytorch_model.device import find_shared_gpus
+from train_pytorch_model.training.captured_step import is_captured
+
+# From the fault of one process to the end of the last.
+END_SECONDS = 30
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+@pytest.mark.parametrize(("count", "batch_size"), [(64, 4), (65, 4), (66, 4), (67, 4), (71, 4), (67, 1), (9, 16)])
+def test_every_image_is_dealt_out_once_in_the_global_order(count: int, batch_size: int, world_size: int) -> None:
+    order = shuffled(count, seed=1, epoch=1)
+    of_ranks = [training_shares(order, batch_size, rank, world_size) for rank in range(world_size)]
+    dealt = torch.cat([torch.cat([share.indices for share in step]) for step in zip(*of_ranks)])
+    assert torch.equal(dealt[:count], order)
+    # Padding: what each process needs for two images (one, at a batch size of 1) in the last step, from the beginning.
+    last = count % (batch_size * world_size) or batch_size * world_size
+    padding = max(0, world_size * min(2, batch_size) - last)
+    assert torch.equal(dealt[count:], order[:padding])
+    for step in zip(*of_ranks):
+        sizes = [len(share.indices) for share in step]
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= max(batch_size, 2)
+        # The mean of means, so weighted, is the mean over all images.
+        assert [share.weight for share in step] == pytest.approx([size * world_size / sum(sizes) for size in sizes])
+
+
+def test_two_processes_with_half_the_batch_equal_one_with_the_whole(tmp_path: Path) -> None:
+    jobs, count = {}, 85  # five images are left for the last step: three for one process, two for the other
+    for world_size in (1, 2):
+        jobs[world_size] = Job(tmp_path, ["tests.fit_job", f"{world_size}.pt", str(count), "16"], world_size)
+        assert jobs[world_size].wait() == [0] * world_size, jobs[world_size].log()
+    one, two = (torch.load(tmp_path / f"{world_size}.pt") for world_size in (1, 2))
+    assert one["num_steps"] == two["num_steps"] >= 20
+    assert one["epoch"] == two["epoch"]
+    for key, value in one["best"].items():
+        assert (value - two["best"][key]).abs().max() <= 1e-6
+    for record, other in zip(one["records"], two["records"]):
+        assert record["train_loss"] == pytest.approx(other["train_loss"], abs=1e-6)
+        assert record["valid_loss"] == pytest.approx(other["valid_loss"], abs=1e-6)
+    # Each of the 37 validation images is counted once, whatever their number leaves over.
+    network, valid = make_network(), make_images(37, seed=1)
+    network.load_state_dict(two["best"])
+    with torch.no_grad():
+        predicted = network((valid.pixels.float() / 255 - 0.5) / 0.5).argmax(1)
+    assert two["records"][two["epoch"] - 1]["top1_acc"] == accuracy_score(valid.labels, predicted)
+
+
+def test_the_real_command_in_two_processes(inputs: Inputs) -> None:
+    flags = {"epochs": 2, "batch_size": 4, "image_store": "memory", "precision": "float32"}
+    job = train_job(inputs, 2, **flags)
+    assert job.wait() == [0, 0], job.log()
+    expected = results(inputs)
+    assert "2 processes take 4 images each a step, at a learning rate of 0.002" in job.log()
+    # Only the first process writes and logs.
+    assert "INFO" not in job.log(1)
+    assert job.log().count("images decoded") == 2
+    records = inputs.metrics()
+    assert [record["epoch"] for record in records] == [1, 2]
+    assert records[0]["learning_rate"] == 0.002
+    assert inputs.error() is None
+
+    # The same from files on disk, from files decoded by each process, and under Azure's MPI launcher.
+    for image_store, launcher in (("disk", "pytorch"), ("none", "mpi")):
+        shutil.rmtree(inputs.trained)
+        job = train_job(inputs, 2, launcher, **{**flags, "image_store": image_store})
+        assert job.wait() == [0, 0], job.log()
+        assert results(inputs) == expected
+
+
+def test_faults_of_all_kinds_are_told_together_and_once(inputs: Inputs) -> None:
+    (inputs.train / "image" / "0_0.png").unlink()
+    (inputs.untrained / "model").unlink()
+    job = train_job(inputs, 2, epochs=0, batch_size=1, sync_batch_norm="on")
+    assert job.wait() == [1, 1]
+    error = inputs.error()
+    assert error is not None
+    assert (error["ErrorId"], error["ErrorCode"]) == ("GreaterThan", 4)
+    lines = str(error["Message"]).splitlines()
+    assert len(lines) == len(set(lines)) == 4
+    assert "--sync-batch-norm on needs GPUs" in str(error["Message"])
+    assert not inputs.trained.exists()
+    assert "Traceback" not in job.log() + job.log(1)
+
+
+def test_more_processes_than_images_are_refused(tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path).make(classes=("cat",), per_class=1)
+    job = train_job(inputs, 2, batch_size=1)
+    assert job.wait() == [1, 1]
+    assert "2 processes were started for 1 training images" in str(inputs.error())
+
+
+def running(inputs: Inputs, **flags: object) -> Job:
+    """Two processes in the midst of a training."""
+    job = train_job(inputs, 2, **{"epochs": 500, "patience": 500, "batch_size": 4, **flags})
+    assert job.until(lambda: "Epoch 1/500:" in job.log()), job.log()
+    return job
+
+
+def test_an_image_lost_on_the_way_ends_all_with_its_name(inputs: Inputs) -> None:
+    job = running(inputs, image_store="none")
+    lost = sorted((inputs.train / "image").glob("1_*.png"))[-1]
+    lost.unlink()
+    started = time.monotonic()
+    assert job.wait() == [1, 1]
+    assert time.monotonic() - started < END_SECONDS
+    assert "An image has changed while the training went on" in str(inputs.error())
+    assert lost.name in str(inputs.error())
+    assert not inputs.trained.exists()
+    assert (inputs.outputs / "checkpoints" / "best" / "model").is_file()
+    assert "Traceback" not in job.log() + job.log(1)
+
+
+def test_a_loss_that_is_not_finite_ends_all(inputs: Inputs) -> None:
+    job = train_job(inputs, 2, epochs=5, learning_rate=1e30, batch_size=4)
+    assert job.wait() == [1, 1]
+    assert "no longer a finite number" in str(inputs.error())
+    assert "there is no model to keep" in str(inputs.error())
+
+
+@pytest.mark.parametrize(("number", "lost"), [(signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGKILL, 0)])
+def test_a_process_that_is_gone_or_silent_ends_the_others(number: signal.Signals, lost: int, inputs: Inputs) -> None:
+    job = running(inputs)
+    job.send(number, lost)
+    started = time.monotonic()
+    assert job.processes[1 - lost].wait(END_SECONDS) == 1
+    assert time.monotonic() - started < END_SECONDS
+    job.send(signal.SIGKILL)
+    told = str(inputs.error()) if lost == 1 else job.log(1)
+    assert "is lost" in told
+    assert "Run the same command again" in told
+    assert not inputs.trained.exists()
+
+
+def test_processes_that_do_not_come_are_named(inputs: Inputs) -> None:
+    variables = {**process_variables(2)[0], "MASTER_ADDR": "127.0.0.1"}
+    code = (
+        "import os, sys\n"
+        "import train_pytorch_model.distributed as distributed\n"
+        "from train_pytorch_model.entry import main\n"
+        "distributed._MEETING_SECONDS = 2\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *inputs.arguments()],
+        env={**os.environ, **variables},
+        capture_output=True,
+        timeout=120,
+    )
+    assert finished.returncode == 1
+    assert "2 processes were to meet at 127.0.0.1" in str(inputs.error())
+    assert "these have not come: [1]" in str(inputs.error())
+
+
+def test_two_processes_on_one_gpu_are_named() -> None:
+    own = [("a pid:[1]", "GPU-1"), ("a pid:[1]", "GPU-2"), ("b pid:[1]", "GPU-1"), ("b pid:[1]", None)]
+    assert find_shared_gpus(own) == ""
+    assert find_shared_gpus([*own, ("a pid:[1]", "GPU-2")]) == "processes 1 and 4 on a"
+    assert find_shared_gpus([("a", None), ("a", None)]) == ""
+
+
+def test_graphs_hold_no_exchange_between_processes() -> None:
+    gpu = torch.device("cuda")
+    assert is_captured("auto", gpu, 100, is_known=True)
+    assert not is_captured("on", gpu, 100, is_known=True, is_alone=False)
+
+
+def test_torchrun_starts_a_crashed_job_anew_and_it_goes_on(inputs: Inputs) -> None:
+    flags = {
+        "epochs": 3,
+        "batch_size": 4,
+        "precision": "float32",
+        "checkpoint_minutes": 0,
+        "scale_learning_rate": "off",
+    }
+    job = train_job(inputs, 2, **flags)
+    assert job.wait() == [0, 0], job.log()
+    assert inputs.metrics()[0]["learning_rate"] == 0.001
+    expected = results(inputs)
+    shutil.rmtree(inputs.trained)
+    torchrun = ["torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", "-m", "train_pytorch_model"]
+    job = Job(inputs.path, [*torchrun, *inputs.arguments(**flags)])
+    assert job.until(lambda: "Checkpoint of epoch 2" in job.log()), job.log()
+    os.kill(_children(job.processes[0].pid)["1"], signal.SIGKILL)
+    assert job.wait() == [0], job.log()
+    assert "Going on from the checkpoint" in job.log()
+    assert results(inputs) == expected
+
+
+def _children(pid: int) -> dict[str, int]:
+    """The processes that another has started, by their rank."""
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        for variable in Path(f"/proc/{child}/environ").read_bytes().decode().split("\0"):
+            name, _, value = variable.partition("=")
+            if name == "RANK":
+                found[value] = int(child)
+    return found
