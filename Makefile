@@ -11,7 +11,7 @@ UV := $(VENV)/bin/uv
 UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
-.PHONY: setup sample test test-all test-gpu bench lint format lock clean
+.PHONY: setup sample test test-all test-gpu soak bench lint format lock clean
 
 setup: $(INSTALLED)
 
@@ -35,6 +35,9 @@ test-all: setup
 
 test-gpu: setup
 	$(RUN) -m pytest -m gpu
+
+soak: setup
+	$(RUN) -m tests.soak
 
 bench: setup
 	$(RUN) -m benchmarks

@@ -1,0 +1,125 @@
+"""`make soak`: kills the real command again and again, in every phase, and holds what it ends with against bits.
+
+A chain is one training: killed while it decodes, within an epoch, while a checkpoint is written and while the output is
+written, and then left alone. Its weights and metrics must be those of a run that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.jobs import Job, results, train_job
+from tests.making import Inputs
+
+RUNS = [(1, "float32"), (1, "bfloat16"), (2, "float32"), (2, "bfloat16")]
+
+
+class Soak:
+    """Chains of kills, and what came of them."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.inputs = Inputs(path).make(per_class=150)
+        self.moments = random.Random(seed)
+        self.kills: Counter[tuple[str, int]] = Counter()
+        self.resumed: Counter[tuple[str, int]] = Counter()
+        self.equal: Counter[int] = Counter()
+        self.chains: Counter[int] = Counter()
+        self.expected: dict[tuple[int, str], tuple[bytes, bytes]] = {}
+
+    def start(self, count: int, precision: str) -> Job:
+        flags = {"epochs": 2, "batch_size": 16 // count, "precision": precision, "checkpoint_minutes": 0}
+        return train_job(self.inputs, count, **flags)
+
+    def clear(self) -> None:
+        for path in (self.inputs.trained, self.inputs.outputs):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def phases(self) -> dict[str, tuple[Callable[[Job], object], float]]:
+        """What tells that a phase has come, and up to how many seconds later to kill."""
+        path = self.inputs.path
+        return {
+            "decoding": (lambda job: "Image store" in job.log(), 0.1),
+            "within an epoch": (lambda job: "Training shufflenet" in job.log(), 1.5),
+            "writing a checkpoint": (lambda job: any(path.glob("outputs/checkpoints/*.writing")), 0.003),
+            "writing the output": (lambda job: any(path.glob(".trained.writing-*")), 0.01),
+        }
+
+    def run_chain(self, count: int, precision: str, num_kills: int) -> None:
+        if (count, precision) not in self.expected:
+            self.clear()
+            assert self.start(count, precision).wait() == [0] * count
+            self.expected[count, precision] = results(self.inputs)
+        self.clear()
+        # The one phase that every run comes to is the last of the chain.
+        phases = list(self.phases().items())[:num_kills]
+        before: tuple[str, int] | None = None
+        for phase, (has_come, spread) in phases:
+            job = self.start(count, precision)
+            assert job.until(lambda job=job, has_come=has_come: has_come(job)), f"{phase} never came:\n{job.log()}"
+            time.sleep(self.moments.random() * spread)
+            job.send(signal.SIGKILL)
+            job.wait()
+            self._note(before, job)
+            self.kills[phase, count] += 1
+            before = (phase, count)
+            assert not self.inputs.trained.exists() or results(self.inputs) == self.expected[count, precision]
+        job = self.start(count, precision)
+        codes = job.wait()
+        self._note(before, job)
+        self.chains[count] += 1
+        is_equal = codes == [0] * count and results(self.inputs) == self.expected[count, precision]
+        self.equal[count] += is_equal
+        if not is_equal:
+            print(f"NOT EQUAL ({count} processes, {precision}), exit codes {codes}:\n{job.log()}")
+
+    def _note(self, before: tuple[str, int] | None, job: Job) -> None:
+        if before is not None and "Going on from the checkpoint" in job.log():
+            self.resumed[before] += 1
+
+    def table(self) -> str:
+        lines = [
+            "| killed while | processes | kills | next start went on from a checkpoint |",
+            "| --- | --- | --- | --- |",
+        ]
+        for phase in self.phases():
+            for count in (1, 2):
+                key = (phase, count)
+                lines.append(f"| {phase} | {count} | {self.kills[key]} | {self.resumed[key]} |")
+        for count in (1, 2):
+            lines.append(
+                f"\n{self.equal[count]} of {self.chains[count]} trainings in {count} process(es) equal to the bit."
+            )
+        return "\n".join(lines)
+
+
+def main() -> int:
+    """Kill as often as asked, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    print(f"seed {arguments.seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="soak-") as path:
+        soak = Soak(Path(path), arguments.seed)
+        number = 0
+        while soak.kills.total() < arguments.kills:
+            soak.run_chain(*RUNS[number % len(RUNS)], min(4, arguments.kills - soak.kills.total()))
+            number += 1
+            print(f"{soak.kills.total()} kills", flush=True)
+        print(soak.table())
+    return 0 if soak.equal == soak.chains else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
