@@ -46,12 +46,15 @@ class Soak:
 
     def phases(self) -> dict[str, tuple[Callable[[Job], object], float]]:
         """What tells that a phase has come, and up to how many seconds later to kill."""
-        path = self.inputs.path
+
+        def is_new(pattern: str) -> Callable[[Job], object]:
+            return lambda job: set(self.inputs.path.glob(pattern)) - self.left_over
+
         return {
             "decoding": (lambda job: "Image store" in job.log(), 0.1),
             "within an epoch": (lambda job: "Training shufflenet" in job.log(), 1.5),
-            "writing a checkpoint": (lambda job: any(path.glob("outputs/checkpoints/*.writing")), 0.003),
-            "writing the output": (lambda job: any(path.glob(".trained.writing-*")), 0.01),
+            "writing a checkpoint": (is_new("outputs/checkpoints/*.writing"), 0.003),
+            "writing the output": (is_new(".trained.writing-*"), 0.01),
         }
 
     def run_chain(self, count: int, precision: str, num_kills: int) -> None:
@@ -64,6 +67,10 @@ class Soak:
         phases = list(self.phases().items())[:num_kills]
         before: tuple[str, int] | None = None
         for phase, (has_come, spread) in phases:
+            self.left_over = {
+                *self.inputs.path.glob("outputs/checkpoints/*.writing"),
+                *self.inputs.path.glob(".trained.*"),
+            }
             job = self.start(count, precision)
             assert job.until(lambda job=job, has_come=has_come: has_come(job)), f"{phase} never came:\n{job.log()}"
             time.sleep(self.moments.random() * spread)

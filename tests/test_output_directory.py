@@ -166,3 +166,13 @@ def test_inputs_files_and_folders_below_files_are_refused(tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
     with pytest.raises(InvalidModelDirectoryError, match="cannot be written to"):
         output(Path("/proc/model")).check()
+
+
+def test_what_killed_processes_left_beside_the_output_is_removed(tmp_path: Path) -> None:
+    remains = tmp_path / ".out.writing-abc"
+    remains.mkdir()
+    (remains / "model").write_bytes(b"half")
+    (tmp_path / ".output.writing-abc").mkdir()
+    with OutputDirectory(tmp_path / "out", "Trained model", TRAINED).writing() as folder:
+        (folder / "_meta.yaml").write_text("type: ModelDirectory")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".output.writing-abc", "out"]

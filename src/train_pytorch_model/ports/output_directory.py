@@ -9,6 +9,7 @@ the next one knows the remains as its own.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -147,6 +148,7 @@ class OutputDirectory:
             return
         if not exists:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._remove_remains()
         beside = None if exists else str(self.path.resolve().parent)
         stage = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.writing-", dir=beside))
         try:
@@ -161,6 +163,11 @@ class OutputDirectory:
             raise self._write_fault(error) from error
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+
+    def _remove_remains(self) -> None:
+        """Remove what processes have left beside the output that were killed while they wrote it."""
+        for remains in self.path.resolve().parent.glob(f".{glob.escape(self.path.name)}.writing-*"):
+            shutil.rmtree(remains, ignore_errors=True)
 
     @contextmanager
     def _writing_in_place(self) -> Iterator[None]:
