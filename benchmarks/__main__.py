@@ -7,7 +7,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from benchmarks import companions, growth, jobs, startup, steps
+from benchmarks import companions, distributed, growth, jobs, startup, steps
 
 SECTIONS = {
     "steps": steps.measure,
@@ -15,6 +15,7 @@ SECTIONS = {
     "growth": growth.measure,
     "startup": startup.measure,
     "companions": companions.measure,
+    "distributed": distributed.measure,
 }
 
 

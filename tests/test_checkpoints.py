@@ -35,7 +35,7 @@ def test_the_last_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
     assert newest["number"] == 4
     assert torch.equal(newest["weights"], torch.arange(4))
     folder.clear()
-    assert not folder.path.exists()
+    assert names(folder.path) == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "another version", "no dictionary", "code"])
@@ -200,7 +200,7 @@ def test_a_run_goes_on_where_the_one_before_was(
     assert "Epoch 1/3:" not in printed
     assert results(interrupted)[1] == before
     # What is finished leaves nothing behind, and starts anew.
-    assert not (interrupted.outputs / "checkpoints").exists()
+    assert names(interrupted.outputs / "checkpoints") == []
     first = results(interrupted)
     assert interrupted.fit(**FLAGS) == 0
     assert "Going on" not in capfd.readouterr().err
@@ -287,7 +287,7 @@ def test_a_folder_of_their_own(inputs: Inputs, tmp_path: Path, monkeypatch: pyte
     assert [name for name in names(place) if name.startswith("checkpoint-")]
     assert not (inputs.outputs / "checkpoints").exists()
     assert inputs.fit(**FLAGS, checkpoint_path=place, resume="require") == 0
-    assert not place.exists()  # nothing else was in it
+    assert names(place) == []
     for wrong in (inputs.trained, inputs.trained / "inside"):
         assert inputs.fit(**FLAGS, checkpoint_path=wrong) == 1
         assert "folder of reports" in error_text(inputs.outputs)

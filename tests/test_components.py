@@ -135,10 +135,12 @@ def test_the_command_of_the_component_hands_every_value_to_its_flag() -> None:
         name: str(port.choices[-1] if port.choices else f"/{name}" if port.is_folder else port.default)
         for name, port in component.inputs.items()
     }
-    words = shlex.split(render(component.command, values, {"trained_model": "/trained_model"}))
+    words = shlex.split(
+        render(component.command, values, {"trained_model": "/trained_model", "checkpoints": "/checkpoint"})
+    )
     assert words[:4] == ["python", "-m", "train_pytorch_model", "train"]
     parsed = vars(build_parser().parse_args(words[3:]))
-    ports = ("untrained_model", "train_data", "valid_data", "trained_model")
+    ports = ("untrained_model", "train_data", "valid_data", "trained_model", "checkpoint")
     assert [str(parsed[f"{name}_path"]) for name in ports] == [f"/{name}" for name in ports]
     for name, port in component.inputs.items():
         if name == "export":
@@ -146,9 +148,9 @@ def test_the_command_of_the_component_hands_every_value_to_its_flag() -> None:
         elif not port.is_folder:
             assert str(parsed[name]) == values[name]
     required = {name: value for name, value in values.items() if not component.inputs[name].optional}
-    short = shlex.split(render(component.command, required, {"trained_model": "/x"}))
+    short = shlex.split(render(component.command, required, {"trained_model": "/x", "checkpoints": "/y"}))
     assert vars(build_parser().parse_args(short[3:]))["precision"] == "auto"
-    assert len(short) == 4 + 2 * (len(required) + 1)
+    assert len(short) == 4 + 2 * (len(required) + 2)
 
 
 @pytest.mark.environment
@@ -231,7 +233,8 @@ def test_the_compiled_snapshot_alone_trains_and_holds_nothing_needless(project: 
     values = {"untrained_model": inputs.untrained, "train_data": inputs.train, "valid_data": inputs.valid}
     numbers = {"epochs": 1, "batch_size": 6, "learning_rate": 0.001, "patience": 3}
     text = {name: str(value) for name, value in {**values, **numbers}.items()}
-    words = shlex.split(render(document["command"], text, {"trained_model": str(inputs.trained)}))
+    outputs = {"trained_model": str(inputs.trained), "checkpoints": str(inputs.path / "checkpoints")}
+    words = shlex.split(render(document["command"], text, outputs))
     run_in_snapshot(snapshot, words)
     assert (inputs.trained / "_meta.yaml").is_file()
 
@@ -254,8 +257,8 @@ def test_the_designer_and_the_module_run_the_same_command() -> None:
     numbers = {"epochs": 1, "batch_size": 6, "learning_rate": 0.5, "random_seed": 3, "patience": 3}
     given = {name: str(value) for name, value in {**values, **numbers}.items()}
     component = read_component(TRAIN)
-    of_component = render(component.command, given, {"trained_model": "/m"})
-    assert shlex.split(of_component) == fill({**values, **numbers})
+    of_component = render(component.command, given, {"trained_model": "/m", "checkpoints": "/c"})
+    assert shlex.split(of_component) == [*fill({**values, **numbers}), "--checkpoint-path", "/c"]
 
 
 LOAD_DEPLOYMENT = """

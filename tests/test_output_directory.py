@@ -89,7 +89,7 @@ def test_a_failure_while_filling_a_mounted_folder_empties_it_again(
 
 def test_the_folder_of_metrics_is_never_taken_for_the_model(tmp_path: Path) -> None:
     for path in (tmp_path / "outputs", tmp_path):
-        with pytest.raises(InvalidModelDirectoryError, match="is or holds the folder of metrics"):
+        with pytest.raises(InvalidModelDirectoryError, match="is or holds the folder of reports"):
             output(path).check((), tmp_path / "outputs")
     output(tmp_path / "outputs" / "model").check((), tmp_path / "outputs")
 

@@ -80,7 +80,6 @@ class CheckpointFolder:
         with contextlib.suppress(OSError):
             for path in [*self._files(), *self._unfinished()]:
                 path.unlink(missing_ok=True)
-            self.path.rmdir()  # unless something else is in it
 
     def _files(self) -> list[Path]:
         if not self.path.is_dir():

@@ -113,8 +113,11 @@ def _process_variables(component: Component) -> list[dict[str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     world_size = component.num_nodes * component.num_processes
+    # Processes that each take all cores would slow each other many times over.
+    num_threads = max(1, (os.cpu_count() or 1) // world_size)
     return [
         {
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(num_threads)),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "WORLD_SIZE": str(world_size),
