@@ -55,7 +55,7 @@ def measure(work_path: Path) -> None:
         rows += [[network, name, f"{median(found):.0f}", ratio(found, one)] for name, found in speeds.items()]
     text = (
         f"Images a second after the first epoch, at 64x64 and batch 16 a process, {_NUM_ROUNDS} runs in alternating "
-        f"order. {'' if kind() == 'gpu' else 'Both use all cores: two processes have one each, and speak through gloo.'}"
+        f"order. {'' if kind() == 'gpu' else 'Both use all cores: two processes have one each, and use gloo.'}"
     )
     _, log = _train(images, work_path, "resnet18", 1, "--epochs", 12)
     waited = re.search(r"Training waited .*", log)
