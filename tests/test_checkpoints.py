@@ -368,3 +368,21 @@ def test_stopped_at_any_step_and_in_validation_a_run_ends_with_the_same_bits(
         stop_after(monkeypatch, inputs, 2)
         assert inputs.fit(**FLAGS, resume="require") == 0
         assert results(inputs) == expected
+
+
+def test_those_of_another_training_outlive_a_run_in_the_same_folder(interrupted: Inputs) -> None:
+    theirs = names(interrupted.outputs / "checkpoints")
+    before = (interrupted.outputs / "metrics.jsonl").read_bytes()
+    assert interrupted.fit(**{**FLAGS, "batch_size": 7, "checkpoint_minutes": 60}) == 0
+    assert names(interrupted.outputs / "checkpoints") == theirs
+    assert interrupted.fit(**FLAGS, resume="require") == 0
+    assert results(interrupted)[1] == before
+
+
+def test_a_folder_called_best_that_holds_other_files_is_left_alone(inputs: Inputs, tmp_path: Path) -> None:
+    note = tmp_path / "models" / "best" / "note.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("mine")
+    assert inputs.fit(checkpoint_path=tmp_path / "models") == 1
+    assert "holds files that are no earlier output: 'note.txt'" in error_text(inputs.outputs)
+    assert note.read_text() == "mine"

@@ -36,7 +36,12 @@ T = TypeVar("T")
 _MEETING_SECONDS = 600
 # Nothing that is waited for takes so long, and a process that is lost is found out by the watch.
 _TIMEOUT = timedelta(days=7)
-_LOST_PEER = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "socket")
+# Within a step all processes come together at once; nodes that do not reach each other are found out when they connect.
+_STEP_TIMEOUT = timedelta(minutes=30)
+_LOST_PEER = (
+    *("connection closed", "connection reset", "connection was likely closed", "broken pipe", "timed out waiting"),
+    *("remote process exited", "ncclremoteerror"),
+)
 
 
 class World:
@@ -62,6 +67,8 @@ class World:
         self._control: Any = None
         self._node_group: Any = None
         self._pending: tuple[Any, torch.Tensor] | None = None
+        self.expect_failure: Callable[[], None] = lambda: None
+        """To call before what takes time once this process has failed."""
 
     @property
     def is_alone(self) -> bool:
@@ -80,7 +87,7 @@ class World:
 
     def join(self) -> None:
         """Find out who shares a node, and make the groups that speak with each other. All processes call it."""
-        host = f"{socket.gethostname()} {_process_namespace()}"
+        host = f"{socket.gethostname()} {_boot()} {_process_namespace()}"
         hosts: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(hosts, (host, gpu_identity(self.device)))
         self._control = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
@@ -89,6 +96,11 @@ class World:
             group = torch.distributed.new_group(ranks, backend="gloo", timeout=_TIMEOUT)
             if self.rank in ranks:
                 self.node, self._node_group = tuple(ranks), group
+        if len({gpu is None for _, gpu in hosts}) > 1:
+            without = [rank for rank, (_, gpu) in enumerate(hosts) if gpu is None]
+            raise UserError(
+                f"Some processes have a GPU, and these have none: {without}. Mend or leave out their nodes."
+            )
         shared = find_shared_gpus(hosts)
         if shared:
             raise UserError(f"Two processes are on one GPU: {shared}. Start one process for each GPU of a node.")
@@ -169,30 +181,40 @@ class World:
 
 
 @contextmanager
-def connected(launch: Launch, report: Callable[[ModuleError], None]) -> Iterator[World]:
+def connected(
+    launch: Launch,
+    report: Callable[[ModuleError], None],
+    notice: Callable[[ModuleError], None] = lambda fault: None,
+) -> Iterator[World]:
     """Connect this process with the others of its launch, for as long as they work together.
 
     Args:
         launch: from the environment.
         report: tells the user of a fault when this process must be ended from outside its main thread.
+        notice: hears of a fault of another process as soon as it is known.
 
     Raises:
         ModuleError: the first fault of any of the processes.
     """
-    device = choose_device(launch.local_rank)
     if launch.world_size == 1:
-        yield World(device=device)
+        yield World(device=choose_device())
         return
+    # A process blocked for want of another is ended by the watch, which tells why; NCCL's own way would tell nothing.
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     store = _meet(launch)
     watch = Watch(
-        _prefixed(_open_store(launch, is_server=False), launch, "watch"), launch.rank, launch.world_size, report
-    )
+        _prefixed(_open_store(launch, is_server=False), launch, "watch"),
+        launch.rank, launch.world_size, report, notice,
+    )  # fmt: skip
     try:
+        device = choose_device(launch.local_rank)
         torch.distributed.init_process_group(
             backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=_prefixed(store, launch, "group"), rank=launch.rank, world_size=launch.world_size, timeout=_TIMEOUT,
+            store=_prefixed(store, launch, "group"), rank=launch.rank, world_size=launch.world_size,
+            timeout=_STEP_TIMEOUT,
         )  # fmt: skip
         world = World(launch.rank, launch.local_rank, launch.world_size, device)
+        world.expect_failure = watch.expect_failure
         world.join()
         if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             # Threads that spin while they wait for a core of their own would slow each other many times over.
@@ -254,10 +276,16 @@ def _named(error: BaseException) -> ModuleError:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether an operation failed for want of another process."""
-    if isinstance(error, torch.distributed.DistError):
-        return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _LOST_PEER)
+
+
+def _boot() -> str:
+    """Hosts may have one name; Linux gives each start of each host a number."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def _process_namespace() -> str:

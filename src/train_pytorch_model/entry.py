@@ -2,7 +2,7 @@
 
 Exit codes: 0 for success; 1 for any fault of input, parameter or run, reported on stderr and in
 `<outputs>/module_statistics/error_info.json`; 2 for usage; 75 for a run that was interrupted and goes on when the same
-command is run again. Of several processes the first alone reports, and all end with the same code.
+command is run again. Of several processes the first alone reports.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(arguments, console, ending, launch)
     except (Exception, KeyboardInterrupt) as fault:
         error = as_module_error(fault)
-        if isinstance(error, LibraryError) and launch.rank == 0:
+        if isinstance(error, LibraryError):
             logger.exception("This is a fault of the module or of a library under it, not of your input.")
     if launch.rank == 0:
         ending.tell(error)
@@ -66,16 +66,19 @@ class _Ending:
         self.tracking = Tracking()
         self._arguments = arguments
         self._lock = threading.Lock()
+        self._is_told = False
 
     def tell(self, error: ModuleError | None) -> None:
         """Tell of the error that ended the run; None for a success."""
-        if not self._lock.acquire(blocking=False):
-            return
-        if error is not None:
-            logger.error("%s", error.message)
-        report = write_error_info(self._arguments.outputs_path, error)
-        self.tracking.log_file(report, ERROR_INFO_PATH.parent.name)
-        self.tracking.end(is_success=error is None)
+        with self._lock:  # whoever comes second waits, as the process may end after it
+            if self._is_told:
+                return
+            self._is_told = True
+            if error is not None:
+                logger.error("%s", error.message)
+            report = write_error_info(self._arguments.outputs_path, error)
+            self.tracking.log_file(report, ERROR_INFO_PATH.parent.name)
+            self.tracking.end(is_success=error is None)
 
 
 def _run(arguments: argparse.Namespace, console: Console, ending: _Ending, launch: Launch) -> None:

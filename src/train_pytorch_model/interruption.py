@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 
 # What all processes get to come to the end of a step and agree.
 _AGREEMENT_SECONDS = 3.0
-# What the whole way to the end may take. Schedulers give 10 s and more.
-_END_SECONDS = 9.0
+# What writing that has begun gets; and the whole way to the end, of which schedulers give 10 s and more.
+_END_SECONDS = 8.0
+_LAST_SECONDS = 9.5
 
 
 class Interruption:
@@ -34,13 +35,19 @@ class Interruption:
         """
         self.is_requested = False
         self._report = report
-        self._deadline = 0.0
+        self._is_extended = False
+        self._fault: ModuleError | None = None
         self._is_over = threading.Event()
         self._pipe: tuple[int, int] | None = None
 
     def extend(self) -> None:
         """The end has begun by itself: a checkpoint or the output is being written."""
-        self._deadline = float("inf")
+        self._is_extended = True
+
+    def notice(self, fault: ModuleError) -> None:
+        """A process has failed. Its launcher may end the others by SIGTERM, and then that fault is the one to tell."""
+        self._fault = fault
+        self._is_extended = True
 
     def __enter__(self) -> Interruption:
         """Notice from here on; outside the main thread, where signals cannot be taken, nothing is noticed."""
@@ -71,15 +78,16 @@ class Interruption:
             if received[0] == signal.SIGTERM and not self.is_requested:
                 break
         started = time.monotonic()
-        if not self._deadline:
-            self._deadline = started + _AGREEMENT_SECONDS
         self.is_requested = True
         logger.warning("SIGTERM: writing a checkpoint, if all processes come to the end of a step in time.")
-        while time.monotonic() < min(self._deadline, started + _END_SECONDS):
+        while time.monotonic() < started + (_END_SECONDS if self._is_extended else _AGREEMENT_SECONDS):
             if self._is_over.wait(0.05):
                 return
-        error = InterruptedRunError("The last checkpoint, if there is one, stands.")
-        self._report(error)
+        error = self._fault or InterruptedRunError("The last checkpoint, if there is one, stands.")
+        # A tracking server that does not answer must not hold up the end.
+        telling = threading.Thread(target=self._report, args=(error,), name="last words", daemon=True)
+        telling.start()
+        telling.join(max(0.5, started + _LAST_SECONDS - time.monotonic()))
         leave(error.exit_code)
 
 

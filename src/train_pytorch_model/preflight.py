@@ -137,10 +137,6 @@ def prepare(settings: Settings, world: World, display: ProgressDisplay) -> Prepa
         "network": str(network[1]),
         "initial weights": digest_of(model.state),
     }
-    if any(other != data for other in world.gather(data)):
-        raise UserError(
-            "The nodes do not see the same datasets or the same untrained model. Give all of them the same."
-        )
     return Prepared(train.images, train_store, valid_store, *network, model.code_folders, output, data)
 
 

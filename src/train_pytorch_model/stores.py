@@ -99,6 +99,7 @@ class StoreMaker:
         place = self._choose(datasets, wanted)
         host_place = place
         if place == "device":
+            host_place = "none"
             num_bytes = sum(scanned.num_bytes for scanned in datasets if scanned)
             with self._faults.collecting(), _placement_told():
                 host_place = choose_host_place(num_bytes)

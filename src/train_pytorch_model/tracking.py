@@ -216,7 +216,7 @@ class MetricsLog:
             (outputs_path / name).write_text("", encoding="utf-8")
 
     def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
-        """Write the lines of the epochs before; the run has their numbers."""
+        """Write the lines of the epochs before, whose numbers the run was sent when they were done."""
         for record, timing in records:
             self._append(METRICS_FILE, asdict(record))
             self._append(TIMINGS_FILE, asdict(timing))

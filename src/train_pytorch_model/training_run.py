@@ -69,7 +69,7 @@ def train(
     run = _Run(settings, tracking, display)
     tell = report if launch.rank == 0 else _say_nothing
     with Interruption(tell) as interruption:
-        with connected(launch, tell) as world, run.telling(interruption):
+        with connected(launch, tell, interruption.notice) as world, run.telling(interruption, world):
             run.fit(world, interruption)
         if launch.rank == 0:
             interruption.extend()
@@ -102,26 +102,30 @@ class _Run:
         candidate = folder.newest() if world.is_main and parameters.resume != "never" else None
         if parameters.random_seed is None:
             # A run that drew its seed goes on with that.
-            drawn = (candidate or {}).get("seed", settings.seed)
+            drawn = settings.seed
+            if candidate and candidate.get("fingerprint", {}).get("random seed", 0) is None:
+                drawn = candidate["seed"]
             settings = replace(settings, seed=world.share(drawn))
             logger.info("Random seed %d was drawn for this run; --random-seed %d repeats it.", *[settings.seed] * 2)
         prepared = self._prepared = prepare(settings, world, self._display)
         plan = _make_plan(prepared, settings, world)
         fingerprint = _fingerprint(prepared, settings, plan, world)
-        start = None
-        if world.is_main:
-            start = choose_start(
-                folder, candidate, fingerprint, parameters.epochs, is_required=parameters.resume == "require"
-            )
-        del candidate
+        differing = {name for other in world.gather(fingerprint) for name in other if other[name] != fingerprint[name]}
+        if differing:
+            raise UserError(f"The processes do not train the same: {', '.join(sorted(differing))} differ between them.")
         keeper = self._keeper = CheckpointKeeper(
             folder, parameters.checkpoint_minutes, {"fingerprint": fingerprint, "seed": settings.seed}, interruption,
-            is_main=world.is_main, start=start, has_start=world.share(start is not None),
+            is_main=world.is_main,
         )  # fmt: skip
+        if world.is_main:
+            is_required = parameters.resume == "require"
+            keeper.start = choose_start(folder, candidate, fingerprint, parameters.epochs, is_required=is_required)
+        keeper.has_start = world.share(keeper.start is not None)
+        del candidate
         listeners: list[Any] = [self._display]
         if world.is_main:
             # What an earlier run left there must not pass for this run's.
-            shutil.rmtree(settings.checkpoint_path / BEST_CHECKPOINT, ignore_errors=True)
+            self._remove_earlier_best()
             listeners.insert(0, MetricsLog(settings.outputs_path, self._tracking))
         started = time.perf_counter()
         with self._display.training():
@@ -143,6 +147,12 @@ class _Run:
                 f"Lower the learning rate (it is {parameters.learning_rate:g})."
             )
 
+    def _remove_earlier_best(self) -> None:
+        path = self._settings.checkpoint_path / BEST_CHECKPOINT
+        if path.is_dir():
+            OutputDirectory(path, TRAINED_MODEL, TRAINED).check()  # that it holds nothing else
+            shutil.rmtree(path, ignore_errors=True)
+
     def write(self) -> None:
         """Write the trained model; in the first process alone."""
         settings, best = self._settings, self._best
@@ -159,11 +169,13 @@ class _Run:
         )  # fmt: skip
 
     @contextmanager
-    def telling(self, interruption: Interruption) -> Iterator[None]:
+    def telling(self, interruption: Interruption, world: World | None = None) -> Iterator[None]:
         """Keep the best model, and give a fault its name, when the block fails."""
         try:
             yield
         except BaseException as error:
+            if world is not None:
+                world.expect_failure()
             if self._keeper is not None:
                 self._keeper.wait()
             raise self._named(error, is_interrupted=interruption.is_requested) from error
@@ -268,5 +280,6 @@ def _fingerprint(prepared: Prepared, settings: Settings, plan: Plan, world: Worl
         "warm-up epochs": plan.warmup_epochs,
         "precision": str(plan.precision),
         "processes": world.world_size,
+        "device": world.device.type,
         "sync batch norm": plan.sync_batch_norm,
     }

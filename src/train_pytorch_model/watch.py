@@ -27,6 +27,7 @@ _POLL_SECONDS = 0.5
 LOST_AFTER_SECONDS = 15.0
 # What the first process gets to end by itself, keeping the best model, before it is ended.
 _GRACE_SECONDS = 8.0
+_LONG_GRACE_SECONDS = 13.0
 # What a failing first process, at whom the others may look for the fault, stays for.
 _STAY_SECONDS = 3.0
 
@@ -36,7 +37,14 @@ _FAULT = "fault"
 class Watch:
     """One process's view of all the others."""
 
-    def __init__(self, store: Any, rank: int, world_size: int, report: Callable[[ModuleError], None]) -> None:
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        world_size: int,
+        report: Callable[[ModuleError], None],
+        notice: Callable[[ModuleError], None],
+    ) -> None:
         """Begin to watch.
 
         Args:
@@ -44,17 +52,24 @@ class Watch:
             rank: of this process.
             world_size: of all.
             report: tells the user of the fault when the process is ended from here.
+            notice: hears of a fault as soon as it is known.
         """
         self._store = store
         self._rank = rank
         self._world_size = world_size
         self._report = report
+        self._notice = notice
+        self._grace = _GRACE_SECONDS
         self._is_over = threading.Event()
         self._is_settled = threading.Event()
         self._last_answer = time.monotonic()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._thread.start()
         threading.Thread(target=self._guard, name="guard", daemon=True).start()
+
+    def expect_failure(self) -> None:
+        """The main thread is failing, and keeping the best model: it gets the time for that."""
+        self._grace = _LONG_GRACE_SECONDS
 
     def settle(self, error: ModuleError) -> ModuleError:
         """Tell the others of this process's fault; gives the fault that was told first, which is the cause."""
@@ -105,8 +120,12 @@ class Watch:
                 fault = self._look(last_heard)
                 self._last_answer = time.monotonic()
             except RuntimeError:
+                # Process 0 may have come to the end of the common work a moment before this one.
+                if self._is_over.wait(_STAY_SECONDS):
+                    return
                 fault = _lost(0)
             if fault is not None:
+                self._notice(fault)
                 self._end(fault)
 
     def _guard(self) -> None:
@@ -141,8 +160,10 @@ class Watch:
             is_known = False
         if self._rank == 0:
             # Its main thread may be failing by itself, for want of the others, and keeping the best model.
-            if self._is_over.wait(_GRACE_SECONDS):
-                return
+            noticed = time.monotonic()
+            while time.monotonic() < noticed + self._grace:
+                if self._is_over.wait(0.1):
+                    return
             self._report(fault)
         elif not is_known:
             logger.error("%s", fault.message)  # as above

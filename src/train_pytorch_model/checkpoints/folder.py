@@ -37,6 +37,11 @@ class CheckpointFolder:
     def __init__(self, path: Path) -> None:
         """Name the folder, which need not be there yet."""
         self.path = path
+        self._own: set[str] = set()
+
+    def adopt(self) -> None:
+        """Take what lies there for this training's own: it goes on from it."""
+        self._own.update(path.name for path in self._files())
 
     def newest(self) -> dict[str, Any] | None:
         """Read the newest checkpoint that is whole; None when there is none. Warns of those that are not."""
@@ -71,14 +76,17 @@ class CheckpointFolder:
         except OSError:
             aside.unlink(missing_ok=True)
             raise
-        for old in [*files[: 1 - _NUM_KEPT], *self._unfinished()]:
-            old.unlink(missing_ok=True)
+        self._own.add(path.name)
+        with contextlib.suppress(OSError):  # the new one is in place
+            for old in [*files[: 1 - _NUM_KEPT], *self._unfinished()]:
+                old.unlink(missing_ok=True)
         return path
 
     def clear(self) -> None:
-        """Remove all checkpoints: their training is finished."""
+        """Remove this training's checkpoints: it is finished."""
         with contextlib.suppress(OSError):
-            for path in [*self._files(), *self._unfinished()]:
+            own = [path for path in self._files() if path.name in self._own]
+            for path in [*own, *self._unfinished()]:
                 path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
@@ -120,9 +128,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _flush_folder(path: Path) -> None:
     """Make a renaming last: the name lies in the folder, which has its own place on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some mounts cannot
+    with contextlib.suppress(OSError):  # some mounts cannot
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)

@@ -26,7 +26,7 @@ class CheckpointKeeper:
 
     def __init__(
         self, folder: CheckpointFolder, minutes: float, header: dict[str, Any], interruption: Interruption, *,
-        is_main: bool = True, start: dict[str, Any] | None = None, has_start: bool = False,
+        is_main: bool = True,
     ) -> None:  # fmt: skip
         """Begin to keep.
 
@@ -36,11 +36,11 @@ class CheckpointKeeper:
             header: goes into every checkpoint.
             interruption: says when to stop.
             is_main: whether this process writes.
-            start: the checkpoint to go on from, in the process that writes.
-            has_start: whether there is one.
         """
-        self.start = start
-        self.has_start = has_start
+        self.start: dict[str, Any] | None = None
+        """The checkpoint to go on from, in the process that writes, until the training has it."""
+        self.has_start = False
+        """Whether there is one; the same in all processes."""
         self.blocked_seconds = 0.0
         """That training has waited."""
         self._folder = folder

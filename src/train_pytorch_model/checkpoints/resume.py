@@ -48,6 +48,7 @@ def choose_start(
             "Going on from the checkpoint of epoch %d, iteration %d, in %s.",
             candidate["epoch"], candidate["iteration"], folder.path,
         )  # fmt: skip
+        folder.adopt()
         return candidate
     if is_required:
         raise UserError(

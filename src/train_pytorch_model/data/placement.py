@@ -9,7 +9,7 @@ import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import torch
 
@@ -124,20 +124,19 @@ def shared_rows(place: str, shape: tuple[int, ...]) -> Iterator[SharedRows]:
         PlacementError: when the disk is full.
     """
     num_bytes = torch.Size(shape).numel()
-    if place == "memory" and hasattr(os, "memfd_create"):
-        # Without a name in any folder, so that nothing of it stays, and not bound by the size of /dev/shm.
-        descriptor = os.memfd_create("images")
-        try:
-            os.truncate(descriptor, num_bytes)
-            yield SharedRows(f"/proc/{os.getpid()}/fd/{descriptor}", shape)
-        finally:
-            os.close(descriptor)
-    else:
-        with ExitStack() as stack:
-            with _disk_told(num_bytes):
-                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="images-"))
+    has_descriptors = Path("/proc/self/fd").is_dir()
+    with ExitStack() as stack:
+        with _disk_told(num_bytes):
+            if place == "memory" and has_descriptors:
+                # Not bound by the size of /dev/shm.
+                file: IO[bytes] = stack.enter_context(open(os.memfd_create("images"), "r+b"))  # noqa: PTH123
+                file.truncate(num_bytes)
+            else:
+                # Without a name, where others can do without, so that nothing stays however this process ends.
+                make = tempfile.TemporaryFile if has_descriptors else tempfile.NamedTemporaryFile
+                file = stack.enter_context(make(prefix="images-"))
                 _reserve(file.fileno(), num_bytes)
-            yield SharedRows(file.name, shape)
+        yield SharedRows(f"/proc/{os.getpid()}/fd/{file.fileno()}" if has_descriptors else file.name, shape)
 
 
 @contextmanager

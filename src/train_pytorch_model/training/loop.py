@@ -100,9 +100,13 @@ def fit(
         network, plan.num_classes, world.device, plan.memory_format, plan.precision,
         lambda network: world.parallel(network, sync_batch_norm=plan.sync_batch_norm, has_unused=plan.has_unused),
     )  # fmt: skip
+    if not world.is_alone:
+        share = training_shares(shuffled(len(train), 0, 0), plan.batch_size, world.rank, world.world_size)[0]
+        step.rehearse(*next(iter(train.batches([share.indices], world.device))))
     state = TrainingState(step, best, EarlyStopping(plan.patience))
     if keeper.has_start:
         state.restore(keeper.start, world)
+        keeper.start = None  # as large as three models
         listener.training_resumed(state.records)
     return _Fit(step, train, valid, plan, world, listener, keeper, state).run()
 

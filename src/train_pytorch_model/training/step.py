@@ -93,6 +93,26 @@ class TrainingStep:
         """The optimizer's buffer of each weight, in the network's order."""
         return [self._optimizer.state[parameter]["momentum_buffer"] for parameter in self.network.parameters()]
 
+    def rehearse(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        """Do a step that changes nothing.
+
+        With several processes PyTorch sums gradients in one layout in the first step and in another from then on,
+        which differ in the last bits; after a rehearsal all steps are alike, those of a run that goes on too.
+
+        Args:
+            pixels: uint8 of shape (B, 3, height, width), on the device.
+            labels: int64 of shape (B,), likewise.
+        """
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        self.network.train()
+        with self._precision.context():
+            output = self._forward(normalised(pixels, self._memory_format))
+        logits_and_loss(output, labels)[1].backward()  # type: ignore[no-untyped-call]
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in zip(self.network.buffers(), buffers):
+                buffer.copy_(before)
+
     def begin_epoch(self, learning_rate: float) -> None:
         """Set the learning rate, put the network into training mode and begin the sums anew."""
         self.network.train()
