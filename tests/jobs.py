@@ -40,7 +40,8 @@ def process_variables(count: int, launcher: str = "pytorch") -> list[dict[str, s
     """What a launcher of Azure's sets for each of `count` processes on one node."""
     port = str(free_port())
     if count == 1:
-        return [{}]
+        # Threads that spin for a core would make a busy machine slower than any limit here allows.
+        return [{"OMP_NUM_THREADS": "1"}]
     if launcher == "mpi":
         return [
             {
