@@ -340,4 +340,4 @@ def test_an_empty_folder_that_is_given_is_filled_or_left_empty(folders: Path, tm
 
 def test_the_output_may_not_be_the_folder_of_reports(folders: Path, tmp_path: Path) -> None:
     assert convert(folders, tmp_path / "outputs") == 1
-    assert "folder of metrics" in error_text(tmp_path / "outputs")
+    assert "folder of reports" in error_text(tmp_path / "outputs")
