@@ -114,14 +114,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--processes", type=int, choices=(1, 2), help="Trainings in so many alone.")
     arguments = parser.parse_args()
+    runs = [run for run in RUNS if arguments.processes in (None, run[0])]
     logging.disable(logging.WARNING)
     print(f"seed {arguments.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as path:
         soak = Soak(Path(path), arguments.seed)
         number = 0
         while soak.kills.total() < arguments.kills:
-            soak.run_chain(*RUNS[number % len(RUNS)], min(4, arguments.kills - soak.kills.total()))
+            soak.run_chain(*runs[number % len(runs)], min(4, arguments.kills - soak.kills.total()))
             number += 1
             print(f"{soak.kills.total()} kills", flush=True)
         print(soak.table())
