@@ -15,9 +15,10 @@ from benchmarks.processes import run_watched
 from benchmarks.results import kind, ratio, table, write_section
 from train_pytorch_model.entry import main
 
-_NUM_ROUNDS = 3
-_EPOCHS = 4
-_NETWORKS = ("resnet18", "densenet121")
+_NUM_ROUNDS = 2
+_EPOCHS = 3
+_EPOCHS_WITH_CHECKPOINTS = 8
+_NETWORKS = ("resnet18",)
 
 
 def _train(images: Path, work_path: Path, network: str, num_processes: int, *flags: object) -> tuple[list[float], str]:
@@ -57,10 +58,10 @@ def measure(work_path: Path) -> None:
         f"Images a second after the first epoch, at 64x64 and batch 16 a process, {_NUM_ROUNDS} runs in alternating "
         f"order. {'' if kind() == 'gpu' else 'Both use all cores: two processes have one each, and use gloo.'}"
     )
-    _, log = _train(images, work_path, "resnet18", 1, "--epochs", 12)
+    _, log = _train(images, work_path, "resnet18", 1, "--epochs", _EPOCHS_WITH_CHECKPOINTS)
     waited = re.search(r"Training waited .*", log)
     shown = waited[0] if waited else "No checkpoint was due."
     num_written = log.count("Checkpoint of epoch")
     head = ["network", "who", "images a second", "of one process"]
-    checkpoints = f"Checkpoints, 12 epochs of resnet18 at the defaults: {num_written} were written. {shown}"
+    checkpoints = f"Checkpoints, {_EPOCHS_WITH_CHECKPOINTS} epochs of resnet18 at the defaults: {num_written} were written. {shown}"
     write_section("distributed", f"{text}\n\n{table(head, rows)}\n\n{checkpoints}")
