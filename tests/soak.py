@@ -122,11 +122,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as path:
         soak = Soak(Path(path), arguments.seed)
         number = 0
-        while soak.kills.total() < arguments.kills:
-            soak.run_chain(*runs[number % len(runs)], min(4, arguments.kills - soak.kills.total()))
-            number += 1
-            print(f"{soak.kills.total()} kills", flush=True)
-        print(soak.table())
+        try:
+            while soak.kills.total() < arguments.kills:
+                soak.run_chain(*runs[number % len(runs)], min(4, arguments.kills - soak.kills.total()))
+                number += 1
+                print(f"{soak.kills.total()} kills", flush=True)
+        finally:  # however it ends, with what it has seen
+            print(soak.table())
     return 0 if soak.equal == soak.chains else 1
 
 
