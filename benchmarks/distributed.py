@@ -63,5 +63,6 @@ def measure(work_path: Path) -> None:
     shown = waited[0] if waited else "No checkpoint was due."
     num_written = log.count("Checkpoint of epoch")
     head = ["network", "who", "images a second", "of one process"]
-    checkpoints = f"Checkpoints, {_EPOCHS_WITH_CHECKPOINTS} epochs of resnet18 at the defaults: {num_written} were written. {shown}"
+    what = f"Checkpoints, {_EPOCHS_WITH_CHECKPOINTS} epochs of resnet18 at the defaults"
+    checkpoints = f"{what}: {num_written} were written. {shown}"
     write_section("distributed", f"{text}\n\n{table(head, rows)}\n\n{checkpoints}")
