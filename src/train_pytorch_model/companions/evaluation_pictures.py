@@ -33,7 +33,7 @@ def draw_confusion_matrix(confusion: np.ndarray, names: list[str], path: Path) -
         path: of the PNG.
     """
     is_named = len(names) <= MAX_NAMED
-    side = min(14.0, 3.2 + 0.45 * len(names)) if is_named else 7.0
+    side = min(14.0, 3.2 + 0.45 * len(names)) if is_named else 5.5
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     totals = confusion.sum(axis=1, keepdims=True)
@@ -46,7 +46,7 @@ def draw_confusion_matrix(confusion: np.ndarray, names: list[str], path: Path) -
     )  # fmt: skip
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    kind = "" if is_named else " class, by number" + (f", {width} to a cell" if width > 1 else "")
+    kind = "" if is_named else " class" + (f", {width} to a cell" if width > 1 else "")
     axes.set_xlabel(f"predicted{kind}")
     axes.set_ylabel(f"true{kind}")
     if is_named:

@@ -62,7 +62,7 @@ def draw_learning_curves(records: Sequence[EpochRecord], best_epoch: int, path: 
         path: of the PNG.
     """
     epochs = [record.epoch for record in records]
-    figure = Figure(figsize=(5.2, 6.6), layout="constrained")
+    figure = Figure(figsize=(4.8, 6.4), layout="constrained")
     loss, error, rate = figure.subplots(3, sharex=True, height_ratios=(3, 3, 1.4))
     losses = [_finite([record.train_loss for record in records]), _finite([record.valid_loss for record in records])]
     _draw_pair(loss, epochs, *losses)
@@ -76,7 +76,7 @@ def draw_learning_curves(records: Sequence[EpochRecord], best_epoch: int, path: 
     error.set_ylim(bottom=0)
     rate.plot(epochs, _finite([record.learning_rate for record in records]), color="#555555", **_marked(epochs))
     rate.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-4, 3))
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(set(epochs)) == 1:
         rate.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
@@ -141,7 +141,7 @@ def _named_counts(train: np.ndarray, valid: np.ndarray, classes: Sequence[str]) 
     places = np.arange(len(classes))
     for counts, shift, colour, label in ((train, -0.2, _TRAINING, "training"), (valid, 0.2, _VALIDATION, "validation")):
         bars = axes.barh(places + shift, counts, height=0.38, color=colour, label=label)
-        axes.bar_label(bars, [f"{count:,}" for count in counts], padding=3, fontsize=7.5)
+        axes.bar_label(bars, [f"{count:,}" for count in counts], padding=3, fontsize=8)
     axes.set_yticks(places, drawable_names(classes))
     axes.set(xlabel="images", ylim=(len(classes) - 0.4, -0.6))
     axes.margins(x=0.12)

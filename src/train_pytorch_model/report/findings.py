@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Optional, Union
 import numpy as np
 
 from train_pytorch_model.data.decoding import in_threads
-from train_pytorch_model.messages import name_some
+from train_pytorch_model.messages import join_some, name_some
 
 if TYPE_CHECKING:
     import os
@@ -43,19 +43,23 @@ def imbalance(counts: np.ndarray, classes: Sequence[str], valid_counts: np.ndarr
     largest = int(np.argmax(counts))
     few = np.flatnonzero(counts * _IMBALANCE < counts[largest]).tolist()
     if len(few):
-        named = name_some([f"{classes[number]} ({counts[number]})" for number in few])
+        named = join_some([f"{classes[number]!r} ({counts[number]})" for number in few])
         texts.append(
-            f"{len(few)} of {len(classes)} classes have fewer than a tenth of the training images of "
+            f"{len(few)} of {len(classes)} classes {_have(few)} fewer than a tenth of the training images of "
             f"{classes[largest]!r} ({counts[largest]}): {named}. A model learns such classes badly, and the accuracy "
             "over all images hides it: see the numbers of each class."
         )
     empty = [] if valid_counts is None else [classes[number] for number in np.flatnonzero(valid_counts == 0).tolist()]
     if empty:
         texts.append(
-            f"{len(empty)} of {len(classes)} classes have no validation images, so nothing is known of how well they "
-            f"are recognised: {name_some(empty)}."
+            f"{len(empty)} of {len(classes)} classes {_have(empty)} no validation images, so nothing is known of how "
+            f"well they are recognised: {name_some(empty)}."
         )
     return texts
+
+
+def _have(named: Sequence[object]) -> str:
+    return "has" if len(named) == 1 else "have"
 
 
 @dataclass(frozen=True)

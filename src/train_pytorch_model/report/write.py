@@ -115,7 +115,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(shown=_shown, number=_number, percent=_percent, jpeg=lambda data: _address(data, "jpeg"))
+    environment.filters.update(shown=_shown, number=_number, fixed=_fixed, percent=_percent, address=_address)
     return environment
 
 
@@ -124,8 +124,12 @@ def _shown(text: str) -> str:
     return "".join(chr(0x2400 + ord(letter)) if letter < " " else letter for letter in text)
 
 
-def _number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}g}"
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _fixed(value: float | None, decimals: int = 3) -> str:
+    return "–" if value is None else f"{value:.{decimals}f}" if value < 1e6 else f"{value:.3g}"
 
 
 def _percent(value: float | None) -> str:
