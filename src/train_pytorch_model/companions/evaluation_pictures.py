@@ -73,14 +73,15 @@ def draw_reliability(
         error: the expected calibration error.
         path: of the PNG.
     """
-    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    figure = Figure(figsize=(5.2, 5), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="as sure as it is right")
     axes.scatter(confidence, accuracy, s=20 + 200 * counts / counts.sum(), color="tab:blue", zorder=3)
     axes.plot(confidence, accuracy, color="tab:blue", linewidth=1, label="this model")
     axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), xlabel="confidence", ylabel="accuracy")
     axes.set_title(f"Expected calibration error {error:.3f}")
-    axes.legend(loc="upper left")
+    # Beside the axes: within, there is no place where no curve may run.
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=120)
 
 
