@@ -84,13 +84,17 @@ def _title(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
-def compute_metrics(truth: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
+def compute_metrics(
+    truth: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...], *, with_areas: bool = True
+) -> dict[str, Any]:
     """Metrics of a classifier, by scikit-learn but for the calibration error.
 
     Args:
         truth: index of the true class, int of shape (N,).
         probabilities: float of shape (N, C), each row summing to one.
         classes: names of the C classes.
+        with_areas: whether to compute the areas under curves, which sort all images once a class: half a minute for
+            50,000 images of 1,000 classes. They are None otherwise.
 
     Returns:
         Plain values: floats in [0, 1] but for the log loss; None where a metric says nothing, such as the area under
@@ -120,7 +124,7 @@ def compute_metrics(truth: np.ndarray, probabilities: np.ndarray, classes: tuple
         report["top5_accuracy"] = float(metrics.top_k_accuracy_score(truth, probabilities, k=_TOP_K, labels=numbers))
     # One class against the others, for each class that occurs and is not all there is; the mean over them.
     against = [number for number in present if support[number] < len(truth)]
-    if against:
+    if against and with_areas:
         is_class = [truth == number for number in against]
         curves = list(zip(is_class, against))
         report["roc_auc"] = float(np.mean([metrics.roc_auc_score(is_it, probabilities[:, n]) for is_it, n in curves]))

@@ -1,0 +1,178 @@
+"""What about the data a person should know before believing the numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional, Union
+
+import numpy as np
+
+from train_pytorch_model.data.decoding import in_threads
+from train_pytorch_model.messages import join_some, name_some
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    Files = Sequence[tuple[Union[str, "os.PathLike[str]"], int]]
+
+logger = logging.getLogger(__name__)
+
+DEADLINE_SECONDS = 10.0
+_IMBALANCE = 10
+_PIECE_BYTES = 2**20
+
+
+def imbalance(counts: np.ndarray, classes: Sequence[str], valid_counts: np.ndarray | None = None) -> list[str]:
+    """Warnings of classes that have too few images.
+
+    Args:
+        counts: training images of each class, int of shape (C,).
+        classes: names of the C classes.
+        valid_counts: validation images likewise; None where they are not to be looked at.
+
+    Returns:
+        A sentence for classes with fewer than a tenth of the images of the largest, and one for classes without
+        validation images; either is left out where there is no such class.
+    """
+    texts = []
+    largest = int(np.argmax(counts))
+    few = np.flatnonzero(counts * _IMBALANCE < counts[largest]).tolist()
+    if len(few):
+        named = join_some([f"{classes[number]!r} ({counts[number]})" for number in few])
+        texts.append(
+            f"{len(few)} of {len(classes)} classes {_have(few)} fewer than a tenth of the training images of "
+            f"{classes[largest]!r} ({counts[largest]}): {named}. A model learns such classes badly, and the accuracy "
+            "over all images hides it: see the numbers of each class."
+        )
+    empty = [] if valid_counts is None else [classes[number] for number in np.flatnonzero(valid_counts == 0).tolist()]
+    if empty:
+        texts.append(
+            f"{len(empty)} of {len(classes)} classes {_have(empty)} no validation images, so nothing is known of how "
+            f"well they are recognised: {name_some(empty)}."
+        )
+    return texts
+
+
+def _have(named: Sequence[object]) -> str:
+    return "has" if len(named) == 1 else "have"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a search for files that lie in both sets came to."""
+
+    pairs: list[tuple[int, int]]
+    """(index in training, index in validation), one for each validation file whose bytes a training file has too."""
+    num_valid: int
+    """Validation files in all."""
+    num_candidates: int
+    """Files of both sets that had to be read, because their sizes occur in both."""
+    num_read: int
+    """Those that were read before the deadline."""
+    num_unreadable: int
+
+    @property
+    def unfinished(self) -> str:
+        """What the deadline left out, as a sentence; empty when all files were looked at."""
+        looked_at = self.num_read + self.num_unreadable
+        if looked_at == self.num_candidates:
+            return ""
+        return (
+            f"The search for images that lie in both sets ran out of time after {looked_at} of "
+            f"{self.num_candidates} files: there may be more than were found."
+        )
+
+    def warnings(self, valid_names: Sequence[str] = ()) -> list[str]:
+        """What was found, and what was not looked at, as sentences.
+
+        Args:
+            valid_names: of all validation files; the first identical ones are named where this is given.
+        """
+        texts = []
+        if self.pairs:
+            named = f": {name_some([valid_names[valid] for _, valid in self.pairs])}" if valid_names else ""
+            texts.append(
+                f"{len(self.pairs)} of {self.num_valid} validation images are, byte for byte, among the training "
+                f"images too{named}. The model has seen them: its numbers will be worse on new images."
+            )
+        if self.unfinished:
+            texts.append(self.unfinished)
+        if self.num_unreadable:
+            texts.append(
+                f"{self.num_unreadable} files could not be read when looking for images that lie in both sets."
+            )
+        return texts
+
+
+def identical_images(
+    train_files: Files, valid_files: Files, deadline: float = DEADLINE_SECONDS
+) -> list[tuple[int, int]]:
+    """The pairs of `compare_images` alone; the log says when the deadline cut the search short."""
+    return compare_images(train_files, valid_files, deadline).pairs
+
+
+def compare_images(train_files: Files, valid_files: Files, deadline: float = DEADLINE_SECONDS) -> Comparison:
+    """Find validation files that lie, byte for byte, in the training set too.
+
+    Only files whose size occurs in both sets are read, in a few threads; equal SHA-256 sums count as equal bytes.
+
+    Args:
+        train_files: paths and sizes in bytes.
+        valid_files: likewise.
+        deadline: seconds after which the search stops with what it has found so far.
+    """
+    end = time.monotonic() + deadline
+    sizes = {size for _, size in train_files} & {size for _, size in valid_files}
+    # Sizes one after the other, so that a search cut short has finished with some; training before validation.
+    tasks = sorted(
+        (size, is_valid, index)
+        for is_valid, files in enumerate((train_files, valid_files))
+        for index, (_, size) in enumerate(files)
+        if size in sizes
+    )
+    both = (train_files, valid_files)
+
+    def sum_of(number: int) -> tuple[bool, Optional[bytes]]:
+        _, is_valid, index = tasks[number]
+        return _sum_of(both[is_valid][index][0], end)
+
+    first: dict[bytes, int] = {}
+    pairs: list[tuple[int, int]] = []
+    num_read = num_unreadable = 0
+    for (_, is_valid, index), (is_in_time, digest) in zip(tasks, in_threads(sum_of, len(tasks), at_once=16)):
+        if not is_in_time:
+            break
+        if digest is None:
+            num_unreadable += 1
+            continue
+        num_read += 1
+        if not is_valid:
+            first.setdefault(digest, index)
+        elif digest in first:
+            pairs.append((first[digest], index))
+    comparison = Comparison(
+        sorted(pairs, key=lambda pair: pair[1]), len(valid_files), len(tasks), num_read, num_unreadable
+    )
+    if comparison.unfinished:
+        logger.warning("%s", comparison.unfinished)
+    return comparison
+
+
+def _sum_of(path: str | os.PathLike[str], end: float) -> tuple[bool, Optional[bytes]]:
+    """Whether it was done before `end`, and the SHA-256 of a file; None when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while time.monotonic() < end:
+                piece = file.read(_PIECE_BYTES)
+                if not piece:
+                    return True, digest.digest()
+                digest.update(piece)
+    except OSError:
+        return True, None
+    return False, None

@@ -1,0 +1,151 @@
+"""The numbers of a report, as rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from train_pytorch_model.report.contents import Report
+
+MAX_PAIRS = 20
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """How well one class is recognised; the metrics are in [0, 1]."""
+
+    number: int
+    label: str
+    train_images: int
+    valid_images: int
+    precision: float
+    recall: float
+    f1: float
+    is_predicted: bool
+    """Whether any image was predicted as this class: without one, the precision says nothing."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two classes taken for each other."""
+
+    label: str
+    predicted: str
+    images: int
+    share: float
+    """Of the images of the true class, in (0, 1]."""
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch; what is unknown or not finite is None."""
+
+    epoch: int
+    learning_rate: Optional[float]
+    train_loss: Optional[float]
+    train_error: Optional[float]
+    valid_loss: Optional[float]
+    valid_error: Optional[float]
+    valid_top5_error: Optional[float]
+    train_seconds: Optional[float]
+    valid_seconds: Optional[float]
+    train_images_per_second: Optional[float]
+
+
+def confusion_of(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts of each true class (row) and predicted class (column): int of shape (C, C)."""
+    counts = np.bincount(truth.astype(np.int64) * num_classes + predicted, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def class_rows(report: Report, per_class: Mapping[str, Mapping[str, Any]], confusion: np.ndarray) -> list[ClassRow]:
+    """One row a class, in the model's order.
+
+    Args:
+        report: names and training images.
+        per_class: what `compute_metrics` says of each class.
+        confusion: int of shape (C, C).
+    """
+    predictions = confusion.sum(axis=0)
+    rows = []
+    for number, label in enumerate(report.classes):
+        found = per_class[label]
+        metrics = (found["precision"], found["recall"], found["f1"])
+        images = (int(report.train_counts[number]), found["support"])
+        rows.append(ClassRow(number, label, *images, *metrics, is_predicted=bool(predictions[number])))
+    return rows
+
+
+def confused_pairs(confusion: np.ndarray, classes: tuple[str, ...], limit: int = MAX_PAIRS) -> list[Pair]:
+    """The pairs of true and predicted class that occur most often, of equally frequent ones the larger share first."""
+    rows, columns = np.nonzero(confusion)
+    is_wrong = rows != columns
+    rows, columns = rows[is_wrong], columns[is_wrong]
+    counts = confusion[rows, columns]
+    shares = counts / confusion.sum(axis=1)[rows]
+    order = np.lexsort((-shares, -counts))[:limit]
+    return [
+        Pair(classes[rows[place]], classes[columns[place]], int(counts[place]), float(shares[place])) for place in order
+    ]
+
+
+def epoch_rows(report: Report) -> list[EpochRow]:
+    """One row an epoch, with its timing where there is one."""
+    timings = {timing.epoch: timing for timing in report.timings}
+    rows = []
+    for record in report.records:
+        timing = timings.get(record.epoch)
+        rows.append(
+            EpochRow(
+                record.epoch,
+                _finite(record.learning_rate),
+                _finite(record.train_loss),
+                _finite(record.train_error),
+                _finite(record.valid_loss),
+                _error(record.top1_acc),
+                _error(record.top5_acc),
+                _finite(timing.train_seconds if timing else None),
+                _finite(timing.valid_seconds if timing else None),
+                _finite(timing.train_images_per_second if timing else None),
+            )
+        )
+    return rows
+
+
+def _finite(value: Optional[float]) -> Optional[float]:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _error(accuracy: Optional[float]) -> Optional[float]:
+    known = _finite(accuracy)
+    return None if known is None else 1 - known
+
+
+def time_facts(report: Report) -> list[tuple[str, str]]:
+    """How long the epochs took, as names and values; none where nothing was timed."""
+    if not report.timings:
+        return []
+    rates = [
+        rate for rate in (_finite(timing.train_images_per_second) for timing in report.timings) if rate is not None
+    ]
+    train = sum(timing.train_seconds for timing in report.timings)
+    valid = sum(timing.valid_seconds for timing in report.timings)
+    facts = [("Epochs timed", f"{len(report.timings)}"), ("Training", in_words(train)), ("Validation", in_words(valid))]
+    if rates:
+        facts.append(("Training images per second", f"{median(rates):,.1f} (median epoch)"))
+    return facts
+
+
+def in_words(seconds: float) -> str:
+    """A time for reading: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

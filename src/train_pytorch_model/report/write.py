@@ -1,0 +1,192 @@
+"""Writes the report: one page that needs nothing else, and its pictures and tables as files beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from train_pytorch_model import __version__
+from train_pytorch_model.companions.evaluate_model import compute_metrics, reliability
+from train_pytorch_model.report import figures
+from train_pytorch_model.report.sheets import write_sheet
+from train_pytorch_model.report.tables import (
+    EpochRow,
+    Pair,
+    class_rows,
+    confused_pairs,
+    confusion_of,
+    epoch_rows,
+    time_facts,
+)
+
+if TYPE_CHECKING:
+    from train_pytorch_model.report.contents import Report
+
+REPORT_FILE = "report.html"
+PICTURES = (figures.LEARNING_CURVES, figures.CONFUSION_MATRIX, figures.CALIBRATION, figures.CLASS_COUNTS)
+SHEETS = ("learning_curves.csv", "confusion_matrix.csv", "calibration.csv", "per_class.csv")
+# By path: a copied folder of sources is enough.
+_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = "report.html"
+_SCRIPT = "sorting.js"
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture as the page embeds it."""
+
+    address: str
+    """All of it, as a data URI."""
+    alternative: str
+    width: int
+    height: int
+    """In pixels."""
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write report.html, and the PNG and CSV of each figure.
+
+    Args:
+        report: what to write.
+        folder: where; it is made where it is not there, and files of an earlier report in it are replaced.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        ValueError: when the arrays and names of the report do not fit together.
+        OSError: when the folder cannot be written.
+    """
+    _check(report)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The areas under curves would take longer than the rest of the report.
+    metrics = compute_metrics(report.truth, report.probabilities, report.classes, with_areas=False)
+    confusion = confusion_of(report.truth, report.probabilities.argmax(axis=1), len(report.classes))
+    _write_sheets(report, metrics, confusion, folder)
+    figures.draw_figures(report, confusion, metrics["expected_calibration_error"], folder)
+    pairs = confused_pairs(confusion, report.classes)
+    script = (_TEMPLATES / _SCRIPT).read_text(encoding="utf-8")
+    page = _environment().get_template(_TEMPLATE).render(
+        report=report,
+        metrics=metrics,
+        epochs=epoch_rows(report),
+        time_facts=time_facts(report),
+        rows=class_rows(report, metrics["per_class"], confusion),
+        pairs=pairs,
+        num_wrong=int(confusion.sum() - confusion.trace()),
+        pictures=_pictures(report, metrics, pairs, folder),
+        files=(*PICTURES, *SHEETS),
+        script=Markup(script),  # ours: no label is in it
+        script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        version=__version__,
+    )  # fmt: skip
+    path = folder / REPORT_FILE
+    # What has no place in UTF-8, such as the half of a pair in a file name, is written as its number.
+    path.write_bytes(page.encode("utf-8", errors="backslashreplace"))
+    return path
+
+
+def _check(report: Report) -> None:
+    num_classes, num_images = len(report.classes), len(report.truth)
+    if not num_classes or not num_images or not report.records:
+        raise ValueError("Expected a report of at least one class, one validation image and one epoch")
+    for name, found, expected in (
+        ("probabilities", report.probabilities.shape, (num_images, num_classes)),
+        ("train_counts", report.train_counts.shape, (num_classes,)),
+    ):
+        if found != expected:
+            raise ValueError(f"Expected `{name}` to be of shape {expected}, but got {found}")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(shown=_shown, number=_number, fixed=_fixed, percent=_percent, address=_address)
+    return environment
+
+
+def _shown(text: str) -> str:
+    """A text with a visible sign for each control character."""
+    return "".join(chr(0x2400 + ord(letter)) if letter < " " else letter for letter in text)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _fixed(value: float | None, decimals: int = 3) -> str:
+    return "–" if value is None else f"{value:.{decimals}f}" if value < 1e6 else f"{value:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _write_sheets(report: Report, metrics: dict[str, Any], confusion: np.ndarray, folder: Path) -> None:
+    curves, matrix, calibration, per_class = (folder / name for name in SHEETS)
+    write_sheet(curves, [field.name for field in fields(EpochRow)], map(astuple, epoch_rows(report)))
+    write_sheet(
+        matrix,
+        ["true label", *report.classes],
+        ([label, *counts] for label, counts in zip(report.classes, confusion.tolist())),
+    )
+    bins = reliability(report.truth, report.probabilities)
+    write_sheet(calibration, ["confidence", "accuracy", "images"], zip(*(part.tolist() for part in bins)))
+    write_sheet(
+        per_class,
+        ["label", "precision", "recall", "f1", "support", "train_images"],
+        (
+            [label, *metrics["per_class"][label].values(), count]
+            for label, count in zip(report.classes, report.train_counts.tolist())
+        ),
+    )
+
+
+def _pictures(report: Report, metrics: dict[str, Any], pairs: list[Pair], folder: Path) -> dict[str, _Picture]:
+    """The pictures by the names of their files without the ending, with what they show in words."""
+    last = report.records[-1]
+    counts = report.train_counts
+    most = f" Most often, {pairs[0].label} is taken for {pairs[0].predicted}." if pairs else ""
+    words = {
+        figures.LEARNING_CURVES: (
+            f"Curves of loss, error and learning rate over {len(report.records)} epochs. In the last, the training "
+            f"loss is {_number(last.train_loss)} and the validation loss {_number(last.valid_loss)}; epoch "
+            f"{report.best_epoch} was the best. All numbers are in the table of epochs."
+        ),
+        figures.CONFUSION_MATRIX: (
+            f"Confusion matrix of {len(report.classes)} classes: {_percent(metrics['accuracy'])} of "
+            f"{len(report.truth)} validation images lie on the diagonal.{most}"
+        ),
+        figures.CALIBRATION: (
+            "Accuracy against confidence. The expected calibration error is "
+            f"{metrics['expected_calibration_error']:.3f}."
+        ),
+        figures.CLASS_COUNTS: (
+            f"Bars of the images of each class: from {counts.min()} to {counts.max()} training images. All numbers "
+            "are in the table of classes."
+        ),
+    }
+    pictures = {}
+    for name, alternative in words.items():
+        data = (folder / name).read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            pictures[Path(name).stem] = _Picture(_address(data, "png"), alternative, *image.size)
+    return pictures
+
+
+def _address(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
