@@ -30,6 +30,7 @@ sample: setup
 test: setup
 	$(RUN) -m pytest -m "not thorough and not gpu"
 
+# Besides, a browser and a terminal, of Debian's packages: chromium and tmux.
 test-all: setup
 	$(RUN) -m pytest -m "not gpu"
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable
+from typing import Callable
 
 import torch
 import torchvision
@@ -21,6 +21,7 @@ from train_pytorch_model.device import choose_device
 from train_pytorch_model.distributed import World
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.training.captured_step import CapturedStep, is_captured
+from train_pytorch_model.training.hooks import Listener
 from train_pytorch_model.training.loop import Plan, train_epoch
 from train_pytorch_model.training.precision import choose_precision
 from train_pytorch_model.training.selection import BestModel, EarlyStopping
@@ -46,16 +47,6 @@ class Case:
         return f"{self.network} {self.size}x{self.size}, batch {self.batch_size}"
 
 
-class _Silent:
-    def training_resumed(self, records: Any) -> None: ...
-
-    def epoch_started(self, epoch: int, num_iterations: int) -> None: ...
-
-    def iteration_done(self, epoch: int, iteration: int, loss: float | None) -> None: ...
-
-    def epoch_done(self, record: Any, timing: Any) -> None: ...
-
-
 def _make_ours(case: Case, path: Path) -> tuple[Callable[[], int], Callable[[], int]]:
     """An epoch of the module's own loop, and one of the same step on one resident batch: the limit."""
     device = choose_device()
@@ -76,7 +67,7 @@ def _make_ours(case: Case, path: Path) -> tuple[Callable[[], int], Callable[[], 
     def ours() -> int:
         step, run_step, plan = runs[0]
         step.begin_epoch(_LEARNING_RATE)
-        train_epoch(TrainingState(step, BestModel(), EarlyStopping(1)), run_step, store, plan, world, _Silent())
+        train_epoch(TrainingState(step, BestModel(), EarlyStopping(1)), run_step, store, plan, world, Listener())
         return len(store) // case.batch_size
 
     pixels = torch.randint(0, 256, (case.batch_size, case.size, case.size, 3), dtype=torch.uint8, device=device)

@@ -71,6 +71,7 @@ class Inputs:
             "outputs_path": self.outputs,
             "epochs": 1,
             "batch_size": 6,
+            "report": "off",  # it takes longer than these trainings
             **flags,
         }
         return ["train", *flags_of(given)]

@@ -14,10 +14,10 @@ from torchvision.models.inception import InceptionOutputs
 from train_pytorch_model.data.batches import shuffled
 from train_pytorch_model.data.image_store import DecodedImages
 from train_pytorch_model.distributed import World
-from train_pytorch_model.training.hooks import Keeper, NoKeeper
+from train_pytorch_model.training.hooks import Keeper, Listener, NoKeeper
 from train_pytorch_model.training.loop import DivergedError, Plan, fit
 from train_pytorch_model.training.precision import Precision
-from train_pytorch_model.training.records import EpochRecord, EpochTiming
+from train_pytorch_model.training.records import EpochRecord, EpochTiming, Reading
 from train_pytorch_model.training.selection import BestModel
 from train_pytorch_model.training.step import logits_and_loss
 
@@ -52,7 +52,7 @@ def make_plan(**values: Any) -> Plan:
     return Plan(**{**defaults, **values})
 
 
-class Recorder:
+class Recorder(Listener):
     def __init__(self) -> None:
         self.losses: list[float | None] = []
         self.records: list[EpochRecord] = []
@@ -60,11 +60,8 @@ class Recorder:
     def training_resumed(self, records: list[tuple[EpochRecord, EpochTiming]]) -> None:
         self.records = [record for record, _ in records]
 
-    def epoch_started(self, epoch: int, num_iterations: int) -> None:
-        pass
-
-    def iteration_done(self, epoch: int, iteration: int, loss: float | None) -> None:
-        self.losses.append(loss)
+    def iteration_done(self, epoch: int, iteration: int, reading: Reading | None) -> None:
+        self.losses.append(reading.loss if reading else None)
 
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
         self.records.append(record)

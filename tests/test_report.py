@@ -23,11 +23,12 @@ from sklearn import metrics
 
 import train_pytorch_model
 from train_pytorch_model.companions.evaluation_pictures import drawable_names, in_cells
+from train_pytorch_model.data.findings import compare_images, imbalance
+from train_pytorch_model.messages import seconds_in_words
 from train_pytorch_model.report import figures, write
 from train_pytorch_model.report.contents import Report, Thumbnail
-from train_pytorch_model.report.findings import compare_images, identical_images, imbalance
 from train_pytorch_model.report.sheets import write_sheet
-from train_pytorch_model.report.tables import confused_pairs, in_words
+from train_pytorch_model.report.tables import confused_pairs
 from train_pytorch_model.report.thumbnails import (
     choose_mistakes,
     choose_samples,
@@ -504,7 +505,6 @@ def test_identical_files_are_found_and_different_ones_of_equal_size_are_not(tmp_
     valid = write_files(tmp_path / "valid", [b"six", b"one", b"longer one", b"x" * 3_000_000, b"one"])
     comparison = compare_images(train, valid)
     assert comparison.pairs == [(0, 1), (4, 3), (0, 4)]
-    assert identical_images(train, valid) == comparison.pairs
     assert (comparison.num_candidates, comparison.num_read) == (8, 8)
     (text,) = comparison.warnings(["a", "b", "c", "d", "e"])
     assert text.startswith("3 of 5 validation images are, byte for byte, among the training images too: 'b', 'd', 'e'.")
@@ -515,13 +515,11 @@ def test_files_of_a_size_that_one_set_alone_has_are_never_opened(tmp_path: Path)
     assert (comparison.pairs, comparison.num_candidates, comparison.warnings()) == ([], 0, [])
 
 
-def test_a_search_out_of_time_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_search_out_of_time_says_so(tmp_path: Path) -> None:
     train = write_files(tmp_path / "train", [b"one"] * 3)
     comparison = compare_images(train, train, deadline=0)
     assert comparison.pairs == []
-    expected = "ran out of time after 0 of 6 files"
-    assert expected in comparison.warnings()[0]
-    assert expected in caplog.text
+    assert "ran out of time after 0 of 6 files" in comparison.warnings()[0]
 
 
 def test_files_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
@@ -547,7 +545,12 @@ def test_imbalance_names_small_classes_and_those_never_validated() -> None:
 
 
 def test_times_are_told_in_words() -> None:
-    assert [in_words(seconds) for seconds in (4.21, 59.94, 200, 7500)] == ["4.2 s", "59.9 s", "3 min 20 s", "2 h 5 min"]
+    assert [seconds_in_words(seconds) for seconds in (4.21, 59.94, 200, 7500)] == [
+        "4.2 s",
+        "59.9 s",
+        "3 min 20 s",
+        "2 h 5 min",
+    ]
 
 
 def test_no_warning_of_a_library_leaves_the_report(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def ask(address: str, path: str, body: dict[str, Any] | None = None) -> dict[str
 def test_a_training_is_found_again_on_the_server(server: str, inputs: Inputs) -> None:
     started = ask(server, "runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]["run_id"]
     job = {"MLFLOW_TRACKING_URI": server, "MLFLOW_RUN_ID": started}
-    finished = run_module(*inputs.arguments(epochs=3), **job)
+    finished = run_module(*inputs.arguments(epochs=3, report=None), **job)
     assert finished.returncode == 0, finished.stderr
     assert "WARNING" not in finished.stderr
     records = inputs.metrics()
@@ -91,7 +91,10 @@ def test_a_training_is_found_again_on_the_server(server: str, inputs: Inputs) ->
     assert "Train images per second" in names
     assert {"key": "epochs", "value": "3"} in data["params"]
     files = {item["path"] for item in ask(server, f"artifacts/list?run_id={started}")["files"]}
-    assert {"metrics.jsonl", "module_statistics"} <= files
+    assert {"metrics.jsonl", "module_statistics", "report"} <= files
+    report = {item["path"] for item in ask(server, f"artifacts/list?run_id={started}&path=report")["files"]}
+    assert report == {"report/learning_curves.png", "report/confusion_matrix.png", "report/report.html"}
+    assert b"data:image/jpeg" not in (inputs.outputs / "report" / "report.html").read_bytes()
     # A job's own run is ended by the service.
     assert ask(server, f"runs/get?run_id={started}")["run"]["info"]["status"] == "RUNNING"
 

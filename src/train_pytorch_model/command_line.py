@@ -7,7 +7,7 @@ from pathlib import Path
 
 from train_pytorch_model import __version__
 from train_pytorch_model.companions.command_line import add_companions
-from train_pytorch_model.flags import add_boolean, flag_of, parse_seed
+from train_pytorch_model.flags import add_boolean, add_logging, flag_of, parse_seed
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.pipelines.command_line import add_run_pipeline
 
@@ -30,8 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_check(commands)
     add_companions(commands)
     add_run_pipeline(commands)
+    for command in commands.choices.values():
+        add_logging(command)
     return parser
 
 
@@ -42,6 +45,22 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Train a model and write it for Score Image Model.",
         allow_abbrev=False,
     )
+    _add_training_arguments(parser)
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="look at everything that train would take, and write nothing",
+        description="Check a training before it runs: with the arguments of train, and nothing is written. The exit "
+        "code is 0 when it can begin, and 1 when there is something to mend.",
+        allow_abbrev=False,
+    )
+    _add_training_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="Print one JSON object instead of a page.")
+
+
+def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     for name, description in PORT_FLAGS.items():
         parser.add_argument(flag_of(name), type=Path, required=True, metavar="DIR", help=description)
     for name, definition in TrainingParameters.definitions().items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +40,8 @@ class Scanned:
     """Indices of the images of that size: int64 of shape (K,)."""
     unreadable: dict[int, str]
     """Index of each image that cannot be read, and the reason."""
+    file_bytes: np.ndarray
+    """Size of each file, int64 of shape (N,); 0 for one that cannot be read."""
     digest: str
     """SHA-256 of the files, their sizes in bytes, and their labels."""
 
@@ -47,6 +49,14 @@ class Scanned:
     def num_bytes(self) -> int:
         """Of the decoded images."""
         return 0 if self.size is None else len(self.kept) * self.size[0] * self.size[1] * 3
+
+    def counts(self) -> np.ndarray:
+        """Images of each class among those that are kept, int64 of shape (number of classes,)."""
+        return np.bincount(self.images.labels[self.kept], minlength=len(self.images.classes))
+
+    def files(self) -> list[tuple[Path, int]]:
+        """Path and size in bytes of each image that is kept."""
+        return [(self.images.path_of(index), int(self.file_bytes[index])) for index in self.kept.tolist()]
 
 
 def scan(images: LabelledImages, faults: FaultCollector) -> Scanned:
@@ -81,7 +91,7 @@ def scan(images: LabelledImages, faults: FaultCollector) -> Scanned:
                 f"{num_different} of {len(images)} differ from the first of these",
                 "Please transform input images to have the same size, see https://aka.ms/aml/init-image-transformation.",
             )
-    return Scanned(images, size, kept, unreadable, _digest(images, num_bytes))
+    return Scanned(images, size, kept, unreadable, num_bytes, _digest(images, num_bytes))
 
 
 def _digest(images: LabelledImages, num_bytes: np.ndarray) -> str:
@@ -108,7 +118,7 @@ def _named(images: LabelledImages, sizes: np.ndarray, index: int) -> str:
 
 def decode(
     scanned: Scanned, place: str, device: torch.device, display: ProgressDisplay, rows: torch.Tensor | None = None
-) -> tuple[ImageStore, dict[int, str]]:
+) -> tuple[ImageStore, Scanned]:
     """Decode the images of a scanned dataset.
 
     Args:
@@ -119,7 +129,7 @@ def decode(
         rows: to decode into, uint8 of shape (K, height, width, 3); made at the place when left out.
 
     Returns:
-        The images that could be read, and for each other the reason by its index in the dataset, headers included.
+        The images that could be read, and the dataset that knows which those are.
     """
     images, kept = scanned.images, scanned.kept
     if scanned.size is None:
@@ -129,7 +139,9 @@ def decode(
             FilesAt(images.path_of, kept), images.labels[kept], scanned.size,
             place=place, device=device, advance=advance, rows=rows,
         )  # fmt: skip
-    return store, {**scanned.unreadable, **{int(kept[index]): reason for index, reason in failed.items()}}
+    unreadable = {int(kept[index]): reason for index, reason in failed.items()}
+    readable = np.setdiff1d(kept, list(unreadable))
+    return store, replace(scanned, kept=readable, unreadable={**scanned.unreadable, **unreadable})
 
 
 def report_unreadable(
@@ -156,10 +168,12 @@ def report_unreadable(
                 f"{count}: {text}",
                 "Mend or remove them, or leave them out with --skip-unreadable-images.",
             )
+        where_listed = ""
         if outputs_path is not None:
             list_path = outputs_path / UNREADABLE_IMAGES_FILE
             _add_to_list(list_path, images.port, listed)
-            logger.warning("%s: %s and left out: %s. All are listed in %s.", images.where, count, text, list_path)
+            where_listed = f" All are listed in {list_path}."
+        logger.warning("%s: %s and left out: %s.%s", images.where, count, text, where_listed)
     if len(unreadable) == len(images):
         raise InvalidDatasetError(images.where, f"none of its {len(images)} images can be read")
 

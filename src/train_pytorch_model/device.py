@@ -60,6 +60,21 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def name_of_device(device: torch.device) -> str:
+    """A device for reading."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {usable_cpus()} cores"
+
+
+def gpu_memory(device: torch.device) -> tuple[int, int] | None:
+    """Bytes of a GPU's memory that are taken, by whomever, and all that it has; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free, total
+
+
 def gpu_identity(device: torch.device) -> str | None:
     """What tells a GPU from every other, whatever number it goes by in this process; None for a CPU."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None

@@ -25,33 +25,39 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from train_pytorch_model.preflight import Settings
+
 logger = logging.getLogger(__name__)
+
+# One is tracked by its steps, the other trains nothing.
+_UNTRACKED = ("run-pipeline", "check")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` is without the program's name."""
     arguments = build_parser().parse_args(argv)
-    from train_pytorch_model.progress import configure_logging  # heavy imports wait until the usage is right
+    from train_pytorch_model.logs import configure_logging  # heavy imports wait until the usage is right
 
-    console = configure_logging()
+    console = configure_logging(is_quiet=arguments.quiet, log_format=arguments.log_format)
     ending = _Ending(arguments)
     launch = Launch()
     error: ModuleError | None = None
+    code = 0
     try:
         if arguments.command == "train":
             launch = read_launch(os.environ)
-        if launch.rank == 0 and arguments.command != "run-pipeline":  # which is tracked by its steps
+        if launch.rank == 0 and arguments.command not in _UNTRACKED:
             ending.tracking = open_tracking()
         elif launch.rank:
-            console = configure_logging(is_quiet=True)
-        _run(arguments, console, ending, launch)
+            console = configure_logging(is_silent=True, log_format=arguments.log_format)
+        code = _run(arguments, console, ending, launch)
     except (Exception, KeyboardInterrupt) as fault:
         error = as_module_error(fault)
         if isinstance(error, LibraryError):
             logger.exception("This is a fault of the module or of a library under it, not of your input.")
     if launch.rank == 0:
         ending.tell(error)
-    code = 0 if error is None else error.exit_code
+    code = code if error is None else error.exit_code
     if code and launch.world_size > 1:
         from train_pytorch_model.watch import leave
 
@@ -76,14 +82,23 @@ class _Ending:
             self._is_told = True
             if error is not None:
                 logger.error("%s", error.message)
+            if self._arguments.command == "check":  # which writes nothing
+                return
             report = write_error_info(self._arguments.outputs_path, error)
             self.tracking.log_file(report, ERROR_INFO_PATH.parent.name)
             self.tracking.end(is_success=error is None)
 
 
-def _run(arguments: argparse.Namespace, console: Console, ending: _Ending, launch: Launch) -> None:
+def _run(arguments: argparse.Namespace, console: Console, ending: _Ending, launch: Launch) -> int:
+    """Run the command; give the exit code of one that ends without an error."""
     if arguments.command == "train":
-        _train(arguments, console, ending, launch)
+        from train_pytorch_model.training_run import train
+
+        train(_settings(arguments), launch, console, ending.tracking, ending.tell)
+    elif arguments.command == "check":
+        from train_pytorch_model.check.command import check
+
+        return check(_settings(arguments), console, is_json=arguments.json)
     elif arguments.command == "run-pipeline":
         _run_pipeline(arguments, console)
     else:
@@ -92,6 +107,7 @@ def _run(arguments: argparse.Namespace, console: Console, ending: _Ending, launc
 
         make_outputs_folder(arguments.outputs_path)
         COMPANIONS[arguments.command](arguments, console, ending.tracking)
+    return 0
 
 
 def _run_pipeline(arguments: argparse.Namespace, console: Console) -> None:
@@ -108,12 +124,11 @@ def _run_pipeline(arguments: argparse.Namespace, console: Console) -> None:
     )
 
 
-def _train(arguments: argparse.Namespace, console: Console, ending: _Ending, launch: Launch) -> None:
+def _settings(arguments: argparse.Namespace) -> Settings:
     from train_pytorch_model.preflight import Settings
-    from train_pytorch_model.training_run import train
 
     parameters = TrainingParameters(**{name: getattr(arguments, name) for name in TrainingParameters.definitions()})
-    settings = Settings(
+    return Settings(
         untrained_model_path=arguments.untrained_model_path,
         train_data_path=arguments.train_data_path,
         valid_data_path=arguments.valid_data_path,
@@ -127,4 +142,3 @@ def _train(arguments: argparse.Namespace, console: Console, ending: _Ending, lau
         export_formats=tuple(dict.fromkeys(arguments.export)),
         checkpoint_path=arguments.checkpoint_path or arguments.outputs_path / "checkpoints",
     )
-    train(settings, launch, console, ending.tracking, ending.tell)

@@ -243,6 +243,14 @@ def as_module_error(error: BaseException) -> ModuleError:
     return LibraryError(error)
 
 
+def out_of_memory(error: BaseException, batch_size: int) -> ModuleOutOfMemoryError:
+    """The same, with what a training can do about it."""
+    return ModuleOutOfMemoryError(
+        f"{first_line(error)}. Lower the batch size (it is {batch_size}), take smaller images or a smaller network, or "
+        "keep the images elsewhere with --image-store."
+    )
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, without a full stop; its class when it says nothing."""
     lines = str(error).strip().splitlines()

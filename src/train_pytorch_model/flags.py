@@ -45,3 +45,15 @@ def add_outputs_path(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="Folder for the report of how the run ended. Default: %(default)s.",
     )
+
+
+def add_logging(parser: argparse.ArgumentParser) -> None:
+    """Add how much a command says, and in what form."""
+    parser.add_argument("--quiet", action="store_true", help="Say nothing but warnings and errors.")
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        metavar="text|json",
+        help="Lines for people, or a JSON object a line. Default: %(default)s.",
+    )

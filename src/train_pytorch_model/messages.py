@@ -1,11 +1,12 @@
-"""How messages name things."""
+"""How messages name things and write numbers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 def name_some(names: Sequence[object], limit: int = 5) -> str:
@@ -20,3 +21,23 @@ def join_some(clauses: Sequence[str], limit: int = 5) -> str:
 
 def _some(texts: Sequence[str], separator: str, limit: int) -> str:
     return separator.join(texts[:limit]) + (f" (and {len(texts) - limit} more)" if len(texts) > limit else "")
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with None for numbers that are not finite, which JSON does not have."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }
+
+
+def bytes_in_words(num_bytes: float) -> str:
+    """Bytes for reading: `2.0 GiB`, `31.5 MiB`."""
+    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"
+
+
+def seconds_in_words(seconds: float) -> str:
+    """A time for reading: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -201,6 +201,17 @@ class TrainingParameters:
         ),
     )
     """Whether to go on from a checkpoint: "auto" where one of the same training is there."""
+    report: str = _parameter(
+        "auto",
+        Definition(
+            "Report",
+            str,
+            "What the report at the end shows: nothing at all, numbers and figures, or images too.",
+            designer=False,
+            choices=("auto", "off", "basic", "full"),
+        ),
+    )
+    """What the report at the end shows: "basic" has no images; "auto" is "basic" in a job, else "full"."""
 
     @classmethod
     def definitions(cls) -> dict[str, Definition]:

@@ -33,13 +33,15 @@ from train_pytorch_model.network import (
     with_head,
 )
 from train_pytorch_model.ports.classes import match_classes, warn_of_classes
-from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
+from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory, make_outputs_folder
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 from train_pytorch_model.serving.exports import check_formats
 from train_pytorch_model.stores import SharedStores, StoreMaker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from train_pytorch_model.data.image_store import ImageStore
@@ -66,13 +68,34 @@ class Settings:
     checkpoint_path: Path = Path("outputs") / "checkpoints"
 
 
+Built = tuple["nn.Module", NetworkDescription, torch.memory_format]
+"""A network with the right head, what it is, and the memory format that it computes in."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What can be said of a training before an image is decoded; a part that is None cannot be read."""
+
+    faults: FaultCollector
+    output: OutputDirectory
+    model: UntrainedModel | None
+    train: Scanned | None
+    valid: Scanned | None
+    built: Built | None
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What training needs, checked."""
 
-    train_images: LabelledImages
+    train_data: Scanned
+    valid_data: Scanned
     train: ImageStore
+    """The images of `train_data`."""
     valid: ImageStore
+    """Those of `valid_data`."""
+    image_store: str
+    """Where they lie, of `choose_place`; known to the first process of a node."""
     network: nn.Module
     description: NetworkDescription
     memory_format: torch.memory_format
@@ -83,6 +106,22 @@ class Prepared:
     """What the training begins with, in digests and names; the same in all processes."""
 
 
+def inspect(settings: Settings, world: World) -> Inspected:
+    """Check the parameters and the outputs, and read the ports: the datasets in the first process of each node."""
+    faults = FaultCollector()
+    faults.faults.extend(settings.parameters.faults())
+    output = OutputDirectory(settings.trained_model_path, TRAINED_MODEL, TRAINED)
+    if world.is_main:
+        _check_outputs(settings, output, faults)
+    model = train = valid = built = None
+    with faults.collecting():
+        model = read_untrained_model(settings.untrained_model_path, trust_code=settings.trust_model_code)
+    if world.is_leader:
+        train, valid = _read_datasets(settings, faults)
+        built = _build(model, train, valid, settings, faults)
+    return Inspected(faults, output, model, train, valid, built)
+
+
 def prepare(settings: Settings, world: World, display: ProgressDisplay) -> Prepared:
     """Read the ports, check everything, build the network and decode the images.
 
@@ -91,53 +130,56 @@ def prepare(settings: Settings, world: World, display: ProgressDisplay) -> Prepa
     Raises:
         ModuleError: one fault, or all of them together, those of every process.
     """
-    faults = FaultCollector()
-    faults.faults.extend(settings.parameters.faults())
-    output = OutputDirectory(settings.trained_model_path, TRAINED_MODEL, TRAINED)
-    if world.is_main:
-        _check_outputs(settings, output, faults)
-    model = train = valid = None
-    with faults.collecting():
-        model = read_untrained_model(settings.untrained_model_path, trust_code=settings.trust_model_code)
-    if world.is_leader:
-        train, valid = _read_datasets(settings, faults)
+    inspected = inspect(settings, world)
+    faults, model, built = inspected.faults, inspected.model, inspected.built
+    train, valid = inspected.train, inspected.valid
+    skip = settings.skip_unreadable_images
+    maker = StoreMaker(world, display, faults, settings.outputs_path, skip=skip)
     with ExitStack() as files:
         stores: list[ImageStore | None] = [None, None]
         shared: SharedStores | None = None
-        network = None
         if world.is_leader:
-            if model and train:
-                with faults.collecting():
-                    network = _build(model, train, valid, settings)
-            maker = StoreMaker(
-                world, display, faults, settings.outputs_path, skip=settings.skip_unreadable_images
-            )  # fmt: skip
             wanted = settings.parameters.image_store
             if len(world.node) == 1:
                 stores = maker.make([train, valid], wanted)
             else:
                 shared = maker.share([train, valid], wanted, files)
+            train, valid = maker.datasets
         if len(world.node) > 1:
             train, valid, shared = world.share_on_node((train, valid, shared))
             stores = shared.open(world.device) if shared else stores
-            if model and train and not world.is_leader:
-                with faults.collecting():
-                    network = _build(model, train, valid, settings)
-        if train:
-            _check_counts(settings, world, train, stores[0], faults)
+            if not world.is_leader:
+                built = _build(model, train, valid, settings, faults)
+        check_counts(settings, world, train, faults)
         _raise_any(faults, world)
+    return assemble(replace(inspected, train=train, valid=valid, built=built), stores, maker.place)
+
+
+def assemble(inspected: Inspected, stores: Sequence[ImageStore | None], image_store: str) -> Prepared:
+    """Put together what training needs, when nothing is wrong with any part.
+
+    Args:
+        inspected: with the datasets as they were decoded.
+        stores: the images of both.
+        image_store: where they lie.
+    """
+    train, valid, model, built = inspected.train, inspected.valid, inspected.model, inspected.built
     train_store, valid_store = stores
-    if train is None or valid is None or model is None or network is None or not (train_store and valid_store):
+    if train is None or valid is None or model is None or built is None or not (train_store and valid_store):
         raise AssertionError("a part is missing, and no fault says why")
+    network, description, memory_format = built
     data: dict[str, object] = {
         "training images": train.digest,
         "validation images": valid.digest,
         "number of images": [len(train_store), len(valid_store)],
         "classes": list(train.images.classes),
-        "network": str(network[1]),
+        "network": str(description),
         "initial weights": digest_of(model.state),
     }
-    return Prepared(train.images, train_store, valid_store, *network, model.code_folders, output, data)
+    return Prepared(
+        train, valid, train_store, valid_store, image_store, network, description, memory_format,
+        model.code_folders, inspected.output, data,
+    )  # fmt: skip
 
 
 def _check_outputs(settings: Settings, output: OutputDirectory, faults: FaultCollector) -> None:
@@ -165,11 +207,19 @@ def _read_datasets(settings: Settings, faults: FaultCollector) -> tuple[Scanned 
     return train, valid
 
 
-def _check_counts(
-    settings: Settings, world: World, train: Scanned, store: ImageStore | None, faults: FaultCollector
-) -> None:
+def check_counts(settings: Settings, world: World, train: Scanned | None, faults: FaultCollector) -> None:
+    """Hold the numbers of images and of processes against each other.
+
+    Args:
+        settings: with the batch size.
+        world: with the number of processes.
+        train: the training dataset, of which the images that are left out do not count.
+        faults: takes what is wrong.
+    """
+    if train is None:
+        return
     parameters = settings.parameters
-    num_images = len(store) if store is not None else len(train.images)
+    num_images = len(train.kept)
     if num_images and parameters.batch_size > num_images:
         with faults.collecting():
             raise LessThanOrEqualToError("Batch size", parameters.batch_size, "train data count", num_images)
@@ -197,9 +247,17 @@ def _raise_any(faults: FaultCollector, world: World) -> None:
 
 
 def _build(
-    model: UntrainedModel, train: Scanned, valid: Scanned | None, settings: Settings
-) -> tuple[nn.Module, NetworkDescription, torch.memory_format]:
-    """Fit the network to the classes and hold it against the sizes of the images."""
+    model: UntrainedModel | None, train: Scanned | None, valid: Scanned | None, settings: Settings,
+    faults: FaultCollector,
+) -> Built | None:  # fmt: skip
+    """Fit the network to the classes and hold it against the sizes of the images; None where that cannot be."""
+    if model and train:
+        with faults.collecting():
+            return _fit_head(model, train, valid, settings)
+    return None
+
+
+def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, settings: Settings) -> Built:
     classes = train.images.classes
     same_labels = model.labels is None or model.labels[: len(classes)] == classes
     torch.manual_seed(derive_seed(settings.seed, "head"))

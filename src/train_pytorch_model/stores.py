@@ -61,7 +61,7 @@ class StoreMaker:
     """Decodes datasets to where there is room."""
 
     def __init__(
-        self, world: World, display: ProgressDisplay, faults: FaultCollector, outputs_path: Path, *, skip: bool
+        self, world: World, display: ProgressDisplay, faults: FaultCollector, outputs_path: Path | None, *, skip: bool
     ) -> None:  # fmt: skip
         """Prepare to decode.
 
@@ -69,7 +69,7 @@ class StoreMaker:
             world: whose processes will read.
             display: shows how far it is.
             faults: takes what is wrong.
-            outputs_path: gets the list of images that are left out.
+            outputs_path: gets the list of images that are left out; None where nothing is to be written.
             skip: whether images that cannot be read are to be left out.
         """
         self._world = world
@@ -77,6 +77,10 @@ class StoreMaker:
         self._faults = faults
         self._outputs_path = outputs_path if world.is_main else None
         self._skip = skip
+        self.place = "none"
+        """Where the images lie, of `choose_place`."""
+        self.datasets: list[Scanned | None] = []
+        """Those that were decoded, with the images that could be."""
 
     def make(self, datasets: Sequence[Scanned | None], wanted: str) -> list[ImageStore | None]:
         """Decode the datasets that have been read, for this process alone.
@@ -85,8 +89,18 @@ class StoreMaker:
             datasets: with their headers read; None for one that could not be.
             wanted: where to, as `--image-store` has it.
         """
-        place = self._choose(datasets, wanted)
-        return [self._decode(scanned, place) for scanned in datasets]
+        self.place = self._choose(datasets, wanted)
+        return [self._decode(scanned, self.place) for scanned in datasets]
+
+    def look_through(self, datasets: Sequence[Scanned | None], wanted: str) -> list[ImageStore | None]:
+        """Choose the place, and decode each image only to see that it can be.
+
+        Args:
+            datasets: likewise.
+            wanted: likewise.
+        """
+        self.place = self._choose(datasets, wanted)
+        return [self._decode(scanned, "none") for scanned in datasets]
 
     def share(self, datasets: Sequence[Scanned | None], wanted: str, files: ExitStack) -> SharedStores:
         """Likewise, for all processes of this node.
@@ -96,9 +110,9 @@ class StoreMaker:
             wanted: likewise.
             files: keeps the files until all have opened them.
         """
-        place = self._choose(datasets, wanted)
-        host_place = place
-        if place == "device":
+        self.place = self._choose(datasets, wanted)
+        host_place = self.place
+        if self.place == "device":
             host_place = "none"
             num_bytes = sum(scanned.num_bytes for scanned in datasets if scanned)
             with self._faults.collecting(), _placement_told():
@@ -115,7 +129,7 @@ class StoreMaker:
                 shared.append(SharedImages(rows, store.labels, store.is_mapped))
             else:
                 shared.append(store if isinstance(store, EncodedImages) else None)
-        return SharedStores(tuple(shared), is_on_device=place == "device")
+        return SharedStores(tuple(shared), is_on_device=self.place == "device")
 
     def _choose(self, datasets: Sequence[Scanned | None], wanted: str) -> str:
         """The place; with faults at hand images are decoded only to see whether there are more."""
@@ -127,20 +141,20 @@ class StoreMaker:
         return place
 
     def _decode(self, scanned: Scanned | None, place: str, shared: SharedRows | None = None) -> ImageStore | None:
-        if scanned is None:
-            return None
-        store, unreadable = None, scanned.unreadable
-        if self._faults.faults and len(scanned.kept) > _MAX_IMAGES_DECODED_FOR_FAULTS:
-            logger.warning(
-                "%s: its %d images are not decoded until the faults are mended.",
-                scanned.images.where, len(scanned.kept),
-            )  # fmt: skip
-        elif scanned.size:
-            with self._faults.collecting(), _placement_told():
-                rows = None if shared is None else shared.open()
-                store, unreadable = decode(scanned, place, self._world.device, self._display, rows)
-        with self._faults.collecting():
-            report_unreadable(scanned.images, unreadable, self._outputs_path, skip=self._skip)
+        store = None
+        if scanned is not None:
+            if self._faults.faults and len(scanned.kept) > _MAX_IMAGES_DECODED_FOR_FAULTS:
+                logger.warning(
+                    "%s: its %d images are not decoded until the faults are mended.",
+                    scanned.images.where, len(scanned.kept),
+                )  # fmt: skip
+            elif scanned.size:
+                with self._faults.collecting(), _placement_told():
+                    rows = None if shared is None else shared.open()
+                    store, scanned = decode(scanned, place, self._world.device, self._display, rows)
+            with self._faults.collecting():
+                report_unreadable(scanned.images, scanned.unreadable, self._outputs_path, skip=self._skip)
+        self.datasets.append(scanned)
         return store
 
 

@@ -14,11 +14,14 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from train_pytorch_model.messages import finite
+from train_pytorch_model.training.hooks import Listener
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from train_pytorch_model.training.records import EpochRecord, EpochTiming
+    from train_pytorch_model.training.records import EpochRecord, EpochTiming, Reading
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +155,8 @@ class Tracking:
 
     def log_metrics(self, step: int, metrics: list[Metric]) -> None:
         """Send the numbers of an epoch, those that are finite."""
-        finite = [metric for metric in metrics if math.isfinite(metric.value)]
-        self._try(lambda sink: sink.log_metrics(step, finite))
+        known = [metric for metric in metrics if math.isfinite(metric.value)]
+        self._try(lambda sink: sink.log_metrics(step, known))
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
         """Send what the run was given."""
@@ -200,7 +203,7 @@ def open_tracking() -> Tracking:
         return Tracking()
 
 
-class MetricsLog:
+class MetricsLog(Listener):
     """Hears of epochs and writes them down."""
 
     def __init__(self, outputs_path: Path, tracking: Tracking) -> None:
@@ -221,12 +224,6 @@ class MetricsLog:
             self._append(METRICS_FILE, asdict(record))
             self._append(TIMINGS_FILE, asdict(timing))
 
-    def epoch_started(self, epoch: int, num_iterations: int) -> None:
-        """Nothing to write."""
-
-    def iteration_done(self, epoch: int, iteration: int, loss: float | None) -> None:
-        """Nothing to write."""
-
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
         """Write a line to each file and send the numbers to the run."""
         self._append(METRICS_FILE, asdict(record))
@@ -244,19 +241,14 @@ class MetricsLog:
         self._tracking.log_metrics(record.epoch, metrics)
 
     def _append(self, name: str, values: dict[str, Any]) -> None:
-        # JSON has no NaN and no infinity.
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in values.items()
-        }
         with (self._outputs_path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite) + "\n")
+            file.write(json.dumps(finite(values)) + "\n")
 
 
-class Listeners:
+class Listeners(Listener):
     """Several listeners as one."""
 
-    def __init__(self, *listeners: Any) -> None:
+    def __init__(self, *listeners: Listener) -> None:
         self._listeners = listeners
 
     def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
@@ -269,10 +261,15 @@ class Listeners:
         for listener in self._listeners:
             listener.epoch_started(epoch, num_iterations)
 
-    def iteration_done(self, epoch: int, iteration: int, loss: float | None) -> None:
+    def iteration_done(self, epoch: int, iteration: int, reading: Reading | None) -> None:
         """Pass it on."""
         for listener in self._listeners:
-            listener.iteration_done(epoch, iteration, loss)
+            listener.iteration_done(epoch, iteration, reading)
+
+    def validation_done(self, epoch: int, batch: int, num_batches: int) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.validation_done(epoch, batch, num_batches)
 
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
         """Pass it on."""

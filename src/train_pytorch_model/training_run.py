@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from contextlib import contextmanager
@@ -18,24 +19,32 @@ from train_pytorch_model.errors import (
     TRAINED_MODEL,
     DivergedRunError,
     InterruptedRunError,
-    ModuleOutOfMemoryError,
     UserError,
-    first_line,
     is_out_of_memory,
+    out_of_memory,
 )
 from train_pytorch_model.interruption import Interruption
+from train_pytorch_model.logs import kept_warnings
+from train_pytorch_model.planning import fingerprint_of, log_plan, make_plan
 from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory
 from train_pytorch_model.ports.trained_model import write_trained_model
 from train_pytorch_model.preflight import Prepared, Settings, prepare
 from train_pytorch_model.progress import ProgressDisplay
 from train_pytorch_model.tracking import METRICS_FILE, Listeners, MetricsLog
-from train_pytorch_model.training.captured_step import is_captured
-from train_pytorch_model.training.loop import DivergedError, Plan, fit
-from train_pytorch_model.training.precision import choose_precision
+from train_pytorch_model.training.loop import DivergedError, fit
 from train_pytorch_model.training.selection import BestModel
+from train_pytorch_model.training_display import TrainingDisplay
+from train_pytorch_model.training_report import (
+    REPORT_FOLDER,
+    TRACKED_FILES,
+    FinishedTraining,
+    History,
+    report_kind,
+    report_training,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
 
@@ -43,10 +52,13 @@ if TYPE_CHECKING:
     from train_pytorch_model.errors import ModuleError
     from train_pytorch_model.launch import Launch
     from train_pytorch_model.tracking import Tracking
+    from train_pytorch_model.training.hooks import Listener
+    from train_pytorch_model.training.records import EpochRecord
 
 logger = logging.getLogger(__name__)
 
 BEST_CHECKPOINT = "best"
+_ALL_DONE = "All epochs that were asked for are done."
 
 
 def train(
@@ -65,10 +77,9 @@ def train(
         ModuleError: for every fault of input, parameter or run.
     """
     tracking.log_parameters(asdict(settings.parameters))
-    display = ProgressDisplay(console, settings.parameters.epochs)
-    run = _Run(settings, tracking, display)
     tell = report if launch.rank == 0 else _say_nothing
-    with Interruption(tell) as interruption:
+    with Interruption(tell) as interruption, kept_warnings() as warnings:
+        run = _Run(settings, tracking, console, warnings)
         with connected(launch, tell, interruption.notice) as world, run.telling(interruption, world):
             run.fit(world, interruption)
         if launch.rank == 0:
@@ -84,13 +95,16 @@ def _say_nothing(error: ModuleError) -> None:
 class _Run:
     """One training, as far as it has come."""
 
-    def __init__(self, settings: Settings, tracking: Tracking, display: ProgressDisplay) -> None:
+    def __init__(self, settings: Settings, tracking: Tracking, console: Console, warnings: list[str]) -> None:
         self._settings = settings
         self._tracking = tracking
-        self._display = display
+        self._console = console
+        self._warnings = warnings
+        self._started = time.perf_counter()
         self._best = BestModel()
         self._prepared: Prepared | None = None
         self._keeper: CheckpointKeeper | None = None
+        self._finished: FinishedTraining | None = None
         self._is_cuda = False
 
     def fit(self, world: World, interruption: Interruption) -> None:
@@ -107,9 +121,10 @@ class _Run:
                 drawn = candidate["seed"]
             settings = replace(settings, seed=world.share(drawn))
             logger.info("Random seed %d was drawn for this run; --random-seed %d repeats it.", *[settings.seed] * 2)
-        prepared = self._prepared = prepare(settings, world, self._display)
-        plan = _make_plan(prepared, settings, world)
-        fingerprint = _fingerprint(prepared, settings, plan, world)
+        prepared = self._prepared = prepare(settings, world, ProgressDisplay(self._console))
+        plan = make_plan(prepared, settings, world)
+        log_plan(prepared, plan, world)
+        fingerprint = fingerprint_of(prepared, settings, plan, world)
         differing = {name for other in world.gather(fingerprint) for name in other if other[name] != fingerprint[name]}
         if differing:
             raise UserError(f"The processes do not train the same: {', '.join(sorted(differing))} differ between them.")
@@ -122,13 +137,15 @@ class _Run:
             keeper.start = choose_start(folder, candidate, fingerprint, parameters.epochs, is_required=is_required)
         keeper.has_start = world.share(keeper.start is not None)
         del candidate
-        listeners: list[Any] = [self._display]
+        display = TrainingDisplay(self._console, parameters.epochs, parameters.patience, world.device)
+        history = History()
+        listeners: list[Listener] = [history, display]
         if world.is_main:
             # What an earlier run left there must not pass for this run's.
-            self._remove_earlier_best()
+            self._remove_earlier()
             listeners.insert(0, MetricsLog(settings.outputs_path, self._tracking))
         started = time.perf_counter()
-        with self._display.training():
+        with display:
             stopped_early = fit(
                 prepared.network.to(world.device), prepared.train, prepared.valid, plan, world, self._best,
                 Listeners(*listeners), keeper,
@@ -139,15 +156,21 @@ class _Run:
                 "Training waited %.2f s of %.1f s for checkpoints (%.2f %%).",
                 keeper.blocked_seconds, seconds, 100 * keeper.blocked_seconds / seconds,
             )  # fmt: skip
+        stop_reason = _stop_reason(history.records, parameters.patience) if stopped_early else _ALL_DONE
         if stopped_early:
-            logger.info("Stopped early: no new lowest validation loss for %d epochs in a row.", parameters.patience)
+            logger.info("%s", stop_reason)
         if not self._best.epoch:
             raise UserError(
                 "The validation loss was a finite number in no epoch, so there is no model to keep. "
                 f"Lower the learning rate (it is {parameters.learning_rate:g})."
             )
+        self._finished = FinishedTraining(
+            settings, prepared, plan, self._best, history, world.device, world.world_size, stop_reason,
+            time.perf_counter() - self._started, self._warnings,
+        )  # fmt: skip
 
-    def _remove_earlier_best(self) -> None:
+    def _remove_earlier(self) -> None:
+        shutil.rmtree(self._settings.outputs_path / REPORT_FOLDER, ignore_errors=True)
         path = self._settings.checkpoint_path / BEST_CHECKPOINT
         if path.is_dir():
             OutputDirectory(path, TRAINED_MODEL, TRAINED).check()  # that it holds nothing else
@@ -156,11 +179,16 @@ class _Run:
     def write(self) -> None:
         """Write the trained model; in the first process alone."""
         settings, best = self._settings, self._best
-        if self._prepared is None or self._keeper is None:
+        if self._prepared is None or self._keeper is None or self._finished is None:
             raise AssertionError("nothing is trained")
         with self._prepared.output.writing() as folder:
             self._write_into(folder, settings.export_formats)
+        kind = report_kind(settings.parameters.report)
+        report = report_training(self._finished, has_images=kind == "full") if kind != "off" else None
         self._keeper.finish()
+        if report is not None:
+            for name in TRACKED_FILES:
+                self._tracking.log_file(report / name, REPORT_FOLDER)
         self._tracking.log_file(settings.outputs_path / METRICS_FILE)
         self._tracking.log_model(settings.trained_model_path)
         logger.info(
@@ -195,10 +223,7 @@ class _Run:
         if isinstance(error, UnreadableImageError):
             return UserError(f"An image has changed while the training went on: {error}. Start the run again.")
         if is_out_of_memory(error):
-            return ModuleOutOfMemoryError(
-                f"{first_line(error)}. Lower the batch size (it is {parameters.batch_size}), "
-                "take smaller images or a smaller network, or keep the images elsewhere with --image-store."
-            )
+            return out_of_memory(error, parameters.batch_size)
         return error
 
     def _write_into(self, folder: Any, export_formats: tuple[str, ...]) -> None:
@@ -212,7 +237,7 @@ class _Run:
             folder,
             network,
             prepared.description,
-            prepared.train_images,
+            prepared.train_data.images,
             prepared.train.size,
             is_cuda=self._is_cuda,
             include_samples=self._settings.include_samples,
@@ -234,52 +259,11 @@ class _Run:
         return kept
 
 
-def _make_plan(prepared: Prepared, settings: Settings, world: World) -> Plan:
-    parameters = settings.parameters
-    num_steps = parameters.epochs * (len(prepared.train) // parameters.batch_size)
-    is_scaled = parameters.scale_learning_rate == "on"
-    plan = Plan(
-        num_classes=len(prepared.train_images.classes),
-        epochs=parameters.epochs,
-        batch_size=parameters.batch_size,
-        learning_rate=parameters.learning_rate * (world.world_size if is_scaled else 1),
-        warmup_epochs=parameters.warmup_epochs,
-        patience=parameters.patience,
-        seed=settings.seed,
-        print_frequency=parameters.print_frequency,
-        precision=choose_precision(parameters.precision, world.device, prepared.network),
-        memory_format=prepared.memory_format,
-        captured=is_captured(
-            parameters.compile, world.device, num_steps,
-            is_known=prepared.description.is_known, is_alone=world.is_alone,
-        ),
-        sync_batch_norm=parameters.sync_batch_norm == "on",
-        has_unused=not prepared.description.is_known,
-    )  # fmt: skip
-    height, width = prepared.train.size
-    logger.info(
-        "Training %s on %d images of %dx%d in %d classes, validating on %d, on %s in %s.",
-        prepared.description.name, len(prepared.train), width, height, plan.num_classes,
-        len(prepared.valid), world.device, plan.precision,
-    )  # fmt: skip
-    if not world.is_alone:
-        logger.info(
-            "%d processes take %d images each a step, at a learning rate of %g.",
-            world.world_size, plan.batch_size, plan.learning_rate,
-        )  # fmt: skip
-    return plan
-
-
-def _fingerprint(prepared: Prepared, settings: Settings, plan: Plan, world: World) -> dict[str, object]:
-    """What two runs must have in common for the one to go on where the other was."""
-    return {
-        **prepared.data,
-        "random seed": settings.parameters.random_seed,
-        "batch size": plan.batch_size,
-        "learning rate": plan.learning_rate,
-        "warm-up epochs": plan.warmup_epochs,
-        "precision": str(plan.precision),
-        "processes": world.world_size,
-        "device": world.device.type,
-        "sync batch norm": plan.sync_batch_norm,
-    }
+def _stop_reason(records: Sequence[EpochRecord], patience: int) -> str:
+    finite = [record for record in records if math.isfinite(record.valid_loss)]
+    lowest = min(finite, key=lambda record: record.valid_loss, default=None)
+    since = f" since epoch {lowest.epoch} ({lowest.valid_loss:.6g})" if lowest else ""
+    return (
+        f"Stopped early after epoch {len(records)}: no new lowest validation loss{since}, for {patience} epochs "
+        "in a row."
+    )

@@ -50,11 +50,14 @@ def require_python312() -> Path:
 def _require(version: str) -> Path:
     python = find_python(version)
     if python is None:
-        message = f"no Python {version} was found: install one, or name it in PYTHON{version.replace('.', '')}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        _give_up(f"no Python {version} was found: install one, or name it in PYTHON{version.replace('.', '')}")
     return python
+
+
+def _give_up(message: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 def retired() -> Path:
@@ -90,6 +93,19 @@ def inference_server() -> Path:
     # After the server's own packages, so that its pins hold.
     (packages / "torch_of_the_project.pth").write_text(f"{own}\n", encoding="utf-8")
     return python
+
+
+def browser() -> Path:
+    """Python of an environment that drives a browser."""
+    return _synced("browser", Path(sys.executable))
+
+
+def require_program(name: str) -> str:
+    """A program of the system, or the test is skipped; with `CI` set it fails instead."""
+    found = shutil.which(name)
+    if found is None:
+        _give_up(f"{name} was not found: install it, on Debian with `apt-get install {name}`")
+    return str(found)
 
 
 def conda() -> Path:

@@ -13,6 +13,8 @@ from typing import IO, TYPE_CHECKING
 
 import torch
 
+from train_pytorch_model.messages import bytes_in_words
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -42,9 +44,7 @@ def choose_place(wanted: str, num_bytes: int, device: torch.device) -> str:
     Raises:
         PlacementError: when the images do not fit into the place asked for.
     """
-    room = {"memory": available_memory_bytes(), "disk": _free_of_disk()}
-    if device.type == "cuda":
-        room = {"device": float(torch.cuda.mem_get_info(device)[0]), **room}
+    room = free_bytes(device)
     if wanted == "device" and "device" not in room:
         wanted = "memory"
     if wanted == "auto":
@@ -52,17 +52,23 @@ def choose_place(wanted: str, num_bytes: int, device: torch.device) -> str:
         place = next((name for name, free in room.items() if num_bytes <= share[name] * free), "none")
     elif wanted != "none" and num_bytes > room[wanted]:
         raise PlacementError(
-            f"--image-store {wanted} needs {_in_words(num_bytes)} for the decoded images, "
-            f"but {_in_words(room[wanted])} are free there. Choose auto, or none to decode in every epoch."
+            f"--image-store {wanted} needs {bytes_in_words(num_bytes)} for the decoded images, "
+            f"but {bytes_in_words(room[wanted])} are free there. Choose auto, or none to decode in every epoch."
         )
     else:
         place = wanted
-    free_places = ", ".join(f"{name} {_in_words(free)} free" for name, free in room.items())
+    free_places = ", ".join(f"{name} {bytes_in_words(free)} free" for name, free in room.items())
     if place == "none":
         logger.info("Image store none: images are decoded in every epoch (%s).", free_places)
     else:
-        logger.info("Image store %s: %s of decoded images (%s).", place, _in_words(num_bytes), free_places)
+        logger.info("Image store %s: %s of decoded images (%s).", place, bytes_in_words(num_bytes), free_places)
     return place
+
+
+def free_bytes(device: torch.device) -> dict[str, float]:
+    """Room in each place, the fastest first; "device" is among them when it has memory of its own."""
+    of_device = {"device": float(torch.cuda.mem_get_info(device)[0])} if device.type == "cuda" else {}
+    return {**of_device, "memory": available_memory_bytes(), "disk": _free_of_disk()}
 
 
 def choose_host_place(num_bytes: int) -> str:
@@ -76,8 +82,8 @@ def choose_host_place(num_bytes: int) -> str:
     if num_bytes <= _free_of_disk():
         return "disk"
     raise PlacementError(
-        f"{_in_words(num_bytes)} of decoded images have no room in the host's memory or on its disk, from where the "
-        "processes of a node take them to their GPUs. Choose --image-store none, or start one process a node."
+        f"{bytes_in_words(num_bytes)} of decoded images have no room in the host's memory or on its disk, from where "
+        "the processes of a node take them to their GPUs. Choose --image-store none, or start one process a node."
     )
 
 
@@ -145,7 +151,7 @@ def _disk_told(num_bytes: int) -> Iterator[None]:
         yield
     except OSError as error:
         raise PlacementError(
-            f"No room for {_in_words(num_bytes)} of decoded images in the temporary folder: {error.strerror}. "
+            f"No room for {bytes_in_words(num_bytes)} of decoded images in the temporary folder: {error.strerror}. "
             "Set TMPDIR to a larger disk, or choose --image-store none."
         ) from error
 
@@ -199,7 +205,3 @@ def _free_of_group(limit_file: str, usage_file: str, stat_file: str) -> float:
         return float("inf")
     # Cached files count as used, but make way when memory is asked for.
     return limit - usage + float(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
-
-
-def _in_words(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"

@@ -51,6 +51,8 @@ class Report:
     """True class of each of the N validation images, int of shape (N,), N > 0."""
     probabilities: np.ndarray
     """What the kept model says of them, float of shape (N, C), each row summing to one."""
+    drawn_from: Optional[int] = None
+    """Validation images in all, where the N were drawn from them at random."""
     warnings: tuple[str, ...] = ()
     mistakes: tuple[Thumbnail, ...] = ()
     """Thumbnails of validation images that were predicted wrongly, the surest first; none in a basic report."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
+from train_pytorch_model.messages import seconds_in_words
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -137,15 +139,11 @@ def time_facts(report: Report) -> list[tuple[str, str]]:
     ]
     train = sum(timing.train_seconds for timing in report.timings)
     valid = sum(timing.valid_seconds for timing in report.timings)
-    facts = [("Epochs timed", f"{len(report.timings)}"), ("Training", in_words(train)), ("Validation", in_words(valid))]
+    facts = [
+        ("Epochs timed", f"{len(report.timings)}"),
+        ("Training", seconds_in_words(train)),
+        ("Validation", seconds_in_words(valid)),
+    ]
     if rates:
         facts.append(("Training images per second", f"{median(rates):,.1f} (median epoch)"))
     return facts
-
-
-def in_words(seconds: float) -> str:
-    """A time for reading: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

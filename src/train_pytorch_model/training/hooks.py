@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from train_pytorch_model.training.records import EpochRecord, EpochTiming
+    from train_pytorch_model.training.records import EpochRecord, EpochTiming, Reading
 
 
-class Listener(Protocol):
-    """Who hears of progress."""
+class Listener:
+    """Who hears of progress; whoever wants to hear of something takes the method of it."""
 
     def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
         """Training goes on after epochs that an earlier run has done."""
@@ -19,8 +19,11 @@ class Listener(Protocol):
     def epoch_started(self, epoch: int, num_iterations: int) -> None:
         """Epoch `epoch`, from 1, begins or goes on."""
 
-    def iteration_done(self, epoch: int, iteration: int, loss: float | None) -> None:
-        """Iteration `iteration`, from 1, is done; its loss is given every `print_frequency` iterations."""
+    def iteration_done(self, epoch: int, iteration: int, reading: Reading | None) -> None:
+        """Iteration `iteration`, from 1, is done; there is a reading every `print_frequency` iterations."""
+
+    def validation_done(self, epoch: int, batch: int, num_batches: int) -> None:
+        """Batch `batch`, from 1, of this process's validation batches is done."""
 
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
         """An epoch is trained and validated."""

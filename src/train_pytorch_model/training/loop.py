@@ -12,7 +12,7 @@ import torch
 from train_pytorch_model.data.batches import Share, derive_seed, normalised, shuffled, training_shares
 from train_pytorch_model.training.captured_step import CapturedStep
 from train_pytorch_model.training.metrics import Averages, RunningSums
-from train_pytorch_model.training.records import EpochRecord, EpochTiming
+from train_pytorch_model.training.records import EpochRecord, EpochTiming, Reading
 from train_pytorch_model.training.schedule import learning_rate
 from train_pytorch_model.training.selection import BestModel, EarlyStopping
 from train_pytorch_model.training.state import TrainingState, load_weights
@@ -153,7 +153,7 @@ class _Fit:
         # What batch normalisation has seen differs between processes; the model is process 0's.
         world.copy_from_main(self._step.network.buffers())
         started = time.perf_counter()
-        validated = evaluate(self._step.network, self._valid, plan, world, self._between_steps)
+        validated = evaluate(self._step.network, self._valid, plan, world, self._between_validations)
         valid_seconds = time.perf_counter() - started
         network = self._step.network if world.is_main else None
         record = EpochRecord(
@@ -173,6 +173,10 @@ class _Fit:
             train_images_per_second=trained.num_images / state.seconds,
         )
         return record, timing
+
+    def _between_validations(self, batch: int, num_batches: int) -> None:
+        self._listener.validation_done(self._state.epoch, batch, num_batches)
+        self._between_steps()
 
     def _between_steps(self, has_diverged: bool = False) -> None:
         """Do what all processes must do together."""
@@ -220,16 +224,21 @@ def train_epoch(
     started, before = time.perf_counter(), state.seconds
     for iteration, (share, (pixels, labels)) in enumerate(zip(left, batches), start=state.iteration + 1):
         run_step(pixels, labels, share.weight)
-        read = iteration % plan.print_frequency == 0
-        shown, has_diverged = None, False
-        if read or iteration == len(shares):
+        is_read = iteration % plan.print_frequency == 0
+        has_diverged, numbers = False, None
+        if is_read or iteration == len(shares):
             # The one place within an epoch where the host waits for the device.
-            shown, total = torch.stack((step.loss, step.sums.totals[0])).tolist()
+            numbers = torch.cat((step.loss[None], step.sums.totals)).tolist()
             # A loss that was not finite once has left its mark on the sum.
-            has_diverged = not math.isfinite(total)
+            has_diverged = not math.isfinite(numbers[1])
         state.iteration, state.seconds = iteration, before + time.perf_counter() - started
         if not has_diverged:
-            listener.iteration_done(state.epoch, iteration, shown if read else None)
+            reading = None
+            if numbers and is_read:
+                loss, _, num_right, _, num_images = numbers
+                rate = num_images * world.world_size / state.seconds
+                reading = Reading(loss, num_right / num_images, step.learning_rate, rate)
+            listener.iteration_done(state.epoch, iteration, reading)
         between_steps(has_diverged)
     return step.sums.read(world)
 
@@ -240,7 +249,7 @@ def evaluate(
     images: ImageStore,
     plan: Plan,
     world: World,
-    between_steps: Callable[[], None] = lambda: None,
+    between_batches: Callable[[int, int], None] = lambda batch, num_batches: None,
 ) -> Averages:
     """Loss and accuracy over all images, each counted once, in float32 and evaluation mode.
 
@@ -249,18 +258,20 @@ def evaluate(
         images: of which each process takes every `world_size`-th batch.
         plan: how.
         world: who does it.
-        between_steps: called after each batch, as often in every process.
+        between_batches: called after each batch, as often in every process, with its number from 1 and how many
+            there are.
     """
     network.eval()
     sums = RunningSums.zero(plan.num_classes, world.device)
     batch_size = plan.batch_size * (_VALIDATION_BATCHES_ON_GPU if world.device.type == "cuda" else 1)
     batches = torch.split(torch.arange(len(images)), batch_size)
     delivered = iter(images.batches(batches[world.rank :: world.world_size], world.device))
-    for _ in range(math.ceil(len(batches) / world.world_size)):
+    num_batches = math.ceil(len(batches) / world.world_size)
+    for number in range(1, num_batches + 1):
         batch = next(delivered, None)
         if batch is not None:
             pixels, labels = batch
             logits, loss = logits_and_loss(network(normalised(pixels, plan.memory_format)), labels)
             sums.add(loss, logits, labels)
-        between_steps()
+        between_batches(number, num_batches)
     return sums.read(world)

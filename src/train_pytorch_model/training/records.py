@@ -1,9 +1,22 @@
-"""What one epoch came to."""
+"""What one epoch came to, and how far one is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Optional
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is known within an epoch."""
+
+    loss: float
+    """Of the last batch of this process."""
+    accuracy: float
+    """Top-1, over this process's images of the epoch so far, while the weights were changing."""
+    learning_rate: float
+    images_per_second: float
+    """Of all processes, over the epoch so far."""
 
 
 @dataclass(frozen=True)

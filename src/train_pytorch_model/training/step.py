@@ -74,6 +74,8 @@ class TrainingStep:
         self._forward = parallel(self.network)
         self.sums = RunningSums.zero(num_classes, device)
         """Of the epoch."""
+        self.learning_rate = 0.0
+        """Of the epoch."""
         self._memory_format = memory_format
         self._precision = precision
         self.scaler = precision.make_scaler()
@@ -117,6 +119,7 @@ class TrainingStep:
         """Set the learning rate, put the network into training mode and begin the sums anew."""
         self.network.train()
         self.sums.reset()
+        self.learning_rate = learning_rate
         for group in self._optimizer.param_groups:
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(learning_rate)

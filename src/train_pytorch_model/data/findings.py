@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     Files = Sequence[tuple[Union[str, "os.PathLike[str]"], int]]
-
-logger = logging.getLogger(__name__)
 
 DEADLINE_SECONDS = 10.0
 _IMBALANCE = 10
@@ -109,13 +106,6 @@ class Comparison:
         return texts
 
 
-def identical_images(
-    train_files: Files, valid_files: Files, deadline: float = DEADLINE_SECONDS
-) -> list[tuple[int, int]]:
-    """The pairs of `compare_images` alone; the log says when the deadline cut the search short."""
-    return compare_images(train_files, valid_files, deadline).pairs
-
-
 def compare_images(train_files: Files, valid_files: Files, deadline: float = DEADLINE_SECONDS) -> Comparison:
     """Find validation files that lie, byte for byte, in the training set too.
 
@@ -155,12 +145,7 @@ def compare_images(train_files: Files, valid_files: Files, deadline: float = DEA
             first.setdefault(digest, index)
         elif digest in first:
             pairs.append((first[digest], index))
-    comparison = Comparison(
-        sorted(pairs, key=lambda pair: pair[1]), len(valid_files), len(tasks), num_read, num_unreadable
-    )
-    if comparison.unfinished:
-        logger.warning("%s", comparison.unfinished)
-    return comparison
+    return Comparison(sorted(pairs, key=lambda pair: pair[1]), len(valid_files), len(tasks), num_read, num_unreadable)
 
 
 def _sum_of(path: str | os.PathLike[str], end: float) -> tuple[bool, Optional[bytes]]:

@@ -1,0 +1,171 @@
+"""The check command: everything that a training would take, looked at before it runs."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from train_pytorch_model.check.page import print_json, print_page
+from train_pytorch_model.check.result import Chosen, DatasetFound, Estimate, ModelFound, Need, Problem, Result
+from train_pytorch_model.check.trial import Trial, try_steps
+from train_pytorch_model.data.findings import compare_images, imbalance
+from train_pytorch_model.data.placement import free_bytes
+from train_pytorch_model.device import choose_device, name_of_device
+from train_pytorch_model.distributed import World
+from train_pytorch_model.errors import is_out_of_memory, out_of_memory
+from train_pytorch_model.logs import kept_warnings
+from train_pytorch_model.planning import make_plan
+from train_pytorch_model.preflight import Inspected, assemble, check_counts, inspect
+from train_pytorch_model.progress import ProgressDisplay
+from train_pytorch_model.stores import StoreMaker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from train_pytorch_model.datasets import Scanned
+    from train_pytorch_model.preflight import Prepared, Settings
+    from train_pytorch_model.training.loop import Plan
+
+# Of looking for images that lie in both sets.
+_SEARCH_SECONDS = 30.0
+
+
+def check(settings: Settings, console: Console, *, is_json: bool) -> int:
+    """Check a training, print what was found on stdout, and leave every folder as it was.
+
+    Args:
+        settings: of the training.
+        console: for progress.
+        is_json: whether to print for machines.
+
+    Returns:
+        The exit code: 0 when the training can begin, else 1.
+    """
+    with _as_found(settings.outputs_path, settings.checkpoint_path), kept_warnings() as warnings:
+        result = _find_out(settings, World(device=choose_device()), ProgressDisplay(console), warnings)
+    (print_json if is_json else print_page)(result, sys.stdout)
+    return 1 if result.problems else 0
+
+
+@contextmanager
+def _as_found(*folders: Path) -> Iterator[None]:
+    """Remove the folders that the block makes to see whether it can, and nothing else."""
+    absent = {path for folder in folders for path in (folder, *folder.parents) if not path.exists()}
+    try:
+        yield
+    finally:
+        for path in sorted(absent, key=lambda path: len(path.parts), reverse=True):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned: list[str]) -> Result:
+    started = time.perf_counter()
+    inspected = inspect(settings, world)
+    faults = inspected.faults
+    maker = StoreMaker(world, display, faults, None, skip=settings.skip_unreadable_images)
+    decoding = time.perf_counter()
+    stores = maker.look_through([inspected.train, inspected.valid], settings.parameters.image_store)
+    decoding = time.perf_counter() - decoding
+    train, valid = maker.datasets
+    inspected = replace(inspected, train=train, valid=valid)
+    check_counts(settings, world, train, faults)
+    start_seconds = time.perf_counter() - started
+    chosen = estimate = None
+    memory: tuple[Need, ...] = ()
+    model = _model(inspected)  # before steps change its weights
+    if not faults.faults:
+        prepared = assemble(inspected, stores, maker.place)
+        plan = make_plan(prepared, settings, world)
+        chosen = Chosen(name_of_device(world.device), str(plan.precision), maker.place, plan.captured)
+        try:
+            trial = try_steps(prepared, plan, world.device)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            faults.faults.append(out_of_memory(error, plan.batch_size))
+        else:
+            memory = _memory(prepared, trial, world.device)
+            estimate = _estimate(prepared, plan, trial, start_seconds, decoding)
+    return Result(
+        problems=tuple(Problem(fault.error_id, fault.code, str(fault)) for fault in faults.faults),
+        warnings=(*warned, *_warnings(train, valid)),
+        classes=train.images.classes if train else (),
+        model=model,
+        training=_dataset(train),
+        validation=_dataset(valid),
+        chosen=chosen,
+        memory=memory,
+        estimate=estimate,
+    )
+
+
+def _dataset(scanned: Scanned | None) -> DatasetFound | None:
+    if scanned is None:
+        return None
+    height, width = scanned.size or (None, None)
+    return DatasetFound(
+        path=str(scanned.images.path),
+        images=len(scanned.kept),
+        unreadable=len(scanned.unreadable) + len(scanned.images.unreadable),
+        width=width,
+        height=height,
+        file_bytes=int(scanned.file_bytes.sum()),
+        decoded_bytes=scanned.num_bytes,
+        counts=tuple(scanned.counts().tolist()),
+    )
+
+
+def _model(inspected: Inspected) -> ModelFound | None:
+    if inspected.model is None or inspected.built is None:
+        return None
+    network, description, _ = inspected.built
+    given = inspected.model.state
+    parameters = dict(network.named_parameters())
+    new = [name for name, value in parameters.items() if name not in given or not _is_same(given[name], value)]
+    num_weights = sum(value.numel() for value in parameters.values())
+    return ModelFound(str(inspected.model.path), str(description), num_weights, tuple(new))
+
+
+def _is_same(given: torch.Tensor, value: torch.Tensor) -> bool:
+    return given.shape == value.shape and torch.equal(given.to(value.dtype), value.detach())
+
+
+def _warnings(train: Scanned | None, valid: Scanned | None) -> list[str]:
+    if train is None or valid is None:
+        return []
+    names = [valid.images.files[index] for index in valid.kept.tolist()]
+    has_same_classes = train.images.classes == valid.images.classes
+    return [
+        *imbalance(train.counts(), train.images.classes, valid.counts() if has_same_classes else None),
+        *compare_images(train.files(), valid.files(), _SEARCH_SECONDS).warnings(names),
+    ]
+
+
+def _memory(prepared: Prepared, trial: Trial, device: torch.device) -> tuple[Need, ...]:
+    free = free_bytes(device)
+    needs = [Need("network and a batch", trial.peak_bytes, int(free["device" if device.type == "cuda" else "memory"]))]
+    if prepared.image_store != "none":
+        num_bytes = prepared.train_data.num_bytes + prepared.valid_data.num_bytes
+        needs.insert(0, Need("decoded images", num_bytes, int(free.get(prepared.image_store, free["memory"]))))
+    return tuple(needs)
+
+
+def _estimate(prepared: Prepared, plan: Plan, trial: Trial, start_seconds: float, decoding: float) -> Estimate:
+    num_train, num_valid = len(prepared.train), len(prepared.valid)
+    seconds = (
+        math.ceil(num_train / plan.batch_size) * trial.step_seconds
+        + math.ceil(num_valid / plan.batch_size) * trial.validation_seconds
+    )
+    if prepared.image_store == "none":  # then images are decoded in every epoch, while the network computes
+        seconds = max(seconds, decoding)
+    return Estimate(start_seconds, seconds, start_seconds + plan.epochs * seconds)

@@ -1,0 +1,103 @@
+"""What a command says while it runs: lines on stderr, for people or for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from train_pytorch_model.messages import finite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PACKAGE = "train_pytorch_model"
+_LINE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints log lines above a live display instead of through it, as short as a person at a terminal needs them."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        style = _STYLES.get(record.levelno)
+        self.formatter = logging.Formatter(f"%(asctime)s {'%(levelname)s ' if style else ''}%(message)s", "%H:%M:%S")
+        # Between words; a path that is longer than a line stays whole, so that it can be copied.
+        self._console.print(
+            self.format(record), style=style, markup=False, highlight=False, overflow="ignore", crop=False
+        )
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time` (UTC, ISO 8601), `level`, `message`, and the numbers of a line of progress."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": record.levelname, "message": record.getMessage()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps({**line, **finite(getattr(record, "numbers", {}))})
+
+
+def configure_logging(*, is_quiet: bool = False, is_silent: bool = False, log_format: str = "text") -> Console:
+    """Send log lines to stderr, and give the console that a live display shares with them.
+
+    Args:
+        is_quiet: let nothing through but warnings and errors, and show no live display.
+        is_silent: let nothing through but errors: another process speaks for this one.
+        log_format: "text", or "json" for an object a line, without a live display.
+    """
+    is_live = not (is_quiet or is_silent or log_format == "json")
+    # By what it is, not by what FORCE_COLOR says, which notebooks set for all that they start.
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty() and is_live)
+    handler: logging.Handler = _ConsoleHandler(console) if console.is_terminal else logging.StreamHandler(sys.stderr)
+    if not console.is_terminal:
+        handler.setFormatter(_JsonFormatter() if log_format == "json" else logging.Formatter(_LINE_FORMAT))
+    level = logging.ERROR if is_silent else logging.WARNING if is_quiet else logging.INFO
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    logging.getLogger(_PACKAGE).setLevel(level)
+    logging.captureWarnings(True)
+    return console
+
+
+def log_progress(logger: logging.Logger, event: str, message: str, **numbers: Any) -> None:
+    """Log a line that machines read as numbers.
+
+    Args:
+        logger: of the module that speaks.
+        event: what happened, such as "epoch".
+        message: the same for people.
+        numbers: that JSON lines carry beside the message.
+    """
+    logger.info("%s", message, extra={"numbers": {"event": event, **numbers}})
+
+
+@contextmanager
+def kept_warnings() -> Iterator[list[str]]:
+    """Keep what the package warns of inside the block, each warning once."""
+    texts: list[str] = []
+
+    class Keeping(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if text not in texts:
+                texts.append(text)
+
+    handler = Keeping(logging.WARNING)
+    logger = logging.getLogger(_PACKAGE)
+    logger.addHandler(handler)
+    try:
+        yield texts
+    finally:
+        logger.removeHandler(handler)

@@ -1,0 +1,45 @@
+"""What a network says of images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from train_pytorch_model.data.batches import normalised
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from train_pytorch_model.data.image_store import ImageStore
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module,
+    images: ImageStore,
+    indices: torch.Tensor,
+    batch_size: int,
+    device: torch.device,
+    memory_format: torch.memory_format,
+) -> np.ndarray:
+    """Probabilities of images, computed in float32 as validation does.
+
+    Args:
+        network: on the device; put into evaluation mode.
+        images: some of which are wanted.
+        indices: of those, int64 of shape (N,), N > 0.
+        batch_size: images at once.
+        device: that computes.
+        memory_format: that the network computes in.
+
+    Returns:
+        float32 of shape (N, C), each row summing to one.
+    """
+    network.eval()
+    parts = [
+        network(normalised(pixels, memory_format)).float().softmax(1).cpu()
+        for pixels, _ in images.batches(torch.split(indices, batch_size), device)
+    ]
+    return np.asarray(torch.cat(parts).numpy())

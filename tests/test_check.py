@@ -1,0 +1,149 @@
+"""The check command: train's arguments, everything looked at, nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torchvision
+
+from tests.making import NETWORK, Inputs, initialize, write_image_directory
+from train_pytorch_model.check import command
+from train_pytorch_model.command_line import build_parser
+from train_pytorch_model.entry import main
+
+
+def check(
+    inputs: Inputs, capsys: pytest.CaptureFixture[str], *more: str, **flags: object
+) -> tuple[int, dict[str, Any]]:
+    """The exit code, and what was printed for machines."""
+    code = main(["check", *inputs.arguments(**flags)[1:], "--json", *more])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return code, found
+
+
+def everything_in(path: Path) -> dict[Path, bytes | None]:
+    return {item: item.read_bytes() if item.is_file() else None for item in path.rglob("*")}
+
+
+def test_it_takes_the_arguments_of_train_and_one_more() -> None:
+    commands = next(action for action in build_parser()._actions if action.dest == "command").choices
+    assert commands is not None
+    train, check = (
+        {flag: (action.default, action.choices) for action in commands[name]._actions for flag in action.option_strings}  # type: ignore[index]
+        for name in ("train", "check")
+    )
+    assert set(check) - set(train) == {"--json"}
+    assert {flag: check[flag] for flag in train} == train
+
+
+def test_what_is_found_is_what_is_there(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    before = everything_in(inputs.path)
+    code, found = check(inputs, capsys, epochs=7, outputs_path=inputs.path / "some" / "outputs")
+    assert code == 0
+    assert everything_in(inputs.path) == before
+    assert (found["ok"], found["problems"], found["warnings"]) == (True, [], [])
+    assert found["classes"] == ["cat", "dog", "owl"]
+    files = [path.stat().st_size for path in (inputs.train / "image").iterdir()]
+    assert found["training"] == {
+        "path": str(inputs.train), "images": 24, "unreadable": 0, "width": 32, "height": 32, "file_bytes": sum(files),
+        "decoded_bytes": 24 * 32 * 32 * 3, "counts": [8, 8, 8],
+    }  # fmt: skip
+    assert (found["validation"]["images"], found["validation"]["counts"]) == (12, [4, 4, 4])
+    network = torchvision.models.get_model(NETWORK, num_classes=3)
+    assert found["model"]["weights"] == sum(parameter.numel() for parameter in network.parameters())
+    assert found["model"]["new_weights"] == ["fc.weight", "fc.bias"]
+    assert found["chosen"]["image_store"] == "memory"
+    assert found["memory"][0]["needed_bytes"] == 36 * 32 * 32 * 3
+    estimate = found["estimate"]
+    assert estimate["epoch_seconds"] > 0
+    assert estimate["total_seconds"] == pytest.approx(estimate["start_seconds"] + 7 * estimate["epoch_seconds"])
+
+
+def test_a_person_gets_a_page(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", *inputs.arguments()[1:]]) == 0
+    page = capsys.readouterr().out
+    for text in ("24 images of 32x32 pixels", f"{NETWORK}(num_classes=3)", "This training can begin.", "an epoch"):
+        assert text in " ".join(page.split())
+    (bar,) = {line.split()[-1] for line in page.splitlines() if line.split()[:2] in (["cat", "8"], ["owl", "8"])}
+    assert bar == 24 * "█"
+    assert max(map(len, page.splitlines())) <= 80
+    assert main(["check", *inputs.arguments(batch_size=25)[1:]]) == 1
+    page = " ".join(capsys.readouterr().out.split())
+    assert 'LessThanOrEqualTo (7): Parameter "Batch size"' in page
+    assert "This training cannot begin." in page
+
+
+def test_of_many_classes_the_largest_and_the_smallest_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = Inputs(tmp_path)
+    classes = [f"class {number:02}" for number in range(45)]
+    write_image_directory(inputs.train, classes=classes, per_class=1, size=32)
+    shutil.copytree(inputs.train, inputs.valid)
+    initialize(inputs.untrained, NETWORK, tmp_path / "outputs")
+    assert main(["check", *inputs.arguments()[1:]]) == 0
+    page = capsys.readouterr().out
+    assert "… 15 more …" in page
+    assert sum(line.startswith("class ") and line.split()[2] == "1" for line in page.splitlines()) == 30
+    assert "45 of 45 validation images are, byte for byte, among the training images too" in " ".join(page.split())
+
+
+def test_problems_are_those_that_train_ends_with(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = sorted((inputs.valid / "image").iterdir())[2]
+    broken.write_bytes(broken.read_bytes()[:200])
+    wrong: dict[str, object] = {"batch_size": 25, "epochs": 0, "learning_rate": -1}
+    code, found = check(inputs, capsys, **wrong)
+    assert (code, found["ok"]) == (1, False)
+    assert inputs.fit(**wrong) == 1
+    told = str(inputs.error())
+    assert len(found["problems"]) == 4
+    assert all(problem["message"][:100] in told for problem in found["problems"])
+    assert [problem["code"] for problem in found["problems"]] == [4, 5, 18, 7]
+    # What can be looked at is.
+    assert found["training"]["images"] == 24
+    assert found["validation"]["unreadable"] == 1
+
+
+def test_a_part_that_is_missing_leaves_the_rest(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(inputs.untrained)
+    shutil.rmtree(inputs.valid)
+    code, found = check(inputs, capsys)
+    assert code == 1
+    assert [problem["id"] for problem in found["problems"]] == ["InvalidModelDirectory", "InvalidDataset"]
+    assert (found["model"], found["validation"], found["estimate"]) == (None, None, None)
+    assert found["training"]["counts"] == [8, 8, 8]
+    assert main(["check", *inputs.arguments()[1:]]) == 1
+    assert "24 images" in capsys.readouterr().out
+
+
+def test_images_that_will_be_left_out_are_warned_of(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = sorted((inputs.train / "image").iterdir())[2]
+    broken.write_bytes(broken.read_bytes()[:200])
+    code, found = check(inputs, capsys, skip_unreadable_images="true")
+    assert code == 0
+    assert broken.name in found["warnings"][0]
+    assert found["training"]["images"] == 23
+
+
+def test_a_model_trained_before_keeps_its_head(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inputs.fit() == 0
+    before = everything_in(inputs.path)
+    code, found = check(inputs, capsys, untrained_model_path=inputs.trained, trained_model_path=inputs.path / "more")
+    assert (code, found["model"]["new_weights"]) == (0, [])
+    assert everything_in(inputs.path) == before
+
+
+def test_memory_that_does_not_suffice_is_a_problem(
+    inputs: Inputs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(command, "try_steps", too_large)
+    code, found = check(inputs, capsys)
+    assert (code, found["problems"][0]["code"]) == (1, 138)
+    assert "Lower the batch size (it is 6)" in found["problems"][0]["message"]

@@ -1,0 +1,123 @@
+"""The report that a training writes at its end, through the command a pipeline runs."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from tests.making import Inputs
+from train_pytorch_model import training_report
+from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.training.records import EpochRecord, EpochTiming
+from train_pytorch_model.training_report import History
+
+
+def page_of(inputs: Inputs) -> str:
+    return unescape((inputs.outputs / "report" / "report.html").read_text(encoding="utf-8"))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_report_says_what_was_trained_on_what_and_how_well(inputs: Inputs) -> None:
+    assert inputs.fit(report="full", epochs=3, learning_rate=0.0123) == 0
+    page = page_of(inputs)
+    metrics = inputs.metrics()
+    best = [record for record in metrics if record["is_best"]][-1]
+    assert f"{100 * float(str(best['top1_acc'])):.1f} %" in page
+    assert f"The model of epoch {best['epoch']} was kept" in page
+    assert "All epochs that were asked for are done." in page
+    for definition in TrainingParameters.definitions().values():
+        assert definition.title in page
+    for text in (
+        "shufflenet_v2_x0_5",
+        "24 of 32x32 pixels",
+        "12 of 32x32 pixels",
+        "0.0123",
+        str(inputs.train),
+        "float32",
+    ):
+        assert text in page
+    curves = rows_of(inputs.outputs / "report" / "learning_curves.csv")
+    assert [float(row["valid_loss"]) for row in curves] == [record["valid_loss"] for record in metrics]
+    recalls = rows_of(inputs.outputs / "report" / "per_class.csv")
+    # All classes have as many validation images.
+    assert sum(float(row["recall"]) for row in recalls) / 3 == pytest.approx(best["top1_acc"])
+    assert page.count("data:image/jpeg") == 9 + round(12 * (1 - float(str(best["top1_acc"]))))
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_RUN_ID", None])
+def test_a_report_shows_no_images_in_a_job(
+    variable: str | None, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable:
+        monkeypatch.setenv(variable, "a-job")
+    assert inputs.fit(report=None) == 0
+    assert ("data:image/jpeg" in page_of(inputs)) is (variable is None)
+    assert inputs.fit(report="basic") == 0
+    assert "data:image/jpeg" not in page_of(inputs)
+
+
+def test_no_report_of_an_earlier_run_stays(inputs: Inputs) -> None:
+    assert inputs.fit(report="basic") == 0
+    assert inputs.fit(report="off") == 0
+    assert not (inputs.outputs / "report").exists()
+
+
+def test_a_report_that_cannot_be_written_ends_nothing(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    inputs.outputs.mkdir()
+    (inputs.outputs / "report").write_text("a file of somebody's")
+    assert inputs.fit(report="basic") == 0
+    assert "The report could not be written: FileExistsError" in capfd.readouterr().err
+    assert (inputs.trained / "model").is_file()
+    assert inputs.error() is None
+
+
+def test_a_report_says_why_a_training_stopped_early(inputs: Inputs) -> None:
+    assert inputs.fit(report="basic", epochs=30, patience=1, learning_rate=0.5) == 0
+    losses = [float(str(record["valid_loss"])) for record in inputs.metrics()]
+    assert len(losses) < 30
+    lowest = losses.index(min(losses)) + 1
+    assert f"Stopped early after epoch {len(losses)}: no new lowest validation loss since epoch {lowest}" in page_of(
+        inputs
+    )
+
+
+def test_a_report_warns_of_the_data(inputs: Inputs) -> None:
+    train, valid = (sorted((path / "image").iterdir()) for path in (inputs.train, inputs.valid))
+    shutil.copy(train[0], valid[0])
+    train[1].write_bytes(train[1].read_bytes()[:200])
+    assert inputs.fit(report="full", skip_unreadable_images="true") == 0
+    page = page_of(inputs)
+    assert re.search(
+        rf"1 of 12 validation images are, byte for byte, among the training images too: '[^']*{valid[0].name}'", page
+    )
+    assert re.search(rf"1 of 24 images cannot be read and left out: '[^']*{train[1].name}'", page)
+    assert "23 of 32x32 pixels, 0.1 MiB decoded, 1 left out" in page
+    # Thumbnails are of the images that their captions name, though one before them is left out.
+    assert train[1].name not in re.findall(r'class="file">(?:[^<]*/)?([^</]+)</bdi>', page)
+
+
+def test_images_are_drawn_where_all_would_take_too_long(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_report, "_LEAST_SECONDS", 1e-9)
+    monkeypatch.setattr(training_report, "_SHARE", 0)
+    assert inputs.fit(report="basic") == 0
+    assert "on 1 of 12 validation images, drawn at random, of 3 classes" in page_of(inputs)
+
+
+def test_epochs_of_the_run_before_are_in_the_history() -> None:
+    history = History()
+    pairs = [
+        (EpochRecord(epoch, 0.1, 1.0, 0.5, 1.0, 0.5, None, is_best=epoch == 1), EpochTiming(epoch, 1.0, 1.0, 10.0))
+        for epoch in (1, 2, 3)
+    ]
+    history.training_resumed(pairs[:2])
+    history.epoch_done(*pairs[2])
+    assert list(zip(history.records, history.timings)) == pairs
