@@ -11,7 +11,7 @@ UV := $(VENV)/bin/uv
 UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
-.PHONY: setup sample test test-all test-gpu soak bench lint format lock clean
+.PHONY: setup sample test test-all test-gpu soak bench pictures lint format lock clean
 
 setup: $(INSTALLED)
 
@@ -42,6 +42,9 @@ soak: setup
 
 bench: setup
 	$(RUN) -m benchmarks
+
+pictures: setup
+	$(RUN) -m tests.pictures
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -132,8 +132,8 @@ def test_a_terminal_shows_one_calm_display(width: int, inputs: Inputs) -> None:
     assert len(with_numbers) > 3
     for each in with_numbers:
         epochs, batches, numbers, best = each[-4:]
-        assert re.fullmatch(r"Epochs +━.* \d+/40 (\d:\d\d:\d\d|-:--:--) left", epochs)
-        assert re.fullmatch(r"(Training|Validation) +━.* \d+/\d+ (\d:\d\d:\d\d|-:--:--) left", batches)
+        assert re.fullmatch(r"Epochs +━.* \d+/40 +(\d:\d\d:\d\d|-:--:--) left", epochs)
+        assert re.fullmatch(r"(Training|Validation) +━.* \d+/\d+ +(\d:\d\d:\d\d|-:--:--) left", batches)
         assert len(epochs) == len(batches) == width
         assert re.fullmatch(r"loss [\d.]+   accuracy [\d.]+   [\d,]+ images/s   lr [\d.e-]+", numbers)
         assert re.fullmatch(r"(best: epoch \d+, accuracy [\d.]+, loss [\d.]+   )?patience \d+ of 40 epochs", best)

@@ -23,7 +23,7 @@ from sklearn import metrics
 
 import train_pytorch_model
 from train_pytorch_model.companions.evaluation_pictures import drawable_names, in_cells
-from train_pytorch_model.data.findings import compare_images, imbalance
+from train_pytorch_model.data.findings import Files, compare_images, imbalance
 from train_pytorch_model.messages import seconds_in_words
 from train_pytorch_model.report import figures, write
 from train_pytorch_model.report.contents import Report, Thumbnail
@@ -493,11 +493,11 @@ def test_thumbnails_are_small_and_carry_no_metadata(shape: tuple[int, int]) -> N
         assert np.abs(np.asarray(image).astype(int) - 90).max() <= 2
 
 
-def write_files(folder: Path, contents: list[bytes]) -> list[tuple[Path, int]]:
+def write_files(folder: Path, contents: list[bytes]) -> Files:
     folder.mkdir()
     for number, content in enumerate(contents):
         (folder / str(number)).write_bytes(content)
-    return [(folder / str(number), len(content)) for number, content in enumerate(contents)]
+    return Files(lambda number: folder / str(number), np.array([len(content) for content in contents]))
 
 
 def test_identical_files_are_found_and_different_ones_of_equal_size_are_not(tmp_path: Path) -> None:
@@ -506,12 +506,12 @@ def test_identical_files_are_found_and_different_ones_of_equal_size_are_not(tmp_
     comparison = compare_images(train, valid)
     assert comparison.pairs == [(0, 1), (4, 3), (0, 4)]
     assert (comparison.num_candidates, comparison.num_read) == (8, 8)
-    (text,) = comparison.warnings(["a", "b", "c", "d", "e"])
+    (text,) = comparison.warnings("abcde".__getitem__)
     assert text.startswith("3 of 5 validation images are, byte for byte, among the training images too: 'b', 'd', 'e'.")
 
 
 def test_files_of_a_size_that_one_set_alone_has_are_never_opened(tmp_path: Path) -> None:
-    comparison = compare_images([(tmp_path / "missing", 7)], [(tmp_path / "gone", 8)])
+    comparison = compare_images(*(Files(lambda number: tmp_path / "missing", np.array([size])) for size in (7, 8)))
     assert (comparison.pairs, comparison.num_candidates, comparison.warnings()) == ([], 0, [])
 
 
@@ -525,7 +525,7 @@ def test_a_search_out_of_time_says_so(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     train = write_files(tmp_path / "train", [b"one", b"two"])
     (tmp_path / "train" / "0").unlink()
-    comparison = compare_images(train, [train[1], train[0]])
+    comparison = compare_images(train, Files(lambda number: train.path_of(1 - number), train.sizes[::-1]))
     assert comparison.pairs == [(1, 0)]
     assert comparison.warnings()[1] == (
         "2 files could not be read when looking for images that lie in both sets."

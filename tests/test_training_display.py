@@ -48,7 +48,7 @@ def test_a_terminal_shows_how_far_and_how_well(width: int) -> None:
     lines = shown(display, width)
     assert all(len(line) <= width for line in lines)
     # 2.75 of 4 epochs at 80 s each: training is three quarters of one.
-    assert re.fullmatch(r"Epochs +━.* 3/4 0:01:40 left", lines[0])
+    assert re.fullmatch(r"Epochs +━.* 3/4 +0:01:40 left", lines[0])
     assert re.fullmatch(r"Training ━.* 10/10 0:00:00 left", lines[1])
     assert lines[2] == "loss 0.1234   accuracy 0.9876   1,234 images/s   lr 0.00025"
     assert lines[3] == "best: epoch 1, accuracy 0.9100, loss 0.5000   patience 2 of 3 epochs"
@@ -116,7 +116,7 @@ def test_machines_read_an_object_a_line(inputs: Inputs) -> None:
 def test_of_two_processes_one_speaks_for_both(inputs: Inputs) -> None:
     job = train_job(inputs, count=2, print_frequency=1, report="basic")
     assert job.wait() == [0, 0]
-    assert job.log(1) == ""
+    assert [line for line in job.log(1).splitlines() if not line.startswith("[Gloo]")] == []
     assert "Epoch 1/1, iteration 1/2: loss" in job.log(0)
     # Images of both are counted, once.
     assert "on 12 validation images of 3 classes" in (inputs.outputs / "report" / "report.html").read_text()

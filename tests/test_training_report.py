@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import re
 import shutil
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.making import Inputs
 from train_pytorch_model import training_report
@@ -19,6 +23,10 @@ from train_pytorch_model.training_report import History
 
 def page_of(inputs: Inputs) -> str:
     return unescape((inputs.outputs / "report" / "report.html").read_text(encoding="utf-8"))
+
+
+def pixels_of(file: Path | io.BytesIO) -> np.ndarray:
+    return np.asarray(Image.open(file), dtype=float)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -102,7 +110,13 @@ def test_a_report_warns_of_the_data(inputs: Inputs) -> None:
     assert re.search(rf"1 of 24 images cannot be read and left out: '[^']*{train[1].name}'", page)
     assert "23 of 32x32 pixels, 0.1 MiB decoded, 1 left out" in page
     # Thumbnails are of the images that their captions name, though one before them is left out.
-    assert train[1].name not in re.findall(r'class="file">(?:[^<]*/)?([^</]+)</bdi>', page)
+    samples = page[page.index("samples-title") :]
+    shown = re.findall(r'src="data:image/jpeg;base64,([^"]+)".*?class="file">([^<]+)</bdi>', samples, re.DOTALL)
+    pixels = {f"image/{path.name}": pixels_of(path) for path in train if path != train[1]}
+    assert len(shown) == 9
+    for jpeg, name in shown:
+        seen = pixels_of(io.BytesIO(base64.b64decode(jpeg)))
+        assert min(pixels, key=lambda other: np.abs(pixels[other] - seen).mean()) == name
 
 
 def test_images_are_drawn_where_all_would_take_too_long(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from train_pytorch_model.data.decoding import Size, UnreadableImageError, in_threads, read_size
+from train_pytorch_model.data.findings import Files
 from train_pytorch_model.data.image_store import FilesAt, ImageStore, decode_all
 from train_pytorch_model.errors import TRAINING_DATASET, InvalidDatasetError
 from train_pytorch_model.messages import join_some
@@ -54,9 +55,13 @@ class Scanned:
         """Images of each class among those that are kept, int64 of shape (number of classes,)."""
         return np.bincount(self.images.labels[self.kept], minlength=len(self.images.classes))
 
-    def files(self) -> list[tuple[Path, int]]:
-        """Path and size in bytes of each image that is kept."""
-        return [(self.images.path_of(index), int(self.file_bytes[index])) for index in self.kept.tolist()]
+    def name_of(self, number: int) -> str:
+        """The file of an image by its number among those that are kept."""
+        return self.images.files[int(self.kept[number])]
+
+    def files(self) -> Files:
+        """The files of the images that are kept."""
+        return Files(FilesAt(self.images.path_of, self.kept), self.file_bytes[self.kept])
 
 
 def scan(images: LabelledImages, faults: FaultCollector) -> Scanned:

@@ -22,7 +22,7 @@ from train_pytorch_model.training.predictions import predict
 from train_pytorch_model.training.state import load_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -132,23 +132,23 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         prepared.network, prepared.valid, chosen, training.plan.batch_size, training.device, prepared.memory_format
     )
     found = compare_images(train.files(), valid.files(), _SEARCH_PART * allowed)
-    names = [valid.images.files[index] for index in valid.kept.tolist()]
     warnings = [
         *training.warnings,
         *imbalance(train.counts(), classes, valid.counts()),
-        *found.warnings(names if has_images else ()),
+        *found.warnings(valid.name_of if has_images else None),
     ]
     mistakes: tuple[Thumbnail, ...] = ()
     samples: tuple[Thumbnail, ...] = ()
     if has_images:
-        pixels_of, name_of = _looking_into(prepared.valid, valid, training.device)
         mistakes = make_mistakes(
             truth, probabilities, classes,
-            lambda number: pixels_of(int(chosen[number])), lambda number: name_of(int(chosen[number])),
+            lambda number: _pixels(prepared.valid, int(chosen[number]), training.device),
+            lambda number: valid.name_of(int(chosen[number])),
         )  # fmt: skip
         samples = make_samples(
-            train.images.labels[train.kept], classes, *_looking_into(prepared.train, train, training.device)
-        )
+            train.images.labels[train.kept], classes,
+            lambda number: _pixels(prepared.train, number, training.device), train.name_of,
+        )  # fmt: skip
     return Report(
         title=f"{prepared.description.name}, {len(classes)} classes",
         facts=_facts(training),
@@ -180,16 +180,10 @@ def _choose_images(training: FinishedTraining, allowed: float) -> torch.Tensor:
     return drawn[: max(1, int(num_images * allowed / expected))].sort().values
 
 
-def _looking_into(
-    store: ImageStore, dataset: Scanned, device: torch.device
-) -> tuple[Callable[[int], np.ndarray], Callable[[int], str]]:
-    """Pixels, uint8 of shape (height, width, 3), and file name of the image at an index of the store."""
-
-    def pixels_of(index: int) -> np.ndarray:
-        pixels, _ = next(iter(store.batches([torch.tensor([index])], device)))
-        return pixels[0].permute(1, 2, 0).cpu().numpy()
-
-    return pixels_of, lambda index: dataset.images.files[int(dataset.kept[index])]
+def _pixels(store: ImageStore, index: int, device: torch.device) -> np.ndarray:
+    """The image at an index, uint8 of shape (height, width, 3)."""
+    pixels, _ = next(iter(store.batches([torch.tensor([index])], device)))
+    return pixels[0].permute(1, 2, 0).cpu().numpy()
 
 
 def _facts(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]]]]:

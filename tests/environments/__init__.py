@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from ruamel.yaml import YAML
@@ -54,7 +55,7 @@ def _require(version: str) -> Path:
     return python
 
 
-def _give_up(message: str) -> None:
+def _give_up(message: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
@@ -105,7 +106,7 @@ def require_program(name: str) -> str:
     found = shutil.which(name)
     if found is None:
         _give_up(f"{name} was not found: install it, on Debian with `apt-get install {name}`")
-    return str(found)
+    return found
 
 
 def conda() -> Path:

@@ -143,11 +143,10 @@ def _is_same(given: torch.Tensor, value: torch.Tensor) -> bool:
 def _warnings(train: Scanned | None, valid: Scanned | None) -> list[str]:
     if train is None or valid is None:
         return []
-    names = [valid.images.files[index] for index in valid.kept.tolist()]
     has_same_classes = train.images.classes == valid.images.classes
     return [
         *imbalance(train.counts(), train.images.classes, valid.counts() if has_same_classes else None),
-        *compare_images(train.files(), valid.files(), _SEARCH_SECONDS).warnings(names),
+        *compare_images(train.files(), valid.files(), _SEARCH_SECONDS).warnings(valid.name_of),
     ]
 
 

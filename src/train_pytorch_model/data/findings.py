@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
@@ -14,10 +13,8 @@ from train_pytorch_model.data.decoding import in_threads
 from train_pytorch_model.messages import join_some, name_some
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
-
-    Files = Sequence[tuple[Union[str, "os.PathLike[str]"], int]]
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 DEADLINE_SECONDS = 10.0
 _IMBALANCE = 10
@@ -60,6 +57,16 @@ def _have(named: Sequence[object]) -> str:
 
 
 @dataclass(frozen=True)
+class Files:
+    """The files of a dataset."""
+
+    path_of: Callable[[int], Path]
+    """The file at an index."""
+    sizes: np.ndarray
+    """In bytes, int64 of shape (N,)."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What a search for files that lie in both sets came to."""
 
@@ -84,15 +91,15 @@ class Comparison:
             f"{self.num_candidates} files: there may be more than were found."
         )
 
-    def warnings(self, valid_names: Sequence[str] = ()) -> list[str]:
+    def warnings(self, name_of: Callable[[int], str] | None = None) -> list[str]:
         """What was found, and what was not looked at, as sentences.
 
         Args:
-            valid_names: of all validation files; the first identical ones are named where this is given.
+            name_of: the name of a validation file; the first identical ones are named where this is given.
         """
         texts = []
         if self.pairs:
-            named = f": {name_some([valid_names[valid] for _, valid in self.pairs])}" if valid_names else ""
+            named = f": {name_some([name_of(valid) for _, valid in self.pairs])}" if name_of else ""
             texts.append(
                 f"{len(self.pairs)} of {self.num_valid} validation images are, byte for byte, among the training "
                 f"images too{named}. The model has seen them: its numbers will be worse on new images."
@@ -112,47 +119,48 @@ def compare_images(train_files: Files, valid_files: Files, deadline: float = DEA
     Only files whose size occurs in both sets are read, in a few threads; equal SHA-256 sums count as equal bytes.
 
     Args:
-        train_files: paths and sizes in bytes.
-        valid_files: likewise.
+        train_files: of the training set.
+        valid_files: of the validation set.
         deadline: seconds after which the search stops with what it has found so far.
     """
     end = time.monotonic() + deadline
-    sizes = {size for _, size in train_files} & {size for _, size in valid_files}
+    sets = (train_files, valid_files)
+    common = np.intersect1d(train_files.sizes, valid_files.sizes)
+    indices = [np.flatnonzero(np.isin(files.sizes, common)) for files in sets]
+    is_valid = np.repeat((False, True), [len(part) for part in indices])
+    index = np.concatenate(indices)
+    sizes = np.concatenate([files.sizes[part] for files, part in zip(sets, indices)])
     # Sizes one after the other, so that a search cut short has finished with some; training before validation.
-    tasks = sorted(
-        (size, is_valid, index)
-        for is_valid, files in enumerate((train_files, valid_files))
-        for index, (_, size) in enumerate(files)
-        if size in sizes
-    )
-    both = (train_files, valid_files)
+    order = np.lexsort((index, is_valid, sizes))
+    is_valid, index = is_valid[order], index[order]
 
     def sum_of(number: int) -> tuple[bool, Optional[bytes]]:
-        _, is_valid, index = tasks[number]
-        return _sum_of(both[is_valid][index][0], end)
+        return _sum_of(sets[int(is_valid[number])].path_of(int(index[number])), end)
 
     first: dict[bytes, int] = {}
     pairs: list[tuple[int, int]] = []
     num_read = num_unreadable = 0
-    for (_, is_valid, index), (is_in_time, digest) in zip(tasks, in_threads(sum_of, len(tasks), at_once=16)):
+    for number, (is_in_time, digest) in enumerate(in_threads(sum_of, len(index), at_once=16)):
         if not is_in_time:
             break
         if digest is None:
             num_unreadable += 1
             continue
         num_read += 1
-        if not is_valid:
-            first.setdefault(digest, index)
+        place = int(index[number])
+        if not is_valid[number]:
+            first.setdefault(digest, place)
         elif digest in first:
-            pairs.append((first[digest], index))
-    return Comparison(sorted(pairs, key=lambda pair: pair[1]), len(valid_files), len(tasks), num_read, num_unreadable)
+            pairs.append((first[digest], place))
+    pairs.sort(key=lambda pair: pair[1])
+    return Comparison(pairs, len(valid_files.sizes), len(index), num_read, num_unreadable)
 
 
-def _sum_of(path: str | os.PathLike[str], end: float) -> tuple[bool, Optional[bytes]]:
+def _sum_of(path: Path, end: float) -> tuple[bool, Optional[bytes]]:
     """Whether it was done before `end`, and the SHA-256 of a file; None when it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             while time.monotonic() < end:
                 piece = file.read(_PIECE_BYTES)
                 if not piece:
