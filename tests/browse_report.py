@@ -30,6 +30,7 @@ def browse(browser: Browser, report: Path, size: str, scheme: str, pictures: Pat
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(report.as_uri())
+    page.evaluate("Promise.allSettled([...document.images].map(image => image.decode()))")
     page.screenshot(path=str(pictures / f"{size}_{scheme}.png"), full_page=True)
     found: dict[str, Any] = {
         "overflow": page.evaluate(OVERFLOW),

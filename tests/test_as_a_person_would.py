@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -25,7 +26,7 @@ def run_report(path: Path, classes: list[str]) -> Inputs:
     write_image_directory(inputs.train, classes=classes, per_class=3)
     write_image_directory(inputs.valid, classes=classes, per_class=2, seed=1)
     initialize(inputs.untrained, "shufflenet_v2_x0_5", inputs.outputs)
-    assert inputs.fit(report="full", epochs=2, batch_size=16) == 0
+    assert inputs.fit(report="full", epochs=2) == 0
     return inputs
 
 
@@ -104,13 +105,15 @@ def captured(name: str) -> list[str]:
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_terminal_shows_one_calm_display(width: int, inputs: Inputs) -> None:
     environments.require_program("tmux")
-    command = [sys.executable, "-m", "train_pytorch_model", *inputs.arguments(epochs=40, patience=40, batch_size=2)]
+    how = {"epochs": 40, "patience": 40, "batch_size": 4, "print_frequency": 1}
+    command = [sys.executable, "-m", "train_pytorch_model", *inputs.arguments(**how)]
     session = f"training-{width}"
     subprocess.run(
         ["tmux", "-f", "/dev/null", "new-session", "-d", "-s", session, "-x", str(width), "-y", "30",
          f"OMP_NUM_THREADS=1 {shlex.join(command)}; echo the code is $?; sleep 600"],
         check=True,
         cwd=inputs.path,
+        env=dict(os.environ),  # and not what readline, which pytest loads, adds to it: COLUMNS
     )  # fmt: skip
     try:
         live: list[list[str]] = []
@@ -135,7 +138,7 @@ def test_a_terminal_shows_one_calm_display(width: int, inputs: Inputs) -> None:
         assert re.fullmatch(r"Epochs +━.* \d+/40 +(\d:\d\d:\d\d|-:--:--) left", epochs)
         assert re.fullmatch(r"(Training|Validation) +━.* \d+/\d+ +(\d:\d\d:\d\d|-:--:--) left", batches)
         assert len(epochs) == len(batches) == width
-        assert re.fullmatch(r"loss [\d.]+   accuracy [\d.]+   [\d,]+ images/s   lr [\d.e-]+", numbers)
-        assert re.fullmatch(r"(best: epoch \d+, accuracy [\d.]+, loss [\d.]+   )?patience \d+ of 40 epochs", best)
+        assert re.fullmatch(r"loss [\d.e+]+   accuracy [\d.]+   [\d,]+ images/s   lr [\d.e-]+", numbers)
+        assert re.fullmatch(r"(best: epoch \d+, accuracy [\d.]+, loss [\d.e+]+   )?patience \d+ of 40 epochs", best)
         # One display: its bars are there once.
         assert sum(line.startswith("Epochs ") for line in each) == 1

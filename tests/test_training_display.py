@@ -57,8 +57,8 @@ def test_a_terminal_shows_how_far_and_how_well(width: int) -> None:
 def test_the_longest_numbers_fit_80_columns() -> None:
     display = make_display(epochs=10_000, patience=1000)
     display.epoch_started(1, 1_000_000)
-    display.iteration_done(1, 1_000_000, Reading(12345.6789, 0.12345678, 1.23456e-05, 1234567.8))
-    display.epoch_done(record(9999, 12345.6789, 0.12345, is_best=True), EpochTiming(1, 1e6, 1e6, 1.0))
+    display.iteration_done(1, 1_000_000, Reading(1.23456789e30, 0.12345678, 1.23456e-05, 1234567.8))
+    display.epoch_done(record(9999, 1.23456789e30, 0.12345, is_best=True), EpochTiming(1, 1e6, 1e6, 1.0))
     assert all(len(line) <= 80 for line in shown(display, 80))
 
 

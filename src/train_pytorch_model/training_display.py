@@ -127,8 +127,8 @@ class TrainingDisplay(Listener):
         self._take(record, timing)
         if self._is_live:
             message = (
-                f"Epoch {record.epoch}/{self._epochs}: loss {record.train_loss:.4f}, validation loss "
-                f"{record.valid_loss:.4f}, accuracy {record.top1_acc:.4f}{' (best)' if record.is_best else ''}"
+                f"Epoch {record.epoch}/{self._epochs}: loss {_short(record.train_loss)}, validation loss "
+                f"{_short(record.valid_loss)}, accuracy {record.top1_acc:.4f}{' (best)' if record.is_best else ''}"
             )
         else:
             top5 = "" if record.top5_acc is None else f", top5 acc {record.top5_acc:.5f}"
@@ -174,7 +174,7 @@ class TrainingDisplay(Listener):
         if self._reading is not None:
             memory = gpu_memory(self._device)
             parts = [
-                f"loss {self._reading.loss:.4f}",
+                f"loss {_short(self._reading.loss)}",
                 f"accuracy {self._reading.accuracy:.4f}",
                 f"{self._reading.images_per_second:,.0f} images/s",
                 f"lr {self._reading.learning_rate:.3g}",
@@ -185,8 +185,12 @@ class TrainingDisplay(Listener):
         left = f"patience {patience - self._stopping.num_bad_epochs} of {patience} epochs"
         if self._best is not None:
             best = self._best
-            left = f"best: epoch {best.epoch}, accuracy {best.top1_acc:.4f}, loss {best.valid_loss:.4f}   {left}"
+            left = f"best: epoch {best.epoch}, accuracy {best.top1_acc:.4f}, loss {_short(best.valid_loss)}   {left}"
         return [*lines, Text(left, style="dim", no_wrap=True, overflow="ellipsis")]
+
+
+def _short(loss: float) -> str:
+    return f"{loss:.4f}" if abs(loss) < 10_000 else f"{loss:.3g}"
 
 
 def _left(seconds: float) -> str:
