@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import textwrap
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,12 @@ class _ConsoleHandler(logging.Handler):
         """Print one line."""
         style = _STYLES.get(record.levelno)
         self.formatter = logging.Formatter(f"%(asctime)s {'%(levelname)s ' if style else ''}%(message)s", "%H:%M:%S")
-        # Between words; a path that is longer than a line stays whole, so that it can be copied.
-        self._console.print(
-            self.format(record), style=style, markup=False, highlight=False, overflow="ignore", crop=False
+        # Broken between words; a path that is longer than a line stays whole, so that it can be copied.
+        text = "\n".join(
+            textwrap.fill(line, self._console.width, break_long_words=False, break_on_hyphens=False)
+            for line in self.format(record).splitlines()
         )
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class _JsonFormatter(logging.Formatter):
