@@ -31,7 +31,7 @@ def _train(images: Path, work_path: Path, network: str, num_processes: int, *fla
         *(sys.executable, *launcher, "-m", "train_pytorch_model", "train"),
         *("--untrained-model-path", work_path / network, "--trained-model-path", work_path / "trained"),
         *("--train-data-path", images / "train_data", "--valid-data-path", images / "valid_data"),
-        *("--outputs-path", outputs, "--patience", 1000, *flags),
+        *("--outputs-path", outputs, "--patience", 1000, "--report", "off", *flags),
     ]
     log = run_watched(command).output
     lines = (outputs / "timings.jsonl").read_text(encoding="utf-8").splitlines()

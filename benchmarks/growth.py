@@ -28,7 +28,7 @@ def _train(images: Path, store: str, work_path: Path) -> list[str]:
     outputs = work_path / "growth_outputs"
     usage = run_watched(
         [
-            *(sys.executable, "-m", "train_pytorch_model", "train"),
+            *(sys.executable, "-m", "train_pytorch_model", "train", "--report", "off"),
             *("--untrained-model-path", work_path / "growth_model"),
             *("--train-data-path", images / "train_data", "--valid-data-path", images / "valid_data"),
             *("--trained-model-path", trained, "--outputs-path", outputs, "--epochs", 1, "--image-store", store),

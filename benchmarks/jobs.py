@@ -68,7 +68,16 @@ def _run(job: Job, contender: str, seed: int, path: Path) -> Result:
         command = [environments.retired(), "-m", f"{_RETIRED}.train.train_pytorch_model"]
         usage = run_watched([*command, "--untrained-model-path", path / "retired", *ports, *common])
     else:
-        command = [sys.executable, "-m", "train_pytorch_model", "train", "--outputs-path", path / "outputs"]
+        command = [
+            sys.executable,
+            "-m",
+            "train_pytorch_model",
+            "train",
+            "--outputs-path",
+            path / "outputs",
+            "--report",
+            "off",
+        ]
         precision = "float32" if contender == "ours in float32" else "auto"
         usage = run_watched(
             [*command, "--untrained-model-path", path / "ours", *ports, *common, "--precision", precision]

@@ -25,6 +25,7 @@ def _until_training(network: str, images: Path, work_path: Path) -> float:
     shutil.rmtree(trained, ignore_errors=True)
     command = [
         *(sys.executable, "-m", "train_pytorch_model", "train", "--untrained-model-path", work_path / network),
+        *("--report", "off"),
         *("--train-data-path", images / "train_data", "--valid-data-path", images / "valid_data"),
         *("--trained-model-path", trained, "--outputs-path", work_path / "startup_outputs", "--epochs", 1),
     ]

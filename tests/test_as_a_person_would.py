@@ -138,7 +138,7 @@ def test_a_terminal_shows_one_calm_display(width: int, inputs: Inputs) -> None:
         assert re.fullmatch(r"Epochs +━.* \d+/40 +(\d:\d\d:\d\d|-:--:--) left", epochs)
         assert re.fullmatch(r"(Training|Validation) +━.* \d+/\d+ +(\d:\d\d:\d\d|-:--:--) left", batches)
         assert len(epochs) == len(batches) == width
-        assert re.fullmatch(r"loss [\d.e+]+   accuracy [\d.]+   [\d,]+ images/s   lr [\d.e-]+", numbers)
-        assert re.fullmatch(r"(best: epoch \d+, accuracy [\d.]+, loss [\d.e+]+   )?patience \d+ of 40 epochs", best)
+        assert re.fullmatch(r"loss [\d.e+]+  accuracy [\d.]+  [\d,]+ images/s  lr [\d.e-]+", numbers)
+        assert re.fullmatch(r"(best: epoch \d+, accuracy [\d.]+, loss [\d.e+]+  )?patience \d+ of 40 epochs", best)
         # One display: its bars are there once.
         assert sum(line.startswith("Epochs ") for line in each) == 1

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torchvision
 
-from tests.making import NETWORK, Inputs, initialize, write_image_directory
+from tests.jobs import train_job
+from tests.making import NETWORK, Inputs, initialize, run_module, write_image_directory
 from train_pytorch_model.check import command
+from train_pytorch_model.check.trial import Trial
 from train_pytorch_model.command_line import build_parser
 from train_pytorch_model.entry import main
 
@@ -50,9 +53,9 @@ def test_what_is_found_is_what_is_there(inputs: Inputs, capsys: pytest.CaptureFi
     files = [path.stat().st_size for path in (inputs.train / "image").iterdir()]
     assert found["training"] == {
         "path": str(inputs.train), "images": 24, "unreadable": 0, "width": 32, "height": 32, "file_bytes": sum(files),
-        "decoded_bytes": 24 * 32 * 32 * 3, "counts": [8, 8, 8],
+        "decoded_bytes": 24 * 32 * 32 * 3, "counts": {"cat": 8, "dog": 8, "owl": 8},
     }  # fmt: skip
-    assert (found["validation"]["images"], found["validation"]["counts"]) == (12, [4, 4, 4])
+    assert (found["validation"]["images"], found["validation"]["counts"]) == (12, {"cat": 4, "dog": 4, "owl": 4})
     network = torchvision.models.get_model(NETWORK, num_classes=3)
     assert found["model"]["weights"] == sum(parameter.numel() for parameter in network.parameters())
     assert found["model"]["new_weights"] == ["fc.weight", "fc.bias"]
@@ -87,7 +90,7 @@ def test_of_many_classes_the_largest_and_the_smallest_are_shown(
     initialize(inputs.untrained, NETWORK, tmp_path / "outputs")
     assert main(["check", *inputs.arguments()[1:]]) == 0
     page = capsys.readouterr().out
-    assert "… 15 more …" in page
+    assert "and 15 more" in page
     assert sum(line.startswith("class ") and line.split()[2] == "1" for line in page.splitlines()) == 30
     assert "45 of 45 validation images are, byte for byte, among the training images too" in " ".join(page.split())
 
@@ -115,7 +118,7 @@ def test_a_part_that_is_missing_leaves_the_rest(inputs: Inputs, capsys: pytest.C
     assert code == 1
     assert [problem["id"] for problem in found["problems"]] == ["InvalidModelDirectory", "InvalidDataset"]
     assert (found["model"], found["validation"], found["estimate"]) == (None, None, None)
-    assert found["training"]["counts"] == [8, 8, 8]
+    assert found["training"]["counts"] == {"cat": 8, "dog": 8, "owl": 8}
     assert main(["check", *inputs.arguments()[1:]]) == 1
     assert "24 images" in capsys.readouterr().out
 
@@ -147,3 +150,67 @@ def test_memory_that_does_not_suffice_is_a_problem(
     code, found = check(inputs, capsys)
     assert (code, found["problems"][0]["code"]) == (1, 138)
     assert "Lower the batch size (it is 6)" in found["problems"][0]["message"]
+
+
+def test_memory_is_summed_where_several_things_want_it(
+    inputs: Inputs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = 36 * 32 * 32 * 3
+    monkeypatch.setattr(command, "try_steps", lambda *_: Trial(0.1, 0.1, 10_000_000))
+    for free, code in ((images + 10_000_000, 0), (images + 9_999_999, 1)):
+        monkeypatch.setattr(command, "free_bytes", lambda device, free=free: {"memory": float(free), "disk": 1e12})
+        given, found = check(inputs, capsys, image_store="memory")
+        assert given == code
+        assert [need["free_bytes"] for need in found["memory"]] == [free, free]
+    assert found["problems"][0]["code"] == 138
+    assert "decoded images 0.1 MiB and network and a batch 9.5 MiB" in found["problems"][0]["message"]
+
+
+def test_the_memory_of_a_trial_is_that_of_the_network(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    # 137 million weights of 4 bytes, each with its gradient and its momentum; the process has held more before.
+    waste = bytearray(3 * 2**30)
+    waste[::4096] = bytes(len(waste) // 4096)
+    del waste
+    initialize(inputs.path / "vgg", "vgg11", inputs.outputs)
+    code, found = check(inputs, capsys, untrained_model_path=inputs.path / "vgg", batch_size=2)
+    assert code == 0
+    least = 3 * 4 * found["model"]["weights"]
+    assert 0.6 * least < found["memory"][1]["needed_bytes"] < 2 * least
+
+
+def test_it_says_where_a_training_would_begin(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(inputs, capsys)[1]["start"] == "anew"
+    code, found = check(inputs, capsys, resume="require")
+    assert code == 1
+    assert "--resume require: there is no checkpoint" in found["problems"][0]["message"]
+    assert inputs.fit(resume="require") == 1
+    assert found["problems"][0]["message"] == str(inputs.error()["Message"]).partition(": ")[2]  # type: ignore[index]
+    job = train_job(inputs, epochs=50, patience=50, checkpoint_minutes=0)
+    assert job.until(lambda: list(inputs.outputs.glob("checkpoints/*.pt")))
+    job.send(signal.SIGKILL)
+    job.wait()
+    before = everything_in(inputs.path)
+    code, found = check(inputs, capsys, epochs=50, patience=50, resume="require")
+    assert code == 0
+    assert found["start"].startswith("goes on from the checkpoint of epoch ")
+    assert "batch size" in check(inputs, capsys, epochs=50, patience=50, batch_size=4)[1]["start"]
+    assert everything_in(inputs.path) == before
+
+
+def test_a_folder_that_may_not_be_looked_into_is_a_problem(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    (inputs.path / "file").write_text("not a folder")
+    code, found = check(inputs, capsys, outputs_path=inputs.path / "file" / "outputs")
+    assert code == 1
+    assert "--outputs-path" in found["problems"][0]["message"]
+
+
+def test_labels_that_the_terminal_has_no_letters_for_end_nothing(tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path)
+    classes = [f"猫 {number}" for number in range(45)]
+    write_image_directory(inputs.train, classes=classes, per_class=1)
+    shutil.copytree(inputs.train, inputs.valid)
+    initialize(inputs.untrained, NETWORK, tmp_path / "outputs")
+    finished = run_module("check", *inputs.arguments()[1:], PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert finished.returncode == 0, finished.stderr
+    assert "#" in finished.stdout
+    assert "and 15 more" in finished.stdout

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from rich.console import Console
 
 from tests.jobs import train_job
 from tests.making import Inputs, run_module
+from train_pytorch_model import training_display
 from train_pytorch_model.training.records import EpochRecord, EpochTiming, Reading
 from train_pytorch_model.training_display import TrainingDisplay
 
@@ -50,16 +55,21 @@ def test_a_terminal_shows_how_far_and_how_well(width: int) -> None:
     # 2.75 of 4 epochs at 80 s each: training is three quarters of one.
     assert re.fullmatch(r"Epochs +━.* 3/4 +0:01:40 left", lines[0])
     assert re.fullmatch(r"Training ━.* 10/10 0:00:00 left", lines[1])
-    assert lines[2] == "loss 0.1234   accuracy 0.9876   1,234 images/s   lr 0.00025"
-    assert lines[3] == "best: epoch 1, accuracy 0.9100, loss 0.5000   patience 2 of 3 epochs"
+    assert lines[2] == "loss 0.1234  accuracy 0.9876  1,234 images/s  lr 0.00025"
+    assert lines[3] == "best: epoch 1, accuracy 0.9100, loss 0.5000  patience 2 of 3 epochs"
 
 
-def test_the_longest_numbers_fit_80_columns() -> None:
+def test_long_numbers_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_display, "gpu_memory", lambda device: (int(139.12 * 2**30), int(139.8 * 2**30)))
     display = make_display(epochs=10_000, patience=1000)
     display.epoch_started(1, 1_000_000)
-    display.iteration_done(1, 1_000_000, Reading(1.23456789e30, 0.12345678, 1.23456e-05, 1234567.8))
+    display.iteration_done(1, 1_000_000, Reading(1234.56789, 0.12345678, 1.23456e-05, 12345.8))
     display.epoch_done(record(9999, 1.23456789e30, 0.12345, is_best=True), EpochTiming(1, 1e6, 1e6, 1.0))
-    assert all(len(line) <= 80 for line in shown(display, 80))
+    lines = shown(display, 80)
+    assert len(lines) == 4
+    assert "…" not in "".join(lines)
+    assert lines[2].endswith("GPU 139.1/140 GiB")
+    assert lines[3].endswith("patience 1000 of 1000 epochs")
 
 
 def test_a_training_that_goes_on_shows_what_was_best_before() -> None:
@@ -68,7 +78,26 @@ def test_a_training_that_goes_on_shows_what_was_best_before() -> None:
     display.training_resumed(
         [(record(1, 0.5, 0.9, is_best=True), timing), (record(2, 0.7, 0.8, is_best=False), timing)]
     )
-    assert shown(display, 80)[-1] == "best: epoch 1, accuracy 0.9000, loss 0.5000   patience 2 of 3 epochs"
+    assert shown(display, 80)[-1] == "best: epoch 1, accuracy 0.9000, loss 0.5000  patience 2 of 3 epochs"
+
+
+def test_time_left_is_unknown_until_there_is_something_to_tell_it_by() -> None:
+    display = make_display()
+    display.epoch_started(1, 10)
+    display.iteration_done(1, 1, None)
+    lines = shown(display, 80)
+    assert [line.split()[-2:] for line in lines[:2]] == [["-:--:--", "left"]] * 2
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(inputs: Inputs) -> None:
+    command = [sys.executable, "-m", "train_pytorch_model", *inputs.arguments(print_frequency=2)]
+    finished = subprocess.run(
+        ["script", "-qec", shlex.join(command), "/dev/null"],
+        capture_output=True, text=True, env={**os.environ, "TERM": "dumb"},
+    )  # fmt: skip
+    assert finished.returncode == 0
+    assert "Epoch 1/1, iteration 2/4: loss" in finished.stdout
+    assert "\x1b" not in finished.stdout
 
 
 def test_a_log_has_plain_lines_at_the_print_frequency(inputs: Inputs) -> None:

@@ -7,16 +7,23 @@ import csv
 import io
 import re
 import shutil
+import signal
+import time
 from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
+from tests.jobs import results, train_job
 from tests.making import Inputs
+from tests.test_loop import make_images
 from train_pytorch_model import training_report
 from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.training.predictions import predict
 from train_pytorch_model.training.records import EpochRecord, EpochTiming
 from train_pytorch_model.training_report import History
 
@@ -73,10 +80,55 @@ def test_a_report_shows_no_images_in_a_job(
     assert "data:image/jpeg" not in page_of(inputs)
 
 
-def test_no_report_of_an_earlier_run_stays(inputs: Inputs) -> None:
+def test_no_report_of_an_earlier_run_stays_and_nothing_else_goes(inputs: Inputs) -> None:
+    assert inputs.fit(report="basic") == 0
+    own = inputs.outputs / "report" / "thesis.txt"
+    own.write_text("of somebody")
+    assert inputs.fit(report="off") == 0
+    assert list((inputs.outputs / "report").iterdir()) == [own]
+    own.unlink()
     assert inputs.fit(report="basic") == 0
     assert inputs.fit(report="off") == 0
     assert not (inputs.outputs / "report").exists()
+
+
+@pytest.mark.parametrize("flag", ["trained_model_path", "checkpoint_path"])
+def test_the_reports_folder_is_for_it_alone(flag: str, inputs: Inputs) -> None:
+    place = inputs.outputs / "report" / "model"
+    assert inputs.fit(**{flag: place}) == 1
+    assert "lies in the folder of the report" in str(inputs.error())
+
+
+def test_of_a_network_that_gives_a_tuple_the_first_part_counts() -> None:
+    class Pair(nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return images.mean(dim=(2, 3)), None
+
+    images = make_images(5)
+    device = torch.device("cpu")
+    given = predict(Pair(), images, torch.arange(5), 2, device, torch.contiguous_format)
+    pixels = (images.pixels.double() / 255 - 0.5) / 0.5
+    assert given == pytest.approx(pixels.mean(dim=(2, 3)).softmax(1).numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_run_disturbed_in_its_report_has_its_model(number: signal.Signals, inputs: Inputs) -> None:
+    assert inputs.fit(report="basic") == 0
+    expected = results(inputs)
+    shutil.rmtree(inputs.trained)
+    job = train_job(inputs, report="basic")
+    assert job.until(lambda: (inputs.trained / "_meta.yaml").exists())
+    time.sleep(0.3)  # and matplotlib is being imported
+    job.send(number)
+    code = job.wait()[0]
+    assert results(inputs) == expected
+    if number != signal.SIGKILL:
+        assert code == 0, job.log()
+        assert inputs.error() is None
+        assert not list(inputs.outputs.glob("checkpoints/*"))
+    assert train_job(inputs, report="basic").wait() == [0]
+    assert results(inputs) == expected
+    assert "All epochs that were asked for are done." in page_of(inputs)
 
 
 def test_a_report_that_cannot_be_written_ends_nothing(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from train_pytorch_model.data.decoding import num_cores
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -55,16 +57,11 @@ def _cpu_flags() -> set[str]:
     return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
 
 
-def usable_cpus() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def name_of_device(device: torch.device) -> str:
     """A device for reading."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {usable_cpus()} cores"
+    return f"CPU, {num_cores()} cores"
 
 
 def gpu_memory(device: torch.device) -> tuple[int, int] | None:

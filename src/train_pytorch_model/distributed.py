@@ -19,7 +19,8 @@ import torch.distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from train_pytorch_model.device import choose_device, find_shared_gpus, gpu_identity, usable_cpus
+from train_pytorch_model.data.decoding import num_cores
+from train_pytorch_model.device import choose_device, find_shared_gpus, gpu_identity
 from train_pytorch_model.errors import ModuleError, UserError, as_module_error, first_line
 from train_pytorch_model.watch import Watch
 
@@ -218,7 +219,7 @@ def connected(
         world.join()
         if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             # Threads that spin while they wait for a core of their own would slow each other many times over.
-            torch.set_num_threads(max(1, usable_cpus() // len(world.node)))
+            torch.set_num_threads(max(1, num_cores() // len(world.node)))
         yield world
         world.finish()
     except BaseException as error:

@@ -27,22 +27,31 @@ _LAST_SECONDS = 9.5
 class Interruption:
     """Notices SIGTERM even while the main thread is inside a long operation, and sees to it that the process ends."""
 
-    def __init__(self, report: Callable[[ModuleError], None]) -> None:
+    def __init__(self, report: Callable[[ModuleError | None], None]) -> None:
         """Prepare to notice.
 
         Args:
-            report: tells the user when the process is ended from here.
+            report: tells the user when the process is ended from here; None is a success.
         """
         self.is_requested = False
         self._report = report
         self._is_extended = False
         self._fault: ModuleError | None = None
+        self._finish: Callable[[], None] | None = None
         self._is_over = threading.Event()
         self._pipe: tuple[int, int] | None = None
 
     def extend(self) -> None:
         """The end has begun by itself: a checkpoint or the output is being written."""
         self._is_extended = True
+
+    def complete(self, finish: Callable[[], None]) -> None:
+        """What the run was for is written: SIGTERM ends it well from here on.
+
+        Args:
+            finish: drops what is still under way.
+        """
+        self._finish = finish
 
     def notice(self, fault: ModuleError) -> None:
         """A process has failed. Its launcher may end the others by SIGTERM, and then that fault is the one to tell."""
@@ -79,16 +88,24 @@ class Interruption:
                 break
         started = time.monotonic()
         self.is_requested = True
-        logger.warning("SIGTERM: writing a checkpoint, if all processes come to the end of a step in time.")
+        if self._finish is None:
+            logger.warning("SIGTERM: writing a checkpoint, if all processes come to the end of a step in time.")
         while time.monotonic() < started + (_END_SECONDS if self._is_extended else _AGREEMENT_SECONDS):
             if self._is_over.wait(0.05):
                 return
+            if self._finish is not None:
+                logger.warning("SIGTERM: the model is written, and the run ends without what was still under way.")
+                self._finish()
+                self._end(None, started)
         error = self._fault or InterruptedRunError("The last checkpoint, if there is one, stands.")
+        self._end(error, started)
+
+    def _end(self, error: ModuleError | None, started: float) -> None:
         # A tracking server that does not answer must not hold up the end.
         telling = threading.Thread(target=self._report, args=(error,), name="last words", daemon=True)
         telling.start()
         telling.join(max(0.5, started + _LAST_SECONDS - time.monotonic()))
-        leave(error.exit_code)
+        leave(0 if error is None else error.exit_code)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

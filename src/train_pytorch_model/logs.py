@@ -31,6 +31,12 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
+        try:
+            self._print(record)
+        except Exception:  # the terminal may have gone; the work goes on
+            self.handleError(record)
+
+    def _print(self, record: logging.LogRecord) -> None:
         style = _STYLES.get(record.levelno)
         self.formatter = logging.Formatter(f"%(asctime)s {'%(levelname)s ' if style else ''}%(message)s", "%H:%M:%S")
         # Broken between words; a path that is longer than a line stays whole, so that it can be copied.
@@ -64,8 +70,8 @@ def configure_logging(*, is_quiet: bool = False, is_silent: bool = False, log_fo
     is_live = not (is_quiet or is_silent or log_format == "json")
     # By what it is, not by what FORCE_COLOR says, which notebooks set for all that they start.
     console = Console(stderr=True, force_terminal=sys.stderr.isatty() and is_live)
-    handler: logging.Handler = _ConsoleHandler(console) if console.is_terminal else logging.StreamHandler(sys.stderr)
-    if not console.is_terminal:
+    handler: logging.Handler = _ConsoleHandler(console) if console.is_interactive else logging.StreamHandler(sys.stderr)
+    if not console.is_interactive:
         handler.setFormatter(_JsonFormatter() if log_format == "json" else logging.Formatter(_LINE_FORMAT))
     level = logging.ERROR if is_silent else logging.WARNING if is_quiet else logging.INFO
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)

@@ -259,6 +259,12 @@ def with_head(
     return network, wanted
 
 
+def logits_of(output: Any) -> torch.Tensor:
+    """The logits of a network's output, which may be a tuple that begins with them."""
+    logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
+    return logits
+
+
 def check_image_size(
     description: NetworkDescription, size: tuple[int, int], batch_size: int, num_classes: int | None, *, training: bool
 ) -> None:
@@ -282,6 +288,6 @@ def check_image_size(
         return  # an operator that knows no shapes without data: nothing can be said before training
     except Exception as error:
         raise NetworkError(str(error)) from error
-    logits = output if isinstance(output, torch.Tensor) else output[0]
-    if num_classes is not None and tuple(logits.shape) != (batch_size, num_classes):
-        raise NetworkError(f"it gives {tuple(logits.shape)} where ({batch_size}, {num_classes}) is expected")
+    shape = tuple(logits_of(output).shape)
+    if num_classes is not None and shape != (batch_size, num_classes):
+        raise NetworkError(f"it gives {shape} where ({batch_size}, {num_classes}) is expected")

@@ -36,6 +36,7 @@ from train_pytorch_model.ports.classes import match_classes, warn_of_classes
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory, make_outputs_folder
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
+from train_pytorch_model.report.contents import REPORT_FOLDER
 from train_pytorch_model.serving.exports import check_formats
 from train_pytorch_model.stores import SharedStores, StoreMaker
 
@@ -164,21 +165,18 @@ def assemble(inspected: Inspected, stores: Sequence[ImageStore | None], image_st
         image_store: where they lie.
     """
     train, valid, model, built = inspected.train, inspected.valid, inspected.model, inspected.built
-    train_store, valid_store = stores
-    if train is None or valid is None or model is None or built is None or not (train_store and valid_store):
+    if train is None or valid is None or model is None or built is None or not (stores[0] and stores[1]):
         raise AssertionError("a part is missing, and no fault says why")
-    network, description, memory_format = built
     data: dict[str, object] = {
         "training images": train.digest,
         "validation images": valid.digest,
-        "number of images": [len(train_store), len(valid_store)],
+        "number of images": [len(stores[0]), len(stores[1])],
         "classes": list(train.images.classes),
-        "network": str(description),
+        "network": str(built[1]),
         "initial weights": digest_of(model.state),
     }
     return Prepared(
-        train, valid, train_store, valid_store, image_store, network, description, memory_format,
-        model.code_folders, inspected.output, data,
+        train, valid, stores[0], stores[1], image_store, *built, model.code_folders, inspected.output, data
     )  # fmt: skip
 
 
@@ -186,6 +184,11 @@ def _check_outputs(settings: Settings, output: OutputDirectory, faults: FaultCol
     with faults.collecting():
         inputs = (settings.untrained_model_path, settings.train_data_path, settings.valid_data_path)
         output.check(inputs, settings.outputs_path, settings.checkpoint_path)
+    report = (settings.outputs_path / REPORT_FOLDER).resolve()
+    for path in (settings.trained_model_path, settings.checkpoint_path):
+        with faults.collecting():
+            if report in (path.resolve(), *path.resolve().parents):
+                raise UserError(f"{path} is or lies in the folder of the report, {report}. Give another folder.")
     with faults.collecting():
         make_outputs_folder(settings.outputs_path)
     with faults.collecting():
@@ -219,7 +222,8 @@ def check_counts(settings: Settings, world: World, train: Scanned | None, faults
     if train is None:
         return
     parameters = settings.parameters
-    num_images = len(train.kept)
+    # Images that cannot be read and are not to be skipped are a fault of their own.
+    num_images = len(train.kept) if settings.skip_unreadable_images else len(train.images)
     if num_images and parameters.batch_size > num_images:
         with faults.collecting():
             raise LessThanOrEqualToError("Batch size", parameters.batch_size, "train data count", num_images)

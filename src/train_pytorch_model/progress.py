@@ -31,7 +31,7 @@ class ProgressDisplay:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,
         )
         self._lock = threading.Lock()
 
@@ -53,7 +53,7 @@ class ProgressDisplay:
                 nonlocal count
                 count += 1
                 # A bar that nobody sees need not move a million times.
-                if self._console.is_terminal:
+                if self._console.is_interactive:
                     bars.advance(task)
 
             yield advance

@@ -153,6 +153,11 @@ class Tracking:
         self._sink = sink
         self._num_faults = 0
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a run."""
+        return self._sink is not None
+
     def log_metrics(self, step: int, metrics: list[Metric]) -> None:
         """Send the numbers of an epoch, those that are finite."""
         known = [metric for metric in metrics if math.isfinite(metric.value)]

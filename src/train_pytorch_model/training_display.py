@@ -52,7 +52,7 @@ class TrainingDisplay(Listener):
         self._epochs = epochs
         self._device = device
         self._num_iterations = 0
-        self._is_live = console.is_terminal
+        self._is_live = console.is_interactive
         self._reading: Reading | None = None
         self._best: EpochRecord | None = None
         self._stopping = EarlyStopping(patience)
@@ -159,7 +159,7 @@ class TrainingDisplay(Listener):
         self._shown = now
         epochs = self._clock.advance(done / total, is_training=is_training)
         began, first = self._batches_began
-        left = (now - began) / max(1, done - first) * (total - done)
+        left = (now - began) / (done - first) * (total - done) if done > first else None
         self._bars.update(self._batch_bar, completed=done, count=f"{done}/{total}", left=_left(left))
         count = f"{min(self._epochs, int(epochs) + 1)}/{self._epochs}"
         left = self._clock.seconds_left(epochs)
@@ -180,12 +180,12 @@ class TrainingDisplay(Listener):
                 f"lr {self._reading.learning_rate:.3g}",
                 *([f"GPU {_memory_in_words(memory)}"] if memory else []),
             ]
-            lines.append(Text("   ".join(parts), no_wrap=True, overflow="ellipsis"))
+            lines.append(Text("  ".join(parts), no_wrap=True, overflow="ellipsis"))
         patience = self._stopping.patience
         left = f"patience {patience - self._stopping.num_bad_epochs} of {patience} epochs"
         if self._best is not None:
             best = self._best
-            left = f"best: epoch {best.epoch}, accuracy {best.top1_acc:.4f}, loss {_short(best.valid_loss)}   {left}"
+            left = f"best: epoch {best.epoch}, accuracy {best.top1_acc:.4f}, loss {_short(best.valid_loss)}  {left}"
         return [*lines, Text(left, style="dim", no_wrap=True, overflow="ellipsis")]
 
 
@@ -193,12 +193,12 @@ def _short(loss: float) -> str:
     return f"{loss:.4f}" if abs(loss) < 10_000 else f"{loss:.3g}"
 
 
-def _left(seconds: float) -> str:
-    return f"{timedelta(seconds=round(seconds))} left"
+def _left(seconds: float | None) -> str:
+    return _UNKNOWN if seconds is None else f"{timedelta(seconds=round(seconds))} left"
 
 
 def _memory_in_words(memory: tuple[int, int]) -> str:
-    return f"{memory[0] / 2**30:.1f}/{memory[1] / 2**30:.1f} GiB"
+    return f"{memory[0] / 2**30:.1f}/{memory[1] / 2**30:.0f} GiB"
 
 
 class _Clock:
@@ -229,8 +229,8 @@ class _Clock:
             self._began = (time.monotonic(), within)
         return self._epoch - 1 + within
 
-    def seconds_left(self, epochs: float) -> float:
-        """Time until the last epoch is done, should all be.
+    def seconds_left(self, epochs: float) -> float | None:
+        """Time until the last epoch is done, should all be; None while nothing is known.
 
         Args:
             epochs: that are done, from `advance`.
@@ -240,5 +240,7 @@ class _Clock:
         else:
             began, within = self._began or (time.monotonic(), 0.0)
             done = epochs - (self._epoch - 1) - within
-            an_epoch = (time.monotonic() - began) / done if done > 0 else 0.0
+            if done <= 0:
+                return None
+            an_epoch = (time.monotonic() - began) / done
         return (self._epochs - epochs) * an_epoch

@@ -17,6 +17,14 @@ from train_pytorch_model.data.findings import compare_images, imbalance
 from train_pytorch_model.device import name_of_device
 from train_pytorch_model.errors import first_line
 from train_pytorch_model.messages import bytes_in_words, seconds_in_words
+from train_pytorch_model.report.contents import (
+    CONFUSION_MATRIX,
+    LEARNING_CURVES,
+    REPORT_FILE,
+    Report,
+    Thumbnail,
+    remove_report,
+)
 from train_pytorch_model.training.hooks import Listener
 from train_pytorch_model.training.predictions import predict
 from train_pytorch_model.training.state import load_weights
@@ -30,15 +38,13 @@ if TYPE_CHECKING:
     from train_pytorch_model.data.image_store import ImageStore
     from train_pytorch_model.datasets import Scanned
     from train_pytorch_model.preflight import Prepared, Settings
-    from train_pytorch_model.report.contents import Report, Thumbnail
     from train_pytorch_model.training.loop import Plan
     from train_pytorch_model.training.records import EpochRecord, EpochTiming
     from train_pytorch_model.training.selection import BestModel
 
 logger = logging.getLogger(__name__)
 
-REPORT_FOLDER = "report"
-TRACKED_FILES = ("learning_curves.png", "confusion_matrix.png", "report.html")
+TRACKED_FILES = (LEARNING_CURVES, CONFUSION_MATRIX, REPORT_FILE)
 """Of the report, what the tracked run gets."""
 # A report may take this share of the run, or these seconds where they are more.
 _SHARE = 0.02
@@ -46,6 +52,8 @@ _LEAST_SECONDS = 15.0
 # Of that time, the parts for scoring the validation images and for looking for identical ones.
 _SCORING_PART = 0.4
 _SEARCH_PART = 0.2
+# Images times classes: scikit-learn makes several arrays of as many numbers.
+_MAX_PROBABILITIES = 50_000_000
 
 
 class History(Listener):
@@ -85,40 +93,41 @@ class FinishedTraining:
     """What the run warned of."""
 
 
-def report_kind(wanted: str) -> str:
+def report_kind(wanted: str, *, is_tracked: bool) -> str:
     """What `--report` comes to: "off", "basic" or "full".
 
-    A job's outputs are seen by more people than its data, so there "auto" shows no images.
+    What a job puts out and what a tracked run is sent are seen by more people than the data: there "auto" shows no
+    images.
     """
     is_job = any(name in os.environ for name in ("AZUREML_RUN_ID", "MLFLOW_RUN_ID"))
-    return ("basic" if is_job else "full") if wanted == "auto" else wanted
+    return ("basic" if is_job or is_tracked else "full") if wanted == "auto" else wanted
 
 
-def report_training(training: FinishedTraining, *, has_images: bool) -> Path | None:
+def report_training(training: FinishedTraining, folder: Path, *, has_images: bool) -> bool:
     """Write the report of a training; a fault in it is told and ends nothing.
 
     Args:
         training: that is finished.
+        folder: where to.
         has_images: whether images of the user are shown in it.
 
     Returns:
-        Its folder; None when it could not be written.
+        Whether it could be written.
     """
     started = time.perf_counter()
-    folder = training.settings.outputs_path / REPORT_FOLDER
     try:
         from train_pytorch_model.report.write import write_report  # matplotlib and jinja2 take seconds
 
         path = write_report(_make_report(training, has_images=has_images), folder)
-    except Exception as error:  # the model is what the run was for
+    except (Exception, KeyboardInterrupt) as error:  # the model is what the run was for
         logger.warning("The report could not be written: %s: %s", type(error).__name__, first_line(error))
-        return None
+        remove_report(folder)
+        return False
     logger.info("Report: %s, in %.1f s.", path, time.perf_counter() - started)
-    return folder
+    return True
 
 
 def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
-    from train_pytorch_model.report.contents import Report
     from train_pytorch_model.report.thumbnails import make_mistakes, make_samples
 
     prepared = training.prepared
@@ -134,8 +143,8 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
     found = compare_images(train.files(), valid.files(), _SEARCH_PART * allowed)
     warnings = [
         *training.warnings,
-        *imbalance(train.counts(), classes, valid.counts()),
-        *found.warnings(valid.name_of if has_images else None),
+        *imbalance(train.counts(), classes),
+        *found.warnings(valid.name_of),
     ]
     mistakes: tuple[Thumbnail, ...] = ()
     samples: tuple[Thumbnail, ...] = ()
@@ -158,6 +167,7 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         stop_reason=training.stop_reason,
         classes=classes,
         train_counts=train.counts(),
+        valid_counts=valid.counts(),
         truth=truth,
         probabilities=probabilities,
         drawn_from=len(prepared.valid) if len(chosen) < len(prepared.valid) else None,
@@ -173,11 +183,14 @@ def _choose_images(training: FinishedTraining, allowed: float) -> torch.Tensor:
     timings = training.history.timings
     # Each process validated its part.
     expected = training.world_size * sum(timing.valid_seconds for timing in timings) / len(timings)
-    if expected <= allowed:
+    num_scored = min(num_images, max(1, _MAX_PROBABILITIES // training.plan.num_classes))
+    if expected > allowed:
+        num_scored = min(num_scored, max(1, int(num_images * allowed / expected)))
+    if num_scored == num_images:
         return torch.arange(num_images)
     generator = torch.Generator().manual_seed(derive_seed(training.settings.seed, "report"))
     drawn = torch.randperm(num_images, generator=generator)
-    return drawn[: max(1, int(num_images * allowed / expected))].sort().values
+    return drawn[:num_scored].sort().values
 
 
 def _pixels(store: ImageStore, index: int, device: torch.device) -> np.ndarray:
@@ -218,9 +231,9 @@ def _facts(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]]]
                 ("Processes", str(training.world_size)),
                 ("Precision", str(plan.precision)),
                 ("Image store", prepared.image_store),
-                ("CUDA graph", "yes" if plan.captured else "no"),
+                ("CUDA graph", "where the network allows it" if plan.captured else "no"),
                 ("Learning rate at its highest", f"{plan.learning_rate:g}"),
-                ("Whole run", seconds_in_words(training.seconds)),
+                ("This run", seconds_in_words(training.seconds)),
             ],
         ),
         ("Versions", _versions()),

@@ -30,12 +30,12 @@ from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory
 from train_pytorch_model.ports.trained_model import write_trained_model
 from train_pytorch_model.preflight import Prepared, Settings, prepare
 from train_pytorch_model.progress import ProgressDisplay
+from train_pytorch_model.report.contents import REPORT_FOLDER, remove_report
 from train_pytorch_model.tracking import METRICS_FILE, Listeners, MetricsLog
 from train_pytorch_model.training.loop import DivergedError, fit
 from train_pytorch_model.training.selection import BestModel
 from train_pytorch_model.training_display import TrainingDisplay
 from train_pytorch_model.training_report import (
-    REPORT_FOLDER,
     TRACKED_FILES,
     FinishedTraining,
     History,
@@ -62,7 +62,11 @@ _ALL_DONE = "All epochs that were asked for are done."
 
 
 def train(
-    settings: Settings, launch: Launch, console: Console, tracking: Tracking, report: Callable[[ModuleError], None]
+    settings: Settings,
+    launch: Launch,
+    console: Console,
+    tracking: Tracking,
+    report: Callable[[ModuleError | None], None],
 ) -> None:
     """Train and write the trained model.
 
@@ -71,7 +75,8 @@ def train(
         launch: which of the processes this is.
         console: for progress.
         tracking: the tracked run.
-        report: tells of a fault when the process is ended outside its main thread; heard in the first process alone.
+        report: tells how the run ended when the process is ended outside its main thread, None for a success; heard in
+            the first process alone.
 
     Raises:
         ModuleError: for every fault of input, parameter or run.
@@ -85,10 +90,10 @@ def train(
         if launch.rank == 0:
             interruption.extend()
             with run.telling(interruption):
-                run.write()
+                run.write(interruption)
 
 
-def _say_nothing(error: ModuleError) -> None:
+def _say_nothing(error: ModuleError | None) -> None:
     """The first process speaks for this one."""
 
 
@@ -170,27 +175,34 @@ class _Run:
         )  # fmt: skip
 
     def _remove_earlier(self) -> None:
-        shutil.rmtree(self._settings.outputs_path / REPORT_FOLDER, ignore_errors=True)
+        remove_report(self._settings.outputs_path / REPORT_FOLDER)
         path = self._settings.checkpoint_path / BEST_CHECKPOINT
         if path.is_dir():
             OutputDirectory(path, TRAINED_MODEL, TRAINED).check()  # that it holds nothing else
             shutil.rmtree(path, ignore_errors=True)
 
-    def write(self) -> None:
-        """Write the trained model; in the first process alone."""
+    def write(self, interruption: Interruption) -> None:
+        """Write the trained model and the report of it; in the first process alone."""
         settings, best = self._settings, self._best
         if self._prepared is None or self._keeper is None or self._finished is None:
             raise AssertionError("nothing is trained")
-        with self._prepared.output.writing() as folder:
-            self._write_into(folder, settings.export_formats)
-        kind = report_kind(settings.parameters.report)
-        report = report_training(self._finished, has_images=kind == "full") if kind != "off" else None
-        self._keeper.finish()
-        if report is not None:
-            for name in TRACKED_FILES:
-                self._tracking.log_file(report / name, REPORT_FOLDER)
+        with self._prepared.output.writing() as model_folder:
+            self._write_into(model_folder, settings.export_formats)
         self._tracking.log_file(settings.outputs_path / METRICS_FILE)
         self._tracking.log_model(settings.trained_model_path)
+        folder, keeper = settings.outputs_path / REPORT_FOLDER, self._keeper
+
+        def drop_report() -> None:
+            remove_report(folder)
+            keeper.finish()
+
+        # What the run was for is done; until the checkpoints are gone, a kill costs no more than the report.
+        interruption.complete(drop_report)
+        kind = report_kind(settings.parameters.report, is_tracked=self._tracking.is_on)
+        if kind != "off" and report_training(self._finished, folder, has_images=kind == "full"):
+            for name in TRACKED_FILES:
+                self._tracking.log_file(folder / name, REPORT_FOLDER)
+        keeper.finish()
         logger.info(
             "The trained model of epoch %d (top-1 validation accuracy %.5f) lies in %s.",
             best.epoch, best.top1_acc, settings.trained_model_path,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
@@ -173,6 +174,8 @@ class Watch:
 def leave(exit_code: int) -> NoReturn:
     """End the process at once: threads of a broken connection would keep it."""
     logging.shutdown()
+    if sys.stderr.isatty():  # a live display may have hidden the cursor
+        os.write(sys.stderr.fileno(), b"\x1b[?25h")
     os._exit(exit_code)
 
 

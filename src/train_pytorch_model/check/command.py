@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -14,24 +16,28 @@ import torch
 from train_pytorch_model.check.page import print_json, print_page
 from train_pytorch_model.check.result import Chosen, DatasetFound, Estimate, ModelFound, Need, Problem, Result
 from train_pytorch_model.check.trial import Trial, try_steps
+from train_pytorch_model.checkpoints.folder import CheckpointFolder
+from train_pytorch_model.checkpoints.resume import name_of, refusal, why_not
 from train_pytorch_model.data.findings import compare_images, imbalance
 from train_pytorch_model.data.placement import free_bytes
 from train_pytorch_model.device import choose_device, name_of_device
 from train_pytorch_model.distributed import World
-from train_pytorch_model.errors import is_out_of_memory, out_of_memory
+from train_pytorch_model.errors import ModuleOutOfMemoryError, is_out_of_memory, out_of_memory
 from train_pytorch_model.logs import kept_warnings
-from train_pytorch_model.planning import make_plan
+from train_pytorch_model.messages import bytes_in_words
+from train_pytorch_model.planning import fingerprint_of, make_plan
 from train_pytorch_model.preflight import Inspected, assemble, check_counts, inspect
 from train_pytorch_model.progress import ProgressDisplay
 from train_pytorch_model.stores import StoreMaker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from rich.console import Console
 
     from train_pytorch_model.datasets import Scanned
+    from train_pytorch_model.errors import FaultCollector, ModuleError
     from train_pytorch_model.preflight import Prepared, Settings
     from train_pytorch_model.training.loop import Plan
 
@@ -50,8 +56,10 @@ def check(settings: Settings, console: Console, *, is_json: bool) -> int:
     Returns:
         The exit code: 0 when the training can begin, else 1.
     """
-    with _as_found(settings.outputs_path, settings.checkpoint_path), kept_warnings() as warnings:
+    with kept_warnings() as warnings:
         result = _find_out(settings, World(device=choose_device()), ProgressDisplay(console), warnings)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a label that it has no letters for must not end the page
+        sys.stdout.reconfigure(errors="backslashreplace")
     (print_json if is_json else print_page)(result, sys.stdout)
     return 1 if result.problems else 0
 
@@ -59,7 +67,7 @@ def check(settings: Settings, console: Console, *, is_json: bool) -> int:
 @contextmanager
 def _as_found(*folders: Path) -> Iterator[None]:
     """Remove the folders that the block makes to see whether it can, and nothing else."""
-    absent = {path for folder in folders for path in (folder, *folder.parents) if not path.exists()}
+    absent = {path for folder in folders for path in (folder, *folder.parents) if not os.path.exists(path)}
     try:
         yield
     finally:
@@ -70,7 +78,8 @@ def _as_found(*folders: Path) -> Iterator[None]:
 
 def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned: list[str]) -> Result:
     started = time.perf_counter()
-    inspected = inspect(settings, world)
+    with _as_found(settings.outputs_path, settings.checkpoint_path):
+        inspected = inspect(settings, world)
     faults = inspected.faults
     maker = StoreMaker(world, display, faults, None, skip=settings.skip_unreadable_images)
     decoding = time.perf_counter()
@@ -80,13 +89,15 @@ def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned
     inspected = replace(inspected, train=train, valid=valid)
     check_counts(settings, world, train, faults)
     start_seconds = time.perf_counter() - started
-    chosen = estimate = None
+    chosen = estimate = start = None
     memory: tuple[Need, ...] = ()
     model = _model(inspected)  # before steps change its weights
     if not faults.faults:
         prepared = assemble(inspected, stores, maker.place)
         plan = make_plan(prepared, settings, world)
         chosen = Chosen(name_of_device(world.device), str(plan.precision), maker.place, plan.captured)
+        start = _start(prepared, settings, plan, world, faults)
+        free = free_bytes(world.device)
         try:
             trial = try_steps(prepared, plan, world.device)
         except Exception as error:
@@ -94,7 +105,8 @@ def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned
                 raise
             faults.faults.append(out_of_memory(error, plan.batch_size))
         else:
-            memory = _memory(prepared, trial, world.device)
+            memory = _memory(prepared, trial, world.device, free)
+            faults.faults.extend(_shortages(memory))
             estimate = _estimate(prepared, plan, trial, start_seconds, decoding)
     return Result(
         problems=tuple(Problem(fault.error_id, fault.code, str(fault)) for fault in faults.faults),
@@ -106,7 +118,24 @@ def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned
         chosen=chosen,
         memory=memory,
         estimate=estimate,
+        start=start,
     )
+
+
+def _start(prepared: Prepared, settings: Settings, plan: Plan, world: World, faults: FaultCollector) -> str:
+    """Where the training would begin."""
+    resume = settings.parameters.resume
+    folder = CheckpointFolder(settings.checkpoint_path)
+    candidate = None if resume == "never" else folder.newest()
+    fingerprint = fingerprint_of(prepared, settings, plan, world)
+    reason = why_not(folder, candidate, fingerprint, settings.parameters.epochs)
+    if reason and resume == "require":
+        faults.faults.append(refusal(folder, candidate, reason))
+    if candidate is None:
+        return "anew"
+    if reason:
+        return f"anew: the checkpoint in {folder.path} is of another training: {reason}"
+    return f"goes on from {name_of(folder, candidate)}"
 
 
 def _dataset(scanned: Scanned | None) -> DatasetFound | None:
@@ -121,7 +150,7 @@ def _dataset(scanned: Scanned | None) -> DatasetFound | None:
         height=height,
         file_bytes=int(scanned.file_bytes.sum()),
         decoded_bytes=scanned.num_bytes,
-        counts=tuple(scanned.counts().tolist()),
+        counts=dict(zip(scanned.images.classes, scanned.counts().tolist())),
     )
 
 
@@ -143,20 +172,44 @@ def _is_same(given: torch.Tensor, value: torch.Tensor) -> bool:
 def _warnings(train: Scanned | None, valid: Scanned | None) -> list[str]:
     if train is None or valid is None:
         return []
-    has_same_classes = train.images.classes == valid.images.classes
     return [
-        *imbalance(train.counts(), train.images.classes, valid.counts() if has_same_classes else None),
+        *imbalance(train.counts(), train.images.classes),
         *compare_images(train.files(), valid.files(), _SEARCH_SECONDS).warnings(valid.name_of),
     ]
 
 
-def _memory(prepared: Prepared, trial: Trial, device: torch.device) -> tuple[Need, ...]:
-    free = free_bytes(device)
-    needs = [Need("network and a batch", trial.peak_bytes, int(free["device" if device.type == "cuda" else "memory"]))]
+def _memory(prepared: Prepared, trial: Trial, device: torch.device, free: Mapping[str, float]) -> tuple[Need, ...]:
+    """What takes room, and the room there was before a step took any."""
+
+    def need(what: str, place: str, num_bytes: int) -> Need:
+        place = place if place in free else "memory"
+        return Need(what, place, num_bytes, int(free[place]) if math.isfinite(free[place]) else None)
+
+    needs = []
     if prepared.image_store != "none":
         num_bytes = prepared.train_data.num_bytes + prepared.valid_data.num_bytes
-        needs.insert(0, Need("decoded images", num_bytes, int(free.get(prepared.image_store, free["memory"]))))
+        needs.append(need("decoded images", prepared.image_store, num_bytes))
+    if trial.peak_bytes is not None:
+        needs.append(need("network and a batch", "device" if device.type == "cuda" else "memory", trial.peak_bytes))
     return tuple(needs)
+
+
+def _shortages(needs: Sequence[Need]) -> list[ModuleError]:
+    """A fault for each place that would have to hold more than it has room for."""
+    faults: list[ModuleError] = []
+    for place in dict.fromkeys(need.place for need in needs):
+        there = [need for need in needs if need.place == place]
+        needed, free = sum(need.needed_bytes for need in there), there[0].free_bytes
+        if free is not None and needed > free:
+            named = " and ".join(f"{need.what} {bytes_in_words(need.needed_bytes)}" for need in there)
+            faults.append(
+                ModuleOutOfMemoryError(
+                    f"{place} has {bytes_in_words(free)} free, and training needs {bytes_in_words(needed)} there: "
+                    f"{named}. Lower the batch size, take a smaller network, or keep the images elsewhere with "
+                    "--image-store."
+                )
+            )
+    return faults
 
 
 def _estimate(prepared: Prepared, plan: Plan, trial: Trial, start_seconds: float, decoding: float) -> Estimate:

@@ -40,7 +40,10 @@ def print_page(result: Result, file: IO[str]) -> None:
 def _page(result: Result, *, has_blocks: bool) -> list[RenderableType]:
     parts: list[RenderableType] = [_facts(result)]
     if result.training:
-        parts += [Text("\nImages of each class", style="bold"), _classes(result, "█" if has_blocks else "#")]
+        parts += [
+            Text("\nImages of each class", style="bold"),
+            _classes(result.training, result.validation, has_blocks=has_blocks),
+        ]
     if result.warnings:
         parts += [Text("\nWarnings", style="bold yellow"), *_listed(result.warnings)]
     if result.problems:
@@ -73,8 +76,10 @@ def _facts(result: Result) -> Table:
         table.add_row("Precision", chosen.precision)
         table.add_row("Image store", chosen.image_store)
     for need in result.memory:
-        needed, free = bytes_in_words(need.needed_bytes), bytes_in_words(need.free_bytes)
-        table.add_row("Memory", f"{need.what}: {needed} needed, {free} free")
+        free = "" if need.free_bytes is None else f", {bytes_in_words(need.free_bytes)} free"
+        table.add_row("Room", f"{need.what}: {bytes_in_words(need.needed_bytes)} of {need.place}{free}")
+    if result.start:
+        table.add_row("Begins", Text(result.start))
     if result.estimate:
         estimate = result.estimate
         total, start, epoch = map(
@@ -91,26 +96,23 @@ def _dataset(dataset: DatasetFound) -> str:
     return f"{dataset.images:,} images{size}{left_out}; {num_bytes}; in {dataset.path}"
 
 
-def _classes(result: Result, block: str) -> RenderableType:
-    train = result.training.counts if result.training else ()
-    valid = result.validation.counts if result.validation else ()
-    if len(valid) != len(train):
-        valid = ()
-    order = list(range(len(train)))
+def _classes(training: DatasetFound, validation: DatasetFound | None, *, has_blocks: bool) -> RenderableType:
+    order = list(training.counts)
     if len(order) > _MAX_SHOWN:
-        order.sort(key=lambda number: -train[number])
-    largest = max(train, default=0) or 1
+        order.sort(key=lambda name: -training.counts[name])
+    largest = max(training.counts.values(), default=0) or 1
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column("class", overflow="ellipsis", no_wrap=True, max_width=28)
     table.add_column("training", justify="right")
     table.add_column("validation", justify="right")
     table.add_column("", no_wrap=True)
-    for place, number in enumerate(order):
+    for place, name in enumerate(order):
         if _SHOWN_AT_EACH_END <= place < len(order) - _SHOWN_AT_EACH_END and len(order) > _MAX_SHOWN:
             if place == _SHOWN_AT_EACH_END:
-                table.add_row(Text(f"… {len(order) - 2 * _SHOWN_AT_EACH_END:,} more …", style="dim"))
+                table.add_row(Text(f"and {len(order) - 2 * _SHOWN_AT_EACH_END:,} more", style="dim"))
             continue
-        bar = block * max(1 if train[number] else 0, round(_BAR_WIDTH * train[number] / largest))
-        counted = f"{valid[number]:,}" if valid else "-"
-        table.add_row(Text(result.classes[number]), f"{train[number]:,}", counted, Text(bar, style="blue"))
+        count = training.counts[name]
+        bar = ("█" if has_blocks else "#") * max(1 if count else 0, round(_BAR_WIDTH * count / largest))
+        counted = validation.counts.get(name) if validation else None
+        table.add_row(Text(name), f"{count:,}", "-" if counted is None else f"{counted:,}", Text(bar, style="blue"))
     return table

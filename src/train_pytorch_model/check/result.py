@@ -19,7 +19,7 @@ class DatasetFound:
     """In pixels; None when no image can be read."""
     file_bytes: int
     decoded_bytes: int
-    counts: tuple[int, ...]
+    counts: dict[str, int]
     """Images of each class."""
 
 
@@ -46,11 +46,14 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Need:
-    """Room that something takes, and that there is."""
+    """Room that something takes, and that there is before it does."""
 
     what: str
+    place: str
+    """"device", "memory" or "disk"."""
     needed_bytes: int
-    free_bytes: int
+    free_bytes: Optional[int]
+    """None where the system does not tell."""
 
 
 @dataclass(frozen=True)
@@ -85,3 +88,5 @@ class Result:
     chosen: Optional[Chosen]
     memory: tuple[Need, ...]
     estimate: Optional[Estimate]
+    start: Optional[str]
+    """Where it would begin: the checkpoint that it would go on from, or anew."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from train_pytorch_model.data.batches import normalised, shuffled, training_shares
+from train_pytorch_model.training.captured_step import NUM_WARM_UP_STEPS, CapturedStep
 from train_pytorch_model.training.step import TrainingStep, logits_and_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from train_pytorch_model.data.image_store import Batch
     from train_pytorch_model.preflight import Prepared
     from train_pytorch_model.training.loop import Plan
 
-# The first steps prepare kernels and take memory; then a few are timed, fewer where they take long.
-_WARM_UP = 2
+# The first steps prepare kernels, take memory and record a CUDA graph; then a few are timed, fewer of long ones.
+_WARM_UP = NUM_WARM_UP_STEPS + 1
 _TIMED = 5
 _SECONDS = 10.0
 
@@ -35,8 +36,9 @@ class Trial:
     """Of a step of training, its images being there."""
     validation_seconds: float
     """Of a batch of validation of the same size, likewise."""
-    peak_bytes: int
-    """Memory that network, optimizer and a batch take at most: of the GPU, or of the host where that trains."""
+    peak_bytes: int | None
+    """Memory that network, optimizer and a batch take at most: of the GPU, or of the host where that trains; None where
+    the system does not tell."""
 
 
 def try_steps(prepared: Prepared, plan: Plan, device: torch.device) -> Trial:
@@ -51,26 +53,30 @@ def try_steps(prepared: Prepared, plan: Plan, device: torch.device) -> Trial:
     network = prepared.network.to(device)
     step = TrainingStep(network, plan.num_classes, device, plan.memory_format, plan.precision)
     step.begin_epoch(plan.learning_rate)
-    shares = training_shares(shuffled(len(prepared.train), plan.seed, 1), plan.batch_size)
-    indices = [shares[number % len(shares)].indices for number in range(_WARM_UP + _TIMED)]
-    step_seconds = _time(step, prepared.train.batches(indices, device), device)
+    shares = training_shares(shuffled(len(prepared.train), plan.seed, 1), plan.batch_size)[:2]
+    # There before a step is timed, as they are where images are decoded once.
+    batches = list(prepared.train.batches([share.indices for share in shares], device))
+    run_step = CapturedStep(step, plan.batch_size) if plan.captured else step
+    step_seconds = _time(run_step, batches, device)
     network.eval()
 
     @torch.no_grad()
     def validate(pixels: torch.Tensor, labels: torch.Tensor) -> None:
         logits_and_loss(network(normalised(pixels, plan.memory_format)), labels)
 
-    validation_seconds = _time(validate, prepared.train.batches(indices, device), device)
-    return Trial(step_seconds, validation_seconds, max(0, _peak_memory(device) - before))
+    validation_seconds = _time(validate, batches, device)
+    peak = _peak_memory(device)
+    return Trial(step_seconds, validation_seconds, None if peak is None or before is None else max(0, peak - before))
 
 
 def _time(
-    work: Callable[[torch.Tensor, torch.Tensor], None], batches: Iterable[Batch], device: torch.device
+    work: Callable[[torch.Tensor, torch.Tensor], None], batches: Sequence[Batch], device: torch.device
 ) -> float:  # fmt: skip
     """Seconds that the median batch takes, once the first have gone by."""
     seconds: list[float] = []
     began = time.perf_counter()
-    for number, (pixels, labels) in enumerate(batches):
+    for number in range(_WARM_UP + _TIMED):
+        pixels, labels = batches[number % len(batches)]
         started = time.perf_counter()
         work(pixels, labels)
         if device.type == "cuda":
@@ -82,15 +88,25 @@ def _time(
     return median(seconds)
 
 
-def _memory_in_use(device: torch.device) -> int:
+def _memory_in_use(device: torch.device) -> int | None:
+    """Bytes in use, from where the peak is counted."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
+        return torch.cuda.memory_reserved(device)
+    with contextlib.suppress(OSError):  # then the peak since the process began stands, which is no less
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
 
 
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _peak_memory(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(name: str) -> int | None:
+    """What Linux says of this process, in bytes; None elsewhere."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)

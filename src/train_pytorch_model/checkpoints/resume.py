@@ -35,31 +35,53 @@ def choose_start(
     Raises:
         UserError: when one is required and there is none of this training.
     """
+    reason = why_not(folder, candidate, fingerprint, epochs)
+    if reason and is_required:
+        raise refusal(folder, candidate, reason)
     if candidate is None:
-        if is_required:
-            raise UserError(
-                f"--resume require: there is no checkpoint in {folder.path} that can be used. "
-                "Name its folder with --checkpoint-path, or start anew with --resume auto."
-            )
         return None
-    reason = _difference(candidate, fingerprint, epochs)
     if not reason:
-        logger.info(
-            "Going on from the checkpoint of epoch %d, iteration %d, in %s.",
-            candidate["epoch"], candidate["iteration"], folder.path,
-        )  # fmt: skip
+        logger.info("Going on from %s.", name_of(folder, candidate))
         folder.adopt()
         return candidate
-    if is_required:
-        raise UserError(
-            f"--resume require: the checkpoint in {folder.path} is of another training: {reason}. "
-            "Give what that one was given, or start anew with --resume auto."
-        )
     logger.warning(
         "Starting anew: the checkpoint in %s is of another training: %s. It stays until this run has two of its own.",
         folder.path, reason,
     )  # fmt: skip
     return None
+
+
+def name_of(folder: CheckpointFolder, candidate: Mapping[str, Any]) -> str:
+    """A checkpoint in words."""
+    return f"the checkpoint of epoch {candidate['epoch']}, iteration {candidate['iteration']}, in {folder.path}"
+
+
+def refusal(folder: CheckpointFolder, candidate: dict[str, Any] | None, reason: str) -> UserError:
+    """The error of a run that must go on and cannot."""
+    if candidate is None:
+        return UserError(
+            f"--resume require: {reason}. Name its folder with --checkpoint-path, or start anew with --resume auto."
+        )
+    return UserError(
+        f"--resume require: the checkpoint in {folder.path} is of another training: {reason}. "
+        "Give what that one was given, or start anew with --resume auto."
+    )
+
+
+def why_not(
+    folder: CheckpointFolder, candidate: dict[str, Any] | None, fingerprint: Mapping[str, object], epochs: int
+) -> str:
+    """Why a training cannot go on from a checkpoint; empty when it can.
+
+    Args:
+        folder: where it was looked for.
+        candidate: the newest that is whole.
+        fingerprint: of the training that is to begin.
+        epochs: likewise.
+    """
+    if candidate is None:
+        return f"there is no checkpoint in {folder.path} that can be used"
+    return _difference(candidate, fingerprint, epochs)
 
 
 def _difference(candidate: Mapping[str, Any], fingerprint: Mapping[str, object], epochs: int) -> str:

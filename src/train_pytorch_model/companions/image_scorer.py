@@ -19,7 +19,7 @@ from train_pytorch_model.data.decoding import (
 from train_pytorch_model.errors import InvalidDatasetError, first_line, is_out_of_memory
 from train_pytorch_model.memory_format import preferred_memory_format
 from train_pytorch_model.messages import join_some
-from train_pytorch_model.network import NetworkDescription, NetworkError, check_image_size
+from train_pytorch_model.network import NetworkDescription, NetworkError, check_image_size, logits_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,8 +174,7 @@ class ImageScorer:
             if is_out_of_memory(error):
                 raise
             raise _wrong_size(size, error) from error
-        logits = output if isinstance(output, torch.Tensor) else output[0]
-        probabilities: np.ndarray = logits.float().softmax(1).double().cpu().numpy()
+        probabilities: np.ndarray = logits_of(output).float().softmax(1).double().cpu().numpy()
         return probabilities
 
 

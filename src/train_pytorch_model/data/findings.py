@@ -16,44 +16,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-DEADLINE_SECONDS = 10.0
 _IMBALANCE = 10
 _PIECE_BYTES = 2**20
 
 
-def imbalance(counts: np.ndarray, classes: Sequence[str], valid_counts: np.ndarray | None = None) -> list[str]:
-    """Warnings of classes that have too few images.
+def imbalance(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """A warning of classes that have too few images.
 
     Args:
         counts: training images of each class, int of shape (C,).
         classes: names of the C classes.
-        valid_counts: validation images likewise; None where they are not to be looked at.
 
     Returns:
-        A sentence for classes with fewer than a tenth of the images of the largest, and one for classes without
-        validation images; either is left out where there is no such class.
+        A sentence for classes with fewer than a tenth of the images of the largest; none where there is no such class.
     """
-    texts = []
     largest = int(np.argmax(counts))
     few = np.flatnonzero(counts * _IMBALANCE < counts[largest]).tolist()
-    if len(few):
-        named = join_some([f"{classes[number]!r} ({counts[number]})" for number in few])
-        texts.append(
-            f"{len(few)} of {len(classes)} classes {_have(few)} fewer than a tenth of the training images of "
-            f"{classes[largest]!r} ({counts[largest]}): {named}. A model learns such classes badly, and the accuracy "
-            "over all images hides it: see the numbers of each class."
-        )
-    empty = [] if valid_counts is None else [classes[number] for number in np.flatnonzero(valid_counts == 0).tolist()]
-    if empty:
-        texts.append(
-            f"{len(empty)} of {len(classes)} classes {_have(empty)} no validation images, so nothing is known of how "
-            f"well they are recognised: {name_some(empty)}."
-        )
-    return texts
-
-
-def _have(named: Sequence[object]) -> str:
-    return "has" if len(named) == 1 else "have"
+    if not few:
+        return []
+    named = join_some([f"{classes[number]!r} ({counts[number]})" for number in few])
+    return [
+        f"{len(few)} of {len(classes)} classes {'has' if len(few) == 1 else 'have'} fewer than a tenth of the training "
+        f"images of {classes[largest]!r} ({counts[largest]}): {named}. A model learns such classes badly, and the "
+        "accuracy over all images hides it: see the numbers of each class."
+    ]
 
 
 @dataclass(frozen=True)
@@ -113,7 +99,7 @@ class Comparison:
         return texts
 
 
-def compare_images(train_files: Files, valid_files: Files, deadline: float = DEADLINE_SECONDS) -> Comparison:
+def compare_images(train_files: Files, valid_files: Files, deadline: float) -> Comparison:
     """Find validation files that lie, byte for byte, in the training set too.
 
     Only files whose size occurs in both sets are read, in a few threads; equal SHA-256 sums count as equal bytes.

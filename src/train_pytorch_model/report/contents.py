@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy as np
 
     from train_pytorch_model.training.records import EpochRecord, EpochTiming
+
+
+REPORT_FOLDER = "report"
+"""In the outputs folder."""
+REPORT_FILE = "report.html"
+LEARNING_CURVES = "learning_curves.png"
+CONFUSION_MATRIX = "confusion_matrix.png"
+CALIBRATION = "calibration.png"
+CLASS_COUNTS = "class_counts.png"
+PICTURES = (LEARNING_CURVES, CONFUSION_MATRIX, CALIBRATION, CLASS_COUNTS)
+SHEETS = ("learning_curves.csv", "confusion_matrix.csv", "calibration.csv", "per_class.csv")
+
+
+def remove_report(folder: Path) -> None:
+    """Remove the files of a report, and the folder when nothing else is in it."""
+    with contextlib.suppress(OSError):
+        for name in (REPORT_FILE, *PICTURES, *SHEETS):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 @dataclass(frozen=True)
@@ -47,6 +68,8 @@ class Report:
     """Names of the C classes, in the model's order."""
     train_counts: np.ndarray
     """Training images of each class, int of shape (C,)."""
+    valid_counts: np.ndarray
+    """Validation images of each class, likewise."""
     truth: np.ndarray
     """True class of each of the N validation images, int of shape (N,), N > 0."""
     probabilities: np.ndarray

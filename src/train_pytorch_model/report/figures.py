@@ -17,6 +17,7 @@ from train_pytorch_model.companions.evaluation_pictures import (
     draw_reliability,
     drawable_names,
 )
+from train_pytorch_model.report.contents import CALIBRATION, CLASS_COUNTS, CONFUSION_MATRIX, LEARNING_CURVES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from train_pytorch_model.report.contents import Report
     from train_pytorch_model.training.records import EpochRecord
 
-LEARNING_CURVES = "learning_curves.png"
-CONFUSION_MATRIX = "confusion_matrix.png"
-CALIBRATION = "calibration.png"
-CLASS_COUNTS = "class_counts.png"
 _DPI = 150
 _TRAINING = "#1b6ca8"
 _VALIDATION = "#c2541b"
@@ -50,7 +47,7 @@ def draw_figures(report: Report, confusion: np.ndarray, error: float, folder: Pa
         draw_learning_curves(report.records, report.best_epoch, folder / LEARNING_CURVES)
         draw_confusion_matrix(confusion, list(report.classes), folder / CONFUSION_MATRIX)
         draw_reliability(*reliability(report.truth, report.probabilities), error, folder / CALIBRATION)
-        draw_class_counts(report.train_counts, confusion.sum(axis=1), report.classes, folder / CLASS_COUNTS)
+        draw_class_counts(report.train_counts, report.valid_counts, report.classes, folder / CLASS_COUNTS)
 
 
 def draw_learning_curves(records: Sequence[EpochRecord], best_epoch: int, path: Path) -> None:

@@ -17,6 +17,15 @@ from PIL import Image
 from train_pytorch_model import __version__
 from train_pytorch_model.companions.evaluate_model import compute_metrics, reliability
 from train_pytorch_model.report import figures
+from train_pytorch_model.report.contents import (
+    CALIBRATION,
+    CLASS_COUNTS,
+    CONFUSION_MATRIX,
+    LEARNING_CURVES,
+    PICTURES,
+    REPORT_FILE,
+    SHEETS,
+)
 from train_pytorch_model.report.sheets import write_sheet
 from train_pytorch_model.report.tables import (
     EpochRow,
@@ -31,9 +40,6 @@ from train_pytorch_model.report.tables import (
 if TYPE_CHECKING:
     from train_pytorch_model.report.contents import Report
 
-REPORT_FILE = "report.html"
-PICTURES = (figures.LEARNING_CURVES, figures.CONFUSION_MATRIX, figures.CALIBRATION, figures.CLASS_COUNTS)
-SHEETS = ("learning_curves.csv", "confusion_matrix.csv", "calibration.csv", "per_class.csv")
 # By path: a copied folder of sources is enough.
 _TEMPLATES = Path(__file__).parent / "templates"
 _TEMPLATE = "report.html"
@@ -102,6 +108,7 @@ def _check(report: Report) -> None:
     for name, found, expected in (
         ("probabilities", report.probabilities.shape, (num_images, num_classes)),
         ("train_counts", report.train_counts.shape, (num_classes,)),
+        ("valid_counts", report.valid_counts.shape, (num_classes,)),
     ):
         if found != expected:
             raise ValueError(f"Expected `{name}` to be of shape {expected}, but got {found}")
@@ -162,20 +169,20 @@ def _pictures(report: Report, metrics: dict[str, Any], pairs: list[Pair], folder
     counts = report.train_counts
     most = f" Most often, {pairs[0].label} is taken for {pairs[0].predicted}." if pairs else ""
     words = {
-        figures.LEARNING_CURVES: (
+        LEARNING_CURVES: (
             f"Curves of loss, error and learning rate over {len(report.records)} epochs. In the last, the training "
             f"loss is {_number(last.train_loss)} and the validation loss {_number(last.valid_loss)}; epoch "
             f"{report.best_epoch} was the best. All numbers are in the table of epochs."
         ),
-        figures.CONFUSION_MATRIX: (
+        CONFUSION_MATRIX: (
             f"Confusion matrix of {len(report.classes)} classes: {_percent(metrics['accuracy'])} of "
             f"{len(report.truth)} validation images lie on the diagonal.{most}"
         ),
-        figures.CALIBRATION: (
+        CALIBRATION: (
             "Accuracy against confidence. The expected calibration error is "
             f"{metrics['expected_calibration_error']:.3f}."
         ),
-        figures.CLASS_COUNTS: (
+        CLASS_COUNTS: (
             f"Bars of the images of each class: from {counts.min()} to {counts.max()} training images. All numbers "
             "are in the table of classes."
         ),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.network import logits_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +40,7 @@ def predict(
     """
     network.eval()
     parts = [
-        network(normalised(pixels, memory_format)).float().softmax(1).cpu()
+        logits_of(network(normalised(pixels, memory_format))).float().softmax(1).cpu()
         for pixels, _ in images.batches(torch.split(indices, batch_size), device)
     ]
     return np.asarray(torch.cat(parts).numpy())
