@@ -66,7 +66,7 @@ def test_float16_trains_with_scaled_gradients(inputs: Inputs) -> None:
     half = [record["train_loss"] for record in inputs.metrics()]
     assert inputs.fit(precision="float32", epochs=3, learning_rate=0.01) == 0
     full = [record["train_loss"] for record in inputs.metrics()]
-    assert half[0] == pytest.approx(full[0], rel=0.05)
+    assert half[0] == pytest.approx(full[0], rel=0.1)
     assert half[0] != full[0]
     assert half[-1] < half[0]
 
