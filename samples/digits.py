@@ -48,6 +48,7 @@ def main() -> None:
     subprocess.run(command, check=True)
     report = json.loads((path / "run" / "outputs" / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     print(f"Trained model: {path / 'run' / 'outputs' / 'trained_model'}")
+    print(f"Report of the training: {path / 'run' / 'steps' / 'train' / 'work' / 'outputs' / 'report' / 'report.html'}")
     print(f"Pictures of how good it is: {path / 'run' / 'outputs' / 'evaluation'}")
     print(f"Validation accuracy: {report['accuracy']:.4f}")
 

@@ -22,7 +22,7 @@ from train_pytorch_model.flags import flag_of
 
 # Flags that a designer module has no use for: the folder of reports has its place, code is not trusted there, a list
 # would be read by nobody, and `weights` says what `pretrained` says.
-NOT_IN_DESIGNER = {"help", "outputs_path", "trust_model_code", "list", "pretrained"}
+NOT_IN_DESIGNER = {"help", "outputs_path", "trust_model_code", "list", "pretrained", "quiet", "log_format"}
 LOAD = """
 import json, os, sys
 os.environ["AZURE_ML_INTERNAL_COMPONENTS_ENABLED"] = "True"
