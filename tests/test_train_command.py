@@ -164,7 +164,7 @@ def test_all_faults_are_told_together(inputs: Inputs, capfd: pytest.CaptureFixtu
     message = str(error["Message"])
     for words in (
         'Parameter "Epochs" has value "0"',
-        'Parameter "Batch size" value 99 should be less than or equal to train data count value 23.',
+        'Parameter "Batch size" value 99 should be less than or equal to train data count value 24.',
         'ModelDirectory "Untrained model" is invalid.',
         'ModelDirectory "Trained model" is invalid.',
         "'image/0_0.png': it cannot be identified as an image",
