@@ -69,9 +69,7 @@ def try_steps(prepared: Prepared, plan: Plan, device: torch.device) -> Trial:
     return Trial(step_seconds, validation_seconds, None if peak is None or before is None else max(0, peak - before))
 
 
-def _time(
-    work: Callable[[torch.Tensor, torch.Tensor], None], batches: Sequence[Batch], device: torch.device
-) -> float:  # fmt: skip
+def _time(work: Callable[[torch.Tensor, torch.Tensor], None], batches: Sequence[Batch], device: torch.device) -> float:
     """Seconds that the median batch takes, once the first have gone by."""
     seconds: list[float] = []
     began = time.perf_counter()
