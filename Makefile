@@ -7,6 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 # Gigabytes are the same in .venv and in the environments of tests: uv links them from its cache, pip would copy them.
+# Unlike pip it compiles nothing unasked, and where Python may write no bytecode every start would then take 20 s.
 UV := $(VENV)/bin/uv
 UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
@@ -20,7 +21,7 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.lock > $(VENV)/installer.txt
 	$(RUN) -m pip install --quiet --no-deps --require-hashes -r $(VENV)/installer.txt
-	$(UV) pip install --quiet --no-deps --require-hashes --python $(RUN) -r requirements-dev.lock
+	$(UV) pip install --quiet --compile-bytecode --no-deps --require-hashes --python $(RUN) -r requirements-dev.lock
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -127,7 +127,7 @@ def conda() -> Path:
         _run(python, "-m", "pip", "install", "--quiet", pip.replace("=", "=="))
         requirements = folder / "requirements.txt"
         requirements.write_text("\n".join(packages), encoding="utf-8")
-        _run(UV, "pip", "install", "--quiet", "--no-deps", "--python", python, "-r", requirements)
+        _run(UV, "pip", "install", "--quiet", "--compile-bytecode", "--no-deps", "--python", python, "-r", requirements)
         asked = _run(python, "-m", "pip", "install", "--dry-run", "-r", requirements)
         assert "Would install" not in asked, asked
         _finish(folder, conda_env.read_bytes())
@@ -140,7 +140,7 @@ def _synced(name: str, base: Path) -> Path:
     python = folder / "bin" / "python"
     if fresh:
         _run(UV, "venv", "--quiet", "--python", base, folder)
-        _run(UV, "pip", "sync", "--quiet", "--require-hashes", "--python", python, lock)
+        _run(UV, "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes", "--python", python, lock)
         _finish(folder, lock.read_bytes())
     return python
 
