@@ -35,6 +35,9 @@ _WEIGHT_ARGUMENTS = frozenset(
     ]
 )
 
+# The largest of torchvision and timm have some thousand tensors of weights; arguments may ask for layers without end.
+_MAX_PARAMETERS = 50_000
+
 
 class NetworkError(Exception):
     """A description that no network can be built from; the text says why."""
@@ -94,7 +97,7 @@ class NetworkDescription:
             NetworkError: as `build` does.
         """
         # Its stub says that the hook returns nothing; its documentation says that it may return a parameter.
-        hook = register_module_parameter_registration_hook(_without_weights)  # type: ignore[arg-type]
+        hook = register_module_parameter_registration_hook(_WithoutWeights())  # type: ignore[arg-type]
         try:
             return self.build().to("meta")
         finally:
@@ -154,7 +157,9 @@ def describe(module: str, name: str, init_params: dict[str, Any], *, trust_code:
             "if you trust it, add --trust-model-code"
         )
     found = _import_callable(module, name)
-    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+    # A module shows what it imports, too.
+    is_theirs = getattr(found, "__module__", "").split(".")[0] in _KNOWN_PACKAGES
+    if not (inspect.isclass(found) and issubclass(found, nn.Module) and is_theirs):
         raise NetworkError(
             f"{module}.{name} is no classification builder of torchvision or timm and no torch.nn.Module class; "
             "if you trust it, add --trust-model-code"
@@ -162,8 +167,17 @@ def describe(module: str, name: str, init_params: dict[str, Any], *, trust_code:
     return NetworkDescription(module, name, init_params)
 
 
-def _without_weights(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-    return None if parameter is None else nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+class _WithoutWeights:
+    """Moves parameters to the device "meta" as they are registered, and stops what registers without end."""
+
+    def __init__(self) -> None:
+        self._num_left = _MAX_PARAMETERS
+
+    def __call__(self, module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        self._num_left -= 1
+        if self._num_left < 0:
+            raise NetworkError(f"it has more than {_MAX_PARAMETERS} tensors of weights")
+        return None if parameter is None else nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
 
 def _import_callable(module: str, name: str) -> Any:

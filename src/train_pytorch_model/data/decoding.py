@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Callable, TypeVar
@@ -33,8 +34,12 @@ def read_size(path: Path) -> Size:
         UnreadableImageError: when the file is missing or no image.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnreadableImageError("it is no regular file")  # opening a pipe would wait for ever
         with Image.open(path) as image:
             return image.height, image.width
+    except UnreadableImageError:
+        raise
     except MemoryError:
         raise  # says nothing of the image
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to

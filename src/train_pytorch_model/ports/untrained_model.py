@@ -6,18 +6,13 @@ who names a network class of torchvision or timm, and trainers whose finished mo
 
 from __future__ import annotations
 
-import atexit
 import csv
+import hashlib
 import logging
-import shutil
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torchvision.models import get_model_builder
 
 from train_pytorch_model import designer_core
@@ -30,6 +25,11 @@ from train_pytorch_model.network import (
     torchvision_builders,
 )
 from train_pytorch_model.ports.image_list import is_inside, read_meta
+from train_pytorch_model.ports.local_code import import_local_code
+from train_pytorch_model.ports.weights import read_weights
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ _RETIRED_PREFIX = "model."
 _RETIRED_ADDED_HEAD = "out_linear_model"
 _NORMALIZER = "ImageNormalizer"
 _LOCAL_DEPENDENCIES_FILE = "local_dependencies.zip"
+# Arguments of a network; the longest of those known, a list of layers, has some hundred.
+_MAX_VALUES = 10_000
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,12 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool) -> Untrain
     """
     try:
         spec = _read_spec(path)
-        code_folders = _import_local_code(path, spec) if trust_code else ()
-        state = _read_weights(path, spec)
+        code_folders: tuple[str, ...] = ()
+        if trust_code and spec.get("local_dependencies"):
+            code_folders = import_local_code(_inside(path, _LOCAL_DEPENDENCIES_FILE, "archive of local_dependencies"))
+        file = _inside(path, spec.get("model_file"), "file of weights (key 'model_file')")
+        state = read_weights(file)
+        logger.info("Weights of %s: SHA-256 %s.", file, _sha256(file))
         description, state = _describe(spec, state, trust_code=trust_code)
         labels = _read_labels(path, spec)
         normalisations = _normalisations(spec)
@@ -134,17 +140,6 @@ def _inside(path: Path, name: Any, what: str) -> Path:
     return path / name
 
 
-def _read_weights(path: Path, spec: dict[str, Any]) -> dict[str, torch.Tensor]:
-    file = _inside(path, spec.get("model_file"), "file of weights (key 'model_file')")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged or hostile file raises is not documented
-        raise ValueError(f"{file.name} holds no weights that can be loaded safely ({type(error).__name__})") from error
-    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{file.name} is no flat state_dict of tensors")
-    return state
-
-
 def _describe(
     spec: dict[str, Any], state: dict[str, torch.Tensor], *, trust_code: bool
 ) -> tuple[NetworkDescription, dict[str, torch.Tensor]]:
@@ -155,10 +150,24 @@ def _describe(
     init_params = extras.get("init_params") or {}
     if not isinstance(init_params, dict) or not all(isinstance(key, str) for key in init_params):
         raise ValueError("'init_params' holds no mapping of names to values")
+    if not _is_plain(init_params, [_MAX_VALUES]):
+        raise ValueError(f"'init_params' holds more than {_MAX_VALUES} values, or others than numbers and texts")
     if module in _RETIRED_HEADS:
         description = _describe_retired(init_params)
         return description, _torchvision_state(state, _RETIRED_HEADS[module])
     return _buildable(describe(module, name, init_params, trust_code=trust_code), state), state
+
+
+def _is_plain(value: Any, left: list[int]) -> bool:
+    """Whether a value is of numbers, texts, lists and mappings, and few; aliases of YAML count each time they stand."""
+    left[0] -= 1
+    if left[0] < 0:
+        return False
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item, left) for key, item in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(item, left) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _buildable(description: NetworkDescription, state: dict[str, torch.Tensor]) -> NetworkDescription:
@@ -223,23 +232,12 @@ def _read_labels(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
     return tuple(by_index.get(index, str(index)) for index in range(max(by_index, default=-1) + 1))
 
 
-def _import_local_code(path: Path, spec: dict[str, Any]) -> tuple[str, ...]:
-    """Unpack the model's own code and make it importable."""
-    if not spec.get("local_dependencies"):
-        return ()
-    archive = _inside(path, _LOCAL_DEPENDENCIES_FILE, "archive of local_dependencies")
-    target = Path(tempfile.mkdtemp(prefix="model-code-"))
-    atexit.register(shutil.rmtree, target, ignore_errors=True)
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            packed.extractall(target)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{archive.name} cannot be unpacked: {error}") from error
-    folders = tuple(str(entry) for entry in sorted(target.iterdir()) if entry.is_dir())
-    # A model names its class from inside its folder or through the folder's name.
-    sys.path[:0] = [str(target), *folders]
-    logger.warning("Code of the untrained model is imported, as --trust-model-code says: %s.", ", ".join(folders))
-    return folders
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while piece := opened.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _normalisations(spec: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]:

@@ -1,0 +1,60 @@
+"""The code that a model brings with it, unpacked where nothing but it lies."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import shutil
+import stat
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from train_pytorch_model.messages import bytes_in_words
+from train_pytorch_model.ports.image_list import is_inside
+
+logger = logging.getLogger(__name__)
+
+# Code is small; what is larger is no code.
+_MAX_FILES = 10_000
+_MAX_BYTES = 256 * 2**20
+
+
+def import_local_code(archive: Path) -> tuple[str, ...]:
+    """Unpack an archive into a private folder, for as long as this process lives, and make it importable.
+
+    Args:
+        archive: `local_dependencies.zip`, which somebody has said to trust.
+
+    Returns:
+        The folders in it.
+
+    Raises:
+        ValueError: when it cannot be unpacked, holds links or names that leave the folder, or is too large.
+    """
+    target = Path(tempfile.mkdtemp(prefix="model-code-"))  # which nobody else may enter
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            _check(archive.name, packed.infolist())
+            packed.extractall(target)
+    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{archive.name} cannot be unpacked: {error}") from error
+    folders = tuple(str(entry) for entry in sorted(target.iterdir()) if entry.is_dir())
+    # A model names its class from inside its folder or through the folder's name.
+    sys.path[:0] = [str(target), *folders]
+    logger.warning("Code of the untrained model is imported, as --trust-model-code says: %s.", ", ".join(folders))
+    return folders
+
+
+def _check(name: str, entries: list[zipfile.ZipInfo]) -> None:
+    for entry in entries:
+        if not is_inside(entry.filename):
+            raise ValueError(f"{name} holds {entry.filename!r}, which leaves the folder")
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ValueError(f"{name} holds {entry.filename!r}, which is a link or no file")
+    num_bytes = sum(entry.file_size for entry in entries)
+    if len(entries) > _MAX_FILES or num_bytes > _MAX_BYTES:
+        raise ValueError(f"{name} holds {len(entries)} files of {bytes_in_words(num_bytes)}, too much for code")

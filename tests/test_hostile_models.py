@@ -1,0 +1,177 @@
+"""Models that mean harm: nothing of them runs, nothing is written, nothing fills the memory, and the error says what."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.making import ROOT, Inputs, error_code, error_text, run_here
+from tests.test_untrained_model import edit_spec, read, write_model_with_code
+from train_pytorch_model.errors import InvalidModelDirectoryError
+
+Weights = dict[str, torch.Tensor]
+# What reading may take of address space beyond what Python and its libraries do.
+ROOM = 2 * 2**30
+
+
+def saved(change: Callable[[Weights], object]) -> Callable[[Path], None]:
+    """Write other weights in place of those there."""
+
+    def damage(path: Path) -> None:
+        torch.save(change(torch.load(path / "model", weights_only=True)), path / "model")
+
+    return damage
+
+
+def set_first(value: Any) -> Callable[[Weights], object]:
+    def change(state: Weights) -> object:
+        key = next(iter(state))
+        return {**state, key: value(state[key])}
+
+    return change
+
+
+def compress(path: Path) -> None:
+    """The archive of a network, with eight gigabytes of zeros in a few megabytes."""
+    with zipfile.ZipFile(path / "model") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    first = next(name for name in parts if "/data/" in name)
+    with zipfile.ZipFile(path / "model", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            with archive.open(name, "w", force_zip64=True) as file:
+                if name == first:
+                    for _ in range(128):
+                        file.write(bytes(2**26))
+                else:
+                    file.write(data)
+
+
+def aliased() -> list[Any]:
+    """Ten to the twelfth entries, in a few lines."""
+    value: list[Any] = ["x"]
+    for _ in range(12):
+        value = [value] * 10
+    return value
+
+
+def init_params(**values: Any) -> Callable[[Path], None]:
+    extras = {"module": "torchvision.models.densenet", "class": "DenseNet", "is_cuda": False, "init_params": values}
+    return lambda path: edit_spec(path, flavor_extras=extras)
+
+
+def with_nan(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.clone()
+    tensor.view(-1)[-1] = float("nan")
+    return tensor
+
+
+def shared() -> Weights:
+    value = torch.ones(100_000)
+    return {f"weight {number}": value for number in range(1000)}
+
+
+HARM: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a zip bomb": (compress, "compressed archive, which PyTorch never writes"),
+    "an absurd shape": (saved(set_first(lambda value: torch.zeros(1).expand(10**9, 10**6))), "too few numbers"),
+    "one storage a thousand times": (
+        saved(lambda state: shared()),
+        "unfolds to",
+    ),
+    "NaN": (saved(set_first(with_nan)), "not finite"),
+    "infinity": (saved(set_first(lambda value: value + float("inf"))), "not finite"),
+    "a sparse tensor": (saved(set_first(lambda value: torch.eye(3).to_sparse())), "no dense tensor"),
+    "numbers for names": (saved(lambda state: dict(enumerate(state.values()))), "something else than text"),
+    "layers without end": (init_params(block_config=[10**9] * 4), "tensors of weights"),
+    "a layer of a terabyte": (init_params(num_init_features=10**12), "cannot be built"),
+    "aliases without end": (init_params(block_config=aliased()), "more than 10000 values"),
+    "a name of another library": (
+        lambda path: edit_spec(
+            path, flavor_extras={"module": "torchvision.models.densenet", "class": "nn", "is_cuda": False}
+        ),
+        "--trust-model-code",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HARM)
+def test_harm_is_named_and_takes_no_room(kind: str, inputs: Inputs) -> None:
+    damage, words = HARM[kind]
+    damage(inputs.untrained)
+    code = (
+        "import resource, sys, torch, torchvision, azureml.designer.core; from tests.making import main\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, (used + {ROOM}, resource.RLIM_INFINITY))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *inputs.arguments()], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert finished.returncode == 1
+    assert "Traceback" not in finished.stderr
+    assert error_code(inputs.outputs) == ("InvalidModelDirectory", 159)
+    assert words in error_text(inputs.outputs)
+    assert not inputs.trained.exists()
+
+
+@pytest.mark.parametrize("kind", ["a zip bomb", "NaN", "layers without end"])
+def test_scoring_refuses_the_same(kind: str, inputs: Inputs) -> None:
+    assert inputs.fit() == 0
+    damage, words = HARM[kind]
+    damage(inputs.trained)
+    scored = inputs.path / "scored"
+    flags = {"trained_model": inputs.trained, "dataset": inputs.valid, "scored_dataset": scored}
+    assert run_here("score-image-model", **flags, outputs_path=inputs.outputs) == 1
+    assert words in error_text(inputs.outputs)
+    assert not scored.exists()
+
+
+def entry(name: str, mode: int = 0) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info
+
+
+CODE_ARCHIVES: dict[str, tuple[list[tuple[zipfile.ZipInfo, bytes]], str]] = {
+    "climbs out": ([(entry("../escaped.py"), b"")], "leaves the folder"),
+    "absolute": ([(entry("/tmp/escaped.py"), b"")], "leaves the folder"),
+    "a link": ([(entry("mine/link", stat.S_IFLNK | 0o777), b"/etc")], "is a link"),
+    "a bomb": ([(entry("mine/zeros"), bytes(2**20))] * 300, "too much for code"),
+    "files without end": ([(entry(f"mine/{number}"), b"") for number in range(10_001)], "too much for code"),
+}
+
+
+@pytest.mark.parametrize("kind", CODE_ARCHIVES)
+def test_code_that_is_trusted_still_stays_in_its_folder(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_model_with_code(tmp_path / "model")
+    (tmp_path / "unpacked").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "unpacked"))
+    entries, words = CODE_ARCHIVES[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that stand several times
+        with zipfile.ZipFile(path / "local_dependencies.zip", "w") as packed:
+            for info, data in entries:
+                packed.writestr(info, data)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InvalidModelDirectoryError, match=words):
+        read(path, trust_code=True)
+    assert [item for item in sorted(tmp_path.rglob("*")) if not item.name.startswith("model-code-")] == before
+    assert all(not any(folder.iterdir()) for folder in (tmp_path / "unpacked").iterdir())
+
+
+def test_what_was_loaded_is_in_the_log(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    assert inputs.fit() == 0
+    expected = subprocess.run(["sha256sum", inputs.untrained / "model"], capture_output=True, text=True, check=True)
+    assert expected.stdout.split()[0] in capfd.readouterr().err
