@@ -1,4 +1,4 @@
-"""Models that mean harm: nothing of them runs, nothing is written, nothing fills the memory, and the error says what."""
+"""Models that mean harm: nothing of them runs, nothing fills the memory, and the error says what was found."""
 
 from __future__ import annotations
 

@@ -27,7 +27,6 @@ from train_pytorch_model.data.findings import Files, compare_images, imbalance
 from train_pytorch_model.messages import seconds_in_words
 from train_pytorch_model.report import figures, write
 from train_pytorch_model.report.contents import Report, Thumbnail
-from train_pytorch_model.report.sheets import write_sheet
 from train_pytorch_model.report.tables import confused_pairs
 from train_pytorch_model.report.thumbnails import (
     choose_mistakes,
@@ -37,6 +36,7 @@ from train_pytorch_model.report.thumbnails import (
     make_samples,
 )
 from train_pytorch_model.report.write import PICTURES, SHEETS, write_report
+from train_pytorch_model.sheets import write_sheet
 from train_pytorch_model.training.records import EpochRecord, EpochTiming
 
 HOSTILE = (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shutil
@@ -15,9 +16,11 @@ from PIL import Image
 from tests import environments
 from tests.making import (
     CLASSES,
+    NETWORK,
     Inputs,
     error_code,
     error_text,
+    initialize,
     run_here,
     run_retired_tool,
     write_class_folders,
@@ -170,3 +173,22 @@ def test_a_normalisation_that_is_not_known_is_named(damage: str, code: str, trai
     spec.write_text(spec.read_text().replace(damage, code))
     assert score(model, trained.valid, tmp_path / "scored") == 1
     assert error_code(tmp_path / "outputs") == ("InvalidModelDirectory", 159)
+
+
+def test_no_cell_of_a_sheet_begins_a_formula(tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path)
+    labels = ("=1+1", "-2", "@sum", "plain")
+    for name, seed in (("train", 0), ("valid", 1)):
+        write_image_directory(tmp_path / name, classes=labels, per_class=2, seed=seed)
+    initialize(inputs.untrained, NETWORK, inputs.outputs)
+    assert inputs.fit() == 0
+    assert score(inputs.trained, inputs.valid, tmp_path / "scored", csv=True) == 0
+    flags = {"scored_dataset": tmp_path / "scored", "evaluation_path": tmp_path / "evaluation"}
+    assert run_here("evaluate-model", **flags, outputs_path=inputs.outputs) == 0
+    for sheet in (tmp_path / "scored" / "_data.csv", *sorted((tmp_path / "evaluation").glob("*.csv"))):
+        with sheet.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        assert not [cell for row in rows for cell in row if cell[:1] in tuple("=+-@\t\r")], sheet
+        assert any(cell == "'=1+1" for row in rows for cell in row), sheet
+    # What machines read has the labels as they are.
+    assert set(table(tmp_path / "scored")["Scored Labels"]) <= set(labels)

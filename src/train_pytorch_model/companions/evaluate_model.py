@@ -8,7 +8,6 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from sklearn import metrics
 
 from train_pytorch_model.companions import evaluation_pictures
@@ -16,6 +15,7 @@ from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import name_some
 from train_pytorch_model.ports.output_directory import EVALUATION, OutputDirectory
 from train_pytorch_model.ports.scored_table import ScoredTable, read_scored_table
+from train_pytorch_model.sheets import write_sheet
 from train_pytorch_model.tracking import Metric
 
 if TYPE_CHECKING:
@@ -171,10 +171,11 @@ def _write(
         warnings.simplefilter("ignore")  # of one class, which its labels say is all there is
         confusion = metrics.confusion_matrix(truth, probabilities.argmax(1), labels=np.arange(len(names)))
     (folder / METRICS_FILE).write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
-    pd.DataFrame(confusion, index=names, columns=names).to_csv(
-        folder / "confusion_matrix.csv", index_label="true label"
-    )
-    pd.DataFrame.from_dict(report["per_class"], orient="index").to_csv(folder / "per_class.csv", index_label="label")
+    rows = ([name, *counts] for name, counts in zip(names, confusion.tolist()))
+    write_sheet(folder / "confusion_matrix.csv", ["true label", *names], rows)
+    per_class: dict[str, dict[str, Any]] = report["per_class"]
+    header = ["label", *next(iter(per_class.values()))]
+    write_sheet(folder / "per_class.csv", header, ([name, *found.values()] for name, found in per_class.items()))
     evaluation_pictures.draw_confusion_matrix(confusion, names, folder / "confusion_matrix.png")
     evaluation_pictures.draw_reliability(
         *reliability(truth, probabilities), report["expected_calibration_error"], folder / "reliability.png"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from train_pytorch_model.companions.image_scorer import ImageScorer
 from train_pytorch_model.device import choose_device
@@ -23,6 +22,7 @@ from train_pytorch_model.ports.labelled_images import read_listed_items
 from train_pytorch_model.ports.output_directory import TABLE, OutputDirectory
 from train_pytorch_model.ports.scored_table import PROBABILITIES, SCORED_LABELS, write_scored_table
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_model
+from train_pytorch_model.sheets import write_sheet
 from train_pytorch_model.training.precision import choose_precision
 
 if TYPE_CHECKING:
@@ -136,4 +136,5 @@ def _write(output: OutputDirectory, columns: dict[str, Any], label_column: str |
     with output.writing() as folder:
         write_scored_table(folder, columns, label_column)
         if write_csv:
-            pd.DataFrame(columns).to_csv(folder / "_data.csv", index=False)
+            lists = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
+            write_sheet(folder / "_data.csv", list(columns), zip(*lists))

@@ -26,7 +26,6 @@ from train_pytorch_model.report.contents import (
     REPORT_FILE,
     SHEETS,
 )
-from train_pytorch_model.report.sheets import write_sheet
 from train_pytorch_model.report.tables import (
     EpochRow,
     Pair,
@@ -36,6 +35,7 @@ from train_pytorch_model.report.tables import (
     epoch_rows,
     time_facts,
 )
+from train_pytorch_model.sheets import write_sheet
 
 if TYPE_CHECKING:
     from train_pytorch_model.report.contents import Report
