@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.errors import ToldError
+from train_pytorch_model.masking import masked
 
 if TYPE_CHECKING:
     from train_pytorch_model.errors import ModuleError
@@ -27,7 +28,7 @@ def describe(error: ModuleError) -> dict[str, object]:
         "ErrorCode": error.code,
         "ExceptionType": error.exception_type,
         "Traceback": "",
-        "Message": error.message,
+        "Message": masked(error.message),
     }
 
 
@@ -52,7 +53,7 @@ def write_error_info(outputs_path: Path, error: ModuleError | None) -> Path:
         exception = describe(error)
         report = {"Exception": exception}
         if len(json.dumps(report)) >= _MAX_ERROR_INFO_CHARACTERS:
-            exception["Message"] = error.message[:_MAX_MESSAGE_CHARACTERS]
+            exception["Message"] = str(exception["Message"])[:_MAX_MESSAGE_CHARACTERS]
     path = outputs_path / ERROR_INFO_PATH
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

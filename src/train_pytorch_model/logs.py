@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from train_pytorch_model.masking import masked
 from train_pytorch_model.messages import finite
 
 if TYPE_CHECKING:
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 _PACKAGE = "train_pytorch_model"
 _LINE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
+
+
+class _LineFormatter(logging.Formatter):
+    """A line for people, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, or those of a traceback."""
+        return masked(super().format(record))
 
 
 class _ConsoleHandler(logging.Handler):
@@ -38,7 +47,7 @@ class _ConsoleHandler(logging.Handler):
 
     def _print(self, record: logging.LogRecord) -> None:
         style = _STYLES.get(record.levelno)
-        self.formatter = logging.Formatter(f"%(asctime)s {'%(levelname)s ' if style else ''}%(message)s", "%H:%M:%S")
+        self.formatter = _LineFormatter(f"%(asctime)s {'%(levelname)s ' if style else ''}%(message)s", "%H:%M:%S")
         # Broken between words; a path that is longer than a line stays whole, so that it can be copied.
         text = "\n".join(
             textwrap.fill(line, self._console.width, break_long_words=False, break_on_hyphens=False)
@@ -53,9 +62,9 @@ class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
         time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
-        line = {"time": time, "level": record.levelname, "message": record.getMessage()}
+        line = {"time": time, "level": record.levelname, "message": masked(record.getMessage())}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = masked(self.formatException(record.exc_info))
         return json.dumps({**line, **finite(getattr(record, "numbers", {}))})
 
 
@@ -72,7 +81,7 @@ def configure_logging(*, is_quiet: bool = False, is_silent: bool = False, log_fo
     console = Console(stderr=True, force_terminal=sys.stderr.isatty() and is_live)
     handler: logging.Handler = _ConsoleHandler(console) if console.is_interactive else logging.StreamHandler(sys.stderr)
     if not console.is_interactive:
-        handler.setFormatter(_JsonFormatter() if log_format == "json" else logging.Formatter(_LINE_FORMAT))
+        handler.setFormatter(_JsonFormatter() if log_format == "json" else _LineFormatter(_LINE_FORMAT))
     level = logging.ERROR if is_silent else logging.WARNING if is_quiet else logging.INFO
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
     logging.getLogger(_PACKAGE).setLevel(level)
@@ -99,7 +108,7 @@ def kept_warnings() -> Iterator[list[str]]:
 
     class Keeping(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            text = record.getMessage()
+            text = masked(record.getMessage())
             if text not in texts:
                 texts.append(text)
 
