@@ -18,7 +18,8 @@ from benchmarks.processes import Usage, run_watched
 from benchmarks.results import kind, ratio, table, write_section
 from tests import environments
 from train_pytorch_model.data.batches import normalised
-from train_pytorch_model.data.decoding import decode, in_threads
+from train_pytorch_model.data.decoding import decode
+from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.device import choose_device
 from train_pytorch_model.memory_format import preferred_memory_format
 

@@ -11,8 +11,9 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from tests.making import write_class_folders
 from train_pytorch_model.data.batches import derive_seed, normalised, shuffled, training_shares
-from train_pytorch_model.data.decoding import UnreadableImageError, ahead, decode, in_threads, read_size
+from train_pytorch_model.data.decoding import UnreadableImageError, decode, read_size
 from train_pytorch_model.data.image_store import ImageStore, decode_all
+from train_pytorch_model.data.threads import ahead, in_threads
 
 MODES = ("RGB", "L", "1", "P", "LA", "RGBA", "CMYK", "I;16", "F")
 FORMATS = {"CMYK": ("jpg", "tif"), "RGB": ("png", "jpg", "bmp", "ppm", "tif", "webp"), "F": ("tif",), "L": ("pgm",)}

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train_pytorch_model.data.decoding import Size, UnreadableImageError, in_threads, read_size
+from train_pytorch_model.data.decoding import Size, UnreadableImageError, read_size
 from train_pytorch_model.data.findings import Files
 from train_pytorch_model.data.image_store import FilesAt, ImageStore, decode_all
+from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.errors import TRAINING_DATASET, InvalidDatasetError
 from train_pytorch_model.messages import join_some
 

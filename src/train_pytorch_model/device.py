@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from train_pytorch_model.data.decoding import num_cores
+from train_pytorch_model.data.threads import num_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,7 +19,7 @@ import torch.distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from train_pytorch_model.data.decoding import num_cores
+from train_pytorch_model.data.threads import num_cores
 from train_pytorch_model.device import choose_device, find_shared_gpus, gpu_identity
 from train_pytorch_model.errors import ModuleError, UserError, as_module_error, first_line
 from train_pytorch_model.watch import Watch

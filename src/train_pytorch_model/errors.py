@@ -205,6 +205,10 @@ class DivergedRunError(UserError):
     is_common = True
 
 
+class HungReadError(UserError):
+    """A file is read without end."""
+
+
 class ToldError(ModuleError):
     """A fault of another process, as that one names it."""
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision import transforms
 
 from train_pytorch_model.data.batches import derive_seed
-from train_pytorch_model.data.decoding import num_cores
+from train_pytorch_model.data.threads import num_cores
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import join_some
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter

@@ -13,7 +13,8 @@ from train_pytorch_model.companions.annotations import ENDINGS
 from train_pytorch_model.companions.image_layout import Labelling, common_folder, find_labels, folder_of, is_above
 from train_pytorch_model.companions.image_sources import DATASET, SourceFile, files_of
 from train_pytorch_model.companions.item_copies import copy_items
-from train_pytorch_model.data.decoding import UnreadableImageError, decode, in_threads
+from train_pytorch_model.data.decoding import UnreadableImageError, decode
+from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.datasets import UNREADABLE_IMAGES_FILE
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import join_some

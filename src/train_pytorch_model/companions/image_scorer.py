@@ -8,14 +8,8 @@ import numpy as np
 import torch
 
 from train_pytorch_model.data.batches import normalised
-from train_pytorch_model.data.decoding import (
-    Size,
-    UnreadableImageError,
-    ahead,
-    decode_sized,
-    in_threads,
-    read_size,
-)
+from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode_sized, read_size
+from train_pytorch_model.data.threads import ahead, in_threads
 from train_pytorch_model.errors import InvalidDatasetError, first_line, is_out_of_memory
 from train_pytorch_model.memory_format import preferred_memory_format
 from train_pytorch_model.messages import join_some

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from train_pytorch_model.data.decoding import in_threads
+from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
 from train_pytorch_model.ports.image_list import file_of

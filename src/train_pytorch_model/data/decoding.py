@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import stat
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Callable, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from concurrent.futures import Future
-    from pathlib import Path
+from train_pytorch_model.data.threads import reading
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -34,10 +28,11 @@ def read_size(path: Path) -> Size:
         UnreadableImageError: when the file is missing or no image.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UnreadableImageError("it is no regular file")  # opening a pipe would wait for ever
-        with Image.open(path) as image:
-            return image.height, image.width
+        with reading(path):
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise UnreadableImageError("it is no regular file")  # opening a pipe would wait for ever
+            with Image.open(path) as image:
+                return image.height, image.width
     except UnreadableImageError:
         raise
     except MemoryError:
@@ -53,7 +48,7 @@ def decode(path: Path) -> np.ndarray:
         UnreadableImageError: when the file is missing, truncated or does not decode.
     """
     try:
-        with Image.open(path) as image:
+        with reading(path), Image.open(path) as image:
             # Converting RGB to RGB would only copy it.
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except MemoryError:
@@ -82,43 +77,3 @@ def _reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
         return "it cannot be identified as an image"
     return str(error) or type(error).__name__
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def in_threads(work: Callable[[int], _Result], count: int, *, at_once: int = 64) -> Iterator[_Result]:
-    """`work(0)`, `work(1)`, … `work(count - 1)`, done side by side, given in order.
-
-    Decoders release the interpreter's lock, so threads use all cores and share one array.
-
-    Args:
-        work: what to do with each number.
-        count: of numbers.
-        at_once: numbers that a thread takes at a time.
-    """
-    cores = num_cores()
-    chunks = (range(start, min(start + at_once, count)) for start in range(0, count, at_once))
-    with ThreadPoolExecutor(max_workers=cores) as pool:
-        # A bounded number of chunks under way: a million futures at once would be a gigabyte.
-        under_way: deque[Future[list[_Result]]] = deque()
-        for chunk in chunks:
-            under_way.append(pool.submit(lambda numbers: [work(number) for number in numbers], chunk))
-            if len(under_way) > 4 * cores:
-                yield from under_way.popleft().result()
-        while under_way:
-            yield from under_way.popleft().result()
-
-
-def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item], *, by: int = 2) -> Iterator[_Result]:
-    """`work(item)` for each item in order, done in a thread that is up to `by` items ahead of whoever asks."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        under_way: deque[Future[_Result]] = deque()
-        for item in items:
-            under_way.append(pool.submit(work, item))
-            if len(under_way) > by:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()

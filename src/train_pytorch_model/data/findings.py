@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
-from train_pytorch_model.data.decoding import in_threads
+from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.messages import join_some, name_some
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Callable, Protocol
 import numpy as np
 import torch
 
-from train_pytorch_model.data.decoding import Size, UnreadableImageError, ahead, decode_sized, in_threads
+from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode_sized
 from train_pytorch_model.data.placement import allocate
+from train_pytorch_model.data.threads import ahead, in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
