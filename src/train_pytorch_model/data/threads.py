@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from concurrent import futures
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Callable, TypeVar
 
@@ -93,9 +93,9 @@ def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item], *, by: int =
 
 
 @contextmanager
-def _pool(size: int) -> Iterator[ThreadPoolExecutor]:
+def _pool(size: int) -> Iterator[futures.ThreadPoolExecutor]:
     """Threads that are waited for, but for those of which one hangs."""
-    pool = ThreadPoolExecutor(max_workers=size)
+    pool = futures.ThreadPoolExecutor(max_workers=size)
     try:
         yield pool
     except HungReadError:
@@ -111,7 +111,7 @@ def _result(future: Future[_Result]) -> _Result:
     while True:
         try:
             return future.result(_LONG_SECONDS)
-        except TimeoutError:
+        except futures.TimeoutError:
             if future.done():  # the work itself raised one
                 raise
             _look_at_reads()
