@@ -7,6 +7,7 @@ something else, mostly as a folder of one class called "image". Here every such 
 from __future__ import annotations
 
 import json
+import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ META_FILE = "_meta.yaml"
 _MARKERS = (META_FILE, "images.lst", "_schema.json")
 _IMAGE_MIME_TYPE = "image/png"  # designer-core takes no other, whatever the files are
 _CLASSIFICATION = "COCO_classification"
+# Far more than any that was made to be read; what is larger was made to fill a memory.
+_MAX_META_BYTES = 2**20
+_MAX_SCHEMA_BYTES = 2**28
+_MAX_LINE_CHARACTERS = 2**24
 _REBUILD = "Make the directory again with Convert to Image Directory."
 
 
@@ -53,14 +58,33 @@ def read_meta(path: Path) -> dict[str, Any]:
         ValueError: when it is absent, no YAML, or no mapping.
     """
     try:
-        meta = YAML(typ="safe", pure=True).load((path / META_FILE).read_text(encoding="utf-8"))
+        meta = YAML(typ="safe", pure=True).load(read_text(path / META_FILE, _MAX_META_BYTES))
     except FileNotFoundError as error:
         raise ValueError(f"{META_FILE} is missing") from error
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+    except (OSError, UnicodeDecodeError, YAMLError, RecursionError) as error:
         raise ValueError(f"{META_FILE} cannot be read: {error}") from error
     if not isinstance(meta, dict):
         raise ValueError(f"{META_FILE} holds no mapping of keys to values")
     return meta
+
+
+def read_text(file: Path, max_bytes: int) -> str:
+    """The text of a small file of UTF-8.
+
+    Args:
+        file: to read.
+        max_bytes: that it may have.
+
+    Raises:
+        ValueError: when it is larger, no regular file or no UTF-8.
+        OSError: when it cannot be read.
+    """
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{file.name} is no regular file")
+    if found.st_size > max_bytes:
+        raise ValueError(f"{file.name} has {found.st_size} bytes, and may have {max_bytes}")
+    return file.read_text(encoding="utf-8")
 
 
 def read_schema(path: Path, where: str) -> tuple[dict[str, Any], Path]:
@@ -114,8 +138,8 @@ def _named_file(path: Path, meta: dict[str, Any], key: str) -> Path:
 
 def _read_schema(file: Path) -> dict[str, Any]:
     try:
-        schema = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        schema = json.loads(read_text(file, _MAX_SCHEMA_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file.name} is no JSON: {error}") from error
     columns = schema.get("columnAttributes") if isinstance(schema, dict) else None
     if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
@@ -127,12 +151,15 @@ def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
     number = 0
     try:
         with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
+            while line := lines.readline(_MAX_LINE_CHARACTERS + 1):
+                number += 1
+                if len(line) > _MAX_LINE_CHARACTERS:
+                    raise ValueError(f"{file.name} line {number} has more than {_MAX_LINE_CHARACTERS} characters")
                 if not line.strip():
                     raise ValueError(f"{file.name} line {number} is blank; remove it")
                 try:
                     item = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise ValueError(f"{file.name} line {number} is no JSON: {error}") from error
                 if not isinstance(item, dict):
                     raise ValueError(f"{file.name} line {number} is no JSON object")
@@ -193,6 +220,7 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
     if not isinstance(categories, list) or not categories:
         raise InvalidDatasetError(where, "the schema lists no categories", _REBUILD)
     by_id: dict[int, str] = {}
+    names: set[str] = set()
     for entry in categories:
         number, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
@@ -201,10 +229,11 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
             faults.append(f"category name {name!r} is no text")
         elif number in by_id:
             faults.append(f"category id {number} stands twice")
-        elif name in by_id.values():
+        elif name in names:
             faults.append(f"category name {name!r} stands twice")
         else:
             by_id[number] = name
+            names.add(name)
     if faults:
         raise InvalidDatasetError(where, f"the schema's categories are damaged: {join_some(faults)}", _REBUILD)
     return tuple(by_id[number] for number in sorted(by_id))
