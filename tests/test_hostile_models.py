@@ -91,12 +91,12 @@ HARM: dict[str, tuple[Callable[[Path], None], str]] = {
     "infinity": (saved(set_first(lambda value: value + float("inf"))), "not finite"),
     "a sparse tensor": (saved(set_first(lambda value: torch.eye(3).to_sparse())), "no dense tensor"),
     "numbers for names": (saved(lambda state: dict(enumerate(state.values()))), "something else than text"),
-    "layers without end": (init_params(block_config=[10**9] * 4), "tensors of weights"),
+    "layers without end": (init_params(block_config=[10**9] * 4, growth_rate=0), "cannot be built"),
     "a layer of a terabyte": (init_params(num_init_features=10**12), "cannot be built"),
     "aliases without end": (init_params(block_config=aliased()), "more than 10000 values"),
     "a name of another library": (
         lambda path: edit_spec(
-            path, flavor_extras={"module": "torchvision.models.densenet", "class": "nn", "is_cuda": False}
+            path, flavor_extras={"module": "torchvision.models.densenet", "class": "OrderedDict", "is_cuda": False}
         ),
         "--trust-model-code",
     ),
