@@ -179,7 +179,7 @@ def test_no_cell_of_a_sheet_begins_a_formula(tmp_path: Path) -> None:
     inputs = Inputs(tmp_path)
     labels = ("=1+1", "-2", "@sum", "plain")
     for name, seed in (("train", 0), ("valid", 1)):
-        write_image_directory(tmp_path / name, classes=labels, per_class=2, seed=seed)
+        write_image_directory(tmp_path / name, classes=labels, per_class=6, seed=seed)
     initialize(inputs.untrained, NETWORK, inputs.outputs)
     assert inputs.fit() == 0
     assert score(inputs.trained, inputs.valid, tmp_path / "scored", csv=True) == 0

@@ -6,13 +6,11 @@ Calling it and loading a state dict is all that Score Image Model does, so whate
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
 import logging
 import warnings
-from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +18,8 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from train_pytorch_model.state_dicts import with_entries
 
 logger = logging.getLogger(__name__)
 
@@ -217,25 +217,6 @@ def check_state(description: NetworkDescription, state: dict[str, torch.Tensor])
         parts += [f"unexpected {extra[:3]}"] if extra else []
         parts += wrong[:3]
         raise NetworkError(f"its weights do not fit {description}: {'; '.join(parts)}")
-
-
-def with_entries(state: dict[str, torch.Tensor], entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Other entries under the version notes of a state dict.
-
-    Networks whose layers have changed over the years (MNASNet) read there which of their forms the weights are of.
-    """
-    changed: OrderedDict[str, torch.Tensor] = OrderedDict(entries)
-    changed._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
-    return changed
-
-
-def digest_of(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of all weights, names and shapes included."""
-    digest = hashlib.sha256()
-    for key, value in state.items():
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def with_head(

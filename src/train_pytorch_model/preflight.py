@@ -29,7 +29,6 @@ from train_pytorch_model.network import (
     NetworkDescription,
     NetworkError,
     check_image_size,
-    digest_of,
     with_head,
 )
 from train_pytorch_model.ports.classes import match_classes, warn_of_classes
@@ -38,6 +37,7 @@ from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory,
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 from train_pytorch_model.report.contents import REPORT_FOLDER
 from train_pytorch_model.serving.exports import check_formats
+from train_pytorch_model.state_dicts import digest_of
 from train_pytorch_model.stores import SharedStores, StoreMaker
 
 if TYPE_CHECKING:

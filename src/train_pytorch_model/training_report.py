@@ -16,6 +16,7 @@ from train_pytorch_model.data.batches import derive_seed
 from train_pytorch_model.data.findings import compare_images, imbalance
 from train_pytorch_model.device import name_of_device
 from train_pytorch_model.errors import first_line
+from train_pytorch_model.masking import masked
 from train_pytorch_model.messages import bytes_in_words, seconds_in_words
 from train_pytorch_model.report.contents import (
     CONFUSION_MATRIX,
@@ -160,7 +161,7 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         )  # fmt: skip
     return Report(
         title=f"{prepared.description.name}, {len(classes)} classes",
-        facts=_facts(training),
+        facts=[(part, [(name, masked(text)) for name, text in facts]) for part, facts in _facts(training)],
         records=training.history.records,
         timings=training.history.timings,
         best_epoch=training.best.epoch,

@@ -26,9 +26,9 @@ from train_pytorch_model.network import (
     check_state,
     timm_models,
     torchvision_builders,
-    with_entries,
 )
 from train_pytorch_model.ports.output_directory import UNTRAINED, OutputDirectory
+from train_pytorch_model.state_dicts import with_entries
 
 logger = logging.getLogger(__name__)
 

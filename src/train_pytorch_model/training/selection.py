@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.network import with_entries
+from train_pytorch_model.state_dicts import with_entries
 
 if TYPE_CHECKING:
     import torch

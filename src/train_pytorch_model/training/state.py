@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train_pytorch_model.network import with_entries
+from train_pytorch_model.state_dicts import with_entries
 from train_pytorch_model.training.records import EpochRecord, EpochTiming
 
 if TYPE_CHECKING:
