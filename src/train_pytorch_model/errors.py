@@ -17,7 +17,11 @@ TRAINING_DATASET = "Training dataset"
 VALIDATION_DATASET = "Validation dataset"
 TRAINED_MODEL = "Trained model"
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "out of shared memory")
+_OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
+    "out of shared memory",
+    "could not create a primitive",  # oneDNN, for want of memory for its code
+)
 
 
 class ModuleError(Exception):
@@ -233,7 +237,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether host or device memory ran out."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+    text = str(error).lower().replace("a primitive descriptor", "")  # which says that oneDNN has no such operation
+    return isinstance(error, (RuntimeError, OSError)) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def as_module_error(error: BaseException) -> ModuleError:
@@ -245,14 +250,6 @@ def as_module_error(error: BaseException) -> ModuleError:
     if is_out_of_memory(error):
         return ModuleOutOfMemoryError(first_line(error))
     return LibraryError(error)
-
-
-def out_of_memory(error: BaseException, batch_size: int) -> ModuleOutOfMemoryError:
-    """The same, with what a training can do about it."""
-    return ModuleOutOfMemoryError(
-        f"{first_line(error)}. Lower the batch size (it is {batch_size}), take smaller images or a smaller network, or "
-        "keep the images elsewhere with --image-store."
-    )
 
 
 def first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from train_pytorch_model.errors import (
     GreaterThanOrEqualToError,
     ModuleError,
     NotInRangeValueError,
+    UserError,
 )
 
 # double.Epsilon, the smallest positive double: the documented lower end of the learning rate.
@@ -112,6 +113,17 @@ class TrainingParameters:
         ),
     )
     """Epochs over which the learning rate climbs to its value, >= 0."""
+    auto_batch_size: str = _parameter(
+        "off",
+        Definition(
+            "Auto batch size",
+            str,
+            "Whether batches that the memory does not hold are learnt from in parts.",
+            designer=False,
+            choices=("off", "on"),
+        ),
+    )
+    """Whether batches that the memory does not hold are learnt from in parts, each image counting the same."""
     print_frequency: int = _parameter(
         10,
         Definition(
@@ -224,10 +236,18 @@ class TrainingParameters:
         return next(item.default for item in fields(cls) if item.name == name)
 
     def faults(self) -> list[ModuleError]:
-        """Every parameter out of its range, as the designer's errors."""
-        return [
+        """Every parameter out of its range, as the designer's errors, and those that exclude each other."""
+        faults = [
             fault for name, definition in self.definitions().items() for fault in definition.faults(getattr(self, name))
         ]
+        if self.auto_batch_size == self.sync_batch_norm == "on":
+            faults.append(
+                UserError(
+                    "--sync-batch-norm on cannot normalise over batches that --auto-batch-size on takes in parts. "
+                    "Leave one of them off."
+                )
+            )
+        return faults
 
     def seed(self) -> int:
         """The seed of this run: the given one, or a fresh one of 32 bits."""

@@ -38,6 +38,7 @@ def make_plan(prepared: Prepared, settings: Settings, world: World) -> Plan:
         ),
         sync_batch_norm=parameters.sync_batch_norm == "on",
         has_unused=not prepared.description.is_known,
+        auto_batch_size=parameters.auto_batch_size == "on",
     )  # fmt: skip
 
 

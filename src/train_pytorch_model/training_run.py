@@ -21,7 +21,6 @@ from train_pytorch_model.errors import (
     InterruptedRunError,
     UserError,
     is_out_of_memory,
-    out_of_memory,
 )
 from train_pytorch_model.interruption import Interruption
 from train_pytorch_model.logs import kept_warnings
@@ -32,6 +31,7 @@ from train_pytorch_model.preflight import Prepared, Settings, prepare
 from train_pytorch_model.progress import ProgressDisplay
 from train_pytorch_model.report.contents import REPORT_FOLDER, remove_report
 from train_pytorch_model.tracking import METRICS_FILE, Listeners, MetricsLog
+from train_pytorch_model.training.batch_memory import BatchTooLargeError, out_of_memory
 from train_pytorch_model.training.loop import DivergedError, fit
 from train_pytorch_model.training.selection import BestModel
 from train_pytorch_model.training_display import TrainingDisplay
@@ -234,7 +234,7 @@ class _Run:
             )
         if isinstance(error, UnreadableImageError):
             return UserError(f"An image has changed while the training went on: {error}. Start the run again.")
-        if is_out_of_memory(error):
+        if isinstance(error, BatchTooLargeError) or is_out_of_memory(error):
             return out_of_memory(error, parameters.batch_size)
         return error
 

@@ -22,13 +22,14 @@ from train_pytorch_model.data.findings import compare_images, imbalance
 from train_pytorch_model.data.placement import free_bytes
 from train_pytorch_model.device import choose_device, name_of_device
 from train_pytorch_model.distributed import World
-from train_pytorch_model.errors import ModuleOutOfMemoryError, is_out_of_memory, out_of_memory
+from train_pytorch_model.errors import ModuleOutOfMemoryError, is_out_of_memory
 from train_pytorch_model.logs import kept_warnings
 from train_pytorch_model.messages import bytes_in_words
 from train_pytorch_model.planning import fingerprint_of, make_plan
 from train_pytorch_model.preflight import Inspected, assemble, check_counts, inspect
 from train_pytorch_model.progress import ProgressDisplay
 from train_pytorch_model.stores import StoreMaker
+from train_pytorch_model.training.batch_memory import BatchTooLargeError, out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -99,9 +100,9 @@ def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned
         start = _start(prepared, settings, plan, world, faults)
         free = free_bytes(world.device)
         try:
-            trial = try_steps(prepared, plan, world.device)
+            trial = try_steps(prepared, plan, world)
         except Exception as error:
-            if not is_out_of_memory(error):
+            if not (isinstance(error, BatchTooLargeError) or is_out_of_memory(error)):
                 raise
             faults.faults.append(out_of_memory(error, plan.batch_size))
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from train_pytorch_model.data.batches import normalised, shuffled, training_shares
+from train_pytorch_model.training.batch_memory import fit_to_memory, run_with_advice
 from train_pytorch_model.training.captured_step import NUM_WARM_UP_STEPS, CapturedStep
 from train_pytorch_model.training.step import TrainingStep, logits_and_loss
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from train_pytorch_model.data.image_store import Batch
+    from train_pytorch_model.distributed import World
     from train_pytorch_model.preflight import Prepared
     from train_pytorch_model.training.loop import Plan
 
@@ -41,23 +44,31 @@ class Trial:
     the system does not tell."""
 
 
-def try_steps(prepared: Prepared, plan: Plan, device: torch.device) -> Trial:
+def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
     """Do a few steps with real batches; the network is of no use afterwards.
 
     Args:
         prepared: the training.
         plan: how.
-        device: that trains.
+        world: this process alone.
+
+    Raises:
+        BatchTooLargeError: when a step takes more memory than there is.
     """
+    device = world.device
     before = _memory_in_use(device)
     network = prepared.network.to(device)
     step = TrainingStep(network, plan.num_classes, device, plan.memory_format, plan.precision)
+    if plan.auto_batch_size:
+        fit_to_memory(step, prepared.train, plan.batch_size, world)
     step.begin_epoch(plan.learning_rate)
     shares = training_shares(shuffled(len(prepared.train), plan.seed, 1), plan.batch_size)[:2]
     # There before a step is timed, as they are where images are decoded once.
     batches = list(prepared.train.batches([share.indices for share in shares], device))
     run_step = CapturedStep(step, plan.batch_size) if plan.captured else step
-    step_seconds = _time(run_step, batches, device)
+    step_seconds = run_with_advice(
+        partial(_time, run_step, batches, device), step, prepared.train, plan.batch_size, world
+    )
     network.eval()
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 
 from train_pytorch_model.data.batches import Share, derive_seed, normalised, shuffled, training_shares
+from train_pytorch_model.training.batch_memory import fit_to_memory, run_with_advice
 from train_pytorch_model.training.captured_step import CapturedStep
 from train_pytorch_model.training.metrics import Averages, RunningSums
 from train_pytorch_model.training.records import EpochRecord, EpochTiming, Reading
@@ -53,6 +54,8 @@ class Plan:
     """Whether batch normalisation is over the batches of all processes."""
     has_unused: bool = False
     """Whether a step may leave out some of the weights."""
+    auto_batch_size: bool = False
+    """Whether batches that the memory does not hold are learnt from in parts."""
 
 
 class DivergedError(Exception):
@@ -93,6 +96,7 @@ def fit(
 
     Raises:
         DivergedError: when the training loss is not finite.
+        BatchTooLargeError: when a step takes more memory than there is.
     """
     if keeper.start is not None:
         load_weights(network, keeper.start["network"])
@@ -100,6 +104,8 @@ def fit(
         network, plan.num_classes, world.device, plan.memory_format, plan.precision,
         lambda network: world.parallel(network, sync_batch_norm=plan.sync_batch_norm, has_unused=plan.has_unused),
     )  # fmt: skip
+    if plan.auto_batch_size:
+        fit_to_memory(step, train, plan.batch_size, world)
     if not world.is_alone:
         share = training_shares(shuffled(len(train), 0, 0), plan.batch_size, world.rank, world.world_size)[0]
         step.rehearse(*next(iter(train.batches([share.indices], world.device))))
@@ -108,7 +114,8 @@ def fit(
         state.restore(keeper.start, world)
         keeper.start = None  # as large as three models
         listener.training_resumed(state.records)
-    return _Fit(step, train, valid, plan, world, listener, keeper, state).run()
+    run = _Fit(step, train, valid, plan, world, listener, keeper, state).run
+    return run_with_advice(run, step, train, plan.batch_size, world)
 
 
 class _Fit:
@@ -153,7 +160,8 @@ class _Fit:
         # What batch normalisation has seen differs between processes; the model is process 0's.
         world.copy_from_main(self._step.network.buffers())
         started = time.perf_counter()
-        validated = evaluate(self._step.network, self._valid, plan, world, self._between_validations)
+        at_once = self._step.part_size or plan.batch_size
+        validated = evaluate(self._step.network, self._valid, plan, world, at_once, self._between_validations)
         valid_seconds = time.perf_counter() - started
         network = self._step.network if world.is_main else None
         record = EpochRecord(
@@ -249,6 +257,7 @@ def evaluate(
     images: ImageStore,
     plan: Plan,
     world: World,
+    at_once: int,
     between_batches: Callable[[int, int], None] = lambda batch, num_batches: None,
 ) -> Averages:
     """Loss and accuracy over all images, each counted once, in float32 and evaluation mode.
@@ -258,12 +267,13 @@ def evaluate(
         images: of which each process takes every `world_size`-th batch.
         plan: how.
         world: who does it.
+        at_once: images that the memory holds in training.
         between_batches: called after each batch, as often in every process, with its number from 1 and how many
             there are.
     """
     network.eval()
     sums = RunningSums.zero(plan.num_classes, world.device)
-    batch_size = plan.batch_size * (_VALIDATION_BATCHES_ON_GPU if world.device.type == "cuda" else 1)
+    batch_size = at_once * (_VALIDATION_BATCHES_ON_GPU if world.device.type == "cuda" else 1)
     batches = torch.split(torch.arange(len(images)), batch_size)
     delivered = iter(images.batches(batches[world.rank :: world.world_size], world.device))
     num_batches = math.ceil(len(batches) / world.world_size)

@@ -64,6 +64,7 @@ class TrainingState:
             "network": _copied(self.step.network.state_dict()),
             "momentum": [buffer.to("cpu", copy=True) for buffer in self.step.momentum],
             "scaler": self.step.scaler.state_dict(),
+            "part_size": self.step.part_size,
             "best": {"epoch": self.best.epoch, "top1_acc": self.best.top1_acc, "valid_loss": self.best.valid_loss},
             "best_state": dict(self.best.state),  # on the CPU, and never written to
             "stopping": {"lowest_loss": self.stopping.lowest_loss, "num_bad_epochs": self.stopping.num_bad_epochs},
@@ -87,6 +88,9 @@ class TrainingState:
                 buffer.copy_(values)
         world.copy_from_main(momentum)
         self.step.scaler.load_state_dict(common["scaler"])
+        if self.step.part_size and common.get("part_size"):
+            # The same parts give the same bits, where the memory holds them still.
+            self.step.part_size = min(self.step.part_size, common["part_size"])
         self.epoch, self.iteration, self.seconds = common["epoch"], common["iteration"], common["seconds"]
         for name, value in common["best"].items():
             setattr(self.best, name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
@@ -71,6 +72,8 @@ class TrainingStep:
         self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         """Of the last batch."""
+        self.part_size: int | None = None
+        """Images of a batch that are learnt from at a time, where the memory holds no more; None for all."""
         self._forward = parallel(self.network)
         self.sums = RunningSums.zero(num_classes, device)
         """Of the epoch."""
@@ -95,8 +98,8 @@ class TrainingStep:
         """The optimizer's buffer of each weight, in the network's order."""
         return [self._optimizer.state[parameter]["momentum_buffer"] for parameter in self.network.parameters()]
 
-    def rehearse(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        """Do a step that changes nothing.
+    def rehearse(self, pixels: torch.Tensor, labels: torch.Tensor, *, alone: bool = False) -> None:
+        """Do a step that changes nothing, between epochs.
 
         With several processes PyTorch sums gradients in one layout in the first step and in another from then on,
         which differ in the last bits; after a rehearsal all steps are alike, those of a run that goes on too.
@@ -104,16 +107,17 @@ class TrainingStep:
         Args:
             pixels: uint8 of shape (B, 3, height, width), on the device.
             labels: int64 of shape (B,), likewise.
+            alone: without the other processes.
         """
         buffers = [buffer.clone() for buffer in self.network.buffers()]
         self.network.train()
-        with self._precision.context():
-            output = self._forward(normalised(pixels, self._memory_format))
-        logits_and_loss(output, labels)[1].backward()  # type: ignore[no-untyped-call]
-        self._optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            for buffer, before in zip(self.network.buffers(), buffers):
-                buffer.copy_(before)
+        try:
+            self._add_gradients(self.network if alone else self._forward, pixels, labels, 1.0)
+        finally:
+            self._optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                for buffer, before in zip(self.network.buffers(), buffers):
+                    buffer.copy_(before)
 
     def begin_epoch(self, learning_rate: float) -> None:
         """Set the learning rate, put the network into training mode and begin the sums anew."""
@@ -135,12 +139,33 @@ class TrainingStep:
             weight: of this process's part of the batch, as `Share` has it.
         """
         self._optimizer.zero_grad(set_to_none=True)
-        images = normalised(pixels, self._memory_format)
-        with self._precision.context():
-            output = self._forward(images)
-        logits, loss = logits_and_loss(output, labels)
-        self.scaler.scale(loss if weight == 1 else loss * weight).backward()  # type: ignore[no-untyped-call]
+        self._add_gradients(self._forward, pixels, labels, weight)
         self.scaler.step(self._optimizer)
         self.scaler.update()
-        self.loss.copy_(loss.detach())
-        self.sums.add(loss.detach(), logits.detach(), labels)
+
+    def _add_gradients(
+        self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor, weight: float
+    ) -> None:
+        """Forward, loss and backward, part by part; each image counts the same."""
+        num_parts = _num_parts(len(labels), self.part_size or len(labels))
+        parts = zip(pixels.tensor_split(num_parts), labels.tensor_split(num_parts))
+        self.loss.zero_()
+        for number, (part, part_labels) in enumerate(parts, start=1):
+            share = len(part_labels) / len(labels)
+            part_weight = weight * share
+            # The gradients of all parts go to the other processes together, with the last.
+            waiting = getattr(forward, "no_sync", nullcontext) if number < num_parts else nullcontext
+            with waiting():
+                images = normalised(part, self._memory_format)
+                with self._precision.context():
+                    output = forward(images)
+                logits, loss = logits_and_loss(output, part_labels)
+                scaled = self.scaler.scale(loss if part_weight == 1 else loss * part_weight)
+                scaled.backward()  # type: ignore[no-untyped-call]
+            self.loss.add_(loss.detach(), alpha=share)
+            self.sums.add(loss.detach(), logits.detach(), part_labels)
+
+
+def _num_parts(num_images: int, part_size: int) -> int:
+    """Parts of a batch; none is of a single image, over which nothing can be normalised, unless the batch is."""
+    return max(1, min(-(-num_images // part_size), num_images // 2))

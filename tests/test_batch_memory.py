@@ -1,0 +1,201 @@
+"""Batches that the memory does not hold: what would fit is told, or they are learnt from in parts."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.making import NETWORK, ROOT, Inputs, initialize, write_image_directory
+from tests.test_step import CPU
+from train_pytorch_model.check import command
+from train_pytorch_model.data.image_store import DecodedImages
+from train_pytorch_model.distributed import World
+from train_pytorch_model.entry import main
+from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.training.batch_memory import BatchTooLargeError, fit_to_memory, largest_part, out_of_memory
+from train_pytorch_model.training.precision import Precision
+from train_pytorch_model.training.step import TrainingStep
+
+BATCH = 64
+SIZE = 96
+# Over what Python, its libraries, the network and the images take: some, but not all, of a batch's activations.
+ROOM = 80 * 2**20
+
+
+def make_step(network: nn.Module) -> TrainingStep:
+    return TrainingStep(network, 3, CPU, torch.contiguous_format, Precision(torch.float32, "cpu"))
+
+
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3))
+
+
+def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(10):
+        pixels = torch.randint(0, 256, (14, 3, 8, 8), dtype=torch.uint8, generator=generator)
+        yield pixels, torch.randint(0, 3, (14,), generator=generator)
+
+
+@pytest.mark.parametrize("part_size", [13, 7, 4, 3, 2])
+def test_a_batch_in_parts_is_the_same_step(part_size: int) -> None:
+    whole = make_step(plain())
+    parts = make_step(copy.deepcopy(whole.network))
+    parts.part_size = part_size
+    for pixels, labels in batches():
+        for step in (whole, parts):
+            step.begin_epoch(0.1)
+            step(pixels, labels)
+        assert torch.equal(whole.sums.totals[1:], parts.sums.totals[1:])
+        assert parts.sums.totals[0].item() == pytest.approx(whole.sums.totals[0].item(), rel=1e-6)
+        assert parts.loss.item() == pytest.approx(whole.loss.item(), rel=1e-6)
+    for of_whole, of_parts in zip(whole.network.parameters(), parts.network.parameters()):
+        torch.testing.assert_close(of_parts, of_whole, atol=1e-6, rtol=0)
+
+
+class Hungry(nn.Module):
+    """Runs out of memory where it is given more images than it takes; counts what it was given."""
+
+    def __init__(self, takes: int, error: Exception) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192), nn.Dropout(), nn.Linear(192, 3))
+        self.takes = takes
+        self.error = error
+        self.given: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.given.append(len(images))
+        output: torch.Tensor = self.network(images)
+        if len(images) > self.takes:
+            raise self.error
+        return output
+
+
+def images() -> DecodedImages:
+    pixels, labels = next(batches())
+    return DecodedImages(pixels, labels)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")])
+@pytest.mark.parametrize(("takes", "expected"), [(14, 14), (13, 7), (7, 7), (5, 4), (2, 2), (1, 0)])
+def test_parts_are_halved_until_they_fit_and_nothing_is_learnt(takes: int, expected: int, error: Exception) -> None:
+    step = make_step(Hungry(takes, error))
+    before = copy.deepcopy(step.network.state_dict())
+    size, reason = largest_part(step, images(), 14, CPU)
+    assert size == expected
+    assert bool(reason) == (takes < 14)
+    assert step.part_size is None
+    assert all(torch.equal(value, before[key]) for key, value in step.network.state_dict().items())
+    assert all(parameter.grad is None for parameter in step.network.parameters())
+    if expected:
+        fit_to_memory(step, images(), 14, World())
+        step.begin_epoch(0.1)
+        step.network.given.clear()
+        step(*next(batches()))
+        assert sum(step.network.given) == 14
+        assert max(step.network.given) <= takes
+    else:
+        with pytest.raises(BatchTooLargeError):
+            fit_to_memory(step, images(), 14, World())
+
+
+def test_another_fault_is_not_taken_for_memory() -> None:
+    with pytest.raises(ValueError, match="of its own"):
+        largest_part(make_step(Hungry(1, ValueError("of its own"))), images(), 14, CPU)
+
+
+@pytest.mark.parametrize(
+    ("fitting", "words"),
+    [(0, "No batch fits, whatever its size"), (4, "to 4, which fits"), (None, "Lower the batch size (it is 14), take")],
+)
+def test_the_error_says_what_would_fit(fitting: int | None, words: str) -> None:
+    assert words in str(out_of_memory(BatchTooLargeError("no more", fitting), 14))
+
+
+def test_parts_and_normalisation_over_all_processes_exclude_each_other() -> None:
+    faults = TrainingParameters(auto_batch_size="on", sync_batch_norm="on").faults()
+    assert [fault.message for fault in faults] == [
+        "UserError: --sync-batch-norm on cannot normalise over batches that --auto-batch-size on takes in parts. "
+        "Leave one of them off."
+    ]
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Inputs:
+    inputs = Inputs(tmp_path)
+    write_image_directory(inputs.train, per_class=24, size=SIZE)
+    write_image_directory(inputs.valid, per_class=4, size=SIZE, seed=1)
+    initialize(inputs.untrained, NETWORK, inputs.outputs)
+    return inputs
+
+
+def run_in_little_memory(inputs: Inputs, **flags: Any) -> subprocess.CompletedProcess[str]:
+    """The real command, which may take `ROOM` beyond what it has when training begins."""
+    code = (
+        "import resource, sys, torch\n"
+        "torch.backends.mkldnn.enabled = False\n"  # which crashes where it finds no memory for its own code
+        "from train_pytorch_model.training import step\n"
+        "from train_pytorch_model.entry import main\n"
+        "made = step.TrainingStep.__init__\n"
+        "def make(*arguments, **options):\n"
+        "    made(*arguments, **options)\n"
+        f"    used = int(open('/proc/self/statm').read().split()[0]) * {resource.getpagesize()}\n"
+        f"    resource.setrlimit(resource.RLIMIT_AS, (used + {ROOM}, resource.RLIM_INFINITY))\n"
+        "step.TrainingStep.__init__ = make\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = inputs.arguments(precision="float32", **{"batch_size": BATCH, **flags})
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        # What is freed goes back at once, as on a GPU; in a heap, holes of all sizes would count as taken.
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_host_memory_that_runs_out_is_told_with_the_batch_that_fits(large: Inputs) -> None:
+    finished = run_in_little_memory(large)
+    assert finished.returncode == 1, finished.stderr
+    error = large.error()
+    assert error is not None
+    assert (error["ErrorId"], error["ErrorCode"]) == ("ModuleOutOfMemory", 138)
+    found = re.search(r"Lower the batch size \(it is 64\) to (\d+), which fits", str(error["Message"]))
+    assert found, error["Message"]
+    assert "Traceback" not in finished.stderr
+    assert not large.trained.exists()
+    assert 2 <= int(found[1]) < BATCH
+    finished = run_in_little_memory(large, batch_size=int(found[1]))
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_parts_train_where_the_whole_does_not_fit(large: Inputs) -> None:
+    finished = run_in_little_memory(large, auto_batch_size="on")
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"A batch of 64 images takes more memory .* in parts of \d+:", finished.stderr)
+    assert (large.trained / "model").is_file()
+
+
+def test_check_says_what_would_fit(
+    inputs: Inputs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object) -> None:
+        raise BatchTooLargeError("CUDA out of memory", 2)
+
+    monkeypatch.setattr(command, "try_steps", too_large)
+    arguments = ["check", *inputs.arguments()[1:]]
+    assert main(arguments) == 1
+    assert "Lower the batch size (it is 6) to 2, which fits" in " ".join(capsys.readouterr().out.split())
