@@ -12,7 +12,7 @@ UV := $(VENV)/bin/uv
 UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
-.PHONY: setup sample test test-all test-gpu soak bench pictures lint format lock clean
+.PHONY: setup sample test test-all test-gpu soak audit coverage bench pictures lint format lock clean
 
 setup: $(INSTALLED)
 
@@ -44,6 +44,15 @@ soak: setup
 bench: setup
 	$(RUN) -m benchmarks
 
+audit: setup
+	$(RUN) -m tests.audit
+
+coverage: setup
+	$(RUN) -m coverage erase
+	-$(RUN) -m coverage run -m pytest -m "not gpu"
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage report
+
 pictures: setup
 	$(RUN) -m tests.pictures
 
@@ -62,7 +71,7 @@ lock: setup
 	$(UV_COMPILE) --python-version 3.9 --python-platform x86_64-manylinux_2_28 requirements/conda.in | $(RUN) requirements/write_conda_env.py > conda_env.yaml
 	$(UV_LOCK) --python-version 3.9 --override tests/environments/retired.overrides tests/environments/retired.in -o tests/environments/retired.lock
 	$(UV_LOCK) --python-version 3.9 tests/environments/azure_ml_component.in -o tests/environments/azure_ml_component.lock
-	for name in azure_ai_ml mldesigner mlflow inference_server; do \
+	for name in audit azure_ai_ml browser mldesigner mlflow inference_server; do \
 		$(UV_LOCK) --python-version 3.11 tests/environments/$$name.in -o tests/environments/$$name.lock || exit 1; done
 	cp requirements.lock environment/requirements.lock
 

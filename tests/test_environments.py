@@ -13,6 +13,7 @@ import torch
 from ruamel.yaml import YAML
 
 from tests import environments
+from tests.audit import write_bill
 from tests.making import ROOT, flags_of, read_json_lines, run_module, write_class_folders
 
 DESIGNER_CORES_PINS = "azureml-designer-core 0.0.86 has requirement"
@@ -96,3 +97,13 @@ def test_every_module_runs_in_the_conda_environment(tmp_path: Path) -> None:
     )  # fmt: skip
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.environment
+def test_the_bill_of_materials_names_what_a_user_installs(tmp_path: Path) -> None:
+    bill = json.loads(write_bill(environments.audit().parent, tmp_path / "sbom.json").read_text(encoding="utf-8"))
+    assert bill["bomFormat"] == "CycloneDX"
+    named = {(part["name"], part["version"]) for part in bill["components"]}
+    runtime = locked(ROOT / "requirements.lock")
+    assert named == {(name, version) for name, versions in runtime.items() for version in versions}
+    assert all(part["externalReferences"][0]["hashes"] for part in bill["components"])

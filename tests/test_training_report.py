@@ -142,7 +142,7 @@ def test_a_report_that_cannot_be_written_ends_nothing(inputs: Inputs, capfd: pyt
 
 
 def test_a_report_says_why_a_training_stopped_early(inputs: Inputs) -> None:
-    assert inputs.fit(report="basic", epochs=30, patience=1, learning_rate=0.5) == 0
+    assert inputs.fit(report="basic", epochs=30, patience=1, learning_rate=0.1) == 0
     losses = [float(str(record["valid_loss"])) for record in inputs.metrics()]
     assert len(losses) < 30
     lowest = losses.index(min(losses)) + 1

@@ -101,6 +101,11 @@ def browser() -> Path:
     return _synced("browser", Path(sys.executable))
 
 
+def audit() -> Path:
+    """Python of an environment that holds pip-audit and cyclonedx-bom."""
+    return _synced("audit", Path(sys.executable))
+
+
 def require_program(name: str) -> str:
     """A program of the system, or the test is skipped; with `CI` set it fails instead."""
     found = shutil.which(name)
