@@ -49,7 +49,7 @@ audit: setup
 
 coverage: setup
 	$(RUN) -m coverage erase
-	-$(RUN) -m coverage run -m pytest -m "not gpu"
+	-$(RUN) -m coverage run -m pytest -m "not thorough and not gpu"
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report
 
