@@ -6,11 +6,13 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +27,10 @@ from ruamel.yaml import YAML
 from tests import environments
 from tests.making import Inputs, error_text, read_json_lines, run_here
 from tests.test_tracking import free_port
+from tests.test_untrained_model import write_model_with_code
+from train_pytorch_model.entry import main
 from train_pytorch_model.serving import exports
+from train_pytorch_model.serving.served_model import ServedModel
 
 CLASSES = ("007", "<b>", "owl")
 
@@ -220,3 +225,37 @@ def test_an_export_that_fails_does_not_lose_the_model(tmp_path: Path, monkeypatc
     assert "cannot be exported to onnx: no such operator" in error_text(inputs.outputs)
     assert not inputs.trained.exists()
     assert (inputs.outputs / "checkpoints" / "best" / "model").is_file()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"), [("os", "makedirs", {"name": "made"}), ("builtins", "open", {"file": "made"})]
+)
+def test_a_model_that_names_another_function_is_not_served(
+    module: str, name: str, arguments: dict[str, str], trained: Inputs, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained.trained, model)
+    yaml = YAML(typ="safe")
+    spec = yaml.load((model / "model_spec.yaml").read_text(encoding="utf-8"))
+    given = {key: str(tmp_path / value) for key, value in arguments.items()}
+    spec["flavor_extras"] = {**spec["flavor_extras"], "module": module, "class": name, "init_params": given}
+    with (model / "model_spec.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(spec, file)
+    with pytest.raises(ValueError, match="neither a class of networks nor a builder"):
+        ServedModel(model)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_models_own_code_is_served_and_no_bomb_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = Inputs(tmp_path).make()
+    shutil.rmtree(inputs.untrained)
+    write_model_with_code(inputs.untrained)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    assert main([*inputs.arguments(), "--trust-model-code"]) == 0
+    answer = ServedModel(inputs.trained).answer([Image.new("RGB", (32, 32))])
+    assert len(answer["result"][0]) == 4
+    with zipfile.ZipFile(inputs.trained / "local_dependencies.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for number in range(257):
+            packed.writestr(f"mine/{number}", bytes(2**20))
+    with pytest.raises(ValueError, match="too much for code"):
+        ServedModel(inputs.trained)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import csv
+import hashlib
 import importlib
 import io
+import logging
 import sys
 import tempfile
 import zipfile
@@ -20,10 +22,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+logger = logging.getLogger(__name__)
+
+_LIBRARIES = ("torchvision", "timm")
+_MAX_CODE_BYTES = 256 * 2**20
 _MAX_PIXELS = 16_000_000
 # What Score Image Model takes: nothing that starts another program.
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF", "MPO")
@@ -40,11 +47,13 @@ class ServedModel:
         """Load a ModelDirectory."""
         spec = yaml.safe_load((folder / "model_spec.yaml").read_text(encoding="utf-8"))
         extras = spec["flavor_extras"]
-        if spec.get("local_dependencies"):
+        has_code = bool(spec.get("local_dependencies"))
+        if has_code:
             _import_local_code(folder / "local_dependencies.zip")
-        builder = getattr(importlib.import_module(extras["module"]), extras["class"])
-        network = builder(**(extras.get("init_params") or {}))
-        network.load_state_dict(torch.load(folder / spec["model_file"], map_location="cpu", weights_only=True))
+        weights = folder / spec["model_file"]
+        logger.info("Weights of %s: SHA-256 %s.", weights, hashlib.sha256(weights.read_bytes()).hexdigest())
+        network = _build(extras["module"], extras["class"], extras.get("init_params") or {}, has_code=has_code)
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = network.eval().to(self._device)
         normalisation = spec["inputs"][0]["pre_processor"]["init_params"]
@@ -80,9 +89,25 @@ class ServedModel:
         return row
 
 
+def _build(module: str, name: str, arguments: dict[str, Any], *, has_code: bool) -> nn.Module:
+    """A network, of a class of networks or by a builder of a library; of a model with its own code, by any function."""
+    builder = getattr(importlib.import_module(module), name)
+    is_network = isinstance(builder, type) and issubclass(builder, nn.Module)
+    is_of_library = module.partition(".")[0] in _LIBRARIES and not isinstance(builder, type)
+    if not (has_code or is_network or is_of_library):
+        raise ValueError(f"{module}.{name} is neither a class of networks nor a builder of torchvision or timm")
+    network = builder(**arguments)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{module}.{name} gives a {type(network).__name__}, not a network")
+    return network
+
+
 def _import_local_code(archive: Path) -> None:
-    target = Path(tempfile.mkdtemp(prefix="model-code-"))
+    """Unpack the code of a model that was trusted when it was trained; zipfile keeps every name within the folder."""
+    target = Path(tempfile.mkdtemp(prefix="model-code-"))  # which nobody else may enter
     with zipfile.ZipFile(archive) as packed:
+        if sum(entry.file_size for entry in packed.infolist()) > _MAX_CODE_BYTES:
+            raise ValueError(f"{archive.name} holds too much for code")
         packed.extractall(target)
     sys.path[:0] = [str(target), *(str(entry) for entry in target.iterdir() if entry.is_dir())]
 
