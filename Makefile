@@ -28,6 +28,9 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 sample: setup
 	$(RUN) samples/digits.py
 
+# Threads that spin while they wait make a machine that does other things too several times slower.
+test test-all coverage: export OMP_WAIT_POLICY = passive
+
 test: setup
 	$(RUN) -m pytest -m "not thorough and not gpu"
 
