@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.jobs import Job
 from tests.making import NETWORK, ROOT, Inputs, initialize, write_image_directory
 from tests.test_step import CPU
 from train_pytorch_model.check import command
@@ -199,3 +200,32 @@ def test_check_says_what_would_fit(
     arguments = ["check", *inputs.arguments()[1:]]
     assert main(arguments) == 1
     assert "Lower the batch size (it is 6) to 2, which fits" in " ".join(capsys.readouterr().out.split())
+
+
+LIMITED = """
+import os, sys
+from train_pytorch_model.entry import main
+from train_pytorch_model.training.step import TrainingStep
+add_gradients = TrainingStep._add_gradients
+def add_or_fail(step, forward, pixels, labels, weight):
+    # The second process has less memory than the first.
+    if os.environ["RANK"] == "1" and (step.part_size or len(labels)) > 3:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
+    add_gradients(step, forward, pixels, labels, weight)
+TrainingStep._add_gradients = add_or_fail
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_of_two_processes_both_take_the_parts_that_fit_into_the_smaller_memory(inputs: Inputs) -> None:
+    (inputs.path / "limited.py").write_text(LIMITED, encoding="utf-8")
+    job = Job(inputs.path, ["limited", *inputs.arguments(auto_batch_size="on")], 2)
+    assert job.wait() == [0, 0], job.log()
+    assert "in parts of 3" in job.log()
+    assert (inputs.trained / "model").is_file()
+    job = Job(inputs.path, ["limited", *inputs.arguments(trained_model_path=inputs.path / "other", resume="never")], 2)
+    assert job.wait() == [1, 1], job.log()
+    error = inputs.error()
+    assert error is not None
+    assert (error["ErrorId"], error["ErrorCode"]) == ("ModuleOutOfMemory", 138)
+    assert "Lower the batch size (it is 6)" in str(error["Message"])
