@@ -17,6 +17,7 @@ from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.image_store import ImageStore, decode_all
 from train_pytorch_model.device import choose_device
 from train_pytorch_model.distributed import World
+from train_pytorch_model.training.batch_memory import BatchTooLargeError
 from train_pytorch_model.training.captured_step import CapturedStep
 from train_pytorch_model.training.hooks import NoKeeper
 from train_pytorch_model.training.loop import fit, train_epoch
@@ -126,3 +127,24 @@ def test_what_no_graph_can_hold_trains_on_step_by_step(caplog: pytest.LogCapture
         run_step(pixels, torch.zeros(8, dtype=torch.int64, device=device))
     assert step.loss.isfinite()
     assert "Steps run one by one" in caplog.text
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_batch_that_the_gpu_does_not_hold_is_told_of_and_taken_in_parts(captured: bool, tmp_path: Path) -> None:
+    device = choose_device()
+    store = make_store(tmp_path, "memory", device)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(device).total_memory
+    # Weights, gradients and momentum of vgg11 take 1.6 GB; of its activations 84 images do not fit besides.
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + 2.2e9) / total, device)
+    try:
+        large = {"network": "vgg11", "batch_size": 84, "epochs": 1, "captured": captured}
+        with pytest.raises(BatchTooLargeError) as caught:
+            run(store, device, **large)
+        assert caught.value.fitting is not None
+        assert 0 < caught.value.fitting < 84
+        torch.cuda.empty_cache()
+        _, best = run(store, device, auto_batch_size=True, **large)
+        assert best.epoch == 1
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
