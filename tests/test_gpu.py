@@ -133,12 +133,15 @@ def test_what_no_graph_can_hold_trains_on_step_by_step(caplog: pytest.LogCapture
 def test_a_batch_that_the_gpu_does_not_hold_is_told_of_and_taken_in_parts(captured: bool, tmp_path: Path) -> None:
     device = choose_device()
     store = make_store(tmp_path, "memory", device)
+    large = {"batch_size": 84, "epochs": 1, "captured": captured}
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    run(store, device, **large)
+    enough = torch.cuda.max_memory_reserved(device)
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(device).total_memory
-    # Weights, gradients and momentum of vgg11 take 1.6 GB; of its activations 84 images do not fit besides.
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(device) + 2.2e9) / total, device)
+    torch.cuda.set_per_process_memory_fraction(0.75 * enough / total, device)
     try:
-        large = {"network": "vgg11", "batch_size": 84, "epochs": 1, "captured": captured}
         with pytest.raises(BatchTooLargeError) as caught:
             run(store, device, **large)
         assert caught.value.fitting is not None
