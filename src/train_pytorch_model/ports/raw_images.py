@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model import designer_core
+from train_pytorch_model.data.decoding import UnreadableImageError, read_size
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import name_some
 from train_pytorch_model.ports.image_list import file_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from train_pytorch_model.ports.image_list import Columns
 
 logger = logging.getLogger(__name__)
@@ -30,22 +33,45 @@ def load_raw_images(path: Path, where: str) -> Any:
         raise InvalidDatasetError(
             where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
         )
+    irregular = [
+        name
+        for name, entry in _all_entries(path, folders)
+        if _is_image(name) and not (entry.is_file() or entry.is_dir())
+    ]
+    if irregular:  # the helper would wait for a pipe for ever
+        raise InvalidDatasetError(where, f"{name_some(irregular)} is no regular file or leads nowhere", "Remove it.")
     try:
         directory = designer_core.load_image_directory(path)
     except (ValueError, OSError, TypeError, KeyError) as error:
         raise InvalidDatasetError(where, f"designer-core finds no images in it: {error}") from error
-    ignored = [f"{name}/{entry.name}" for name in folders for entry in _entries(path / name) if entry.is_dir()]
-    ignored += [entry.name for entry in _entries(path) if entry.is_file() and _is_image(entry.name)]
+    ignored = [name for name, entry in _all_entries(path, folders) if "/" in name and entry.is_dir()]
+    ignored += [
+        name for name, entry in _all_entries(path, folders) if "/" not in name and entry.is_file() and _is_image(name)
+    ]
     if ignored:
         logger.warning(
             "%s: only images exactly one folder deep (class/file) are used; left out: %s.", where, name_some(ignored)
         )
+    others = [
+        name for name, entry in _all_entries(path, folders) if "/" in name and entry.is_file() and not _is_image(name)
+    ]
+    if others:
+        logger.warning("%s: %d files of other kinds are left out: %s.", where, len(others), name_some(others))
     return directory
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:
     with os.scandir(path) as entries:
         return list(entries)
+
+
+def _all_entries(path: Path, folders: list[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """What lies in the folder and one folder deep, with its relative name."""
+    for entry in _entries(path):
+        yield entry.name, entry
+    for folder in folders:
+        for entry in _entries(path / folder):
+            yield f"{folder}/{entry.name}", entry
 
 
 def _folders(path: Path) -> list[str]:
@@ -65,7 +91,15 @@ def files_not_taken(path: Path, items: list[dict[str, Any]], columns: Columns) -
         for entry in _entries(path / folder)
         if entry.is_file() and _is_image(entry.name)
     )
-    return tuple((name, "it cannot be identified as an image") for name in sorted(set(present) - taken))
+    return tuple((name, _reason(path / name)) for name in sorted(set(present) - taken))
+
+
+def _reason(file: Path) -> str:
+    try:
+        read_size(file)
+    except UnreadableImageError as error:
+        return str(error)
+    return "designer-core passes over it"
 
 
 def items_not_taken(path: Path, directory: Any, columns: Columns) -> list[dict[str, Any]]:
