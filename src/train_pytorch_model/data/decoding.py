@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin
 
 from train_pytorch_model.data.threads import reading
 
@@ -19,6 +19,11 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 
+# As designer-core sets it when it is imported, so that a comment of some megabytes is accepted here as it is there,
+# imported or not. Pillow's limit of all comments of a file holds besides.
+PngImagePlugin.MAX_TEXT_CHUNK = 100 * ImageFile.SAFEBLOCK
+
+
 class UnreadableImageError(Exception):
     """A file that is no whole image; the text says why."""
 
@@ -28,7 +33,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """An image whose header has been read.
 
     Raises:
-        UnreadableImageError: when the file is no regular one, or nothing that has pixels.
+        UnreadableImageError: when the file is no regular one, or a program.
     """
     with reading(path):
         if not stat.S_ISREG(path.stat().st_mode):
@@ -36,8 +41,6 @@ def opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             if image.format == "EPS":  # for which Pillow would start Ghostscript
                 raise UnreadableImageError("it is a PostScript program, whatever its name says")
-            if not (image.width and image.height):
-                raise UnreadableImageError(f"it is of {image.width}x{image.height} pixels")
             yield image
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import stat
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
@@ -260,5 +260,5 @@ def file_of(item: dict[str, Any], columns: Columns) -> str | None:
 
 def is_inside(name: str) -> bool:
     """Whether a file name, read as a relative path, stays within its folder."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return "\0" not in name and not path.is_absolute() and ".." not in path.parts
+    path = name.replace("\\", "/")  # by hand: millions of names are looked at
+    return "\0" not in path and not path.startswith("/") and ".." not in path.split("/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.data.decoding import UnreadableImageError, read_size
@@ -14,8 +14,6 @@ from train_pytorch_model.messages import name_some
 from train_pytorch_model.ports.image_list import file_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from train_pytorch_model.ports.image_list import Columns
 
 logger = logging.getLogger(__name__)
@@ -33,30 +31,25 @@ def load_raw_images(path: Path, where: str) -> Any:
         raise InvalidDatasetError(
             where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
         )
-    irregular = [
-        name
-        for name, entry in _all_entries(path, folders)
-        if _is_image(name) and not (entry.is_file() or entry.is_dir())
-    ]
-    if irregular:  # the helper would wait for a pipe for ever
-        raise InvalidDatasetError(where, f"{name_some(irregular)} is no regular file or leads nowhere", "Remove it.")
+    found = _look_through(path, folders)
+    if found.irregular:  # the helper would wait for a pipe for ever
+        raise InvalidDatasetError(
+            where, f"{name_some(found.irregular)} is no regular file or leads nowhere", "Remove it."
+        )
     try:
         directory = designer_core.load_image_directory(path)
     except (ValueError, OSError, TypeError, KeyError) as error:
         raise InvalidDatasetError(where, f"designer-core finds no images in it: {error}") from error
-    ignored = [name for name, entry in _all_entries(path, folders) if "/" in name and entry.is_dir()]
-    ignored += [
-        name for name, entry in _all_entries(path, folders) if "/" not in name and entry.is_file() and _is_image(name)
-    ]
-    if ignored:
+    if found.misplaced:
         logger.warning(
-            "%s: only images exactly one folder deep (class/file) are used; left out: %s.", where, name_some(ignored)
+            "%s: only images exactly one folder deep (class/file) are used; left out: %s.",
+            where,
+            name_some(found.misplaced),
         )
-    others = [
-        name for name, entry in _all_entries(path, folders) if "/" in name and entry.is_file() and not _is_image(name)
-    ]
-    if others:
-        logger.warning("%s: %d files of other kinds are left out: %s.", where, len(others), name_some(others))
+    if found.others:
+        logger.warning(
+            "%s: %d files of other kinds are left out: %s.", where, len(found.others), name_some(found.others)
+        )
     return directory
 
 
@@ -65,13 +58,31 @@ def _entries(path: Path) -> list[os.DirEntry[str]]:
         return list(entries)
 
 
-def _all_entries(path: Path, folders: list[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """What lies in the folder and one folder deep, with its relative name."""
-    for entry in _entries(path):
-        yield entry.name, entry
-    for folder in folders:
+class _Found(NamedTuple):
+    """Names of what is no image in a class folder, relative to the dataset."""
+
+    irregular: list[str]
+    """Pipes, devices and links that lead nowhere, under the name of an image."""
+    misplaced: list[str]
+    """Folders in class folders, and images in none."""
+    others: list[str]
+    """Files in class folders whose names are no image's."""
+
+
+def _look_through(path: Path, folders: list[str]) -> _Found:
+    found = _Found([], [], [])
+    for folder in ("", *folders):
         for entry in _entries(path / folder):
-            yield f"{folder}/{entry.name}", entry
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir():
+                found.misplaced.extend([name] if folder else [])
+            elif not _is_image(name):
+                found.others.extend([name] if folder and not entry.name.startswith(".") else [])
+            elif not entry.is_file():
+                found.irregular.append(name)
+            elif not folder:
+                found.misplaced.append(name)
+    return found
 
 
 def _folders(path: Path) -> list[str]:
