@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.making import (
     Inputs,
     error_code,
     error_text,
+    flags_of,
     run_here,
     write_class_folders,
     write_image_directory,
@@ -33,6 +35,8 @@ from tests.test_interruptions import SMALL_DISK
 from train_pytorch_model.data import placement
 from train_pytorch_model.data.decoding import UnreadableImageError, decode, decode_sized, read_size
 from train_pytorch_model.designer_core import load_image_directory
+from train_pytorch_model.entry import main
+from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 
 TABLE = ROOT / "docs" / "broken-input.md"
@@ -524,20 +528,19 @@ def test_what_is_given_ends_as_the_table_says(given: str, inputs: Inputs, capfd:
 @pytest.mark.parametrize("value", [5, None, "", {"a": 1}])
 def test_a_file_name_of_any_wrong_type_is_named(value: object, inputs: Inputs) -> None:
     info(file_name=value)(inputs)
-    assert inputs.fit() == 1
-    assert _NO_FILE in error_text(inputs.outputs)
+    with pytest.raises(InvalidDatasetError, match=_NO_FILE):
+        read_labelled_images(inputs.train, "Training dataset")
 
 
-@pytest.mark.parametrize("content", ["properties", "elementType", "name"])
-@pytest.mark.parametrize("value", ["x", [1], 5, True])
-def test_a_schema_of_any_wrong_type_is_named(content: str, value: object, inputs: Inputs) -> None:
-    for column in range(3):
-        schema(lambda columns, column=column: columns[column].update({content: value}))(inputs)  # type: ignore[misc]
-    if content == "name" and value == "x":
-        return  # which is a name
-    assert inputs.fit() == 1
-    assert error_code(inputs.outputs) == ("InvalidDataset", 18)
-    assert f"has a column whose {content!r} is {value!r}" in error_text(inputs.outputs)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [*product(("properties", "elementType"), ("x", [1], 5, True)), *product(("name",), ({"a": 1}, [1], 5, True))],
+)
+@pytest.mark.parametrize("column", [0, 1, 2])
+def test_a_schema_of_any_wrong_type_is_named(column: int, key: str, value: object, inputs: Inputs) -> None:
+    schema(lambda columns: columns[column].update({key: value}))(inputs)
+    with pytest.raises(InvalidDatasetError, match=re.escape(f"has a column whose {key!r} is {value!r}")):
+        read_labelled_images(inputs.train, "Training dataset")
 
 
 @pytest.mark.parametrize("kind", odd_images.FORMATS)
@@ -583,6 +586,31 @@ def test_large_images_are_decoded_fewer_at_a_time(monkeypatch: pytest.MonkeyPatc
     assert placement.decoders_at_once((10_000, 10_000)) == 1
 
 
+@pytest.mark.parametrize("module", ["convert", "split", "apply"])
+def test_no_module_waits_for_a_pipe(module: str, inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    outputs, out = {"outputs_path": inputs.outputs}, inputs.path / "out"
+    if module == "convert":
+        folders = write_class_folders(inputs.path / "raw")
+        os.mkfifo(folders / "cat" / "x.png")
+        assert run_here("convert-to-image-directory", input_path=folders, output_path=out, **outputs) == 0
+        assert "x.png is no regular file, and is passed over" in capfd.readouterr().err
+        return
+    pipe = first_image(inputs)
+    pipe.unlink()
+    os.mkfifo(pipe)
+    if module == "split":
+        parts = {"tgt_train_path": out, "tgt_test_path": inputs.path / "other", "fraction": 0.5}
+        assert run_here("split-image-directory", src_path=inputs.train, **parts, **outputs) == 1
+    else:
+        to = inputs.path / "to"
+        assert run_here("init-image-transformation", output_path=to, **outputs) == 0
+        paths = {"input_image_transform_path": to, "input_image_dir_path": inputs.train, "output_path": out}
+        assert run_here("apply-image-transformation", mode="For training", **paths, **outputs) == 1
+    assert error_code(inputs.outputs) == ("InvalidDataset", 18)
+    assert "it is no regular file" in error_text(inputs.outputs)
+    assert not out.exists()
+
+
 HOSTILE_LABELS = ("../x", "a/b", "/etc/passwd", "CON", "line\nbreak", "x" * 5000, "..", "-rf *")
 
 
@@ -606,8 +634,7 @@ def test_no_file_is_called_by_a_label(inputs: Inputs, capfd: pytest.CaptureFixtu
     )
     assert inputs.fit(report="full", export="mlflow") == 0
     scored = {"trained_model": inputs.trained, "dataset": inputs.valid, "scored_dataset": path / "scored"}
-    arguments = [word for name, value in scored.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    assert run_score(arguments, outputs) == 0
+    assert main(["score-image-model", *flags_of({**scored, "outputs_path": outputs}), "--csv"]) == 0
     evaluated = {"scored_dataset": path / "scored", "evaluation_path": path / "evaluation"}
     assert run_here("evaluate-model", outputs_path=outputs, **evaluated) == 0
     assert "Traceback" not in capfd.readouterr().err
@@ -618,12 +645,6 @@ def test_no_file_is_called_by_a_label(inputs: Inputs, capfd: pytest.CaptureFixtu
     assert (outputs / "report" / "report.html").is_file()
     assert not [name for name in written if re.search(r"CON|passwd|break|xxx|-rf|(^|/)(x|b)($|/|\.)", name)]
     assert {file.name for file in inputs.path.iterdir()} == {"untrained", "train", "valid", "made"}
-
-
-def run_score(arguments: list[str], outputs: Path) -> int:
-    from train_pytorch_model.entry import main
-
-    return main(["score-image-model", *arguments, "--outputs-path", str(outputs), "--csv"])
 
 
 def on_mount(path: Path, options: str) -> tuple[str, ...]:
