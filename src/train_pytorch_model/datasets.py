@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +16,10 @@ from train_pytorch_model.data.findings import Files
 from train_pytorch_model.data.image_store import FilesAt, ImageStore, decode_all
 from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.errors import TRAINING_DATASET, InvalidDatasetError
-from train_pytorch_model.messages import join_some
+from train_pytorch_model.messages import FirstFew
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import torch
@@ -164,10 +166,14 @@ def report_unreadable(
     Raises:
         InvalidDatasetError: when there are any and they are not to be skipped, or when no image can be read.
     """
-    listed = [(images.files[index], reason) for index, reason in sorted(unreadable.items())] + list(images.unreadable)
-    if listed:
-        count = f"{len(listed)} of {len(images) + len(images.unreadable)} images cannot be read"
-        text = join_some([f"{file!r}: {reason}" for file, reason in listed])
+
+    def listed() -> Iterable[tuple[str, str]]:  # never as a whole: there may be millions
+        return chain(((images.files[index], unreadable[index]) for index in sorted(unreadable)), images.unreadable)
+
+    num_listed = len(unreadable) + len(images.unreadable)
+    if num_listed:
+        count = f"{num_listed} of {len(images) + len(images.unreadable)} images cannot be read"
+        text = FirstFew(f"{file!r}: {reason}" for file, reason in listed()).joined()
         if not skip:
             raise InvalidDatasetError(
                 images.where,
@@ -177,14 +183,14 @@ def report_unreadable(
         where_listed = ""
         if outputs_path is not None:
             list_path = outputs_path / UNREADABLE_IMAGES_FILE
-            _add_to_list(list_path, images.port, listed)
+            _add_to_list(list_path, images.port, listed())
             where_listed = f" All are listed in {list_path}."
         logger.warning("%s: %s and left out: %s.%s", images.where, count, text, where_listed)
     if len(unreadable) == len(images):
         raise InvalidDatasetError(images.where, f"none of its {len(images)} images can be read")
 
 
-def _add_to_list(path: Path, port: str, unreadable: list[tuple[str, str]]) -> None:
+def _add_to_list(path: Path, port: str, unreadable: Iterable[tuple[str, str]]) -> None:
     try:
         lists = json.loads(path.read_text(encoding="utf-8")) if port != TRAINING_DATASET else {}
     except (OSError, ValueError):

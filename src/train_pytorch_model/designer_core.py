@@ -1,8 +1,8 @@
 """The one door to azureml-designer-core 0.0.86, the last release with code in it.
 
-Importing that package does four things to its surroundings: it needs two names that newer Pythons and pandas no
+Importing that package does five things to its surroundings: it needs two names that newer Pythons and pandas no
 longer have, adds a handler to the root logger, lowers its loggers to DEBUG (a line an image), and makes Pillow accept
-truncated images everywhere. Here the names exist while it imports, and the rest is put back.
+truncated images and long comments everywhere. Here the names exist while it imports, and the rest is put back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import ImageFile
+from PIL import ImageFile, PngImagePlugin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def _names_of_older_libraries() -> Iterator[None]:
 def _import(module: str) -> Any:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    accepts_truncated = ImageFile.LOAD_TRUNCATED_IMAGES
+    accepts_truncated, text_bytes = ImageFile.LOAD_TRUNCATED_IMAGES, PngImagePlugin.MAX_TEXT_CHUNK
     try:
         with _names_of_older_libraries():
             return importlib.import_module(module)
@@ -64,7 +64,7 @@ def _import(module: str) -> Any:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-        ImageFile.LOAD_TRUNCATED_IMAGES = accepts_truncated
+        ImageFile.LOAD_TRUNCATED_IMAGES, PngImagePlugin.MAX_TEXT_CHUNK = accepts_truncated, text_bytes
         logging.getLogger("studio").setLevel(logging.ERROR)
 
 

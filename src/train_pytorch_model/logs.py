@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import textwrap
+import warnings
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,8 @@ def configure_logging(*, is_quiet: bool = False, is_silent: bool = False, log_fo
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
     logging.getLogger(_PACKAGE).setLevel(level)
     logging.captureWarnings(True)
+    # Of odd metadata, and of sizes, without the file's name: what makes an image unreadable is told with it.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     return console
 
 

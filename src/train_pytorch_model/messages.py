@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 def name_some(names: Sequence[object], limit: int = 5) -> str:
@@ -19,8 +19,34 @@ def join_some(clauses: Sequence[str], limit: int = 5) -> str:
     return _some(clauses, "; ", limit)
 
 
-def _some(texts: Sequence[str], separator: str, limit: int) -> str:
-    return separator.join(texts[:limit]) + (f" (and {len(texts) - limit} more)" if len(texts) > limit else "")
+def _some(texts: Sequence[str], separator: str, limit: int, count: int | None = None) -> str:
+    more = (len(texts) if count is None else count) - limit
+    return separator.join(texts[:limit]) + (f" (and {more} more)" if more > 0 else "")
+
+
+class FirstFew:
+    """Clauses of which the first are told and the others counted: those of millions take no more room than five."""
+
+    def __init__(self, clauses: Iterable[str] = (), limit: int = 5) -> None:
+        self._first: list[str] = []
+        self._count = 0
+        self._limit = limit
+        for clause in clauses:
+            self.add(clause)
+
+    def add(self, clause: str) -> None:
+        """Take one more."""
+        if self._count < self._limit:
+            self._first.append(clause)
+        self._count += 1
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._count
+
+    def joined(self, separator: str = "; ") -> str:
+        """The first clauses, and how many more there are, as `join_some` has them."""
+        return _some(self._first, separator, self._limit, self._count)
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
-from PIL import Image
 from torchvision import transforms
 
 from train_pytorch_model.data.batches import derive_seed
+from train_pytorch_model.data.decoding import opened
 from train_pytorch_model.data.threads import num_cores
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import join_some
@@ -26,6 +26,8 @@ from train_pytorch_model.ports.transformation import make_transforms, read_trans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from PIL import Image
 
     from train_pytorch_model.ports.image_list import Columns
     from train_pytorch_model.progress import ProgressDisplay
@@ -133,7 +135,7 @@ def _change(job: tuple[Path, Path, int], transform: Callable[[Image.Image], Imag
     source, target, seed = job
     torch.manual_seed(seed)
     try:
-        with Image.open(source) as image:
+        with opened(source) as image:
             # Quick to write and to read; smaller files would cost most of the time.
             transform(image.convert("RGB")).save(target, format="PNG", compress_level=1)
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to

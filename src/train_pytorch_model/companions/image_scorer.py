@@ -9,6 +9,7 @@ import torch
 
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode_sized, read_size
+from train_pytorch_model.data.placement import decoders_at_once
 from train_pytorch_model.data.threads import ahead, in_threads
 from train_pytorch_model.errors import InvalidDatasetError, first_line, is_out_of_memory
 from train_pytorch_model.memory_format import preferred_memory_format
@@ -183,7 +184,7 @@ def _decode(path: Path, files: FileNames, indices: np.ndarray, size: Size) -> tu
             return str(error)
         return None
 
-    results = enumerate(in_threads(work, len(indices), at_once=16))
+    results = enumerate(in_threads(work, len(indices), at_once=16, num_threads=decoders_at_once(size)))
     return rows, {int(indices[position]): reason for position, reason in results if reason is not None}
 
 

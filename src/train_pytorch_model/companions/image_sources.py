@@ -76,7 +76,9 @@ def files_of(path: Path) -> Iterator[SourceFile]:
     where = f"{DATASET} {path}"
     if not path.exists():
         raise InvalidDatasetError(where, "the input path does not exist", "Give a folder or an archive of images.")
-    if path.is_file():
+    if not path.is_dir():
+        if not path.is_file():
+            raise InvalidDatasetError(where, "it is no regular file", "Give a folder or an archive of images.")
         yield from _archive(path, where)
         return
     visible = sorted(entry for entry in path.iterdir() if not _is_hidden(entry.name))
@@ -111,10 +113,17 @@ def _folder(path: Path, where: str) -> Iterator[SourceFile]:
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         for name in sorted(name for name in files if not _is_hidden(name)):
             file = Path(folder) / name
-            if not file.is_symlink():
+            if not file.is_symlink() and _is_regular(file, where):
                 yield SourceFile(file.relative_to(path).as_posix(), lambda file=file: file.open("rb"))  # type: ignore[misc]
     if num_links:
         logger.warning("%s: %d links to files or folders are passed over.", where, num_links)
+
+
+def _is_regular(file: Path, where: str) -> bool:
+    if file.is_file():
+        return True
+    logger.warning("%s: %s is no regular file, and is passed over.", where, file)  # a pipe would be waited for
+    return False
 
 
 def _archive(path: Path, where: str) -> Iterator[SourceFile]:

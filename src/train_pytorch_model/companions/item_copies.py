@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -55,8 +57,11 @@ def _copy(item: dict[str, Any], columns: Columns, source: Path, folder: Path) ->
     info = dict(item[columns.image_ref])
     # What is read and what is written may have different names.
     info.pop("base_file_name", None)
+    file = source / (file_of(item, columns) or "")
     try:
-        content = (source / (file_of(item, columns) or "")).read_bytes()
+        if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe would wait for ever
+            raise OSError(errno.EINVAL, "it is no regular file")
+        content = file.read_bytes()
     except OSError as error:
         raise InvalidDatasetError(
             f"Image directory {source}", f"{file_of(item, columns)!r} cannot be read: {error.strerror}"

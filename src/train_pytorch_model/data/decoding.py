@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin
 
 from train_pytorch_model.data.threads import reading
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
 
+# As designer-core sets it when it is imported, so that a comment of some megabytes is accepted here as it is there,
+# imported or not. Pillow's limit of all comments of a file holds besides.
+PngImagePlugin.MAX_TEXT_CHUNK = 100 * ImageFile.SAFEBLOCK
+
+
 class UnreadableImageError(Exception):
     """A file that is no whole image; the text says why."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose header has been read.
+
+    Raises:
+        UnreadableImageError: when the file is no regular one, or a program.
+    """
+    with reading(path):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnreadableImageError("it is no regular file")  # opening a pipe would wait for ever
+        with Image.open(path) as image:
+            if image.format == "EPS":  # for which Pillow would start Ghostscript
+                raise UnreadableImageError("it is a PostScript program, whatever its name says")
+            yield image
 
 
 def read_size(path: Path) -> Size:
@@ -28,11 +51,8 @@ def read_size(path: Path) -> Size:
         UnreadableImageError: when the file is missing or no image.
     """
     try:
-        with reading(path):
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise UnreadableImageError("it is no regular file")  # opening a pipe would wait for ever
-            with Image.open(path) as image:
-                return image.height, image.width
+        with opened(path) as image:
+            return image.height, image.width
     except UnreadableImageError:
         raise
     except MemoryError:
@@ -48,9 +68,11 @@ def decode(path: Path) -> np.ndarray:
         UnreadableImageError: when the file is missing, truncated or does not decode.
     """
     try:
-        with reading(path), Image.open(path) as image:
+        with opened(path) as image:
             # Converting RGB to RGB would only copy it.
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    except UnreadableImageError:
+        raise
     except MemoryError:
         raise
     except Exception as error:  # as above

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode_sized
-from train_pytorch_model.data.placement import allocate
+from train_pytorch_model.data.placement import allocate, decoders_at_once
 from train_pytorch_model.data.threads import ahead, in_threads
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class EncodedImages:
             except UnreadableImageError as error:
                 raise UnreadableImageError(f"{path}: {error}") from error
 
-        for _ in in_threads(work, len(batch), at_once=1):
+        for _ in in_threads(work, len(batch), at_once=1, num_threads=decoders_at_once(self.size)):
             pass
         return torch.from_numpy(rows).permute(0, 3, 1, 2), self.labels[batch]
 
@@ -225,4 +225,4 @@ def _decode_block(
             target[number] = image
         return None
 
-    return in_threads(work, count)
+    return in_threads(work, count, num_threads=decoders_at_once(size))

@@ -87,6 +87,11 @@ def choose_host_place(num_bytes: int) -> str:
     )
 
 
+def decoders_at_once(size: tuple[int, int]) -> int:
+    """How many images of a size may be decoded side by side: Pillow takes some 16 bytes a pixel while it is at one."""
+    return max(1, int(min(_MEMORY_SHARE * available_memory_bytes() / (16 * size[0] * size[1]), 2**16)))
+
+
 def allocate(place: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Make room for images, uint8 of the given shape, not initialised.
 

@@ -50,7 +50,9 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_threads(work: Callable[[int], _Result], count: int, *, at_once: int = 64) -> Iterator[_Result]:
+def in_threads(
+    work: Callable[[int], _Result], count: int, *, at_once: int = 64, num_threads: int | None = None
+) -> Iterator[_Result]:
     """`work(0)`, `work(1)`, … `work(count - 1)`, done side by side, given in order.
 
     Decoders release the interpreter's lock, so threads use all cores and share one array.
@@ -59,11 +61,12 @@ def in_threads(work: Callable[[int], _Result], count: int, *, at_once: int = 64)
         work: what to do with each number.
         count: of numbers.
         at_once: numbers that a thread takes at a time.
+        num_threads: the most that may be at work; one a core when left out.
 
     Raises:
         HungReadError: when a file is read without end.
     """
-    cores = num_cores()
+    cores = min(num_cores(), num_threads or num_cores())
     chunks = (range(start, min(start + at_once, count)) for start in range(0, count, at_once))
     with _pool(cores) as pool:
         # A bounded number of chunks under way: a million futures at once would be a gigabyte.

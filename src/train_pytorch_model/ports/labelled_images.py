@@ -6,6 +6,7 @@ import logging
 import os
 from array import array
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -14,7 +15,7 @@ import numpy as np
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
-from train_pytorch_model.messages import join_some, name_some
+from train_pytorch_model.messages import FirstFew, bytes_in_words, name_some
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import (
     Columns,
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 logger = logging.getLogger(__name__)
+
+# designer-core holds a list as dicts, which take ten times the room of its lines.
+_MAX_BYTES_FOR_DESIGNER_CORE = 2**26
+# Folders that are remembered with where they lead; a list may name millions.
+_MAX_FOLDERS = 2**16
 
 
 @dataclass(frozen=True)
@@ -103,10 +109,12 @@ def _read(path: Path, port: str, where: str) -> LabelledImages:
         directory = load_raw_images(path, where)
         columns = read_columns(directory.schema, where)
         unreadable = files_not_taken(path, directory.image_list, columns)
-        return _labelled(path, port, directory.image_list, columns, directory.schema, unreadable)
+        items = _checked(directory.image_list, columns, path, where)
+        return _labelled(path, port, items, columns, directory.schema, unreadable)
     schema, list_file = read_schema(path, where)
     columns = read_columns(schema, where)
-    images = _labelled(path, port, _checked(read_items(list_file, where), columns, path, where), columns, schema)
+    items = _checked(read_items(list_file, where), columns, path, where)
+    images = _labelled(path, port, items, columns, schema)
     _load_as_designer_core_does(path, where, list_file, schema)
     return images
 
@@ -143,8 +151,13 @@ def read_listed_items(
 def _load_as_designer_core_does(path: Path, where: str, list_file: Path, schema: dict[str, Any]) -> None:
     """Load an ImageDirectory with designer-core's helper, and make sure that it reads what the files say.
 
-    Its list of dicts, a gigabyte for a million images, is held against the files line by line and let go.
+    Its list of dicts, a gigabyte for a million images, is held against the files line by line and let go. A list that
+    would fill the memory so is taken as it was read here, strictly.
     """
+    num_bytes = list_file.stat().st_size
+    if num_bytes > _MAX_BYTES_FOR_DESIGNER_CORE:
+        logger.info("%s: its image list of %s is not read by designer-core too.", where, bytes_in_words(num_bytes))
+        return
     try:
         directory = designer_core.load_image_directory(path)
     except FileNotFoundError:
@@ -159,32 +172,40 @@ def _load_as_designer_core_does(path: Path, where: str, list_file: Path, schema:
 
 def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, where: str) -> Iterator[dict[str, Any]]:
     """Pass the items on; refuse names that leave the directory and images that lie at an address."""
-    faults: list[str] = []
+    faults = FirstFew()
     real_root = os.path.realpath(path)
-    real_folders: dict[str, str] = {}
+    real_folder = lru_cache(_MAX_FOLDERS)(os.path.realpath)
     for number, item in enumerate(items, start=1):
         info = item.get(columns.image_ref)
         info = info if isinstance(info, dict) else {}
         names = [str(info[key]) for key in ("file_name", "base_file_name") if isinstance(info.get(key), str)]
         if not all(names) or not names:
-            faults.append(f"line {number} names no file under {columns.image_ref!r}")
+            faults.add(f"line {number} names no file under {columns.image_ref!r}")
             continue
-        if not all(is_inside(name) for name in names):
-            faults.append(f"line {number} names {name_some(names)}, which leaves the directory")
+        if not all(map(_is_possible, names)):
+            faults.add(f"line {number} names {name_some(names)}, as no file can be called")
+            continue
+        if not all(map(is_inside, names)):
+            faults.add(f"line {number} names {name_some(names)}, which leaves the directory")
             continue
         full = os.path.join(path, names[-1])
-        folder = os.path.dirname(full)
-        if folder not in real_folders:
-            real_folders[folder] = os.path.realpath(folder)
-        real = os.path.realpath(full) if os.path.islink(full) else real_folders[folder]
+        real = os.path.realpath(full) if os.path.islink(full) else real_folder(os.path.dirname(full))
         if real != real_root and not real.startswith(real_root + os.sep):
-            faults.append(f"line {number} names {names[-1]!r}, which a link leads out of the directory")
+            faults.add(f"line {number} names {names[-1]!r}, which a link leads out of the directory")
         elif info.get("coco_url") and not os.path.exists(full):
-            faults.append(f"line {number} gives an address instead of a file; images are not fetched")
+            faults.add(f"line {number} gives an address instead of a file; images are not fetched")
         else:
             yield item
     if faults:
-        raise InvalidDatasetError(where, f"in the image list, {join_some(faults)}")
+        raise InvalidDatasetError(where, f"in the image list, {faults.joined()}")
+
+
+def _is_possible(name: str) -> bool:
+    """Whether a file can be called so: JSON can write NUL bytes and halves of pairs, which no name holds."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
 
 
 def _labelled(
@@ -199,8 +220,8 @@ def _labelled(
     index = {name: number for number, name in enumerate(columns.categories)}
     files = FileNames()
     labels = array("q")
-    unlabelled: list[str] = []
-    unknown: list[str] = []
+    unlabelled = FirstFew()
+    unknown = FirstFew()
     number = 0
     for number, item in enumerate(items, start=1):
         file = file_of(item, columns)
@@ -209,16 +230,16 @@ def _labelled(
         label = item.get(columns.label)
         # An empty label is one where a category is called so, and no label otherwise.
         if label is None or (label in ("", [], {}) and label != "") or (label == "" and "" not in index):
-            unlabelled.append(file)
+            unlabelled.add(repr(file))
         elif not isinstance(label, str) or label not in index:
-            unknown.append(f"item {number} ({file}) is labelled {label!r}")
+            unknown.add(f"item {number} ({file}) is labelled {label!r}")
         else:
             files.append(file)
             labels.append(index[label])
     if unknown:
         raise InvalidDatasetError(
             where,
-            f"labels that are none of the categories {name_some(columns.categories)}: {join_some(unknown)}",
+            f"labels that are none of the categories {name_some(columns.categories)}: {unknown.joined()}",
             "Labels must be written as the schema's categories are.",
         )
     if not files:
@@ -226,7 +247,7 @@ def _labelled(
     if unlabelled:
         logger.warning(
             "%s: %d of %d images have no label and are not used: %s.",
-            where, len(unlabelled), number, name_some(unlabelled),
+            where, len(unlabelled), number, unlabelled.joined(", "),
         )  # fmt: skip
     hidden = [name for name in columns.categories if name.startswith(".ipynb_checkpoints") or name == "__MACOSX"]
     if hidden:

@@ -150,7 +150,10 @@ class OutputDirectory:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._remove_remains()
         beside = None if exists else str(self.path.resolve().parent)
-        stage = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.writing-", dir=beside))
+        try:
+            stage = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.writing-", dir=beside))
+        except OSError as error:
+            raise self._write_fault(error) from error
         try:
             yield stage
             # A folder from mkdtemp is its owner's alone; the output is for whoever reads the folder above.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from train_pytorch_model import designer_core
+from train_pytorch_model.data.decoding import UnreadableImageError, read_size
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import name_some
 from train_pytorch_model.ports.image_list import file_of
@@ -30,15 +31,24 @@ def load_raw_images(path: Path, where: str) -> Any:
         raise InvalidDatasetError(
             where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
         )
+    found = _look_through(path, folders)
+    if found.irregular:  # the helper would wait for a pipe for ever
+        raise InvalidDatasetError(
+            where, f"{name_some(found.irregular)} is no regular file or leads nowhere", "Remove it."
+        )
     try:
         directory = designer_core.load_image_directory(path)
     except (ValueError, OSError, TypeError, KeyError) as error:
         raise InvalidDatasetError(where, f"designer-core finds no images in it: {error}") from error
-    ignored = [f"{name}/{entry.name}" for name in folders for entry in _entries(path / name) if entry.is_dir()]
-    ignored += [entry.name for entry in _entries(path) if entry.is_file() and _is_image(entry.name)]
-    if ignored:
+    if found.misplaced:
         logger.warning(
-            "%s: only images exactly one folder deep (class/file) are used; left out: %s.", where, name_some(ignored)
+            "%s: only images exactly one folder deep (class/file) are used; left out: %s.",
+            where,
+            name_some(found.misplaced),
+        )
+    if found.others:
+        logger.warning(
+            "%s: %d files of other kinds are left out: %s.", where, len(found.others), name_some(found.others)
         )
     return directory
 
@@ -46,6 +56,33 @@ def load_raw_images(path: Path, where: str) -> Any:
 def _entries(path: Path) -> list[os.DirEntry[str]]:
     with os.scandir(path) as entries:
         return list(entries)
+
+
+class _Found(NamedTuple):
+    """Names of what is no image in a class folder, relative to the dataset."""
+
+    irregular: list[str]
+    """Pipes, devices and links that lead nowhere, under the name of an image."""
+    misplaced: list[str]
+    """Folders in class folders, and images in none."""
+    others: list[str]
+    """Files in class folders whose names are no image's."""
+
+
+def _look_through(path: Path, folders: list[str]) -> _Found:
+    found = _Found([], [], [])
+    for folder in ("", *folders):
+        for entry in _entries(path / folder):
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir():
+                found.misplaced.extend([name] if folder else [])
+            elif not _is_image(name):
+                found.others.extend([name] if folder and not entry.name.startswith(".") else [])
+            elif not entry.is_file():
+                found.irregular.append(name)
+            elif not folder:
+                found.misplaced.append(name)
+    return found
 
 
 def _folders(path: Path) -> list[str]:
@@ -65,7 +102,15 @@ def files_not_taken(path: Path, items: list[dict[str, Any]], columns: Columns) -
         for entry in _entries(path / folder)
         if entry.is_file() and _is_image(entry.name)
     )
-    return tuple((name, "it cannot be identified as an image") for name in sorted(set(present) - taken))
+    return tuple((name, _reason(path / name)) for name in sorted(set(present) - taken))
+
+
+def _reason(file: Path) -> str:
+    try:
+        read_size(file)
+    except UnreadableImageError as error:
+        return str(error)
+    return "designer-core passes over it"
 
 
 def items_not_taken(path: Path, directory: Any, columns: Columns) -> list[dict[str, Any]]:

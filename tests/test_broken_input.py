@@ -1,0 +1,727 @@
+"""Each row of docs/broken-input.md, tried for real."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import odd_images
+from tests.jobs import train_job
+from tests.making import (
+    CLASSES,
+    ROOT,
+    Inputs,
+    error_code,
+    error_text,
+    flags_of,
+    run_here,
+    write_class_folders,
+    write_image_directory,
+)
+from tests.test_image_directory import append_to, edit_items, edit_schema, set_categories
+from tests.test_interruptions import SMALL_DISK
+from train_pytorch_model.data import placement
+from train_pytorch_model.data.decoding import UnreadableImageError, decode, decode_sized, read_size
+from train_pytorch_model.designer_core import load_image_directory
+from train_pytorch_model.entry import main
+from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.ports.labelled_images import read_labelled_images
+
+TABLE = ROOT / "docs" / "broken-input.md"
+Change = Callable[[Inputs], object]
+OUTCOMES = ("error", "warning", "accepted")
+
+
+def nothing(inputs: Inputs) -> None:
+    """What needs no change, or no look at what has become of it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row."""
+
+    outcome: str
+    change: Change
+    words: str = ""
+    """What the user is told."""
+    code: int = 18
+    """Of the error."""
+    then: Change = nothing
+    """Looks at what has become of it."""
+    flags: dict[str, object] = field(default_factory=dict)
+
+
+def first_image(inputs: Inputs) -> Path:
+    return read_labelled_images(inputs.train, "Training dataset").path_of(0)
+
+
+def image(content: bytes) -> Change:
+    """The first training image has this content, whatever its name says."""
+    return lambda inputs: first_image(inputs).write_bytes(content)
+
+
+def every_image(content: bytes) -> Change:
+    return lambda inputs: [file.write_bytes(content) for file in (inputs.train / "image").iterdir()]
+
+
+def first_item(change: Callable[[dict[str, Any]], object]) -> Change:
+    return lambda inputs: edit_items(inputs.train, lambda items: change(items[0]))
+
+
+def info(**values: object) -> Change:
+    return first_item(lambda item: item["image_info"].update(values))
+
+
+def schema(change: Callable[[list[dict[str, Any]]], object]) -> Change:
+    return lambda inputs: edit_schema(inputs.train, change)
+
+
+def add(name: str, content: bytes) -> Change:
+    return lambda inputs: append_to(name, content)(inputs.train)
+
+
+def both(change: Callable[[Path], None]) -> Change:
+    """Both datasets."""
+    return lambda inputs: [change(path) for path in (inputs.train, inputs.valid)]
+
+
+def raw(change: Callable[[Path], object]) -> Change:
+    """Raw images in one folder a class, in place of the training dataset."""
+
+    def make(inputs: Inputs) -> None:
+        inputs.train = write_class_folders(inputs.path / "raw")
+        change(inputs.train)
+
+    return make
+
+
+def link(path: Path, target: Path | str) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def link_folder_out(inputs: Inputs) -> None:
+    (inputs.train / "image").rename(inputs.path / "elsewhere")
+    (inputs.train / "image").symlink_to(inputs.path / "elsewhere")
+
+
+def link_file_out(inputs: Inputs) -> None:
+    file = first_image(inputs)
+    file.rename(inputs.path / "outside.png")
+    link(file, inputs.path / "outside.png")
+
+
+def link_raw_out(path: Path) -> None:
+    (path / "cat" / "0.png").rename(path.parent / "outside.png")
+    link(path / "cat" / "0.png", path.parent / "outside.png")
+
+
+def link_file_within(inputs: Inputs) -> None:
+    file = first_image(inputs)
+    file.rename(inputs.train / "kept.png")
+    link(file, Path("..") / "kept.png")
+
+
+def line_of_a_gigabyte(inputs: Inputs) -> None:
+    os.truncate(inputs.train / "images.lst", 2**30)
+
+
+def add_rows(count: int) -> Change:
+    """Rows of images that are not there."""
+
+    def change(inputs: Inputs) -> None:
+        with (inputs.train / "images.lst").open("a", encoding="utf-8") as file:
+            for number in range(count):
+                line = '{"image_info": {"file_name": "image/%d.png"}, "category": "cat", "id": %d}\n'
+                file.write(line % (number, number))
+
+    return change
+
+
+def repeat_key(inputs: Inputs) -> None:
+    path = inputs.train / "images.lst"
+    text = path.read_text()
+    path.write_text(text.replace('"category": "cat"', '"category": "dog", "category": "cat"', 1))
+
+
+def repeat_row(inputs: Inputs) -> None:
+    edit_items(inputs.train, lambda items: items.append(dict(items[0])))
+
+
+def rows_of(count: int) -> Change:
+    def look(inputs: Inputs) -> None:
+        images = read_labelled_images(inputs.train, "Training dataset")
+        items = load_image_directory(inputs.train).image_list
+        assert [images.classes[label] for label in images.labels] == [item["category"] for item in items]
+        assert len(images) == count
+
+    return look
+
+
+def classes_are(*classes: str) -> Change:
+    def look(inputs: Inputs) -> None:
+        lines = (inputs.trained / "index_to_label.csv").read_text().splitlines()
+        assert lines == [",label", *(f"{number},{name}" for number, name in enumerate(classes))]
+
+    return look
+
+
+def windows_lines(inputs: Inputs) -> None:
+    path = inputs.train / "images.lst"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def pixels_as_downstream(inputs: Inputs) -> None:
+    """The pixels are those that Pillow and designer-core give."""
+    path = first_image(inputs)
+    with Image.open(path) as opened:
+        expected = np.asarray(opened.convert("RGB"))
+    assert np.array_equal(decode(path), expected)
+    assert np.array_equal(np.asarray(load_image_directory(inputs.train).get_image_in_item(0, "image")), expected)
+
+
+def first_of_three(inputs: Inputs) -> None:
+    pixels_as_downstream(inputs)
+    with Image.open(first_image(inputs)) as opened:
+        assert opened.n_frames == 3  # type: ignore[attr-defined]
+
+
+def one_class(inputs: Inputs) -> None:
+    for name, per_class in (("train", 8), ("valid", 4)):
+        setattr(inputs, name, write_class_folders(inputs.path / f"one_{name}", ["cat"], per_class))
+
+
+def many_classes(inputs: Inputs) -> None:
+    classes = [f"class {number}" for number in range(1000)]
+    for name, seed in (("train", 0), ("valid", 1)):
+        folder = write_class_folders(inputs.path / f"many_{name}", classes, per_class=1, seed=seed)
+        setattr(inputs, name, folder)
+
+
+def thousand_labels(inputs: Inputs) -> None:
+    assert len((inputs.trained / "index_to_label.csv").read_text().splitlines()) == 1001
+    assert inputs.metrics()[0]["top5_acc"] is not None
+
+
+def with_skip(**flags: object) -> dict[str, object]:
+    return {"skip_unreadable_images": "true", **flags}
+
+
+def pixels(content: Callable[[], bytes], then: Change = pixels_as_downstream) -> Case:
+    """An image that is accepted, to the pixels that the modules downstream see."""
+    return Case("accepted", lambda inputs: first_image(inputs).write_bytes(content()), then=then)
+
+
+def broken(content: Callable[[], bytes], words: str) -> Case:
+    return Case("error", lambda inputs: first_image(inputs).write_bytes(content()), words)
+
+
+_LIMIT = "exceeds limit of 178956970 pixels"
+_NO_IMAGE = "it cannot be identified as an image"
+_LEAVES = "which leaves the directory"
+_LEADS_OUT = "which a link leads out of the directory"
+_NO_FILE = "names no file under 'image_info'"
+_ADDRESS = "gives an address instead of a file; images are not fetched"
+
+CASES: dict[str, Case] = {
+    # The image list.
+    "file_name is absolute": Case("error", info(file_name="/etc/passwd"), _LEAVES),
+    "file_name climbs out (../x.png)": Case("error", info(file_name="image/../../x.png"), _LEAVES),
+    "file_name climbs out as on Windows (..\\x.png)": Case("error", info(file_name="..\\x.png"), _LEAVES),
+    "base_file_name climbs out": Case("error", info(base_file_name="../x.png"), _LEAVES),
+    "file_name is a link out of the directory": Case("error", link_file_out, _LEADS_OUT),
+    "file_name goes through a folder that is a link out": Case("error", link_folder_out, _LEADS_OUT),
+    "file_name is a link within the directory": Case("accepted", link_file_within, then=rows_of(24)),
+    "file_name is a link to itself": Case(
+        "error", lambda inputs: link(first_image(inputs), first_image(inputs).name), "Too many levels of symbolic links"
+    ),
+    "file_name holds a NUL byte": Case("error", info(file_name="image/a\0.png"), "as no file can be called"),
+    "file_name holds half of a surrogate pair": Case(
+        "error", info(file_name="\ud800/a.png"), "as no file can be called"
+    ),
+    "file_name of 5,000 letters": Case("error", info(file_name="x" * 5000 + ".png"), "File name too long"),
+    "file_name is a number, a list, null or empty": Case("error", info(file_name=[1]), _NO_FILE),
+    "image_info is no object": Case("error", first_item(lambda item: item.update(image_info="a.png")), _NO_FILE),
+    "file_name names a folder": Case("error", info(file_name="image"), "it is no regular file"),
+    "file_name names an image that is not there": Case(
+        "error", lambda inputs: first_image(inputs).unlink(), "the file is missing"
+    ),
+    "an address (coco_url) and no file": Case(
+        "error", info(file_name="a.png", coco_url="http://127.0.0.1:9/a.png"), _ADDRESS
+    ),
+    "an address of a file on the machine (file:///…)": Case(
+        "error", info(file_name="a.png", coco_url="file:///etc/passwd"), _ADDRESS
+    ),
+    "an address beside a file that is there": Case(
+        "accepted", info(coco_url="http://127.0.0.1:9/a.png"), then=rows_of(24)
+    ),
+    "images.lst with a line of 1 GB": Case("error", line_of_a_gigabyte, "has more than 16777216 characters"),
+    "images.lst with invalid UTF-8": Case("error", add("images.lst", b"\xff\n"), "images.lst cannot be read"),
+    "images.lst with NUL bytes": Case("error", add("images.lst", bytes(1000) + b"\n"), "line 25 is no JSON"),
+    "images.lst that ends within a line": Case(
+        "error", add("images.lst", b'{"image_info": {"file'), "line 25 is no JSON"
+    ),
+    "images.lst with a blank line": Case("error", add("images.lst", b"\n"), "line 25 is blank"),
+    "images.lst with a byte order mark": Case(
+        "error",
+        lambda inputs: (inputs.train / "images.lst").write_bytes(
+            b"\xef\xbb\xbf" + (inputs.train / "images.lst").read_bytes()
+        ),
+        "line 1 is no JSON",
+    ),
+    "images.lst with lines that end as on Windows": Case("accepted", windows_lines, then=rows_of(24)),
+    "a row that is no object": Case("error", add("images.lst", b"[]\n"), "line 25 is no JSON object"),
+    "a row with NaN or Infinity": Case("error", add("images.lst", b'{"id": NaN}\n'), "NaN is no number of JSON"),
+    "a row with one key twice": Case("accepted", repeat_key, then=rows_of(24)),
+    "two rows of one image": Case("accepted", repeat_row, then=rows_of(25)),
+    "ids of rows that repeat, are negative, text or absent": Case(
+        "accepted",
+        lambda inputs: edit_items(
+            inputs.train,
+            lambda items: [items[0].update(id=-1), items[1].update(id="x"), items[2].update(id=3), items[4].pop("id")],
+        ),
+        then=rows_of(24),
+    ),
+    "a label that is a number, a list or an object": Case(
+        "error", first_item(lambda item: item.update(category=0)), "is labelled 0"
+    ),
+    "a label that is none of the categories": Case(
+        "error", first_item(lambda item: item.update(category="cow")), "is labelled 'cow'"
+    ),
+    "a label that is absent, null or empty": Case(
+        "warning", first_item(lambda item: item.update(category=None)), "1 of 24 images have no label and are not used"
+    ),
+    "300,000 rows of images that are not there": Case(
+        "error", add_rows(300_000), "300000 of 300024 images cannot be read"
+    ),
+    # The schema.
+    "category ids with gaps": Case(
+        "accepted",
+        both(set_categories([{"id": 7, "name": "owl"}, {"id": 0, "name": "cat"}, {"id": 3, "name": "dog"}])),
+        then=classes_are("cat", "dog", "owl"),
+    ),
+    "a category id of 2^31, or any larger": Case(
+        "accepted",
+        both(set_categories([{"id": 2**31, "name": "owl"}, {"id": 2**80, "name": "cat"}, {"id": 0, "name": "dog"}])),
+        then=classes_are("dog", "owl", "cat"),
+    ),
+    "a category id that is negative": Case(
+        "error", both(set_categories([{"id": -1, "name": "cat"}])), "category id -1 is no whole number from 0"
+    ),
+    "a category id that is text": Case(
+        "error", both(set_categories([{"id": "0", "name": "cat"}])), "category id '0' is no whole number from 0"
+    ),
+    "a category id that is true, 1.0 or null": Case(
+        "error", both(set_categories([{"id": True, "name": "cat"}])), "category id True is no whole number from 0"
+    ),
+    "a category id twice": Case(
+        "error", both(set_categories([{"id": 0, "name": "cat"}, {"id": 0, "name": "dog"}])), "id 0 stands twice"
+    ),
+    "a category name twice": Case(
+        "error", both(set_categories([{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}])), "'cat' stands twice"
+    ),
+    "a category name that is no text": Case(
+        "error", both(set_categories([{"id": 0, "name": 5}])), "category name 5 is no text"
+    ),
+    "a category without images": Case(
+        "warning",
+        both(set_categories([{"id": number, "name": name} for number, name in enumerate([*CLASSES, "emu"])])),
+        "has no image of 'emu'",
+    ),
+    "a schema whose columns are of wrong types": Case(
+        "error", schema(lambda columns: columns[0].update(properties=[1])), "has a column whose 'properties' is [1]"
+    ),
+    "a _meta.yaml that names a file outside": Case(
+        "error",
+        lambda inputs: (inputs.train / "_meta.yaml").write_text("type: ImageDirectory\nschema: ../x\nimage_list: y\n"),
+        _LEAVES,
+    ),
+    # Raw folders.
+    "raw images: a file that is no image": Case(
+        "error", raw(lambda path: (path / "cat" / "x.png").write_bytes(b"no image")), _NO_IMAGE
+    ),
+    "raw images: files of other kinds, GIF among them": Case(
+        "warning",
+        raw(lambda path: (path / "cat" / "x.gif").write_bytes(odd_images.animated("gif"))),
+        "1 files of other kinds are left out: 'cat/x.gif'",
+    ),
+    "raw images: a link out of the folder": Case("error", raw(link_raw_out), _LEADS_OUT),
+    "raw images: a link that leads nowhere": Case(
+        "error", raw(lambda path: link(path / "cat" / "x.png", "nowhere")), "is no regular file or leads nowhere"
+    ),
+    "raw images: a pipe": Case(
+        "error", raw(lambda path: os.mkfifo(path / "cat" / "x.png")), "is no regular file or leads nowhere"
+    ),
+    # Images.
+    "a file of 0 bytes": Case("error", image(b""), _NO_IMAGE),
+    "a file that is no image: text, SVG, HTML": Case("error", image(odd_images.SVG), _NO_IMAGE),
+    "PostScript under an image's name": Case("error", image(odd_images.POSTSCRIPT), "it is a PostScript program"),
+    "a PNG of 0x0 pixels": broken(lambda: odd_images.EMPTY["png"], _NO_IMAGE),
+    "a GIF of 0x0 pixels": broken(lambda: odd_images.EMPTY["gif"], _NO_IMAGE),
+    "a BMP of 0x0 pixels": broken(lambda: odd_images.EMPTY["bmp"], _NO_IMAGE),
+    "a PPM of 0x0 pixels": broken(lambda: odd_images.EMPTY["ppm"], _NO_IMAGE),
+    "a PNG that ends after 60 %": broken(lambda: odd_images.truncated("png"), "image file is truncated"),
+    "a JPEG that ends after 60 %": broken(lambda: odd_images.truncated("jpeg"), "image file is truncated"),
+    "a GIF that ends after 60 %": broken(lambda: odd_images.truncated("gif"), "image file is truncated"),
+    "a BMP that ends after 60 %": broken(lambda: odd_images.truncated("bmp"), "image file is truncated"),
+    "a PPM that ends after 60 %": broken(lambda: odd_images.truncated("ppm"), "image file is truncated"),
+    "a WebP that ends after 60 %": broken(lambda: odd_images.truncated("webp"), "could not create decoder object"),
+    "a TIFF that ends after 60 %": broken(lambda: odd_images.truncated("tiff"), "image file is truncated"),
+    "an image of another size than most": Case(
+        "error", image(odd_images.saved(Image.new("RGB", (8, 8)), "png")), "its images differ in size"
+    ),
+    "any of these with --skip-unreadable-images": Case(
+        "warning", image(b"no image"), "1 of 24 images cannot be read and left out", flags=with_skip()
+    ),
+    "an image of 100 megapixels among small ones": Case(
+        "error", image(odd_images.claiming(10_000, 10_000)), "is 10000x10000; 1 of 24 differ"
+    ),
+    "a small file that claims 50,000x50,000 pixels": Case("error", image(odd_images.claiming(50_000, 50_000)), _LIMIT),
+    "a dataset of nothing but such": Case("error", every_image(odd_images.claiming(50_000, 50_000)), _LIMIT),
+    "a PNG with a comment of 10 MB in 10 KB": pixels(lambda: odd_images.text_bomb(10)),
+    "a PNG with a comment of 80 MB in 80 KB": broken(
+        lambda: odd_images.text_bomb(80), "Too much memory used in text chunks"
+    ),
+    "a PNG with a colour profile of 200 MB in 200 KB": broken(
+        lambda: odd_images.profile_bomb(200), "Decompressed data too large"
+    ),
+    "a PNG with a comment": pixels(odd_images.with_comment),
+    "an image with a colour profile": pixels(odd_images.with_profile),
+    "a JPEG that EXIF says to turn": pixels(odd_images.rotated),
+    "CMYK, as JPEG": pixels(lambda: odd_images.saved(odd_images.noise().convert("CMYK"), "jpeg")),
+    "CMYK, as TIFF": pixels(lambda: odd_images.saved(odd_images.noise().convert("CMYK"), "tiff")),
+    "16 bits a colour, as PNG": pixels(odd_images.colours_of_16_bits),
+    "16 bits of grey, as PNG": pixels(lambda: odd_images.grey_of_16_bits("png")),
+    "16 bits of grey, as TIFF": pixels(lambda: odd_images.grey_of_16_bits("tiff")),
+    "floating point grey, as TIFF": pixels(odd_images.float_tiff),
+    "a palette with transparency": pixels(odd_images.transparent_palette),
+    "transparency (RGBA)": pixels(lambda: odd_images.saved(odd_images.noise().convert("RGBA"), "png")),
+    "grey with transparency (LA)": pixels(lambda: odd_images.saved(odd_images.noise().convert("LA"), "png")),
+    "black and white, 1 bit": pixels(lambda: odd_images.saved(odd_images.noise().convert("1"), "png")),
+    "an animated GIF": pixels(lambda: odd_images.animated("gif"), first_of_three),
+    "an animated WebP": pixels(lambda: odd_images.animated("webp"), first_of_three),
+    "an animated PNG": pixels(lambda: odd_images.animated("png"), first_of_three),
+    "a TIFF of several pages": pixels(lambda: odd_images.animated("tiff"), first_of_three),
+    "an image of another kind than its name says": pixels(lambda: odd_images.saved(odd_images.noise(), "bmp")),
+    # Classes.
+    "one class": Case("warning", one_class, "There is one class, 'cat': every image will be scored as it"),
+    "1,000 classes with one image each": Case(
+        "accepted", many_classes, then=thousand_labels, flags={"batch_size": 100}
+    ),
+    # Resources.
+    "an output that cannot be written": Case(
+        "error", lambda inputs: setattr(inputs, "trained", Path("/sys/model")), "cannot be written to", code=159
+    ),
+}
+
+HERE = "tests/test_broken_input.py"
+ELSEWHERE: dict[str, tuple[str, str]] = {
+    "10 million rows of images that are not there": (
+        "error", f"{HERE}::test_ten_million_rows_are_told_within_a_bounded_memory",
+    ),
+    "a flipped bit that the decoder notices": ("error", f"{HERE}::test_a_flipped_bit_is_named_or_not_noticed"),
+    "a flipped bit that the decoder does not notice": (
+        "accepted", f"{HERE}::test_a_flipped_bit_is_named_or_not_noticed",
+    ),
+    "images of 100 megapixels": ("accepted", f"{HERE}::test_images_of_a_hundred_megapixels_are_brought_to_size"),
+    "images too large to be decoded on all cores at a time": (
+        "accepted", f"{HERE}::test_large_images_are_decoded_fewer_at_a_time",
+    ),
+    "labels such as ../x, a/b, CON, a line break, 5,000 letters": (
+        "accepted", f"{HERE}::test_no_file_is_called_by_a_label",
+    ),
+    "an output on a disk that is read-only": ("error", f"{HERE}::test_a_read_only_disk_is_told_before_training"),
+    "no shared memory, or all of it taken": ("accepted", f"{HERE}::test_no_shared_memory_is_needed"),
+    "an image vanishes during the run, --image-store none": ("error", f"{HERE}::test_files_may_vanish"),
+    "images vanish during the run, any other image store": ("accepted", f"{HERE}::test_files_may_vanish"),
+    "a pipe in place of an image": ("error", "tests/test_hung_reads.py::test_a_pipe_in_place_of_an_image_is_told_of"),
+    "a read that hangs": ("error", "tests/test_hung_reads.py::test_a_read_that_hangs_is_named_and_the_process_ends"),
+    "a disk too small for checkpoints": (
+        "warning",
+        "tests/test_interruptions.py::test_a_disk_too_small_for_checkpoints_is_told_and_training_goes_on",
+    ),
+    "a disk too small for the model": (
+        "error",
+        "tests/test_interruptions.py::test_an_output_too_small_for_the_model_is_told_and_the_next_run_has_it_at_once",
+    ),
+    "a disk too small for the decoded images": (
+        "error", "tests/test_placement.py::test_a_place_without_room_is_refused_with_the_sizes",
+    ),
+    "a model of zip bombs, absurd shapes, NaN or endless layers": (
+        "error", "tests/test_hostile_models.py::test_harm_is_named_and_takes_no_room",
+    ),
+    "code of a model that leaves its folder": (
+        "error", "tests/test_hostile_models.py::test_code_that_is_trusted_still_stays_in_its_folder",
+    ),
+    "an archive that names files outside": (
+        "accepted", "tests/test_convert_to_image_directory.py::test_nothing_in_an_archive_escapes_the_output",
+    ),
+    "an archive that is cut or damaged": (
+        "error", "tests/test_convert_to_image_directory.py::test_an_archive_that_is_cut_anywhere_is_an_error",
+    ),
+    "a lost or damaged _meta.yaml, images.lst or _schema.json": (
+        "error", "tests/test_image_directory.py::test_damage_is_named_and_never_read_as_something_else",
+    ),
+}  # fmt: skip
+
+
+def rows_of_table() -> dict[str, tuple[str, str]]:
+    """What is given, and what happens and becomes of it, of every row."""
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in TABLE.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ]
+    given = [row for row in cells if row[1] in OUTCOMES]
+    assert len({row[0] for row in given}) == len(given)
+    return {row[0]: (row[1], row[2]) for row in given}
+
+
+def test_the_table_holds_every_case_with_its_outcome_and_its_words() -> None:
+    expected = {given: case.outcome for given, case in CASES.items()}
+    expected.update({given: outcome for given, (outcome, _) in ELSEWHERE.items()})
+    table = rows_of_table()
+    assert {given: outcome for given, (outcome, _) in table.items()} == expected
+    for given, case in CASES.items():
+        assert case.words in table[given][1].replace("`", ""), given
+
+
+@pytest.mark.parametrize("place", sorted({place for _, place in ELSEWHERE.values()}))
+def test_what_the_table_says_is_tried_where_it_is_said_to_be(place: str) -> None:
+    file, _, name = place.partition("::")
+    assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("given", CASES)
+def test_what_is_given_ends_as_the_table_says(given: str, inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    case = CASES[given]
+    case.change(inputs)
+    capfd.readouterr()
+    code = inputs.fit(**case.flags)
+    log = capfd.readouterr().err
+    assert "Traceback" not in log
+    if case.outcome == "error":
+        assert code == 1, log
+        assert error_code(inputs.outputs)[1] == case.code
+        assert case.words in error_text(inputs.outputs)
+        assert not inputs.trained.exists()
+        return
+    assert code == 0, log
+    warnings = [line for line in log.splitlines() if " WARNING " in line]
+    assert any(case.words in line for line in warnings) == (case.outcome == "warning"), log
+    assert bool(warnings) == (case.outcome == "warning"), log
+    case.then(inputs)
+
+
+@pytest.mark.parametrize("value", [5, None, "", {"a": 1}])
+def test_a_file_name_of_any_wrong_type_is_named(value: object, inputs: Inputs) -> None:
+    info(file_name=value)(inputs)
+    with pytest.raises(InvalidDatasetError, match=_NO_FILE):
+        read_labelled_images(inputs.train, "Training dataset")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [*product(("properties", "elementType"), ("x", [1], 5, True)), *product(("name",), ({"a": 1}, [1], 5, True))],
+)
+@pytest.mark.parametrize("column", [0, 1, 2])
+def test_a_schema_of_any_wrong_type_is_named(column: int, key: str, value: object, inputs: Inputs) -> None:
+    schema(lambda columns: columns[column].update({key: value}))(inputs)
+    with pytest.raises(InvalidDatasetError, match=re.escape(f"has a column whose {key!r} is {value!r}")):
+        read_labelled_images(inputs.train, "Training dataset")
+
+
+@pytest.mark.parametrize("kind", odd_images.FORMATS)
+def test_a_flipped_bit_is_named_or_not_noticed(kind: str, tmp_path: Path) -> None:
+    """Formats without a checksum cannot tell; whatever happens, it is one of the two."""
+    options = odd_images.COMPRESSED_TIFF if kind == "tiff" else {}
+    data = odd_images.saved(odd_images.noise(), kind, **options)
+    path = tmp_path / "image"
+    outcomes = set()
+    # Everywhere, and each bit of what stands before the pixels.
+    for bit in [*range(0, len(data) * 8, 101), *range(min(len(data), 60) * 8)]:
+        path.write_bytes(odd_images.flipped(data, bit))
+        try:
+            decode_sized(path, read_size(path))
+            outcomes.add("accepted")
+        except UnreadableImageError:
+            outcomes.add("error")
+    assert outcomes == {"accepted", "error"}
+
+
+def test_images_of_a_hundred_megapixels_are_brought_to_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in CLASSES[:2]:
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        (tmp_path / "raw" / name / "0.png").write_bytes(odd_images.bilevel(10_000, 10_000))
+    outputs = tmp_path / "outputs"
+    sizes = {"resize": "True", "size": 32}
+    assert run_here("init-image-transformation", output_path=tmp_path / "to", outputs_path=outputs, **sizes) == 0
+    paths = {"input_image_transform_path": tmp_path / "to", "input_image_dir_path": tmp_path / "raw"}
+    done = run_here(
+        "apply-image-transformation", mode="For training", output_path=tmp_path / "small", outputs_path=outputs, **paths
+    )
+    log = capfd.readouterr().err
+    assert done == 0, log
+    assert "WARNING" not in log
+    assert [read_size(path) for path in sorted((tmp_path / "small" / "image").rglob("*.png"))] == [(32, 32)] * 2
+
+
+def test_large_images_are_decoded_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "available_memory_bytes", lambda: 16.0 * 2**30)
+    assert placement.decoders_at_once((224, 224)) > 1000
+    assert placement.decoders_at_once((10_000, 10_000)) == 5
+    monkeypatch.setattr(placement, "available_memory_bytes", lambda: 1.0 * 2**30)
+    assert placement.decoders_at_once((10_000, 10_000)) == 1
+
+
+@pytest.mark.parametrize("module", ["convert", "split", "apply"])
+def test_no_module_waits_for_a_pipe(module: str, inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    outputs, out = {"outputs_path": inputs.outputs}, inputs.path / "out"
+    if module == "convert":
+        folders = write_class_folders(inputs.path / "raw")
+        os.mkfifo(folders / "cat" / "x.png")
+        assert run_here("convert-to-image-directory", input_path=folders, output_path=out, **outputs) == 0
+        assert "x.png is no regular file, and is passed over" in capfd.readouterr().err
+        return
+    pipe = first_image(inputs)
+    pipe.unlink()
+    os.mkfifo(pipe)
+    if module == "split":
+        parts = {"tgt_train_path": out, "tgt_test_path": inputs.path / "other", "fraction": 0.5}
+        assert run_here("split-image-directory", src_path=inputs.train, **parts, **outputs) == 1
+    else:
+        to = inputs.path / "to"
+        assert run_here("init-image-transformation", output_path=to, **outputs) == 0
+        paths = {"input_image_transform_path": to, "input_image_dir_path": inputs.train, "output_path": out}
+        assert run_here("apply-image-transformation", mode="For training", **paths, **outputs) == 1
+    assert error_code(inputs.outputs) == ("InvalidDataset", 18)
+    assert "it is no regular file" in error_text(inputs.outputs)
+    assert not out.exists()
+
+
+HOSTILE_LABELS = ("../x", "a/b", "/etc/passwd", "CON", "line\nbreak", "x" * 5000, "..", "-rf *")
+
+
+def with_labels(path: Path, labels: tuple[str, ...], **how: object) -> Path:
+    """An ImageDirectory of these labels."""
+    names = [f"class {number}" for number in range(len(labels))]
+    write_image_directory(path, classes=names, **how)
+    set_categories([{"id": number, "name": label} for number, label in enumerate(labels)])(path)
+    edit_items(path, lambda items: [item.update(category=labels[names.index(item["category"])]) for item in items])
+    return path
+
+
+def test_no_file_is_called_by_a_label(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    path = inputs.path / "made"
+    outputs = path / "outputs"
+    source = with_labels(path / "images", HOSTILE_LABELS, per_class=4)
+    parts = {"tgt_train_path": path / "train", "tgt_test_path": path / "test", "fraction": 0.5}
+    assert run_here("split-image-directory", src_path=source, outputs_path=outputs, **parts) == 0
+    inputs.train, inputs.valid, inputs.trained, inputs.outputs = (
+        path / name for name in ("train", "test", "trained", "outputs")
+    )
+    assert inputs.fit(report="full", export="mlflow") == 0
+    scored = {"trained_model": inputs.trained, "dataset": inputs.valid, "scored_dataset": path / "scored"}
+    assert main(["score-image-model", *flags_of({**scored, "outputs_path": outputs}), "--csv"]) == 0
+    evaluated = {"scored_dataset": path / "scored", "evaluation_path": path / "evaluation"}
+    assert run_here("evaluate-model", outputs_path=outputs, **evaluated) == 0
+    assert "Traceback" not in capfd.readouterr().err
+    written = [file.relative_to(path).as_posix() for file in path.rglob("*")]
+    assert {name.split("/")[0] for name in written} == {
+        *("images", "images_folders", "train", "test", "trained", "outputs", "scored", "evaluation")
+    }
+    assert (outputs / "report" / "report.html").is_file()
+    assert not [name for name in written if re.search(r"CON|passwd|break|xxx|-rf|(^|/)(x|b)($|/|\.)", name)]
+    assert {file.name for file in inputs.path.iterdir()} == {"untrained", "train", "valid", "made"}
+
+
+def on_mount(path: Path, options: str) -> tuple[str, ...]:
+    """What to start a command by, so that at `path` there is an empty disk of these options."""
+    mount = 'mount -t tmpfs -o "$1" tmpfs "$2" && shift 2 && exec "$@"'
+    return (*SMALL_DISK, "sh", "-c", mount, "sh", options, str(path))
+
+
+def test_a_read_only_disk_is_told_before_training(inputs: Inputs) -> None:
+    place = inputs.path / "read only"
+    place.mkdir()
+    flags = {"trained_model_path": place / "trained", "checkpoint_path": place / "checkpoints"}
+    job = train_job(inputs, prefix=on_mount(place, "ro"), **flags)
+    assert job.wait() == [1], job.log()
+    assert error_code(inputs.outputs) == ("InvalidModelDirectory", 159)
+    for path in (place, f"--checkpoint-path {place / 'checkpoints'}"):
+        assert f"{path} cannot be written to: Read-only file system" in error_text(inputs.outputs)
+    assert "Traceback" not in job.log()
+    assert "Epoch" not in job.log()
+
+
+def test_no_shared_memory_is_needed(inputs: Inputs) -> None:
+    job = train_job(inputs, 2, prefix=on_mount(Path("/dev/shm"), "ro"))
+    assert job.wait() == [0, 0], job.log()
+    assert (inputs.trained / "model").is_file()
+
+
+class Removing(logging.Handler):
+    """Removes files as soon as an epoch is told of."""
+
+    def __init__(self, files: list[Path]) -> None:
+        super().__init__()
+        self.files = files
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("Epoch 1/"):
+            for file in self.files:
+                file.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("place", ["none", "memory", "disk"])
+def test_files_may_vanish(place: str, inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    files = sorted((inputs.train / "image").iterdir())
+    removing = Removing(files[5:6] if place == "none" else files)
+    logger = logging.getLogger("train_pytorch_model")
+    logger.addHandler(removing)
+    try:
+        code = inputs.fit(image_store=place, epochs=3)
+    finally:
+        logger.removeHandler(removing)
+    assert not files[5].exists()
+    assert "Traceback" not in capfd.readouterr().err
+    if place != "none":
+        assert code == 0
+        return
+    assert code == 1
+    assert error_code(inputs.outputs) == ("UserError", 2000)
+    assert f"An image has changed while the training went on: {files[5]}: the file is missing" in error_text(
+        inputs.outputs
+    )
+    assert (inputs.outputs / "checkpoints" / "best" / "model").is_file()
+    assert not inputs.trained.exists()
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(3600)
+def test_ten_million_rows_are_told_within_a_bounded_memory(inputs: Inputs) -> None:
+    add_rows(10_000_000)(inputs)
+    code = (
+        "import resource, sys; from tests.making import main; code = main(sys.argv[1:])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "sys.exit(code)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *inputs.arguments()], capture_output=True, text=True, cwd=ROOT
+    )
+    assert finished.returncode == 1, finished.stderr
+    assert "10000000 of 10000024 images cannot be read" in error_text(inputs.outputs)
+    # Python and PyTorch take the first gigabyte.
+    assert int(finished.stdout.split()[-1]) < 5 * 2**20
