@@ -14,6 +14,7 @@ from tests.fuzzing.runner import Finding, Outcome, Runner
 from tests.fuzzing.strategies import recipes
 
 _INPUTS_A_ROUND = 250
+_INPUTS_TO_SPARE = 20
 _PROGRESS_SECONDS = 30.0
 # A finding is made small for so long, and then told as small as it is.
 _SHRINK_SECONDS = 45.0
@@ -39,6 +40,7 @@ class Campaign:
         self._slowest: list[tuple[float, Recipe]] = []
         self._largest: tuple[int, Recipe | None] = (0, None)
         self._num_again = 0
+        self._seen: set[str] = set()
         self._started = self._printed = time.monotonic()
 
     def run_for(self, minutes: float, first_seed: int) -> None:
@@ -54,13 +56,13 @@ class Campaign:
         wanted = self.num_inputs + count
         number = first_seed
         while self.num_inputs < wanted:
-            left = wanted - self.num_inputs
-            self._round(number, left, lambda: self.num_inputs >= wanted, is_real=is_real)
+            # Hypothesis begins with the simplest, which may have been run before.
+            self._round(number, wanted - self.num_inputs + _INPUTS_TO_SPARE, lambda: self.num_inputs >= wanted, is_real=is_real)
             number += 1
 
     def _round(self, number: int, count: int, is_over: Callable[[], bool], *, is_real: bool) -> None:
         """Some inputs, to the first finding; what was found before is no news."""
-        told: dict[Recipe, Finding] = {}
+        told: dict[str, Finding] = {}
         deadline = [float("inf")]
 
         @seed(number)
@@ -70,10 +72,12 @@ class Campaign:
         )  # fmt: skip
         @given(recipes())
         def run(recipe: Recipe) -> None:
-            if recipe in told:
-                raise told[recipe]
-            if (not told and is_over()) or time.monotonic() > deadline[0]:
+            name = repr(recipe)
+            if name in told:
+                raise told[name]
+            if name in self._seen or (not told and is_over()) or time.monotonic() > deadline[0]:
                 return
+            self._seen.add(name)
             try:
                 self._count(recipe, self._runner.run(recipe, real=is_real))
             except Finding as finding:
@@ -83,7 +87,7 @@ class Campaign:
                     return
                 if not told:
                     deadline[0] = time.monotonic() + (0.0 if is_real else _SHRINK_SECONDS)
-                told[recipe] = finding
+                told[name] = finding
                 raise
             self._show_progress()
 

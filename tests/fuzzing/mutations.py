@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -21,18 +23,27 @@ from tests.fuzzing.bases import CANARY
 from tests.fuzzing.recipes import Mutation
 
 _IMAGE_FOLDERS = ("image", "cat", "dog", "owl")
-# What a change may meet when an earlier one has left nothing to change, or that no file can hold.
-_DOES_NOT_APPLY = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, SyntaxError)
+_LARGEST_READ = 2**27
 
 
 def apply(mutation: Mutation, root: Path) -> bool:
     """Make a change in the folder of a run; say whether there was anything to change."""
     path = _find(mutation.file, root)
     try:
-        KINDS[mutation.kind](path, root, *mutation.arguments)
-    except _DOES_NOT_APPLY:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if path.exists() and mutation.kind not in REPLACING and not _is_readable(path):
+                return False
+            KINDS[mutation.kind](path, root, *mutation.arguments)
+    except Exception:  # an earlier change may have left nothing to change, and no file can hold every value
         return False
     return True
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether reading it comes to an end, and soon."""
+    status = path.stat()
+    return stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_size < _LARGEST_READ)
 
 
 def _find(name: str, root: Path) -> Path:
@@ -105,6 +116,8 @@ def _mode(path: Path, root: Path, mode: int) -> None:
 
 def _copy_in(path: Path, root: Path, source: str) -> None:
     """Another file of the run in this one's place."""
+    if not _is_readable(_find(source, root)):
+        raise ValueError("it has no end")
     data = _find(source, root).read_bytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -267,9 +280,7 @@ WEIGHTS: dict[str, Callable[[dict[Any, Any], str], object]] = {
     "list": lambda state, key: state.update({key: [1.0, 2.0]}),
     "parameter": lambda state, key: state.update({key: nn.Parameter(state[key].float())}),
     "sparse": lambda state, key: state.update({key: torch.eye(3).to_sparse()}),
-    "quantized": lambda state, key: state.update(
-        {key: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)}
-    ),
+    "quantized": lambda state, key: state.update({key: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8)}),
     "meta": lambda state, key: state.update({key: torch.ones(2, device="meta")}),
     "expanded": lambda state, key: state.update({key: torch.ones(1).expand(10**6, 10**6)}),
     "empty": lambda state, key: state.update({key: torch.ones(0)}),
@@ -293,16 +304,11 @@ WEIGHTS: dict[str, Callable[[dict[Any, Any], str], object]] = {
     "float8": _cast(torch.float8_e5m2),
 }
 
-KINDS: dict[str, Callable[..., object]] = {
-    "truncate": _truncate,
-    "flip": _flip,
-    "insert": _insert,
-    "content": _content,
-    "replace": _replace_bytes,
-    "sparse": _sparse,
+# What a file was is nothing to these.
+REPLACING: dict[str, Callable[..., object]] = {
     "remove": _remove,
     "rename": _rename,
-    "copy in": _copy_in,
+    "sparse": _sparse,
     "mode": _mode,
     "folder": _replaced(lambda path, root: path.mkdir()),
     "file": _replaced(lambda path, root: path.write_bytes(b"no folder")),
@@ -314,6 +320,15 @@ KINDS: dict[str, Callable[..., object]] = {
     "dangling link": _replaced(lambda path, root: path.symlink_to("nowhere")),
     "device": _replaced(lambda path, root: path.symlink_to("/dev/zero")),
     "pipe": _replaced(lambda path, root: os.mkfifo(path)),
+}
+KINDS: dict[str, Callable[..., object]] = {
+    **REPLACING,
+    "truncate": _truncate,
+    "flip": _flip,
+    "insert": _insert,
+    "content": _content,
+    "replace": _replace_bytes,
+    "copy in": _copy_in,
     "image": _save,
     "images": _save_all,
     "claimed size": _claim_size,

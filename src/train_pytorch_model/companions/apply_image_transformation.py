@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision import transforms
 
 from train_pytorch_model.data.batches import derive_seed
+from train_pytorch_model.data.decoding import check_regular
 from train_pytorch_model.data.threads import num_cores
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import join_some
@@ -133,6 +134,7 @@ def _change(job: tuple[Path, Path, int], transform: Callable[[Image.Image], Imag
     source, target, seed = job
     torch.manual_seed(seed)
     try:
+        check_regular(source)
         with Image.open(source) as image:
             # Quick to write and to read; smaller files would cost most of the time.
             transform(image.convert("RGB")).save(target, format="PNG", compress_level=1)

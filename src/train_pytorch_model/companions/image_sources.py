@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Callable
 
-from train_pytorch_model.data.decoding import UnreadableImageError
+from train_pytorch_model.data.decoding import UnreadableImageError, check_regular
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import name_some
 
@@ -112,9 +112,14 @@ def _folder(path: Path, where: str) -> Iterator[SourceFile]:
         for name in sorted(name for name in files if not _is_hidden(name)):
             file = Path(folder) / name
             if not file.is_symlink():
-                yield SourceFile(file.relative_to(path).as_posix(), lambda file=file: file.open("rb"))  # type: ignore[misc]
+                yield SourceFile(file.relative_to(path).as_posix(), lambda file=file: _opened(file))  # type: ignore[misc]
     if num_links:
         logger.warning("%s: %d links to files or folders are passed over.", where, num_links)
+
+
+def _opened(file: Path) -> IO[bytes]:
+    check_regular(file)
+    return file.open("rb")
 
 
 def _archive(path: Path, where: str) -> Iterator[SourceFile]:

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
+from train_pytorch_model.data.decoding import UnreadableImageError, check_regular
 from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
@@ -55,11 +56,14 @@ def _copy(item: dict[str, Any], columns: Columns, source: Path, folder: Path) ->
     info = dict(item[columns.image_ref])
     # What is read and what is written may have different names.
     info.pop("base_file_name", None)
+    file = source / (file_of(item, columns) or "")
     try:
-        content = (source / (file_of(item, columns) or "")).read_bytes()
-    except OSError as error:
+        check_regular(file)
+        content = file.read_bytes()
+    except (OSError, UnreadableImageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InvalidDatasetError(
-            f"Image directory {source}", f"{file_of(item, columns)!r} cannot be read: {error.strerror}"
+            f"Image directory {source}", f"{file_of(item, columns)!r} cannot be read: {reason}"
         ) from error
     target = folder / info["file_name"]
     target.parent.mkdir(parents=True, exist_ok=True)

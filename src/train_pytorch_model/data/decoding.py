@@ -21,6 +21,17 @@ class UnreadableImageError(Exception):
     """A file that is no whole image; the text says why."""
 
 
+def check_regular(path: Path) -> None:
+    """Make sure that reading a file comes to an end: opening a pipe would wait for ever, and a device never ends.
+
+    Raises:
+        UnreadableImageError: when it is no regular file.
+        OSError: when it is not there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadableImageError("it is no regular file")
+
+
 def read_size(path: Path) -> Size:
     """The size of an image by its header, (height, width) in pixels.
 
@@ -29,8 +40,7 @@ def read_size(path: Path) -> Size:
     """
     try:
         with reading(path):
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise UnreadableImageError("it is no regular file")  # opening a pipe would wait for ever
+            check_regular(path)
             with Image.open(path) as image:
                 return image.height, image.width
     except UnreadableImageError:

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 # As designer-core lists them; a file of another ending is no image to it.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
+# designer-core reads the first JSON file whole, as annotations, before it looks at folders.
+_MAX_JSON_BYTES = 2**28
+
 
 def load_raw_images(path: Path, where: str) -> Any:
     """Load raw images: one folder a class, and nothing that would be taken for a class by mistake."""
@@ -30,9 +33,12 @@ def load_raw_images(path: Path, where: str) -> Any:
         raise InvalidDatasetError(
             where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
         )
+    _refuse_endless(path, where)
     try:
         directory = designer_core.load_image_directory(path)
-    except (ValueError, OSError, TypeError, KeyError) as error:
+    except MemoryError:
+        raise  # says nothing of the images
+    except Exception as error:  # it lets through whatever a strange file leads it to
         raise InvalidDatasetError(where, f"designer-core finds no images in it: {error}") from error
     ignored = [f"{name}/{entry.name}" for name in folders for entry in _entries(path / name) if entry.is_dir()]
     ignored += [entry.name for entry in _entries(path) if entry.is_file() and _is_image(entry.name)]
@@ -41,6 +47,22 @@ def load_raw_images(path: Path, where: str) -> Any:
             "%s: only images exactly one folder deep (class/file) are used; left out: %s.", where, name_some(ignored)
         )
     return directory
+
+
+def _refuse_endless(path: Path, where: str) -> None:
+    """Refuse what designer-core would open and read for ever: pipes and devices, and a JSON file that fills a memory."""
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        for entry in _entries(folder):
+            name = os.path.relpath(entry.path, path)
+            is_json = folder == path and entry.name.endswith(".json")
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry.path))
+            elif (is_json or _is_image(entry.name)) and os.path.exists(entry.path) and not os.path.isfile(entry.path):
+                raise InvalidDatasetError(where, f"{name} is no regular file", "Remove it.")
+            elif is_json and entry.is_file() and entry.stat().st_size > _MAX_JSON_BYTES:
+                raise InvalidDatasetError(where, f"{name} has more than {_MAX_JSON_BYTES} bytes", "Remove it.")
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:
