@@ -57,7 +57,8 @@ class Campaign:
         number = first_seed
         while self.num_inputs < wanted:
             # Hypothesis begins with the simplest, which may have been run before.
-            self._round(number, wanted - self.num_inputs + _INPUTS_TO_SPARE, lambda: self.num_inputs >= wanted, is_real=is_real)
+            count = wanted - self.num_inputs + _INPUTS_TO_SPARE
+            self._round(number, count, lambda: self.num_inputs >= wanted, is_real=is_real)
             number += 1
 
     def _round(self, number: int, count: int, is_over: Callable[[], bool], *, is_real: bool) -> None:

@@ -124,7 +124,10 @@ def prove() -> dict[str, dict[str, str]]:
                 found["misbehaviours"][name] = _found(other, _RECIPE)
         campaign = Campaign(runner, lambda line: None)
         campaign.run_count(NUM_INPUTS, _SEED)
-        found["campaign"] = {"inputs": str(campaign.num_inputs), "found": "\n".join(map(str, campaign.findings.values()))}
+        found["campaign"] = {
+            "inputs": str(campaign.num_inputs),
+            "found": "\n".join(map(str, campaign.findings.values())),
+        }
     return found
 
 

@@ -62,7 +62,7 @@ _MODULES_FILE = "modules.json"
 Main = Callable[[list[str]], int]
 
 
-class Finding(AssertionError):
+class Finding(AssertionError):  # noqa: N818  # it is what is found
     """A promise that was not kept."""
 
     def __init__(self, what: str, recipe: Recipe, log: str) -> None:
@@ -285,9 +285,9 @@ def _be_child(main: Main, recipe: Recipe, root: Path, modules: Path | None) -> N
         with (root / "log").open("wb") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        sys.stdin = Path(os.devnull).open()
-        sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: PTH123, SIM115
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: PTH123, SIM115
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         os.chdir(root / "cwd")
         os.environ["TMPDIR"] = tempfile.tempdir = str(root / "tmp")
         warnings.resetwarnings()
@@ -434,7 +434,7 @@ def _listing(root: Path) -> dict[str, tuple[Any, ...]]:
                 status = entry.stat(follow_symlinks=False)
                 key = os.path.relpath(entry.path, root)
                 if stat.S_ISLNK(status.st_mode):
-                    found[key] = ("link", os.readlink(entry.path))
+                    found[key] = ("link", str(Path(entry.path).readlink()))
                 elif stat.S_ISDIR(status.st_mode):
                     found[key] = ("folder", status.st_mode)
                     folders.append(entry.path)

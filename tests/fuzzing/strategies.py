@@ -18,14 +18,22 @@ _HUGE = (0, 1, 32, 65535, 20000, 2**31 - 1, 2**31, 2**32 - 1)
 _NUMBERS = (0, 1, -1, 2, 255, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**30, -(10**30))
 _FLOATS = (0.0, -0.0, 0.5, 1e-300, 1e300, -1e300, float("nan"), float("inf"), float("-inf"))
 _NAMES = (
-    *("", " ", ".", "..", "../canary.png", "../../canary.png", "image/../../canary.png", "/etc/passwd", "ROOT/canary.png"),
-    *("image", "image/", "image//0_0.png", "./image/0_0.png", "image\\0_0.png", "..\\canary.png", "C:\\x.png", "~/x.png"),
-    *("\0", "a\0b.png", "a\nb.png", "\ud800.png", "ü.png", "x" * 300, "x/" * 3000, "-", "con", "image/0_0.png", "_meta.yaml"),
-    *("images.lst", "image/1_1.png", "image/none.png", "http://127.0.0.1:9/x.png", "file:///etc/passwd", "*", "%s", "{0}"),
-    *("<b>x</b>", "$HOME", "nan", "NULL", "None", "cat", "dog", "0", "-1", "image_info", "category", "id", "image", "str"),
-    *("bytes", "int64", "image/png", "COCO_classification", "COCO_object_detection", "ImageDirectory", "ModelDirectory"),
-    *("torchvision.models", "resnet18", "DenseNet", "os", "system", "subprocess", "Popen", "builtins", "eval", "pytorch"),
-    *("torchvision.datasets", "ImageFolder", "torchvision.ops", "MLP", "torchvision.io", "read_file", "get_model", "timm"),
+    *("", " ", ".", "..", "../canary.png", "../../canary.png", "image/../../canary.png", "/etc/passwd"),
+    *("ROOT/canary.png"),
+    *("image", "image/", "image//0_0.png", "./image/0_0.png", "image\\0_0.png", "..\\canary.png", "C:\\x.png"),
+    *("~/x.png"),
+    *("\0", "a\0b.png", "a\nb.png", "\ud800.png", "ü.png", "x" * 300, "x/" * 3000, "-", "con", "image/0_0.png"),
+    *("_meta.yaml"),
+    *("images.lst", "image/1_1.png", "image/none.png", "http://127.0.0.1:9/x.png", "file:///etc/passwd", "*", "%s"),
+    *("{0}"),
+    *("<b>x</b>", "$HOME", "nan", "NULL", "None", "cat", "dog", "0", "-1", "image_info", "category", "id", "image"),
+    *("str"),
+    *("bytes", "int64", "image/png", "COCO_classification", "COCO_object_detection", "ImageDirectory"),
+    *("ModelDirectory"),
+    *("torchvision.models", "resnet18", "DenseNet", "os", "system", "subprocess", "Popen", "builtins", "eval"),
+    *("pytorch"),
+    *("torchvision.datasets", "ImageFolder", "torchvision.ops", "MLP", "torchvision.io", "read_file", "get_model"),
+    *("timm"),
     *("torch.nn", "Linear", "timm.models", "create_model", "train_pytorch_model.entry", "main", "state_dict", "pickle"),
 )  # fmt: skip
 _LEAVES = st.one_of(
@@ -43,22 +51,33 @@ _SHARES = st.sampled_from((0.0, 0.01, 0.1, 0.5, 0.9, 0.99)) | st.floats(0, 1).ma
 
 _SNIPPETS = st.sampled_from(
     [
-        *(b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\r\n", b"\n", b"\n\n", b"\t", b"\t- x", b" ", b"\x1b[2J", b"\x85"),
-        *(b"[", b"]", b"{", b"}", b'"', b"'", b",", b":", b"null", b"-1", b"NaN", b"Infinity", b"1e999", b"0x1", b"0123"),
-        *(b"\\", b"\\ud800", b"\xed\xa0\x80", "\u2028".encode(), b"%", b"&x", b"*x", b"&x [*x]", b"<<: *x", b"? ", b"---\n"),
-        *(b"!!python/object/apply:os.system ['touch payload']", b"!!python/name:os.system", b"!!binary x", b"!x ", b"!!set"),
-        *(b"%YAML 1.1\n---\n", b"type: ImageDirectory\n", b'{"a": 1, "a": 2}', b"9" * 5000, b"image_list: images.lst\n"),
+        *(b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\r\n", b"\n", b"\n\n", b"\t", b"\t- x", b" ", b"\x1b[2J"),
+        *(b"\x85"),
+        *(b"[", b"]", b"{", b"}", b'"', b"'", b",", b":", b"null", b"-1", b"NaN", b"Infinity", b"1e999", b"0x1"),
+        *(b"0123"),
+        *(b"\\", b"\\ud800", b"\xed\xa0\x80", "\u2028".encode(), b"%", b"&x", b"*x", b"&x [*x]", b"<<: *x", b"? "),
+        *(b"---\n"),
+        *(b"!!python/object/apply:os.system ['touch payload']", b"!!python/name:os.system", b"!!binary x", b"!x "),
+        *(b"!!set"),
+        *(b"%YAML 1.1\n---\n", b"type: ImageDirectory\n", b'{"a": 1, "a": 2}', b"9" * 5000),
+        *(b"image_list: images.lst\n"),
     ]
 )  # fmt: skip
 _TIMES = st.sampled_from((1, 1, 1, 2, 1000, 100_000))
 _WHOLES = st.sampled_from(
     [
-        *(b"", b"\n", b"\0", b"\0\0\0\0", b"null", b"true", b"5", b'"x"', b"[]", b"{}", b"[[]]", b"[{}]", b"{}\n{}\n", b"x: y"),
-        *(b"- a\n- b\n", b"\xff\xfe\0\0", b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"\x80\x02.", b"\x80\x04N.", b"GIF89a"),
-        *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM", b"P6 999999 999999 255\n", b"P6 1 1 255\nabc", b"P1 1 1 1", b"II*\0"),
-        *(b"a: &a [x, x]\nb: &b [*a, *a]\n", b"%PDF-1.4\n", b"#!/bin/sh\ntouch payload\n", b"<svg/>", b"%!PS-Adobe-3.0 EPSF"),
-        *(b",label\n0,cat\n0,dog\n", b",label\n-1,x\n", b",label\n99999999999,x\n", b",label\nx,y\n", b"label\n", b",label\n"),
-        *(b",label\n0\n", b"index,label\n0,cat\n1,cat\n2,cat\n", b',label\n0,"cat', b",label\n0,cat\n1,\n2,nan\n", b",x\n0,1\n"),
+        *(b"", b"\n", b"\0", b"\0\0\0\0", b"null", b"true", b"5", b'"x"', b"[]", b"{}", b"[[]]", b"[{}]"),
+        *(b"{}\n{}\n", b"x: y"),
+        *(b"- a\n- b\n", b"\xff\xfe\0\0", b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"\x80\x02.", b"\x80\x04N."),
+        *(b"GIF89a"),
+        *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM", b"P6 999999 999999 255\n", b"P6 1 1 255\nabc"),
+        *(b"P1 1 1 1", b"II*\0"),
+        *(b"a: &a [x, x]\nb: &b [*a, *a]\n", b"%PDF-1.4\n", b"#!/bin/sh\ntouch payload\n", b"<svg/>"),
+        *(b"%!PS-Adobe-3.0 EPSF"),
+        *(b",label\n0,cat\n0,dog\n", b",label\n-1,x\n", b",label\n99999999999,x\n", b",label\nx,y\n", b"label\n"),
+        *(b",label\n"),
+        *(b",label\n0\n", b"index,label\n0,cat\n1,cat\n2,cat\n", b',label\n0,"cat', b",label\n0,cat\n1,\n2,nan\n"),
+        *(b",x\n0,1\n"),
         *(b"columnAttributes", b'{"columnAttributes": []}', b'{"columnAttributes": [{}]}', b'{"columnAttributes": {}}'),
     ]
 )  # fmt: skip
@@ -91,9 +110,10 @@ def _any_file(file: st.SearchStrategy[str] | str) -> Any:
 def _image(folder: str) -> Any:
     image = st.integers(0, 11).map(lambda number: f"{folder}/*{number}")
     side = st.sampled_from(_SIDES)
+    frames = st.sampled_from((1, 1, 3))
     return st.one_of(
         _any_file(image),
-        _mutation("image", image, st.sampled_from(_FORMATS), st.sampled_from(_MODES), side, side, st.sampled_from((1, 1, 3))),
+        _mutation("image", image, st.sampled_from(_FORMATS), st.sampled_from(_MODES), side, side, frames),
         _mutation("claimed size", image, st.sampled_from(_HUGE), st.sampled_from(_HUGE)),
         _mutation(
             "images", folder, st.sampled_from(_FORMATS), st.sampled_from(_MODES), st.sampled_from((1, 2, 8, 32, 48)),
@@ -147,6 +167,10 @@ def _yaml(file: str) -> Any:
     )
 
 
+_FOREIGN_TEXTS = ("x.json", "labels.csv", "x.jsonl", "a.txt")
+_FOREIGN_IMAGES = ("extra.png", ".x/a.png", "__MACOSX/a.png", "new/a.png", "new/b/c.png", "x.json", "labels.csv")
+
+
 def _folder(name: str) -> Any:
     """What may be done to a folder, or beside its files."""
     inside = st.sampled_from(
@@ -159,11 +183,10 @@ def _folder(name: str) -> Any:
         _mutation("mode", st.just(name) | path, st.sampled_from((0, 0o444, 0o555, 0o200))),
         _mutation(
             "copy in",
-            st.sampled_from(("extra.png", ".x/a.png", "__MACOSX/a.png", "new/a.png", "new/b/c.png", "x.json", "labels.csv"))
-            .map(lambda child: f"{name}/{child}"),
+            st.sampled_from(_FOREIGN_IMAGES).map(lambda child: f"{name}/{child}"),
             st.sampled_from(("canary.png", "train/_schema.json")),
         ),
-        _mutation("content", st.sampled_from(("x.json", "labels.csv", "x.jsonl", "a.txt")).map(lambda child: f"{name}/{child}"), _WHOLES),
+        _mutation("content", st.sampled_from(_FOREIGN_TEXTS).map(lambda child: f"{name}/{child}"), _WHOLES),
     )  # fmt: skip
 
 
@@ -229,9 +252,12 @@ _INTEGERS = (
 _DECIMALS = ("0.001", "0.1", "10", "1e-300", "5e-324", "0", "-1", "nan", "inf", "-inf", "1e38", "3.5e38", "1e400", "x")
 _SEEDS = ("0", "1", "-1", str(2**31), str(2**32), str(2**63), str(2**64), str(10**30), "none", "x", "9" * 5000)
 _OUTPUTS = (
-    *("{root}/written", "{root}/new/and/deeper", "{root}", "{root}/train", "{root}/train/new", "{root}/model", "{root}/.."),
-    *("{root}/outputs", "{root}/outputs/new", "{root}/outputs/report", "{root}/outputs/checkpoints", "{root}/canary.png"),
-    *("{root}/canary.png/new", "{root}/" + "x" * 300, "relative", "{root}/written/", "{root}/ü\n", "/dev/null/x", "/proc/x"),
+    *("{root}/written", "{root}/new/and/deeper", "{root}", "{root}/train", "{root}/train/new", "{root}/model"),
+    *("{root}/.."),
+    *("{root}/outputs", "{root}/outputs/new", "{root}/outputs/report", "{root}/outputs/checkpoints"),
+    *("{root}/canary.png"),
+    *("{root}/canary.png/new", "{root}/" + "x" * 300, "relative", "{root}/written/", "{root}/ü\n", "/dev/null/x"),
+    *("/proc/x"),
     *("{root}/link", "{root}/outside", "{root}/\udc80"),
 )  # fmt: skip
 _REPORTS = (
@@ -313,7 +339,11 @@ _FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 _BASES = {
-    "train": {"model": ("tiny", "tiny", "tiny", "trained", "shufflenet", "squeezenet", "retired"), "train": DATASETS[:4], "valid": DATASETS[:4]},
+    "train": {
+        "model": ("tiny", "tiny", "tiny", "trained", "shufflenet", "squeezenet", "retired"),
+        "train": DATASETS[:4],
+        "valid": DATASETS[:4],
+    },
     "score-image-model": {"model": ("trained", "trained", "trained", "squeezenet", "tiny"), "valid": DATASETS},
     "convert-to-image-directory": {"train": DATASETS},
     "split-image-directory": {"train": DATASETS},
@@ -337,13 +367,18 @@ _BY_PORT = {
     "transformation": _transformation(),
 }
 # What may lie at an output, or near it, beforehand.
+_EARLIER_FILES = (
+    *("written/foreign.txt", "written/_meta.yaml", "written", "outputs/foreign.txt", "outputs", "outputs/report"),
+    *("outputs/module_statistics", "outputs/checkpoints", "outputs/checkpoints/x", "outputs/metrics.jsonl"),
+    "outputs/unreadable_images.json",
+)
+_EARLIER_FOLDERS = ("written", "written/image", "outputs", "outputs/report", "written/.unfinished-model")
 _EARLIER = st.one_of(
-    _mutation("content", st.sampled_from(("written/foreign.txt", "written/_meta.yaml", "written", "outputs/foreign.txt")), _WHOLES),
-    _mutation("folder", st.sampled_from(("written", "written/image", "outputs", "outputs/report", "written/.unfinished-model"))),
+    _mutation("content", st.sampled_from(_EARLIER_FILES), _WHOLES),
+    _mutation("content", st.sampled_from(_EARLIER_FILES), _WHOLES),
+    _mutation("folder", st.sampled_from(_EARLIER_FOLDERS)),
     _mutation("dangling link", st.sampled_from(("written", "outputs", "link"))),
     _mutation("link to folder", st.sampled_from(("written", "outputs", "link", "outputs/checkpoints"))),
-    _mutation("content", st.sampled_from(("outputs", "outputs/module_statistics", "outputs/checkpoints", "outputs/report")), _WHOLES),
-    _mutation("content", st.sampled_from(("outputs/checkpoints/x", "outputs/metrics.jsonl", "outputs/unreadable_images.json")), _WHOLES),
 )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def load_raw_images(path: Path, where: str) -> Any:
 
 
 def _refuse_endless(path: Path, where: str) -> None:
-    """Refuse what designer-core would open and read for ever: pipes and devices, and a JSON file that fills a memory."""
+    """Refuse what designer-core would read for ever: pipes and devices, and a JSON file that fills a memory."""
     folders = [path]
     while folders:
         folder = folders.pop()
