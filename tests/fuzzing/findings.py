@@ -26,4 +26,38 @@ FINDINGS = {
         "train", (("model", "trained"),),
         mutations=(Mutation("content", "model/index_to_label.csv", (b",label\n99999999999,x\n",)),),
     ),
+    "a column without a name": Recipe(
+        "convert-to-image-directory", mutations=(Mutation("json", "train/_schema.json", ((0, 0, 0), "set", None)),)
+    ),
+    "a column with a list for its name": Recipe(
+        "convert-to-image-directory", mutations=(Mutation("json", "train/_schema.json", ((0, 0, 0), "set", [])),)
+    ),
+    "a column whose properties are a list": Recipe(
+        "train", mutations=(Mutation("json", "train/_schema.json", ((0, 0, 4), "set", [1])),)
+    ),
+    "a category that no file can hold": Recipe(
+        "train",
+        mutations=(
+            Mutation("categories", "train/_schema.json", ([(0, "cat"), (1, "dog"), (2, "owl"), (3, "\ud800")],)),
+            Mutation("categories", "valid/_schema.json", ([(0, "cat"), (1, "dog"), (2, "owl"), (3, "\ud800")],)),
+        ),
+    ),
+    "a name that no file can have": Recipe(
+        "convert-to-image-directory",
+        mutations=(
+            Mutation(
+                "image info", "train/images.lst", (0, {"base_file_name": "image/0_0.png", "file_name": "\ud800.png"})
+            ),
+        ),
+    ),
+    "a file that is only read by its other name": Recipe(
+        "convert-to-image-directory",
+        mutations=(
+            Mutation("image info", "train/images.lst", (0, {"base_file_name": "image/0_0.png", "file_name": None})),
+        ),
+    ),
+    "a device in place of operations": Recipe(
+        "apply-image-transformation", mutations=(Mutation("device", "transformation/_transforms.json"),)
+    ),
+    "a report of an earlier run": Recipe("train", mutations=(Mutation("content", "outputs/metrics.jsonl", (b"",)),)),
 }  # fmt: skip

@@ -75,5 +75,6 @@ class Recipe:
     def reports(self, root: Path) -> list[Path]:
         """The folders of reports and checkpoints."""
         flags = dict(self.flags)
-        names = [flags.get("outputs-path", "{root}/outputs"), flags.get("checkpoint-path", "{root}/outputs")]
+        outputs = flags.get("outputs-path", "{root}/outputs")
+        names = [outputs, flags.get("checkpoint-path", f"{outputs}/checkpoints")]
         return [Path(name.replace("{root}", str(root))) for name in names]

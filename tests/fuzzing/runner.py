@@ -57,6 +57,8 @@ _NOT_WHOLE = 99
 _LIBRARY_CODE = 1000
 # What may be read although its mode says no; root may all.
 _CAPABILITIES_OF_FILES = 0b110
+# What a run writes anew beneath its outputs, whatever lies there.
+_OWN_REPORTS = ("module_statistics", "checkpoints", "metrics.jsonl", "timings.jsonl", "unreadable_images", "report")
 _MODULES_FILE = "modules.json"
 
 Main = Callable[[list[str]], int]
@@ -397,9 +399,10 @@ def _named_error(recipe: Recipe, root: Path, log: str) -> tuple[str, str | None]
     """The id of the error that a run ended with, and what is wrong about it."""
     if recipe.command == "check":
         try:
-            problems = json.loads(log[log.index("\n{") if not log.startswith("{") else 0 :])["problems"]
+            page = next(line for line in log.splitlines() if line.startswith('{"ok": '))
+            problems = json.loads(page)["problems"]
             error = {"ErrorId": problems[0]["id"], "ErrorCode": problems[0]["code"], "ExceptionType": "ModuleException"}
-        except (ValueError, KeyError, IndexError):
+        except (StopIteration, ValueError, KeyError, IndexError):
             return "?", "names no problem"
     else:
         try:
@@ -469,7 +472,7 @@ def _changes(
         is_new = name not in before
         is_above_report = is_new and any(_is_at_or_in(report, name) for report in reports)
         is_above = is_new and any(_is_at_or_in(output, name) for output in outputs)
-        if is_report and (is_new or "module_statistics" in name or "checkpoints" in name):
+        if is_report and (is_new or any(own in name for own in _OWN_REPORTS)):
             continue
         if is_success and is_in_output:
             continue

@@ -102,7 +102,9 @@ def _any_file(file: st.SearchStrategy[str] | str) -> Any:
         *[_mutation(kind, file) for kind in kinds],
         _mutation("copy in", file, st.sampled_from(("canary.png", "train/_schema.json", "model/model", "train/*0"))),
         _mutation(
-            "rename", file, st.sampled_from((".hidden", "x", "x.png", "x.JPG", "x.gif", "_meta.yaml", "ü\n.png"))
+            "rename",
+            file,
+            st.sampled_from((".hidden", "x", "x.png", "x.JPG", "x.gif", "_meta.yaml", "ü\n.png", "\udcff.png")),
         ),
     )
 

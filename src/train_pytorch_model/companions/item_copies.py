@@ -10,7 +10,7 @@ from train_pytorch_model.data.decoding import UnreadableImageError, check_regula
 from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
-from train_pytorch_model.ports.image_list import file_of
+from train_pytorch_model.ports.image_list import file_of, info_of_copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,9 +53,7 @@ def copy_items(
 
 
 def _copy(item: dict[str, Any], columns: Columns, source: Path, folder: Path) -> dict[str, Any]:
-    info = dict(item[columns.image_ref])
-    # What is read and what is written may have different names.
-    info.pop("base_file_name", None)
+    info = info_of_copy(item, columns)
     file = source / (file_of(item, columns) or "")
     try:
         check_regular(file)

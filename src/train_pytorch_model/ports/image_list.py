@@ -144,7 +144,24 @@ def _read_schema(file: Path) -> dict[str, Any]:
     columns = schema.get("columnAttributes") if isinstance(schema, dict) else None
     if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
         raise ValueError(f"{file.name} has no list 'columnAttributes'")
+    names: set[str] = set()
+    for number, column in enumerate(columns, start=1):
+        _check_column(file.name, number, column)
+        if column["name"] in names:
+            raise ValueError(f"{file.name} has several columns called {column['name']!r}")
+        names.add(column["name"])
     return dict(schema)
+
+
+def _check_column(file_name: str, number: int, column: dict[str, Any]) -> None:
+    if not isinstance(column.get("name"), str) or not _is_text(column["name"]):
+        raise ValueError(f"{file_name} gives column {number} the name {column.get('name')!r}, which is no text")
+    for key in ("properties", "elementType"):
+        if not isinstance(column.get(key), (dict, type(None))):
+            raise ValueError(f"{file_name} gives column {column['name']!r} {key} that are no mapping: {column[key]!r}")
+    reference = (column.get("properties") or {}).get("image_ref", "image_info")
+    if not isinstance(reference, str):
+        raise ValueError(f"{file_name} gives column {column['name']!r} the image_ref {reference!r}, which is no text")
 
 
 def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -225,7 +242,7 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
         number, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             faults.append(f"category id {number!r} is no whole number from 0")
-        elif not isinstance(name, str):
+        elif not isinstance(name, str) or not _is_text(name):
             faults.append(f"category name {name!r} is no text")
         elif number in by_id:
             faults.append(f"category id {number} stands twice")
@@ -239,11 +256,29 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
     return tuple(by_id[number] for number in sorted(by_id))
 
 
+def _is_text(name: str) -> bool:
+    """Whether it can be written as UTF-8; JSON may hold half of a surrogate pair."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def file_of(item: dict[str, Any], columns: Columns) -> str | None:
     """The file of an item, relative to the directory; None when it names none."""
     info = item.get(columns.image_ref)
     name = info.get("base_file_name") or info.get("file_name") if isinstance(info, dict) else None
     return name if isinstance(name, str) and name else None
+
+
+def info_of_copy(item: dict[str, Any], columns: Columns) -> dict[str, Any]:
+    """What an item says of its file once that is copied: `file_name` is what a copy is called, whatever is read."""
+    info = dict(item[columns.image_ref])
+    read = info.pop("base_file_name", None)
+    if not isinstance(info.get("file_name"), str) or not info["file_name"]:
+        info["file_name"] = read
+    return info
 
 
 def is_inside(name: str) -> bool:

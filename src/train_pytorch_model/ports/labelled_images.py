@@ -183,6 +183,9 @@ def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, wher
         if not all(is_inside(name) for name in names):
             faults.append(f"line {number} names {name_some(names)}, which leaves the directory")
             continue
+        if not all(map(_is_encodable, names)):
+            faults.append(f"line {number} names {name_some(names)}, which no file can be called")
+            continue
         full = os.path.join(path, names[-1])
         folder = os.path.dirname(full)
         if folder not in real_folders:
@@ -196,6 +199,14 @@ def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, wher
             yield item
     if faults:
         raise InvalidDatasetError(where, f"in the image list, {join_some(faults)}")
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON may hold
+        return False
+    return True
 
 
 def _labelled(
