@@ -12,7 +12,7 @@ UV := $(VENV)/bin/uv
 UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
-.PHONY: setup sample test test-all test-gpu soak audit coverage bench pictures lint format lock clean
+.PHONY: setup sample test test-all test-gpu soak fuzz audit coverage bench pictures lint format lock clean
 
 setup: $(INSTALLED)
 
@@ -43,6 +43,11 @@ test-gpu: setup
 
 soak: setup
 	$(RUN) -m tests.soak
+
+# Whole inputs, valid and broken, for so many minutes; with --real N, so many more by the real command.
+MINUTES ?= 10
+fuzz: setup
+	OMP_NUM_THREADS=1 $(RUN) -m tests.fuzzing --minutes $(MINUTES)
 
 bench: setup
 	$(RUN) -m benchmarks

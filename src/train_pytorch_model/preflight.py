@@ -33,7 +33,7 @@ from train_pytorch_model.network import (
 )
 from train_pytorch_model.ports.classes import match_classes, warn_of_classes
 from train_pytorch_model.ports.labelled_images import read_labelled_images
-from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory, make_outputs_folder
+from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory, make_outputs_folder, real_path
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 from train_pytorch_model.report.contents import REPORT_FOLDER
 from train_pytorch_model.serving.exports import check_formats
@@ -184,10 +184,10 @@ def _check_outputs(settings: Settings, output: OutputDirectory, faults: FaultCol
     with faults.collecting():
         inputs = (settings.untrained_model_path, settings.train_data_path, settings.valid_data_path)
         output.check(inputs, settings.outputs_path, settings.checkpoint_path)
-    report = (settings.outputs_path / REPORT_FOLDER).resolve()
+    report = real_path(settings.outputs_path / REPORT_FOLDER)
     for path in (settings.trained_model_path, settings.checkpoint_path):
         with faults.collecting():
-            if report in (path.resolve(), *path.resolve().parents):
+            if report in (real_path(path), *real_path(path).parents):
                 raise UserError(f"{path} is or lies in the folder of the report, {report}. Give another folder.")
     with faults.collecting():
         make_outputs_folder(settings.outputs_path)

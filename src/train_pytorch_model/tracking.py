@@ -169,7 +169,7 @@ class Tracking:
 
     def log_file(self, path: Path, folder: str = "") -> None:
         """Send a file, when it is there."""
-        if path.is_file():
+        if os.path.isfile(path):  # which, unlike pathlib, takes a name that is too long
             self._try(lambda sink: sink.log_file(path, folder))
 
     def log_model(self, path: Path) -> None:

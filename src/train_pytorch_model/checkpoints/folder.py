@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from train_pytorch_model.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 _MARK = b"TPMCKPT1"
@@ -44,8 +46,19 @@ class CheckpointFolder:
         self._own.update(path.name for path in self._files())
 
     def newest(self) -> dict[str, Any] | None:
-        """Read the newest checkpoint that is whole; None when there is none. Warns of those that are not."""
-        for path in reversed(self._files()):
+        """Read the newest checkpoint that is whole; None when there is none. Warns of those that are not.
+
+        Raises:
+            UserError: when the folder cannot be looked into.
+        """
+        try:
+            files = self._files()
+        except OSError as error:
+            raise UserError(
+                f"The folder of checkpoints {self.path} cannot be read: {error.strerror}. "
+                "Give another with --checkpoint-path."
+            ) from error
+        for path in reversed(files):
             try:
                 return read_checkpoint(path)
             except (DamagedCheckpointError, OSError) as error:
@@ -90,7 +103,7 @@ class CheckpointFolder:
                 path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        if not self.path.is_dir():
+        if not os.path.isdir(self.path):  # which, unlike pathlib, takes a name that is too long
             return []
         return sorted(path for path in self.path.iterdir() if _NAME.fullmatch(path.name))
 

@@ -19,7 +19,7 @@ from train_pytorch_model.data.threads import num_cores
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import join_some
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
-from train_pytorch_model.ports.image_list import file_of
+from train_pytorch_model.ports.image_list import file_of, info_of_copy
 from train_pytorch_model.ports.labelled_images import read_listed_items
 from train_pytorch_model.ports.output_directory import IMAGES, OutputDirectory
 from train_pytorch_model.ports.transformation import make_transforms, read_transformation
@@ -109,9 +109,8 @@ def _changed(
     while block := list(islice(items, _ITEMS_AT_ONCE)):
         jobs, listed = [], []
         for item in block:
-            info = dict(item[columns.image_ref])
-            info.pop("base_file_name", None)
-            name = _free_name(str(info["file_name"]), names)
+            info = info_of_copy(item, columns)
+            name = _free_name(info["file_name"], names)
             listed.append({**item, columns.image_ref: {**info, "file_name": name}})
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             file = source / (file_of(item, columns) or "")

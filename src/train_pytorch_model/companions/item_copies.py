@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import stat
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
+from train_pytorch_model.data.decoding import UnreadableImageError, check_regular
 from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
-from train_pytorch_model.ports.image_list import file_of
+from train_pytorch_model.ports.image_list import file_of, info_of_copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,17 +53,15 @@ def copy_items(
 
 
 def _copy(item: dict[str, Any], columns: Columns, source: Path, folder: Path) -> dict[str, Any]:
-    info = dict(item[columns.image_ref])
-    # What is read and what is written may have different names.
-    info.pop("base_file_name", None)
+    info = info_of_copy(item, columns)
     file = source / (file_of(item, columns) or "")
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe would wait for ever
-            raise OSError(errno.EINVAL, "it is no regular file")
+        check_regular(file)
         content = file.read_bytes()
-    except OSError as error:
+    except (OSError, UnreadableImageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InvalidDatasetError(
-            f"Image directory {source}", f"{file_of(item, columns)!r} cannot be read: {error.strerror}"
+            f"Image directory {source}", f"{file_of(item, columns)!r} cannot be read: {reason}"
         ) from error
     target = folder / info["file_name"]
     target.parent.mkdir(parents=True, exist_ok=True)

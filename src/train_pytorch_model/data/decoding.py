@@ -28,6 +28,17 @@ class UnreadableImageError(Exception):
     """A file that is no whole image; the text says why."""
 
 
+def check_regular(path: Path) -> None:
+    """Make sure that reading a file comes to an end: opening a pipe would wait for ever, and a device never ends.
+
+    Raises:
+        UnreadableImageError: when it is no regular file.
+        OSError: when it is not there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadableImageError("it is no regular file")
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """An image whose header has been read.
@@ -36,8 +47,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
         UnreadableImageError: when the file is no regular one, or a program.
     """
     with reading(path):
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UnreadableImageError("it is no regular file")  # opening a pipe would wait for ever
+        check_regular(path)
         with Image.open(path) as image:
             if image.format == "EPS":  # for which Pillow would start Ghostscript
                 raise UnreadableImageError("it is a PostScript program, whatever its name says")

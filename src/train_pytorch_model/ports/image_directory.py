@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
-from train_pytorch_model.ports.image_list import META_FILE
+from train_pytorch_model.ports.image_list import META_FILE, is_inside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +99,12 @@ class ImageDirectoryWriter:
     def _sample_value(self, name: str, item: dict[str, Any]) -> Any:
         if name not in self._image_refs:
             return item.get(name)
-        file = self._folder / item[self._image_refs[name]]["file_name"]
+        info = item.get(self._image_refs[name])
+        file_name = info.get("file_name") if isinstance(info, dict) else None
+        # A column of images beside the one that is read may name anything.
+        if not isinstance(file_name, str) or not is_inside(file_name) or not os.path.isfile(self._folder / file_name):
+            return None
+        file = self._folder / file_name
         return base64.b64encode(file.read_bytes()).decode("ascii")
 
     def _write_metadata(self) -> None:

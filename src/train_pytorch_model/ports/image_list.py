@@ -29,7 +29,6 @@ _CLASSIFICATION = "COCO_classification"
 _MAX_META_BYTES = 2**20
 _MAX_SCHEMA_BYTES = 2**28
 _MAX_LINE_CHARACTERS = 2**24
-_COLUMN_KEYS: dict[str, type] = {"name": str, "properties": dict, "elementType": dict}
 _REBUILD = "Make the directory again with Convert to Image Directory."
 
 
@@ -152,11 +151,27 @@ def _read_schema(file: Path) -> dict[str, Any]:
     columns = schema.get("columnAttributes") if isinstance(schema, dict) else None
     if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
         raise ValueError(f"{file.name} has no list 'columnAttributes'")
+    names: set[str] = set()
     for column in columns:
-        for key, kind in _COLUMN_KEYS.items():
-            if not isinstance(column.get(key) or kind(), kind):
-                raise ValueError(f"{file.name} has a column whose {key!r} is {column[key]!r}")
+        _check_column(file.name, column)
+        if column["name"] in names:
+            raise ValueError(f"{file.name} has several columns called {column['name']!r}")
+        names.add(column["name"])
     return dict(schema)
+
+
+def _check_column(file_name: str, column: dict[str, Any]) -> None:
+    properties = column.get("properties") or {}
+    are_right = {
+        "name": isinstance(column.get("name"), str) and _is_text(column["name"]),
+        "properties": isinstance(properties, dict),
+        "elementType": isinstance(column.get("elementType") or {}, dict),
+        "image_ref": not isinstance(properties, dict) or isinstance(properties.get("image_ref", ""), str),
+    }
+    for key, is_right in are_right.items():
+        if not is_right:
+            value = properties[key] if key == "image_ref" else column.get(key)
+            raise ValueError(f"{file_name} has a column whose {key!r} is {value!r}")
 
 
 def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -237,7 +252,7 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
         number, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             faults.append(f"category id {number!r} is no whole number from 0")
-        elif not isinstance(name, str):
+        elif not isinstance(name, str) or not _is_text(name):
             faults.append(f"category name {name!r} is no text")
         elif number in by_id:
             faults.append(f"category id {number} stands twice")
@@ -251,11 +266,29 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
     return tuple(by_id[number] for number in sorted(by_id))
 
 
+def _is_text(name: str) -> bool:
+    """Whether it can be written as UTF-8; JSON may hold half of a surrogate pair."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def file_of(item: dict[str, Any], columns: Columns) -> str | None:
     """The file of an item, relative to the directory; None when it names none."""
     info = item.get(columns.image_ref)
     name = info.get("base_file_name") or info.get("file_name") if isinstance(info, dict) else None
     return name if isinstance(name, str) and name else None
+
+
+def info_of_copy(item: dict[str, Any], columns: Columns) -> dict[str, Any]:
+    """What an item says of its file once that is copied: `file_name` is what a copy is called, whatever is read."""
+    info = dict(item[columns.image_ref])
+    read = info.pop("base_file_name", None)
+    if not isinstance(info.get("file_name"), str) or not info["file_name"]:
+        info["file_name"] = read
+    return info
 
 
 def is_inside(name: str) -> bool:

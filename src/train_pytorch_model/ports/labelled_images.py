@@ -137,6 +137,15 @@ def read_listed_items(
         InvalidDatasetError: for any other fault, also while the items are given.
     """
     where = f"{port} {path}"
+    try:
+        return _listed_items(path, where, labelled=labelled)
+    except OSError as error:
+        raise InvalidDatasetError(where, f"it cannot be read: {error}") from error
+
+
+def _listed_items(
+    path: Path, where: str, *, labelled: bool
+) -> tuple[dict[str, Any], Columns, Callable[[], Iterator[dict[str, Any]]]]:
     _check_folder(path, where)
     if is_image_directory(path):
         schema, list_file = read_schema(path, where)
@@ -162,7 +171,9 @@ def _load_as_designer_core_does(path: Path, where: str, list_file: Path, schema:
         directory = designer_core.load_image_directory(path)
     except FileNotFoundError:
         return  # the first image is missing; it is told with all others that cannot be read
-    except (ValueError, OSError, TypeError, KeyError) as error:
+    except MemoryError:
+        raise  # says nothing of the directory
+    except Exception as error:  # it lets through whatever a strange file leads it to
         raise InvalidDatasetError(where, f"designer-core cannot load it: {error}") from error
     pairs = zip_longest(directory.image_list, read_items(list_file, where))
     same_items = all(item == line for item, line in pairs)

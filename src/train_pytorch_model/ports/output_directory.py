@@ -115,12 +115,18 @@ class OutputDirectory:
             ModuleError: when it is an input or lies in one, is a file, holds anything but an earlier output of its
                 kind, or cannot be written to.
         """
-        resolved = self.path.resolve()
-        for other in (path.resolve() for path in inputs):
+        try:
+            self._check(inputs, reports)
+        except OSError as error:  # such as a name that is too long
+            raise self._fault(f"{self.path} cannot be used: {error.strerror}", "Give another folder.") from error
+
+    def _check(self, inputs: Sequence[Path], reports: Sequence[Path]) -> None:
+        resolved = real_path(self.path)
+        for other in map(real_path, inputs):
             if resolved == other or other in resolved.parents or resolved in other.parents:
                 self._refuse(f"{self.path} is, holds or lies in the input {other}", "Give a folder of its own.")
         for report in reports:
-            if resolved in (report.resolve(), *report.resolve().parents):
+            if resolved in (real_path(report), *real_path(report).parents):
                 self._refuse(f"{self.path} is or holds the folder of reports, {report}", "Give a folder of its own.")
         if self.path.exists() and not self.path.is_dir():
             self._refuse(f"{self.path} is a file", "Give a folder.")
@@ -149,7 +155,7 @@ class OutputDirectory:
         if not exists:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._remove_remains()
-        beside = None if exists else str(self.path.resolve().parent)
+        beside = None if exists else str(real_path(self.path).parent)
         try:
             stage = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.writing-", dir=beside))
         except OSError as error:
@@ -169,7 +175,7 @@ class OutputDirectory:
 
     def _remove_remains(self) -> None:
         """Remove what processes have left beside the output that were killed while they wrote it."""
-        for remains in self.path.resolve().parent.glob(f".{glob.escape(self.path.name)}.writing-*"):
+        for remains in real_path(self.path).parent.glob(f".{glob.escape(self.path.name)}.writing-*"):
             shutil.rmtree(remains, ignore_errors=True)
 
     @contextmanager
@@ -225,7 +231,7 @@ class OutputDirectory:
             for name in names
             if not ((name in kind.files and (self.path / name).is_file()) or name in kind.folders)
         ]
-        if _UNFINISHED_MARK in names:
+        if _UNFINISHED_MARK in names and (self.path / _UNFINISHED_MARK).is_file():
             return [name for name in foreign if name != _UNFINISHED_MARK]
         if names and not foreign and META_FILE in names:
             try:
@@ -237,7 +243,7 @@ class OutputDirectory:
         return foreign if META_FILE in names or foreign else names
 
     def _existing_parent(self) -> Path:
-        parent = self.path.resolve().parent
+        parent = real_path(self.path).parent
         while not parent.is_dir():
             if parent.exists():
                 self._refuse(f"{parent} is a file", "Give a folder.")
@@ -256,6 +262,11 @@ class OutputDirectory:
         if self._kind.is_model:
             return InvalidModelDirectoryError(self._argument, reason, hint)
         return UserError(f'The output "{self._argument}" cannot be written: {reason}. {hint}')
+
+
+def real_path(path: Path) -> Path:
+    """Where links lead; for one that leads to itself, what pathlib raises an error for, the path as it is."""
+    return Path(os.path.realpath(path))
 
 
 def make_outputs_folder(path: Path, flag: str = "--outputs-path") -> None:

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 # As designer-core lists them; a file of another ending is no image to it.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
+# designer-core reads the first JSON file whole, as annotations, before it looks at folders.
+_MAX_JSON_BYTES = 2**28
+
 
 def load_raw_images(path: Path, where: str) -> Any:
     """Load raw images: one folder a class, and nothing that would be taken for a class by mistake."""
@@ -31,14 +34,13 @@ def load_raw_images(path: Path, where: str) -> Any:
         raise InvalidDatasetError(
             where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
         )
+    _refuse_endless(path, where)
     found = _look_through(path, folders)
-    if found.irregular:  # the helper would wait for a pipe for ever
-        raise InvalidDatasetError(
-            where, f"{name_some(found.irregular)} is no regular file or leads nowhere", "Remove it."
-        )
     try:
         directory = designer_core.load_image_directory(path)
-    except (ValueError, OSError, TypeError, KeyError) as error:
+    except MemoryError:
+        raise  # says nothing of the images
+    except Exception as error:  # it lets through whatever a strange file leads it to
         raise InvalidDatasetError(where, f"designer-core finds no images in it: {error}") from error
     if found.misplaced:
         logger.warning(
@@ -53,6 +55,22 @@ def load_raw_images(path: Path, where: str) -> Any:
     return directory
 
 
+def _refuse_endless(path: Path, where: str) -> None:
+    """Refuse what designer-core would read for ever: pipes and devices, and a JSON file that fills a memory."""
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        for entry in _entries(folder):
+            name = os.path.relpath(entry.path, path)
+            is_json = folder == path and entry.name.endswith(".json")
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry.path))
+            elif (is_json or _is_image(entry.name)) and not os.path.isfile(entry.path):
+                raise InvalidDatasetError(where, f"{name!r} is no regular file or leads nowhere", "Remove it.")
+            elif is_json and entry.is_file() and entry.stat().st_size > _MAX_JSON_BYTES:
+                raise InvalidDatasetError(where, f"{name!r} has more than {_MAX_JSON_BYTES} bytes", "Remove it.")
+
+
 def _entries(path: Path) -> list[os.DirEntry[str]]:
     with os.scandir(path) as entries:
         return list(entries)
@@ -61,8 +79,6 @@ def _entries(path: Path) -> list[os.DirEntry[str]]:
 class _Found(NamedTuple):
     """Names of what is no image in a class folder, relative to the dataset."""
 
-    irregular: list[str]
-    """Pipes, devices and links that lead nowhere, under the name of an image."""
     misplaced: list[str]
     """Folders in class folders, and images in none."""
     others: list[str]
@@ -70,7 +86,7 @@ class _Found(NamedTuple):
 
 
 def _look_through(path: Path, folders: list[str]) -> _Found:
-    found = _Found([], [], [])
+    found = _Found([], [])
     for folder in ("", *folders):
         for entry in _entries(path / folder):
             name = f"{folder}/{entry.name}" if folder else entry.name
@@ -78,8 +94,6 @@ def _look_through(path: Path, folders: list[str]) -> _Found:
                 found.misplaced.extend([name] if folder else [])
             elif not _is_image(name):
                 found.others.extend([name] if folder and not entry.name.startswith(".") else [])
-            elif not entry.is_file():
-                found.irregular.append(name)
             elif not folder:
                 found.misplaced.append(name)
     return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchvision import transforms
 
 from train_pytorch_model.errors import InvalidTransformationDirectoryError
-from train_pytorch_model.ports.image_list import META_FILE, read_meta
+from train_pytorch_model.ports.image_list import META_FILE, read_meta, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,8 @@ Operation = tuple[str, Any]
 
 ARGUMENT = "Image transformation"
 _OPERATIONS_FILE = "_transforms.json"
+# Far more than any list of operations takes.
+_MAX_BYTES = 2**20
 _META = "type: TransformationDirectory\nextension: {}\ntransform_type: Image\n"
 # From an image to an image; what gives tensors or several images cannot be written as a directory of images.
 _OPERATIONS = frozenset(
@@ -48,12 +50,12 @@ def read_transformation(path: Path) -> list[Operation]:
         if meta.get("type") != "TransformationDirectory" or meta.get("transform_type") != "Image":
             found = {key: meta.get(key) for key in ("type", "transform_type")}
             raise ValueError(f"{META_FILE} says {found} where a TransformationDirectory of type Image is expected")
-        entries = json.loads((path / _OPERATIONS_FILE).read_text(encoding="utf-8"))
+        entries = json.loads(read_text(path / _OPERATIONS_FILE, _MAX_BYTES))
         if not isinstance(entries, list):
             raise ValueError(f"{_OPERATIONS_FILE} holds no list")
         operations = [_operation(entry) for entry in entries]
         make_transforms(operations, for_training=True)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InvalidTransformationDirectoryError(ARGUMENT, f"in {path}, {error}", hint) from error
     return operations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from train_pytorch_model.network import (
     describe,
     torchvision_builders,
 )
-from train_pytorch_model.ports.image_list import is_inside, read_meta
+from train_pytorch_model.ports.image_list import is_inside, read_meta, read_text
 from train_pytorch_model.ports.local_code import import_local_code
 from train_pytorch_model.ports.weights import read_weights
 
@@ -42,6 +43,10 @@ _NORMALIZER = "ImageNormalizer"
 _LOCAL_DEPENDENCIES_FILE = "local_dependencies.zip"
 # Arguments of a network; the longest of those known, a list of layers, has some hundred.
 _MAX_VALUES = 10_000
+# Far more than any that was made to be read; what is larger was made to fill a memory.
+_MAX_SPEC_BYTES = 2**24
+_MAX_LABELS_BYTES = 2**26
+_MAX_OUTPUTS = 10**6
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def _read_spec(path: Path) -> dict[str, Any]:
     meta = read_meta(path)
     if meta.get("type") != "ModelDirectory":
         raise ValueError(f"_meta.yaml says type {meta.get('type')!r} where a ModelDirectory is expected")
-    _inside(path, meta.get("model"), "model specification (key 'model' of _meta.yaml)")
+    read_text(_inside(path, meta.get("model"), "model specification (key 'model' of _meta.yaml)"), _MAX_SPEC_BYTES)
     try:
         spec = designer_core.load_model_spec(path)
     except Exception as error:  # designer-core lets its yaml library's many errors through
@@ -223,12 +228,13 @@ def _read_labels(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
         return None
     file = _inside(path, spec["label_map_file"], "label map (key 'label_map_file')")
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.reader(lines))
+        rows = list(csv.reader(io.StringIO(read_text(file, _MAX_LABELS_BYTES), newline="")))
         column = rows[0].index("label")
         by_index = {int(row[0]): row[column] for row in rows[1:] if row}
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise ValueError(f"{file.name} is no table of indices and labels: {error}") from error
+    if max(by_index, default=0) > _MAX_OUTPUTS:
+        raise ValueError(f"{file.name} has a label for output {max(by_index)}, and no network has so many")
     return tuple(by_index.get(index, str(index)) for index in range(max(by_index, default=-1) + 1))
 
 

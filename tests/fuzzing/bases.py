@@ -1,0 +1,95 @@
+"""The valid inputs that fuzzing starts from, written once by the project's own commands and by designer-core."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision
+from torchvision.models.densenet import DenseNet
+
+from tests.fuzzing.recipes import COMMANDS, Recipe
+from tests.making import write_class_folders, write_image_directory
+from tests.test_untrained_model import RETIRED, Wrapper, write
+from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
+from train_pytorch_model.ports.transformation import write_transformation
+
+DEFAULTS = {"model": "tiny", "train": "train", "valid": "valid", "transformation": "transformation"}
+DATASETS = ("train", "valid", "folders", "flat", "unlabelled", "zip", "tar")
+MODELS = ("tiny", "shufflenet", "squeezenet", "retired", "trained")
+# A network of torchvision that is built in milliseconds.
+TINY = {"growth_rate": 4, "block_config": [1, 1], "num_init_features": 8, "bn_size": 2, "num_classes": 5}
+CANARY = "canary.png"
+
+
+def make_bases(folder: Path, run: Callable[[Recipe, Path], object]) -> None:
+    """Write all bases.
+
+    Args:
+        folder: to write them into.
+        run: runs a recipe in a folder of its own, in a child, as this process must not start the threads of a training.
+    """
+    write_image_directory(folder / "train", per_class=4)
+    write_image_directory(folder / "valid", per_class=2, seed=1)
+    write_class_folders(folder / "folders", per_class=3)
+    shutil.copytree(folder / "folders" / "cat", folder / "flat")
+    _write_unlabelled(folder / "unlabelled", folder / "flat")
+    _pack(folder)
+    (folder / "transformation").mkdir()
+    write_transformation(folder / "transformation", [("Resize", {"size": 24}), ("RandomHorizontalFlip", {})])
+    torch.manual_seed(0)
+    write(folder / "tiny", DenseNet(**TINY), "torchvision.models.densenet", "DenseNet", TINY)
+    for name, network in (("shufflenet", "shufflenet_v2_x0_5"), ("squeezenet", "squeezenet1_1")):
+        init_params = {"num_classes": 3}
+        write(
+            folder / name, torchvision.models.get_model(network, **init_params), "torchvision.models", network,
+            init_params,
+        )  # fmt: skip
+    # As the retired modules wrote it, of a network smaller than any that they knew.
+    retired = Wrapper(torchvision.models.shufflenet_v2_x0_5(num_classes=3))
+    init_params = {"model_name": "shufflenet_v2_x0_5", "pretrained": False, "num_classes": 3}
+    write(folder / "retired", retired, f"{RETIRED}.resnet", "ResNet", init_params)
+    with_root = folder / "training"
+    put_bases(Recipe("train"), folder, with_root)
+    run(Recipe("train"), with_root)
+    shutil.move(with_root / "written", folder / "trained")
+    shutil.rmtree(with_root)
+
+
+def put_bases(recipe: Recipe, folder: Path, root: Path) -> None:
+    """Copy what a recipe begins with into the folder of its run, beside a canary that names may climb to."""
+    root.mkdir()
+    chosen = {**DEFAULTS, **({"model": "trained"} if recipe.command == "score-image-model" else {})}
+    chosen.update(recipe.bases)
+    for _, name in COMMANDS[recipe.command].inputs:
+        if name in chosen:
+            shutil.copytree(folder / chosen[name], root / name)
+    outside = root / "outside"
+    outside.mkdir()
+    for path in (root / CANARY, outside / CANARY):
+        shutil.copy(folder / "flat" / "0.png", path)
+    (root / "tmp").mkdir()
+    (root / "cwd").mkdir()
+
+
+def _write_unlabelled(path: Path, images: Path) -> None:
+    shutil.copytree(images, path / "image")
+    with ImageDirectoryWriter(path, make_schema(None)) as writer:
+        for number, file in enumerate(sorted((path / "image").iterdir())):
+            writer.add({"image_info": {"file_name": f"image/{file.name}"}, "id": number})
+
+
+def _pack(folder: Path) -> None:
+    for name in ("zip", "tar"):
+        (folder / name).mkdir()
+    files = [file for file in sorted((folder / "folders").rglob("*")) if file.is_file()]
+    with zipfile.ZipFile(folder / "zip" / "images.zip", "w") as packed:
+        for file in files:
+            packed.write(file, file.relative_to(folder / "folders"))
+    with tarfile.open(folder / "tar" / "images.tar.gz", "w:gz") as packed:
+        for file in files:
+            packed.add(file, file.relative_to(folder / "folders"))

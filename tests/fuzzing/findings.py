@@ -1,0 +1,63 @@
+"""Inputs that once broke a promise, as fuzzing printed them, each by what was wrong."""
+
+from __future__ import annotations
+
+from tests.fuzzing.recipes import Mutation, Recipe
+
+FINDINGS = {
+    "a device among raw images was read as annotations": Recipe(
+        "train", (("train", "flat"),), mutations=(Mutation("device", "train/_samples.json"),)
+    ),
+    "a pipe in place of an image was copied": Recipe(
+        "convert-to-image-directory", mutations=(Mutation("pipe", "train/*0"),)
+    ),
+    "a folder in place of the mark of an unfinished output": Recipe(
+        "convert-to-image-directory", mutations=(Mutation("folder", "written/.unfinished-model"),)
+    ),
+    "an output whose name is too long": Recipe(
+        "split-image-directory", flags=(("tgt-train-path", "{root}/" + "x" * 300),)
+    ),
+    "a folder of reports whose name is too long": Recipe("train", flags=(("outputs-path", "{root}/" + "y" * 300),)),
+    "an input that is a link to itself": Recipe("train", mutations=(Mutation("link to itself", "train"),)),
+    "labels that are one field": Recipe(
+        "score-image-model", mutations=(Mutation("sparse", "model/index_to_label.csv", (2**20,)),)
+    ),
+    "a label for an output that no network has": Recipe(
+        "train", (("model", "trained"),),
+        mutations=(Mutation("content", "model/index_to_label.csv", (b",label\n99999999999,x\n",)),),
+    ),
+    "a column without a name": Recipe(
+        "convert-to-image-directory", mutations=(Mutation("json", "train/_schema.json", ((0, 0, 0), "set", None)),)
+    ),
+    "a column with a list for its name": Recipe(
+        "convert-to-image-directory", mutations=(Mutation("json", "train/_schema.json", ((0, 0, 0), "set", [])),)
+    ),
+    "a column whose properties are a list": Recipe(
+        "train", mutations=(Mutation("json", "train/_schema.json", ((0, 0, 4), "set", [1])),)
+    ),
+    "a category that no file can hold": Recipe(
+        "train",
+        mutations=(
+            Mutation("categories", "train/_schema.json", ([(0, "cat"), (1, "dog"), (2, "owl"), (3, "\ud800")],)),
+            Mutation("categories", "valid/_schema.json", ([(0, "cat"), (1, "dog"), (2, "owl"), (3, "\ud800")],)),
+        ),
+    ),
+    "a name that no file can have": Recipe(
+        "convert-to-image-directory",
+        mutations=(
+            Mutation(
+                "image info", "train/images.lst", (0, {"base_file_name": "image/0_0.png", "file_name": "\ud800.png"})
+            ),
+        ),
+    ),
+    "a file that is only read by its other name": Recipe(
+        "convert-to-image-directory",
+        mutations=(
+            Mutation("image info", "train/images.lst", (0, {"base_file_name": "image/0_0.png", "file_name": None})),
+        ),
+    ),
+    "a device in place of operations": Recipe(
+        "apply-image-transformation", mutations=(Mutation("device", "transformation/_transforms.json"),)
+    ),
+    "a report of an earlier run": Recipe("train", mutations=(Mutation("content", "outputs/metrics.jsonl", (b"",)),)),
+}  # fmt: skip

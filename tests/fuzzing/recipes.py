@@ -1,0 +1,80 @@
+"""What an input is made by: small values that print as they are written, so that a finding can be kept as it came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change of what lies on disk."""
+
+    kind: str
+    """Of `mutations.KINDS`."""
+    file: str
+    """Relative to the folder of the run; `train/*3` is the fourth image of `train`, counted around."""
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, its inputs and its outputs, by flag and by the name that they have in the folder of the run."""
+
+    inputs: tuple[tuple[str, str], ...]
+    outputs: tuple[tuple[str, str], ...]
+    flags: tuple[tuple[str, str], ...] = ()
+
+
+_TRAINING = (("untrained-model-path", "model"), ("train-data-path", "train"), ("valid-data-path", "valid"))
+# Short: one pass, and no report, which takes longer than such a training.
+_SHORT = (("epochs", "1"), ("batch-size", "6"), ("report", "off"))
+COMMANDS = {
+    "train": Command(_TRAINING, (("trained-model-path", "written"),), _SHORT),
+    "check": Command((*_TRAINING, ("trained-model-path", "written")), (), (*_SHORT, ("json", ""))),
+    "score-image-model": Command((("trained-model", "model"), ("dataset", "valid")), (("scored-dataset", "written"),)),
+    "convert-to-image-directory": Command((("input-path", "train"),), (("output-path", "written"),)),
+    "split-image-directory": Command(
+        (("src-path", "train"),),
+        (("tgt-train-path", "written"), ("tgt-test-path", "written_too")),
+        (("fraction", "0.5"),),
+    ),
+    "apply-image-transformation": Command(
+        (("input-image-transform-path", "transformation"), ("input-image-dir-path", "train")),
+        (("output-path", "written"),),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A command on a valid base, with flags of its own, after some changes."""
+
+    command: str
+    bases: tuple[tuple[str, str], ...] = ()
+    """Which base stands at a name; `bases.DEFAULTS` says what else does."""
+    flags: tuple[tuple[str, str], ...] = ()
+    """In place of the command's own; `{root}` is the folder of the run, and an empty value a flag alone."""
+    mutations: tuple[Mutation, ...] = ()
+
+    def arguments(self, root: Path) -> list[str]:
+        """The command line."""
+        command = COMMANDS[self.command]
+        paths = [(flag, str(root / name)) for flag, name in (*command.inputs, *command.outputs)]
+        given = dict([*paths, ("outputs-path", str(root / "outputs")), *command.flags])
+        given.update((name, value.replace("{root}", str(root))) for name, value in self.flags)
+        return [self.command, *(f"--{name}={value}" if value else f"--{name}" for name, value in given.items())]
+
+    def outputs(self, root: Path) -> list[Path]:
+        """The folders that the command is to write, but for reports."""
+        flags = dict(self.flags)
+        outputs = COMMANDS[self.command].outputs
+        return [Path(flags.get(flag, str(root / name)).replace("{root}", str(root))) for flag, name in outputs]
+
+    def reports(self, root: Path) -> list[Path]:
+        """The folders of reports and checkpoints."""
+        flags = dict(self.flags)
+        outputs = flags.get("outputs-path", "{root}/outputs")
+        names = [outputs, flags.get("checkpoint-path", f"{outputs}/checkpoints")]
+        return [Path(name.replace("{root}", str(root))) for name in names]
