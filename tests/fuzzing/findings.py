@@ -60,4 +60,10 @@ FINDINGS = {
         "apply-image-transformation", mutations=(Mutation("device", "transformation/_transforms.json"),)
     ),
     "a report of an earlier run": Recipe("train", mutations=(Mutation("content", "outputs/metrics.jsonl", (b"",)),)),
+    "an output that is a link to nothing": Recipe(
+        "split-image-directory", mutations=(Mutation("dangling link", "written"),)
+    ),
+    "a check whose folder of reports has too long a name": Recipe(
+        "check", flags=(("outputs-path", "{root}/" + "y" * 300),)
+    ),
 }  # fmt: skip

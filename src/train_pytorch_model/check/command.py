@@ -73,7 +73,7 @@ def _as_found(*folders: Path) -> Iterator[None]:
         yield
     finally:
         for path in sorted(absent, key=lambda path: len(path.parts), reverse=True):
-            if path.is_dir() and not any(path.iterdir()):
+            if os.path.isdir(path) and not any(path.iterdir()):
                 path.rmdir()
 
 

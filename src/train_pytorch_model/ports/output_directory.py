@@ -130,6 +130,8 @@ class OutputDirectory:
                 self._refuse(f"{self.path} is or holds the folder of reports, {report}", "Give a folder of its own.")
         if self.path.exists() and not self.path.is_dir():
             self._refuse(f"{self.path} is a file", "Give a folder.")
+        if self.path.is_symlink() and not self.path.exists():
+            self._refuse(f"{self.path} is a link that leads nowhere", "Remove it, or give a folder.")
         if self.path.is_dir():
             self._refuse_foreign_files()
         parent = self.path if self.path.is_dir() else self._existing_parent()
