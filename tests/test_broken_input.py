@@ -443,6 +443,12 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "accepted", f"{HERE}::test_no_file_is_called_by_a_label",
     ),
     "an output on a disk that is read-only": ("error", f"{HERE}::test_a_read_only_disk_is_told_before_training"),
+    "a batch that the memory does not hold": (
+        "error", "tests/test_batch_memory.py::test_host_memory_that_runs_out_is_told_with_the_batch_that_fits",
+    ),
+    "a batch that the memory does not hold, --auto-batch-size on": (
+        "warning", "tests/test_batch_memory.py::test_parts_train_where_the_whole_does_not_fit",
+    ),
     "no shared memory, or all of it taken": ("accepted", f"{HERE}::test_no_shared_memory_is_needed"),
     "an image vanishes during the run, --image-store none": ("error", f"{HERE}::test_files_may_vanish"),
     "images vanish during the run, any other image store": ("accepted", f"{HERE}::test_files_may_vanish"),
