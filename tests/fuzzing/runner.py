@@ -25,7 +25,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -228,6 +228,11 @@ class Runner:
             )  # fmt: skip
         ended = _wait(process.pid, started, max_seconds)
         process.returncode = -1  # waited for already
+        if ended.status == 0:
+            try:
+                _check_whole(recipe, root)
+            except _NotWholeError:
+                return replace(ended, status=_NOT_WHOLE)
         return ended
 
 
@@ -341,7 +346,7 @@ def _check_whole(recipe: Recipe, root: Path) -> None:
     """Read the outputs of a success with the project's own readers."""
     for path in recipe.outputs(root):
         try:
-            _read_back(recipe.command, path)
+            _read_back(recipe.command, root / "cwd" / path)
         except BaseException as error:
             sys.stderr.write(f"{path} is not whole: {type(error).__name__}: {error}\n")
             raise _NotWholeError from error
