@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
+from tests.making import Inputs
 from train_pytorch_model.error_report import ERROR_INFO_PATH, write_error_info
 from train_pytorch_model.errors import (
     FaultCollector,
@@ -12,6 +14,7 @@ from train_pytorch_model.errors import (
     LessThanOrEqualToError,
     LibraryError,
     MultipleFaultsError,
+    as_module_error,
 )
 
 
@@ -58,3 +61,31 @@ def test_faults_are_told_together_and_the_first_names_them() -> None:
     assert (raised.value.error_id, raised.value.code) == ("LessThanOrEqualTo", 7)
     assert len(raised.value.message.splitlines()) == 3
     assert "InvalidDataset: Training dataset is not valid, reason: it is empty." in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "ModuleOutOfMemory: Memory has been exhausted"),
+        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), "The disk is full: /a/b cannot be written"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "ModuleOutOfMemory"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/a/b"),
+            "UserError: /a/b cannot be used: Permission",
+        ),
+        (OSError("of a library"), "Library Error - OSError: of a library"),
+        (RuntimeError("could not create a primitive"), "ModuleOutOfMemory"),
+        (RuntimeError("could not create a primitive descriptor for a convolution"), "Library Error - RuntimeError"),
+    ],
+)
+def test_what_the_system_says_has_a_name(error: Exception, expected: str) -> None:
+    assert expected in as_module_error(error).message
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl", "unreadable_images.json"])
+def test_a_folder_in_place_of_a_report_is_named(name: str, inputs: Inputs) -> None:
+    (inputs.outputs / name).mkdir(parents=True)
+    next((inputs.train / "image").iterdir()).write_bytes(b"")
+    assert inputs.fit(skip_unreadable_images="true") == 1
+    assert f"{name} cannot be used: Is a directory" in str(inputs.error())
+    assert not inputs.trained.exists()

@@ -15,7 +15,7 @@ from train_pytorch_model.data.decoding import Size, UnreadableImageError, read_s
 from train_pytorch_model.data.findings import Files
 from train_pytorch_model.data.image_store import FilesAt, ImageStore, decode_all
 from train_pytorch_model.data.threads import in_threads
-from train_pytorch_model.errors import TRAINING_DATASET, InvalidDatasetError
+from train_pytorch_model.errors import TRAINING_DATASET, InvalidDatasetError, as_module_error
 from train_pytorch_model.messages import FirstFew
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def report_unreadable(
 
     Raises:
         InvalidDatasetError: when there are any and they are not to be skipped, or when no image can be read.
+        ModuleError: when the list cannot be written.
     """
 
     def listed() -> Iterable[tuple[str, str]]:  # never as a whole: there may be millions
@@ -183,7 +184,10 @@ def report_unreadable(
         where_listed = ""
         if outputs_path is not None:
             list_path = outputs_path / UNREADABLE_IMAGES_FILE
-            _add_to_list(list_path, images.port, listed())
+            try:
+                _add_to_list(list_path, images.port, listed())
+            except OSError as error:
+                raise as_module_error(error) from error
             where_listed = f" All are listed in {list_path}."
         logger.warning("%s: %s and left out: %s.%s", images.where, count, text, where_listed)
     if len(unreadable) == len(images):

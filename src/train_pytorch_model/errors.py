@@ -5,6 +5,7 @@ Pipelines and people match on these names, so an id, a code or a template never 
 
 from __future__ import annotations
 
+import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
@@ -249,6 +250,10 @@ def as_module_error(error: BaseException) -> ModuleError:
         return UserError("Interrupted.")
     if is_out_of_memory(error):
         return ModuleOutOfMemoryError(first_line(error))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ModuleOutOfMemoryError(f"The disk is full: {error.filename or error} cannot be written.")
+    if isinstance(error, OSError) and error.filename:  # most of all of the folder of reports
+        return UserError(f"{error.filename} cannot be used: {error.strerror}.")
     return LibraryError(error)
 
 

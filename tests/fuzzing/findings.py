@@ -63,6 +63,10 @@ FINDINGS = {
     "an output that is a link to nothing": Recipe(
         "split-image-directory", mutations=(Mutation("dangling link", "written"),)
     ),
+    "a list of images left out, for a folder of reports that is a link to nothing": Recipe(
+        "train", flags=(("skip-unreadable-images", "true"),),
+        mutations=(Mutation("truncate", "train/*0", (0.0,)), Mutation("dangling link", "outputs")),
+    ),
     "a check whose folder of reports has too long a name": Recipe(
         "check", flags=(("outputs-path", "{root}/" + "y" * 300),)
     ),
