@@ -119,7 +119,7 @@ def test_another_fault_is_not_taken_for_memory() -> None:
 
 @pytest.mark.parametrize(
     ("fitting", "words"),
-    [(0, "No batch fits, whatever its size"), (4, "to 4, which fits"), (None, "Lower the batch size (it is 14), take")],
+    [(0, "Not even 2 images fit"), (4, "to 4, which fits"), (None, "Lower the batch size (it is 14), take")],
 )
 def test_the_error_says_what_would_fit(fitting: int | None, words: str) -> None:
     assert words in str(out_of_memory(BatchTooLargeError("no more", fitting), 14))

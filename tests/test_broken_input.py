@@ -254,6 +254,9 @@ CASES: dict[str, Case] = {
     "file_name of 5,000 letters": Case("error", info(file_name="x" * 5000 + ".png"), "File name too long"),
     "file_name is a number, a list, null or empty": Case("error", info(file_name=[1]), _NO_FILE),
     "image_info is no object": Case("error", first_item(lambda item: item.update(image_info="a.png")), _NO_FILE),
+    "file_name names the folder itself, or a file of the list": Case(
+        "error", info(file_name="./images.lst"), "which is no image"
+    ),
     "file_name names a folder": Case("error", info(file_name="image"), "it is no regular file"),
     "file_name names an image that is not there": Case(
         "error", lambda inputs: first_image(inputs).unlink(), "the file is missing"
@@ -357,7 +360,9 @@ CASES: dict[str, Case] = {
         raw(lambda path: (path / "cat" / "x.gif").write_bytes(odd_images.animated("gif"))),
         "1 files of other kinds are left out: 'cat/x.gif'",
     ),
-    "raw images: a link out of the folder": Case("error", raw(link_raw_out), _LEADS_OUT),
+    "raw images: a link out of the folder": Case(
+        "error", raw(link_raw_out), "is a link that leads out of the directory"
+    ),
     "raw images: a link that leads nowhere": Case(
         "error", raw(lambda path: link(path / "cat" / "x.png", "nowhere")), "is no regular file or leads nowhere"
     ),
@@ -453,7 +458,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "an image vanishes during the run, --image-store none": ("error", f"{HERE}::test_files_may_vanish"),
     "images vanish during the run, any other image store": ("accepted", f"{HERE}::test_files_may_vanish"),
     "a pipe in place of an image": ("error", "tests/test_hung_reads.py::test_a_pipe_in_place_of_an_image_is_told_of"),
-    "a read that hangs": ("error", "tests/test_hung_reads.py::test_a_read_that_hangs_is_named_and_the_process_ends"),
+    "a read of an image that hangs": ("error", "tests/test_hung_reads.py::test_a_read_that_hangs_is_named_and_the_process_ends"),
     "a disk too small for checkpoints": (
         "warning",
         "tests/test_interruptions.py::test_a_disk_too_small_for_checkpoints_is_told_and_training_goes_on",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +75,61 @@ def test_a_fault_of_the_module_says_no_secret(inputs: Inputs) -> None:
 )
 def test_addresses_lose_what_signs_them_and_nothing_else_changes(text: str, expected: str) -> None:
     assert masked(text) == expected
+
+
+def test_secrets_of_all_forms_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRST_TOKEN", "abcdefgh")
+    monkeypatch.setenv("SECOND_TOKEN", "abcdefgh12345678")
+    monkeypatch.setenv("MY_PASSWORD", 'a"quoted\\secret')
+    monkeypatch.setenv("DB_PWD", "p/w d=1&2")
+    monkeypatch.setenv("AZURE_DEVOPS_EXT_PAT", "patpatpat1")
+    monkeypatch.setenv("PWD", "/home/somebody")
+    text = json.dumps({"token": "abcdefgh12345678", "password": 'a"quoted\\secret'})
+    assert masked(text) == '{"token": "***", "password": "***"}'
+    assert masked(repr('a"quoted\\secret')) == "'***'"
+    assert (
+        masked("https://x/?d=p%2Fw%20d%3D1%262 in /home/somebody by patpatpat1")
+        == "https://x/?d=*** in /home/somebody by ***"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ftp://me:w@rd@host/path", "ftp://***@host/path"),
+        ("AccountName=x;AccountKey=abc+/=;EndpointSuffix=y", "AccountName=x;AccountKey=***;EndpointSuffix=y"),
+        ("Authorization: Bearer eyJhbGciOi.abc-_", "Authorization: Bearer ***"),
+        ("Bearer of news", "Bearer of news"),
+    ],
+)
+def test_what_proves_a_request_is_masked(text: str, expected: str) -> None:
+    assert masked(text) == expected
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_check_says_no_secret(more: tuple[str, ...], inputs: Inputs) -> None:
+    folder = inputs.path / SECRET
+    inputs.train.rename(folder)
+    finished = run_module("check", *inputs.arguments(train_data_path=folder)[1:], *more, **ENVIRONMENT)
+    assert finished.returncode == 0, finished.stdout
+    assert "***" in finished.stdout
+    assert SECRET not in finished.stdout + finished.stderr
+    finished = run_module("check", *inputs.arguments(train_data_path=folder / "x")[1:], *more, **ENVIRONMENT)
+    assert finished.returncode == 1
+    assert "".join(finished.stdout.split()).count("***")
+    assert SECRET not in finished.stdout + finished.stderr
+
+
+def test_a_thread_that_fails_says_no_secret(inputs: Inputs) -> None:
+    code = (
+        "import os, threading\n"
+        "from train_pytorch_model.logs import configure_logging\n"
+        "configure_logging()\n"
+        "def fail():\n"
+        "    raise RuntimeError('with ' + os.environ['MY_PASSWORD'])\n"
+        "thread = threading.Thread(target=fail); thread.start(); thread.join()\n"
+    )
+    environment = {**os.environ, **ENVIRONMENT}
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "RuntimeError: with ***" in finished.stderr
+    assert SECRET not in finished.stderr

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if launch.rank == 0:
         ending.tell(error)
     code = code if error is None else error.exit_code
-    if code and (launch.world_size > 1 or _has_hung_reads()):  # threads would keep the process
+    if _has_hung_reads() or (code and launch.world_size > 1):  # threads would keep the process
         from train_pytorch_model.watch import leave
 
         leave(code)

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import textwrap
+import threading
 import warnings
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -87,9 +88,17 @@ def configure_logging(*, is_quiet: bool = False, is_silent: bool = False, log_fo
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
     logging.getLogger(_PACKAGE).setLevel(level)
     logging.captureWarnings(True)
+    threading.excepthook = _log_thread
     # Of odd metadata, and of sizes, without the file's name: what makes an image unreadable is told with it.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     return console
+
+
+def _log_thread(failure: threading.ExceptHookArgs) -> None:
+    """A thread of the background has failed, which ends nothing; Python would print its traceback by itself."""
+    if failure.exc_value is not None:
+        error = (failure.exc_type, failure.exc_value, failure.exc_traceback)
+        logging.getLogger(_PACKAGE).error("A thread has failed.", exc_info=error)
 
 
 def log_progress(logger: logging.Logger, event: str, message: str, **numbers: Any) -> None:

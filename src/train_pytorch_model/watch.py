@@ -7,6 +7,7 @@ nothing can interrupt, is ended from its watching thread.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -174,6 +175,8 @@ class Watch:
 def leave(exit_code: int) -> NoReturn:
     """End the process at once: threads of a broken connection would keep it."""
     logging.shutdown()
+    with contextlib.suppress(OSError, ValueError):  # whoever read it may be gone
+        sys.stdout.flush()
     if sys.stderr.isatty():  # a live display may have hidden the cursor
         os.write(sys.stderr.fileno(), b"\x1b[?25h")
     os._exit(exit_code)

@@ -24,6 +24,7 @@ from train_pytorch_model.device import choose_device, name_of_device
 from train_pytorch_model.distributed import World
 from train_pytorch_model.errors import ModuleOutOfMemoryError, is_out_of_memory
 from train_pytorch_model.logs import kept_warnings
+from train_pytorch_model.masking import masked
 from train_pytorch_model.messages import bytes_in_words
 from train_pytorch_model.planning import fingerprint_of, make_plan
 from train_pytorch_model.preflight import Inspected, assemble, check_counts, inspect
@@ -110,7 +111,7 @@ def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned
             faults.faults.extend(_shortages(memory))
             estimate = _estimate(prepared, plan, trial, start_seconds, decoding)
     return Result(
-        problems=tuple(Problem(fault.error_id, fault.code, str(fault)) for fault in faults.faults),
+        problems=tuple(Problem(fault.error_id, fault.code, masked(str(fault))) for fault in faults.faults),
         warnings=(*warned, *_warnings(train, valid)),
         classes=train.images.classes if train else (),
         model=model,
@@ -119,7 +120,7 @@ def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned
         chosen=chosen,
         memory=memory,
         estimate=estimate,
-        start=start,
+        start=None if start is None else masked(start),
     )
 
 
@@ -144,7 +145,7 @@ def _dataset(scanned: Scanned | None) -> DatasetFound | None:
         return None
     height, width = scanned.size or (None, None)
     return DatasetFound(
-        path=str(scanned.images.path),
+        path=masked(str(scanned.images.path)),
         images=len(scanned.kept),
         unreadable=len(scanned.unreadable) + len(scanned.images.unreadable),
         width=width,
@@ -163,7 +164,7 @@ def _model(inspected: Inspected) -> ModelFound | None:
     parameters = dict(network.named_parameters())
     new = [name for name, value in parameters.items() if name not in given or not _is_same(given[name], value)]
     num_weights = sum(value.numel() for value in parameters.values())
-    return ModelFound(str(inspected.model.path), str(description), num_weights, tuple(new))
+    return ModelFound(masked(str(inspected.model.path)), str(description), num_weights, tuple(new))
 
 
 def _is_same(given: torch.Tensor, value: torch.Tensor) -> bool:

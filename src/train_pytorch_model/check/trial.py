@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -65,15 +64,18 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
     shares = training_shares(shuffled(len(prepared.train), plan.seed, 1), plan.batch_size)[:2]
     # There before a step is timed, as they are where images are decoded once.
     batches = list(prepared.train.batches([share.indices for share in shares], device))
-    run_step = CapturedStep(step, plan.batch_size) if plan.captured else step
-    step_seconds = run_with_advice(
-        partial(_time, run_step, batches, device), step, prepared.train, plan.batch_size, world
-    )
+
+    def time_steps() -> float:
+        return _time(CapturedStep(step, plan.batch_size) if plan.captured else step, batches, device)
+
+    step_seconds = run_with_advice(time_steps, step, prepared.train, plan.batch_size, world)
     network.eval()
 
     @torch.no_grad()
     def validate(pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        logits_and_loss(network(normalised(pixels, plan.memory_format)), labels)
+        at_once = step.part_size or plan.batch_size
+        for part, part_labels in zip(torch.split(pixels, at_once), torch.split(labels, at_once)):
+            logits_and_loss(network(normalised(part, plan.memory_format)), part_labels)
 
     validation_seconds = _time(validate, batches, device)
     peak = _peak_memory(device)

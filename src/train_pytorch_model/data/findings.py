@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
-from train_pytorch_model.data.threads import in_threads
+from train_pytorch_model.data.threads import in_threads, reading
 from train_pytorch_model.messages import join_some, name_some
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _sum_of(path: Path, end: float) -> tuple[bool, Optional[bytes]]:
     """Whether it was done before `end`, and the SHA-256 of a file; None when it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             while time.monotonic() < end:
                 piece = file.read(_PIECE_BYTES)
                 if not piece:

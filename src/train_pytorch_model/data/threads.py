@@ -111,25 +111,34 @@ def _pool(size: int) -> Iterator[futures.ThreadPoolExecutor]:
 
 
 def _result(future: Future[_Result]) -> _Result:
+    looks = _Looks()
     while True:
         try:
             return future.result(_LONG_SECONDS)
         except futures.TimeoutError:
-            if future.done():  # the work itself raised one
-                raise
-            _look_at_reads()
+            if future.done():  # just now, or by an error of this kind of its own
+                return future.result()
+            looks.look()
 
 
-def _look_at_reads() -> None:
-    global is_hung
-    now = time.monotonic()
-    for path, since in list(_reading.values()):
-        seconds = now - since
-        if seconds > _ENDLESS_SECONDS:
-            is_hung = True
-            raise HungReadError(
-                f"{path} could not be read in {seconds:.0f} s: its disk or its mount does not answer. "
-                "Copy the images to a disk of this machine, or mend the mount, and start the run again."
-            )
-        if seconds > _LONG_SECONDS:
-            logger.warning("%s has been read for %.0f s.", path, seconds)
+class _Looks:
+    """Looks at what is being read, again and again; a machine that stood still meanwhile has not looked."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[Path, float], int] = {}
+
+    def look(self) -> None:
+        """Tell of reads that take long; raise an error for one that was there in as many looks as make it endless."""
+        global is_hung
+        under_way = list(_reading.values())
+        self._counts = {read: self._counts.get(read, 0) + 1 for read in under_way}
+        for path, since in under_way:
+            seconds = time.monotonic() - since
+            if self._counts[path, since] * _LONG_SECONDS >= _ENDLESS_SECONDS:
+                is_hung = True
+                raise HungReadError(
+                    f"{path} could not be read in {seconds:.0f} s: its disk or its mount does not answer. "
+                    "Copy the images to a disk of this machine, or mend the mount, and start the run again."
+                )
+            if seconds > _LONG_SECONDS:
+                logger.warning("%s has been read for %.0f s.", path, seconds)

@@ -18,6 +18,7 @@ from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetErr
 from train_pytorch_model.messages import FirstFew, bytes_in_words, name_some
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import (
+    META_FILE,
     Columns,
     file_of,
     is_image_directory,
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # designer-core holds a list as dicts, which take ten times the room of its lines.
 _MAX_BYTES_FOR_DESIGNER_CORE = 2**26
+# What a copy of the list would write over, and what is the folder itself.
+_NO_IMAGES = frozenset(("", ".", META_FILE, "images.lst", "_schema.json", "_samples.json"))
 # Folders that are remembered with where they lead; a list may name millions.
 _MAX_FOLDERS = 2**16
 
@@ -195,6 +198,9 @@ def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, wher
             continue
         if not all(map(_is_possible, names)):
             faults.add(f"line {number} names {name_some(names)}, as no file can be called")
+            continue
+        if any(name.rpartition("/")[2] in _NO_IMAGES for name in names):
+            faults.add(f"line {number} names {name_some(names)}, which is no image")
             continue
         if not all(map(is_inside, names)):
             faults.add(f"line {number} names {name_some(names)}, which leaves the directory")

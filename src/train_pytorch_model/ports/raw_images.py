@@ -56,19 +56,29 @@ def load_raw_images(path: Path, where: str) -> Any:
 
 
 def _refuse_endless(path: Path, where: str) -> None:
-    """Refuse what designer-core would read for ever: pipes and devices, and a JSON file that fills a memory."""
+    """Refuse what designer-core would follow or read for ever: links that leave, pipes and devices, huge JSON files."""
+    root = os.path.realpath(path)
     folders = [path]
     while folders:
         folder = folders.pop()
         for entry in _entries(folder):
             name = os.path.relpath(entry.path, path)
             is_json = folder == path and entry.name.endswith(".json")
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_symlink() and not _is_within(os.path.realpath(entry.path), root):
+                if entry.is_dir() or is_json or _is_image(entry.name):
+                    raise InvalidDatasetError(
+                        where, f"{name!r} is a link that leads out of the directory", "Copy what it leads to (cp -rL)."
+                    )
+            elif entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry.path))
-            elif (is_json or _is_image(entry.name)) and not os.path.isfile(entry.path):
+            elif (is_json or _is_image(entry.name)) and not entry.is_file():
                 raise InvalidDatasetError(where, f"{name!r} is no regular file or leads nowhere", "Remove it.")
             elif is_json and entry.is_file() and entry.stat().st_size > _MAX_JSON_BYTES:
                 raise InvalidDatasetError(where, f"{name!r} has more than {_MAX_JSON_BYTES} bytes", "Remove it.")
+
+
+def _is_within(real: str, root: str) -> bool:
+    return real == root or real.startswith(root + os.sep)
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:

@@ -39,7 +39,10 @@ def out_of_memory(error: BaseException, batch_size: int) -> ModuleOutOfMemoryErr
     """The named error for memory that ran out in a training, with what can be done about it."""
     fitting = error.fitting if isinstance(error, BatchTooLargeError) else None
     if fitting == 0:
-        advice = f"No batch fits, whatever its size (it is {batch_size}): take smaller images or a smaller network"
+        advice = (
+            f"Not even {min(2, batch_size)} images fit, and the batch size is {batch_size}: take smaller images or a "
+            "smaller network"
+        )
     elif fitting is None or fitting == batch_size:
         advice = f"Lower the batch size (it is {batch_size}), take smaller images or a smaller network"
     else:
@@ -109,7 +112,7 @@ def run_with_advice(
     """Train, and when the memory runs out find out which batch would fit.
 
     Args:
-        work: trains; a method, so that nothing holds its step's memory once it has failed.
+        work: trains, and holds nothing itself of what training takes.
         step: that it trains by.
         images: that it learns from.
         batch_size: of each process.
@@ -125,7 +128,6 @@ def run_with_advice(
             raise
         reason = first_line(error)
     # Out of the handler, whose error holds all that the step has made.
-    del work
     _free(world.device)
     is_known = world.is_alone and step.part_size is None
     raise BatchTooLargeError(reason, largest_part(step, images, batch_size, world.device)[0] if is_known else None)

@@ -114,8 +114,11 @@ def fit(
         state.restore(keeper.start, world)
         keeper.start = None  # as large as three models
         listener.training_resumed(state.records)
-    run = _Fit(step, train, valid, plan, world, listener, keeper, state).run
-    return run_with_advice(run, step, train, plan.batch_size, world)
+    return run_with_advice(
+        # Made where nothing outlives its failure.
+        lambda: _Fit(step, train, valid, plan, world, listener, keeper, state).run(),
+        step, train, plan.batch_size, world,
+    )  # fmt: skip
 
 
 class _Fit:
@@ -160,8 +163,9 @@ class _Fit:
         # What batch normalisation has seen differs between processes; the model is process 0's.
         world.copy_from_main(self._step.network.buffers())
         started = time.perf_counter()
-        at_once = self._step.part_size or plan.batch_size
-        validated = evaluate(self._step.network, self._valid, plan, world, at_once, self._between_validations)
+        validated = evaluate(
+            self._step.network, self._valid, plan, world, self._step.part_size, self._between_validations
+        )
         valid_seconds = time.perf_counter() - started
         network = self._step.network if world.is_main else None
         record = EpochRecord(
@@ -257,7 +261,7 @@ def evaluate(
     images: ImageStore,
     plan: Plan,
     world: World,
-    at_once: int,
+    part_size: int | None = None,
     between_batches: Callable[[int, int], None] = lambda batch, num_batches: None,
 ) -> Averages:
     """Loss and accuracy over all images, each counted once, in float32 and evaluation mode.
@@ -267,13 +271,13 @@ def evaluate(
         images: of which each process takes every `world_size`-th batch.
         plan: how.
         world: who does it.
-        at_once: images that the memory holds in training.
+        part_size: images that the memory holds in training, where it holds no whole batch.
         between_batches: called after each batch, as often in every process, with its number from 1 and how many
             there are.
     """
     network.eval()
     sums = RunningSums.zero(plan.num_classes, world.device)
-    batch_size = at_once * (_VALIDATION_BATCHES_ON_GPU if world.device.type == "cuda" else 1)
+    batch_size = part_size or plan.batch_size * (_VALIDATION_BATCHES_ON_GPU if world.device.type == "cuda" else 1)
     batches = torch.split(torch.arange(len(images)), batch_size)
     delivered = iter(images.batches(batches[world.rank :: world.world_size], world.device))
     num_batches = math.ceil(len(batches) / world.world_size)

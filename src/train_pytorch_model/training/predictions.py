@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.errors import is_out_of_memory
 from train_pytorch_model.network import logits_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def predict(
         network: on the device; put into evaluation mode.
         images: some of which are wanted.
         indices: of those, int64 of shape (N,), N > 0.
-        batch_size: images at once.
+        batch_size: images at once; fewer where the memory does not hold them.
         device: that computes.
         memory_format: that the network computes in.
 
@@ -39,8 +40,15 @@ def predict(
         float32 of shape (N, C), each row summing to one.
     """
     network.eval()
-    parts = [
-        logits_of(network(normalised(pixels, memory_format))).float().softmax(1).cpu()
-        for pixels, _ in images.batches(torch.split(indices, batch_size), device)
-    ]
-    return np.asarray(torch.cat(parts).numpy())
+    while True:
+        try:
+            parts = [
+                logits_of(network(normalised(pixels, memory_format))).float().softmax(1).cpu()
+                for pixels, _ in images.batches(torch.split(indices, batch_size), device)
+            ]
+        except Exception as error:
+            if batch_size == 1 or not is_out_of_memory(error):
+                raise
+        else:
+            return np.asarray(torch.cat(parts).numpy())
+        batch_size = (batch_size + 1) // 2
