@@ -458,7 +458,9 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "an image vanishes during the run, --image-store none": ("error", f"{HERE}::test_files_may_vanish"),
     "images vanish during the run, any other image store": ("accepted", f"{HERE}::test_files_may_vanish"),
     "a pipe in place of an image": ("error", "tests/test_hung_reads.py::test_a_pipe_in_place_of_an_image_is_told_of"),
-    "a read of an image that hangs": ("error", "tests/test_hung_reads.py::test_a_read_that_hangs_is_named_and_the_process_ends"),
+    "a read of an image that hangs": (
+        "error", "tests/test_hung_reads.py::test_a_read_that_hangs_is_named_and_the_process_ends",
+    ),
     "a disk too small for checkpoints": (
         "warning",
         "tests/test_interruptions.py::test_a_disk_too_small_for_checkpoints_is_told_and_training_goes_on",
