@@ -67,6 +67,13 @@ FINDINGS = {
         "train", flags=(("skip-unreadable-images", "true"),),
         mutations=(Mutation("truncate", "train/*0", (0.0,)), Mutation("dangling link", "outputs")),
     ),
+    "an output whose name is no UTF-8": Recipe("score-image-model", flags=(("scored-dataset", "{root}/\udc80"),)),
+    "a file of gigabytes that is copied": Recipe(
+        "convert-to-image-directory", mutations=(Mutation("sparse", "train/*0", (2**32 + 1,)),)
+    ),
+    "weights without a counter of batches": Recipe(
+        "score-image-model", mutations=(Mutation("weights", "model/model", ("drop", 5)),)
+    ),
     "a check whose folder of reports has too long a name": Recipe(
         "check", flags=(("outputs-path", "{root}/" + "y" * 300),)
     ),

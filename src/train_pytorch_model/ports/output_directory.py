@@ -122,6 +122,8 @@ class OutputDirectory:
 
     def _check(self, inputs: Sequence[Path], reports: Sequence[Path]) -> None:
         resolved = real_path(self.path)
+        if any("\ud800" <= letter <= "\udfff" for letter in str(resolved)):
+            self._refuse(f"{str(resolved)!r} is no UTF-8, which libraries write files by", "Give another folder.")
         for other in map(real_path, inputs):
             if resolved == other or other in resolved.parents or resolved in other.parents:
                 self._refuse(f"{self.path} is, holds or lies in the input {other}", "Give a folder of its own.")
