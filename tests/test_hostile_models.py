@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 
 from tests.making import ROOT, Inputs, error_code, error_text, run_here
-from tests.test_untrained_model import edit_spec, read, write_model_with_code
+from tests.test_untrained_model import edit_spec, read, write, write_model_with_code
 from train_pytorch_model.errors import InvalidModelDirectoryError
+from train_pytorch_model.messages import MAX_SHOWN, shown
 
 Weights = dict[str, torch.Tensor]
 # What reading may take of address space beyond what Python and its libraries do.
@@ -80,6 +82,26 @@ def shared() -> Weights:
     return {f"weight {number}": value for number in range(1000)}
 
 
+def write_text(name: str, text: str) -> Callable[[Path], None]:
+    return lambda path: (path / name).write_text(text) and None
+
+
+def merging(head: str) -> str:
+    """Merge keys of merge keys: two to the fortieth copies in some hundred bytes."""
+    levels = [f"a{number}: &a{number} {{<<: [{', '.join([f'*a{number - 1}'] * 2)}]}}" for number in range(1, 41)]
+    return "\n".join([head, "a0: &a0 {x: 1}", *levels, ""])
+
+
+def lead_out(name: str) -> Callable[[Path], None]:
+    """A file beside the directory, that a link in it leads to."""
+
+    def damage(path: Path) -> None:
+        (path / name).rename(path.parent / f"other {name}")
+        (path / name).symlink_to(path.parent / f"other {name}")
+
+    return damage
+
+
 HARM: dict[str, tuple[Callable[[Path], None], str]] = {
     "a zip bomb": (compress, "compressed archive, which PyTorch never writes"),
     "an absurd shape": (saved(set_first(lambda value: torch.zeros(1).expand(10**9, 10**6))), "too few numbers"),
@@ -93,7 +115,15 @@ HARM: dict[str, tuple[Callable[[Path], None], str]] = {
     "numbers for names": (saved(lambda state: dict(enumerate(state.values()))), "something else than text"),
     "layers without end": (init_params(block_config=[10**9] * 4, growth_rate=0), "cannot be built"),
     "a layer of a terabyte": (init_params(num_init_features=10**12), "cannot be built"),
-    "aliases without end": (init_params(block_config=aliased()), "more than 10000 values"),
+    "aliases without end": (init_params(block_config=aliased()), "aliases within aliases"),
+    "aliases without end in _meta.yaml": (
+        write_text("_meta.yaml", "type: &a [x]\nmodel: &b [*a, *a]\n"),
+        "aliases within aliases",
+    ),
+    "merge keys in _meta.yaml": (write_text("_meta.yaml", merging("type: ModelDirectory")), "merge key"),
+    "merge keys in the specification": (write_text("model_spec.yaml", merging("flavor: pytorch")), "merge key"),
+    "values without end": (init_params(block_config=[1] * 20_000), "more than 10000 values"),
+    "weights beside the directory": (lead_out("model"), "a link leads out of the directory"),
     "a name of another library": (
         lambda path: edit_spec(
             path, flavor_extras={"module": "torchvision.models.densenet", "class": "OrderedDict", "is_cuda": False}
@@ -175,3 +205,25 @@ def test_what_was_loaded_is_in_the_log(inputs: Inputs, capfd: pytest.CaptureFixt
     assert inputs.fit() == 0
     expected = subprocess.run(["sha256sum", inputs.untrained / "model"], capture_output=True, text=True, check=True)
     assert expected.stdout.split()[0] in capfd.readouterr().err
+
+
+def test_values_of_files_stand_in_messages_only_so_far(tmp_path: Path) -> None:
+    value: list[Any] = ["x"]
+    for _ in range(60):
+        value = [value] * 10
+    assert len(shown(value)) <= MAX_SHOWN + 1
+    assert len(shown({"key": "x" * 10**7, 10**10_000: 1})) <= MAX_SHOWN + 1
+    assert shown({"a": [1, (2,), None, "b"]}) == "{'a': [1, (2,), None, 'b']}"
+    path = write_model_with_code(tmp_path / "model")
+    edit_spec(path, task_type="x" * 10**6)
+    with pytest.raises(InvalidModelDirectoryError) as raised:
+        read(path)
+    assert len(raised.value.message) < 1000
+
+
+def test_a_directory_may_itself_be_a_link_and_name_one_list_twice(tmp_path: Path) -> None:
+    path = write(tmp_path / "model", torchvision.models.squeezenet1_1(), "torchvision.models", "squeezenet1_1", {})
+    spec = (path / "model_spec.yaml").read_text()
+    (path / "model_spec.yaml").write_text(f"{spec}mean: &id001 [0.5, 0.5]\nstd: *id001\n")
+    (tmp_path / "link").symlink_to(path)
+    assert read(tmp_path / "link").description.name == "squeezenet1_1"
