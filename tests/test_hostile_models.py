@@ -129,7 +129,7 @@ HARM: dict[str, tuple[Callable[[Path], None], str]] = {
             *("SwinTransformer", "torchvision.models.swin_transformer"),
             patch_size=[4, 4],
             embed_dim=8,
-            depths=[1],
+            depths=[2],
             num_heads=[1],
             window_size=[1000, 1000],
         ),

@@ -161,7 +161,6 @@ def test_network_classes_of_known_packages_are_taken(module: str, name: str, ini
         ("timm.task.distillation", "DistillationTeacher"),
         ("train_pytorch_model.__main__", "Net"),
         ("torchvision.ops.misc", "FrozenBatchNorm2d"),
-        ("torchvision.models.detection.backbone_utils", "nn"),
     ],
 )
 def test_other_code_is_not_called_without_trust(module: str, name: str) -> None:

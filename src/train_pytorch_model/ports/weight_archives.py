@@ -13,8 +13,6 @@ import struct
 import zipfile
 from typing import IO, TYPE_CHECKING, Any
 
-import torch
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -25,6 +23,14 @@ _LARGE_END = struct.Struct("<4sQ2H2L4Q")
 _PICKLE = "data.pkl"
 # Of names and shapes alone; those of the largest networks take some hundred kilobytes.
 _MAX_PICKLE_BYTES = 2**26
+# The kinds of storage that PyTorch names; newer kinds of numbers lie in untyped ones.
+_ITEM_BYTES = {
+    **{f"{kind}Storage": 1 for kind in ("Untyped", "Char", "Byte", "Bool", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4")},
+    **{f"{kind}Storage": 2 for kind in ("Half", "BFloat16", "Short")},
+    **{f"{kind}Storage": 4 for kind in ("Float", "Int", "QInt32")},
+    **{f"{kind}Storage": 8 for kind in ("Double", "Long", "ComplexFloat")},
+    "ComplexDoubleStorage": 16,
+}
 
 
 def is_archive(file: Path) -> bool:
@@ -128,10 +134,6 @@ class _Nothing:
         """Hold nothing."""
 
 
-def _class_of(dtype: torch.dtype) -> type[_Nothing]:
-    return type("_Storage", (_Nothing,), {"item_bytes": torch.empty(0, dtype=dtype).element_size()})
-
-
 # In Python, whose memory of parts is a dictionary: the one in C makes room for whatever number a file names.
 class _Storages(pickle._Unpickler):  # type: ignore[name-defined, misc]
     """Reads which storages a description claims, and how large they are."""
@@ -144,8 +146,7 @@ class _Storages(pickle._Unpickler):  # type: ignore[name-defined, misc]
         """Give a stand-in for anything."""
         if not name.endswith("Storage"):
             return _Nothing
-        known = getattr(torch, name, None) if module in ("torch", "torch.storage") else None
-        return _class_of(torch.uint8 if name == "UntypedStorage" else known.dtype)  # type: ignore[union-attr]
+        return type(name, (_Nothing,), {"item_bytes": _ITEM_BYTES[name]})
 
     def persistent_load(self, pid: Any) -> Any:
         """Note a storage."""
