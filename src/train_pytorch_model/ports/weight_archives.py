@@ -135,7 +135,7 @@ class _Nothing:
 
 
 # In Python, whose memory of parts is a dictionary: the one in C makes room for whatever number a file names.
-class _Storages(pickle._Unpickler):  # type: ignore[name-defined, misc]
+class _Storages(pickle._Unpickler):
     """Reads which storages a description claims, and how large they are."""
 
     def __init__(self, file: IO[bytes]) -> None:
