@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 
 from tests.making import ROOT, Inputs, error_code, error_text, run_here
-from tests.test_untrained_model import edit_spec, read, write_model_with_code
+from tests.test_untrained_model import edit_spec, read, write, write_model_with_code
 from train_pytorch_model.errors import InvalidModelDirectoryError
+from train_pytorch_model.messages import MAX_SHOWN, shown
+from train_pytorch_model.ports.weights import read_weights
 
 Weights = dict[str, torch.Tensor]
 # What reading may take of address space beyond what Python and its libraries do.
@@ -69,6 +72,11 @@ def init_params(**values: Any) -> Callable[[Path], None]:
     return lambda path: edit_spec(path, flavor_extras=extras)
 
 
+def builder(name: str, module: str = "torchvision.models", **values: Any) -> Callable[[Path], None]:
+    extras = {"module": module, "class": name, "is_cuda": False, "init_params": values}
+    return lambda path: edit_spec(path, flavor_extras=extras)
+
+
 def with_nan(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.clone()
     tensor.view(-1)[-1] = float("nan")
@@ -78,6 +86,26 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
 def shared() -> Weights:
     value = torch.ones(100_000)
     return {f"weight {number}": value for number in range(1000)}
+
+
+def write_text(name: str, text: str) -> Callable[[Path], None]:
+    return lambda path: (path / name).write_text(text) and None
+
+
+def merging(head: str) -> str:
+    """Merge keys of merge keys: two to the fortieth copies in some hundred bytes."""
+    levels = [f"a{number}: &a{number} {{<<: [{', '.join([f'*a{number - 1}'] * 2)}]}}" for number in range(1, 41)]
+    return "\n".join([head, "a0: &a0 {x: 1}", *levels, ""])
+
+
+def lead_out(name: str) -> Callable[[Path], None]:
+    """A file beside the directory, that a link in it leads to."""
+
+    def damage(path: Path) -> None:
+        (path / name).rename(path.parent / f"other {name}")
+        (path / name).symlink_to(path.parent / f"other {name}")
+
+    return damage
 
 
 HARM: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -91,9 +119,31 @@ HARM: dict[str, tuple[Callable[[Path], None], str]] = {
     "infinity": (saved(set_first(lambda value: value + float("inf"))), "not finite"),
     "a sparse tensor": (saved(set_first(lambda value: torch.eye(3).to_sparse())), "no dense tensor"),
     "numbers for names": (saved(lambda state: dict(enumerate(state.values()))), "something else than text"),
-    "layers without end": (init_params(block_config=[10**9] * 4, growth_rate=0), "cannot be built"),
-    "a layer of a terabyte": (init_params(num_init_features=10**12), "cannot be built"),
-    "aliases without end": (init_params(block_config=aliased()), "more than 10000 values"),
+    "layers without end": (init_params(block_config=[10**6] * 4, growth_rate=0), "cannot be built"),
+    "a number of a terabyte": (init_params(num_init_features=10**12), "no network has so many"),
+    "a layer of many gigabytes": (init_params(num_init_features=10**6, growth_rate=10**6), "of memory"),
+    "positions without end": (builder("vit_b_16", image_size=48_000), "of memory"),
+    "channels by a factor": (builder("mobilenet_v2", width_mult=1e6), "of memory"),
+    "indices of a window": (
+        builder(
+            *("SwinTransformer", "torchvision.models.swin_transformer"),
+            patch_size=[4, 4],
+            embed_dim=8,
+            depths=[2],
+            num_heads=[1],
+            window_size=[1000, 1000],
+        ),
+        "of memory",
+    ),
+    "aliases without end": (init_params(block_config=aliased()), "aliases within aliases"),
+    "aliases without end in _meta.yaml": (
+        write_text("_meta.yaml", "type: &a [x]\nmodel: &b [*a, *a]\n"),
+        "aliases within aliases",
+    ),
+    "merge keys in _meta.yaml": (write_text("_meta.yaml", merging("type: ModelDirectory")), "merge key"),
+    "merge keys in the specification": (write_text("model_spec.yaml", merging("flavor: pytorch")), "merge key"),
+    "values without end": (init_params(block_config=[1] * 20_000), "more than 10000 values"),
+    "weights beside the directory": (lead_out("model"), "a link leads out of the directory"),
     "a name of another library": (
         lambda path: edit_spec(
             path, flavor_extras={"module": "torchvision.models.densenet", "class": "OrderedDict", "is_cuda": False}
@@ -175,3 +225,116 @@ def test_what_was_loaded_is_in_the_log(inputs: Inputs, capfd: pytest.CaptureFixt
     assert inputs.fit() == 0
     expected = subprocess.run(["sha256sum", inputs.untrained / "model"], capture_output=True, text=True, check=True)
     assert expected.stdout.split()[0] in capfd.readouterr().err
+
+
+def test_values_of_files_stand_in_messages_only_so_far(tmp_path: Path) -> None:
+    value: list[Any] = ["x"]
+    for _ in range(60):
+        value = [value] * 10
+    assert len(shown(value)) <= MAX_SHOWN + 1
+    assert len(shown({"key": "x" * 10**7, 10**10_000: 1})) <= MAX_SHOWN + 1
+    assert shown({"a": [1, (2,), None, "b"]}) == "{'a': [1, (2,), None, 'b']}"
+    path = write_model_with_code(tmp_path / "model")
+    edit_spec(path, task_type="x" * 10**6)
+    with pytest.raises(InvalidModelDirectoryError) as raised:
+        read(path)
+    assert len(raised.value.message) < 1000
+
+
+def test_a_directory_may_itself_be_a_link_and_name_one_list_twice(tmp_path: Path) -> None:
+    path = write(tmp_path / "model", torchvision.models.squeezenet1_1(), "torchvision.models", "squeezenet1_1", {})
+    spec = (path / "model_spec.yaml").read_text()
+    (path / "model_spec.yaml").write_text(f"{spec}mean: &id001 [0.5, 0.5]\nstd: *id001\n")
+    (tmp_path / "link").symlink_to(path)
+    assert read(tmp_path / "link").description.name == "squeezenet1_1"
+
+
+def rewritten(path: Path, change: Callable[[bytes], bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    """The archive of weights with another description of its tensors."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [(item.filename, archive.read(item)) for item in archive.infolist()]
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in parts:
+            archive.writestr(name, change(data) if name.endswith("data.pkl") else data)
+
+
+def claim_more(path: Path) -> None:
+    thousand, more = (b"M" + number.to_bytes(2, "little") for number in (1000, 60_000))
+    rewritten(path, lambda data: data.replace(thousand, more))
+
+
+def put_before(path: Path) -> None:
+    path.write_bytes(b"PK\x03\x04more" + path.read_bytes())
+
+
+def nest(path: Path) -> None:
+    torch.save({"weight": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}, path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (claim_more, "too few numbers for a tensor of 240000 bytes"),
+        (put_before, "damaged archive"),
+        (nest, "no dense tensor"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "damaged archive"),
+        (lambda path: torch.save({"weight": torch.ones(1).expand(2**15, 2**15)}, path), "too few numbers"),
+        (lambda path: path.unlink(), "cannot be read: "),
+    ],
+    ids=["claims", "something before it", "nested", "cut off", "expanded", "absent"],
+)
+def test_what_a_file_of_weights_says_of_itself_is_not_believed(
+    damage: Callable[[Path], object], words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "model"
+    torch.save({"weight": torch.ones(1000)}, file)
+    assert read_weights(file)["weight"].sum() == 1000
+    damage(file)
+    with pytest.raises(ValueError, match=words):
+        read_weights(file)
+
+
+def test_masks_and_shared_or_expanded_tensors_are_weights_too(tmp_path: Path) -> None:
+    one = torch.ones(1000)
+    state = {f"block {number}": one for number in range(40)}
+    state = {**state, "mask": torch.full((4, 4), float("-inf")), "buffer": torch.zeros(1).expand(64, 64)}
+    torch.save(state, tmp_path / "model")
+    assert read_weights(tmp_path / "model").keys() == state.keys()
+
+
+def test_no_memory_for_weights_is_no_fault_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
+
+    torch.save({"weight": torch.ones(1)}, tmp_path / "model")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(MemoryError):
+        read_weights(tmp_path / "model")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA], ids=["deflate", "lzma"])
+def test_damaged_code_is_named(method: int, tmp_path: Path) -> None:
+    path = write_model_with_code(tmp_path / "model")
+    file = path / "local_dependencies.zip"
+    with zipfile.ZipFile(file, "w", method) as packed:
+        packed.writestr("mine/tiny_net.py", b"x = 1\n" * 1000)
+    data = bytearray(file.read_bytes())
+    start = 30 + len("mine/tiny_net.py")
+    data[start : start + 30] = b"\xff" * 30
+    file.write_bytes(data)
+    with pytest.raises(InvalidModelDirectoryError, match="cannot be unpacked"):
+        read(path, trust_code=True)
+
+
+def test_weights_of_timms_format_are_held_against_the_same(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = torchvision.models.squeezenet1_1().state_dict()
+    state["features.0.weight"] = with_nan(state["features.0.weight"])
+    save_file(state, tmp_path / "weights.safetensors")
+    ports = {"untrained_model_path": tmp_path / "untrained", "outputs_path": tmp_path / "outputs"}
+    name = "squeezenet1_1"
+    weights = tmp_path / "weights.safetensors"
+    assert run_here("initialize-model", model_name=name, weights=weights, **ports) == 1
+    assert "not finite" in error_text(tmp_path / "outputs")

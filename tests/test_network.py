@@ -153,7 +153,15 @@ def test_network_classes_of_known_packages_are_taken(module: str, name: str, ini
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("os", "system"), ("torchvision.datasets", "CIFAR10"), ("torchvision.models", "list_models"), ("nowhere", "Net")],
+    [
+        ("os", "system"),
+        ("torchvision.datasets", "CIFAR10"),
+        ("torchvision.models", "list_models"),
+        ("nowhere", "Net"),
+        ("timm.task.distillation", "DistillationTeacher"),
+        ("train_pytorch_model.__main__", "Net"),
+        ("torchvision.ops.misc", "FrozenBatchNorm2d"),
+    ],
 )
 def test_other_code_is_not_called_without_trust(module: str, name: str) -> None:
     with pytest.raises(NetworkError, match="--trust-model-code"):

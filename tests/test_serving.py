@@ -29,7 +29,7 @@ from tests.making import Inputs, error_text, read_json_lines, run_here
 from tests.test_tracking import free_port
 from tests.test_untrained_model import write_model_with_code
 from train_pytorch_model.entry import main
-from train_pytorch_model.serving import exports
+from train_pytorch_model.serving import exports, served_model
 from train_pytorch_model.serving.served_model import ServedModel
 
 CLASSES = ("007", "<b>", "owl")
@@ -244,6 +244,50 @@ def test_a_model_that_names_another_function_is_not_served(
     with pytest.raises(ValueError, match="neither a class of networks nor a builder"):
         ServedModel(model)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("timm", "create_model", {"model_name": "local-dir:/tmp"}),
+        ("timm.task.distillation", "DistillationTeacher", {}),
+        ("torchvision.datasets", "CIFAR10", {}),
+        ("torchvision.models", "get_model", {"name": "resnet18"}),
+        ("torch.nn", "Linear", {"in_features": 1, "out_features": 1}),
+    ],
+)
+def test_only_networks_of_known_libraries_are_built_without_trust(
+    module: str, name: str, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="TRUST_MODEL_CODE"):
+        served_model._build(module, name, arguments, trusted=False)
+
+
+def test_what_a_library_fetches_is_left_out_when_it_is_served() -> None:
+    given = {"model_name": "resnet10t", "pretrained": True, "checkpoint_path": "/etc/passwd", "num_classes": 2}
+    assert served_model._build("timm", "create_model", given, trusted=False).num_classes == 2
+    network = served_model._build("torchvision.models", "squeezenet1_1", {"weights": "DEFAULT"}, trusted=False)
+    assert type(network).__name__ == "SqueezeNet"
+    assert served_model._build("torchvision.models.squeezenet", "SqueezeNet", {}, trusted=False)
+
+
+def test_a_network_of_another_package_is_served_where_a_variable_says_so(
+    trained: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained.trained, model)
+    (tmp_path / "somebodys_package.py").write_text("from torchvision.models import resnet18 as network")
+    text = (model / "model_spec.yaml").read_text(encoding="utf-8")
+    text = text.replace("module: torchvision.models", "module: somebodys_package").replace(
+        "class: resnet18", "class: network"
+    )
+    (model / "model_spec.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="TRUST_MODEL_CODE"):
+        ServedModel(model)
+    assert "somebodys_package" not in sys.modules
+    monkeypatch.setenv("TRUST_MODEL_CODE", "1")
+    assert len(ServedModel(model).answer([Image.new("RGB", (32, 32))])["result"][0]) == 4
 
 
 def test_a_models_own_code_is_served_and_no_bomb_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

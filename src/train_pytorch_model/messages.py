@@ -6,12 +6,54 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+MAX_SHOWN = 200
+"""Characters of a message that a value of a file may have."""
 
 
 def name_some(names: Sequence[object], limit: int = 5) -> str:
     """The first names in quotes, and how many more there are: `'a', 'b' (and 3 more)`."""
     return _some([repr(name) for name in names], ", ", limit)
+
+
+def shown(value: object) -> str:
+    """A value of a file, as Python writes it, as far as it has a place in a message.
+
+    It is written no further than that: in YAML, a few lines stand for more than any memory holds.
+    """
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > MAX_SHOWN:
+            return f"{text[:MAX_SHOWN]}…"
+    return text
+
+
+def _pieces(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield "{"
+        for number, (key, item) in enumerate(value.items()):
+            yield ", " if number else ""
+            yield from _pieces(key)
+            yield ": "
+            yield from _pieces(item)
+        yield "}"
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        opening, closing = ("(", ",)" if len(value) == 1 else ")") if isinstance(value, tuple) else ("[", "]")
+        yield opening
+        for number, item in enumerate(value):
+            yield ", " if number else ""
+            yield from _pieces(item)
+        yield closing
+    elif isinstance(value, (str, bytes)):
+        yield repr(value[: MAX_SHOWN + 1])
+    elif isinstance(value, int) and value.bit_length() > MAX_SHOWN:
+        yield f"a number of {value.bit_length()} bits"  # which takes long to be written
+    elif value is None or isinstance(value, (bool, int, float)):
+        yield repr(value)
+    else:
+        yield f"a {type(value).__name__}"
 
 
 def join_some(clauses: Sequence[str], limit: int = 5) -> str:

@@ -17,9 +17,17 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from train_pytorch_model.state_dicts import with_entries
+from train_pytorch_model.messages import MAX_SHOWN, shown
+from train_pytorch_model.network_rules import (
+    WEIGHT_ARGUMENTS,
+    NetworkError,
+    bytes_of,
+    check_numbers,
+    has_networks,
+    without_weights,
+)
+from train_pytorch_model.state_dicts import is_finite, with_entries
 
 logger = logging.getLogger(__name__)
 
@@ -27,20 +35,8 @@ logger = logging.getLogger(__name__)
 _KNOWN_PACKAGES = ("torchvision", "timm", "train_pytorch_model")
 _BUILDERS_MODULE = "torchvision.models"
 _TIMM_BUILDER = ("timm", "create_model")
-# Arguments that would fetch weights, read files or print progress; the directory's own weights are what counts.
-_WEIGHT_ARGUMENTS = frozenset(
-    [
-        *("weights", "pretrained", "progress"),
-        *("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
-    ]
-)
-
-# The largest of torchvision and timm have some thousand tensors of weights; arguments may ask for layers without end.
-_MAX_PARAMETERS = 50_000
-
-
-class NetworkError(Exception):
-    """A description that no network can be built from; the text says why."""
+# Arguments that stand in a message.
+_MAX_SHOWN_ARGUMENTS = 20
 
 
 @dataclass(frozen=True)
@@ -82,26 +78,22 @@ class NetworkDescription:
                 warnings.simplefilter("ignore")
                 network = builder(**self.init_params)
         except Exception as error:
-            raise NetworkError(f"{self} cannot be built: {type(error).__name__}: {error}") from error
+            raise NetworkError(f"{self} cannot be built: {type(error).__name__}: {str(error)[:MAX_SHOWN]}") from error
         if not isinstance(network, nn.Module):
             raise NetworkError(f"{self} gives a {type(network).__name__}, not a torch.nn.Module")
         return network
 
-    def build_without_weights(self) -> nn.Module:
+    def build_without_weights(self, num_weight_bytes: int | None = None) -> nn.Module:
         """Build the network with shapes only, on the device "meta": no memory, no drawing of weights.
 
-        Parameters are moved as they are registered, before they are drawn; a builder that computes with tensors of
-        its own (RegNet does) still can.
+        Args:
+            num_weight_bytes: of the weights that it is to take, where they are known.
 
         Raises:
             NetworkError: as `build` does.
         """
-        # Its stub says that the hook returns nothing; its documentation says that it may return a parameter.
-        hook = register_module_parameter_registration_hook(_WithoutWeights())  # type: ignore[arg-type]
-        try:
+        with without_weights(num_weight_bytes):
             return self.build().to("meta")
-        finally:
-            hook.remove()
 
     def shapes(self) -> dict[str, torch.Size]:
         """The shape of every entry of the network's state dict."""
@@ -109,8 +101,10 @@ class NetworkDescription:
 
     def __str__(self) -> str:
         """The description as one would call it."""
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.init_params.items())
-        return f"{self.module}.{self.name}({arguments})"
+        first = list(self.init_params.items())[:_MAX_SHOWN_ARGUMENTS]
+        arguments = [f"{key[:MAX_SHOWN]}={shown(value)}" for key, value in first]
+        more = ["…"] if len(self.init_params) > len(first) else []
+        return f"{self.module}.{self.name}({', '.join([*arguments, *more])})"
 
 
 def torchvision_builders() -> list[str]:
@@ -142,49 +136,39 @@ def describe(module: str, name: str, init_params: dict[str, Any], *, trust_code:
     init_params = dict(init_params)
     if (module, name) == (_BUILDERS_MODULE, "get_model"):
         name = str(init_params.pop("name", None))
-    plain = {key: value for key, value in init_params.items() if key not in _WEIGHT_ARGUMENTS}
+    plain = {key: value for key, value in init_params.items() if key not in WEIGHT_ARGUMENTS}
     if module.split(".")[0] == "torchvision" and name in torchvision_builders():
+        check_numbers(plain)
         return NetworkDescription(_BUILDERS_MODULE, name, plain)
     # A name of timm's list, and no address or folder, which it would take for a name too.
     if (module, name) == _TIMM_BUILDER and str(plain.get("model_name")) in timm_models():
+        check_numbers(plain)
         return NetworkDescription(module, name, plain)
     if trust_code:
         _import_callable(module, name)
         return NetworkDescription(module, name, init_params)
-    if module.split(".")[0] not in _KNOWN_PACKAGES:
+    if not has_networks(module):  # by its name: to import a module runs it
         raise NetworkError(
-            f"{module}.{name} is code outside torchvision, timm and this package; "
+            f"{module}.{name} is none of the networks of torchvision, timm and this package; "
             "if you trust it, add --trust-model-code"
         )
     found = _import_callable(module, name)
     # A module shows what it imports, too.
-    is_theirs = getattr(found, "__module__", "").split(".")[0] in _KNOWN_PACKAGES
+    is_theirs = has_networks(getattr(found, "__module__", ""))
     if not (inspect.isclass(found) and issubclass(found, nn.Module) and is_theirs):
         raise NetworkError(
             f"{module}.{name} is no classification builder of torchvision or timm and no torch.nn.Module class; "
             "if you trust it, add --trust-model-code"
         )
-    return NetworkDescription(module, name, init_params)
-
-
-class _WithoutWeights:
-    """Moves parameters to the device "meta" as they are registered, and stops what registers without end."""
-
-    def __init__(self) -> None:
-        self._num_left = _MAX_PARAMETERS
-
-    def __call__(self, module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-        self._num_left -= 1
-        if self._num_left < 0:
-            raise NetworkError(f"it has more than {_MAX_PARAMETERS} tensors of weights")
-        return None if parameter is None else nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+    check_numbers(plain)
+    return NetworkDescription(module, name, plain)
 
 
 def _import_callable(module: str, name: str) -> Any:
     try:
         found = getattr(importlib.import_module(module), name, None)
     except Exception as error:  # a foreign module may raise anything while it is imported
-        raise NetworkError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+        raise NetworkError(f"{module} cannot be imported: {type(error).__name__}: {str(error)[:MAX_SHOWN]}") from error
     if not callable(found):
         raise NetworkError(f"{module} has no {name!r} to call")
     return found
@@ -203,7 +187,8 @@ def check_state(description: NetworkDescription, state: dict[str, torch.Tensor])
     Raises:
         NetworkError: naming the first keys or shapes that differ.
     """
-    expected = description.shapes()
+    network = description.build_without_weights(bytes_of(state))
+    expected = {key: value.shape for key, value in network.state_dict().items()}
     # Files from before PyTorch 0.4.1 lack the batch counters, and loading fills them in.
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     extra = [key for key in state if key not in expected]
@@ -213,10 +198,14 @@ def check_state(description: NetworkDescription, state: dict[str, torch.Tensor])
         if key in state and state[key].shape != shape
     ]
     if missing or extra or wrong:
-        parts = [f"missing {missing[:3]}"] if missing else []
-        parts += [f"unexpected {extra[:3]}"] if extra else []
+        parts = [f"missing {shown(missing[:3])}"] if missing else []
+        parts += [f"unexpected {shown(extra[:3])}"] if extra else []
         parts += wrong[:3]
         raise NetworkError(f"its weights do not fit {description}: {'; '.join(parts)}")
+    # Buffers may hold it: masks of attention, and ranges that nothing has been seen of yet.
+    for key, _ in network.named_parameters():
+        if key in state and not is_finite(state[key]):
+            raise NetworkError(f"its weights {shown(key)} hold numbers that are not finite (NaN or infinity)")
 
 
 def with_head(

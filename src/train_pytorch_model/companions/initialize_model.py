@@ -28,7 +28,7 @@ from train_pytorch_model.network import (
     torchvision_builders,
 )
 from train_pytorch_model.ports.output_directory import UNTRAINED, OutputDirectory
-from train_pytorch_model.ports.weights import read_weights
+from train_pytorch_model.ports.weights import check_tensors, read_weights
 from train_pytorch_model.state_dicts import with_entries
 
 logger = logging.getLogger(__name__)
@@ -130,8 +130,12 @@ def _read(library: ModelLibrary, name: str, weights: str) -> tuple[Any, str]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file  # comes with timm, whose format it is
 
-            return load_file(path), str(path)
+            state = load_file(path)
+            check_tensors(path, state)
+            return state, str(path)
         return read_weights(path), str(path)
+    except MemoryError:
+        raise
     except ValueError as error:
         raise InvalidModelDirectoryError(UNTRAINED_MODEL, f"in {path}, {error}", _HINT) from error
     except Exception as error:  # what a damaged or hostile file raises is not documented

@@ -7,7 +7,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from train_pytorch_model.ports.image_list import META_FILE, is_inside
+from train_pytorch_model.ports.image_list import is_inside
+from train_pytorch_model.ports.small_files import META_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,26 +7,21 @@ something else, mostly as a folder of one class called "image". Here every such 
 from __future__ import annotations
 
 import json
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
-from train_pytorch_model.messages import join_some
+from train_pytorch_model.messages import join_some, shown
+from train_pytorch_model.ports.small_files import META_FILE, is_led_out, read_meta, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-META_FILE = "_meta.yaml"
 _MARKERS = (META_FILE, "images.lst", "_schema.json")
 _IMAGE_MIME_TYPE = "image/png"  # designer-core takes no other, whatever the files are
 _CLASSIFICATION = "COCO_classification"
 # Far more than any that was made to be read; what is larger was made to fill a memory.
-_MAX_META_BYTES = 2**20
 _MAX_SCHEMA_BYTES = 2**28
 _MAX_LINE_CHARACTERS = 2**24
 _REBUILD = "Make the directory again with Convert to Image Directory."
@@ -58,42 +53,6 @@ def is_image_directory(path: Path) -> bool:
     return any((path / marker).exists() for marker in _MARKERS)
 
 
-def read_meta(path: Path) -> dict[str, Any]:
-    """Read `_meta.yaml` of a directory as a plain mapping.
-
-    Raises:
-        ValueError: when it is absent, no YAML, or no mapping.
-    """
-    try:
-        meta = YAML(typ="safe", pure=True).load(read_text(path / META_FILE, _MAX_META_BYTES))
-    except FileNotFoundError as error:
-        raise ValueError(f"{META_FILE} is missing") from error
-    except (OSError, UnicodeDecodeError, YAMLError, RecursionError) as error:
-        raise ValueError(f"{META_FILE} cannot be read: {error}") from error
-    if not isinstance(meta, dict):
-        raise ValueError(f"{META_FILE} holds no mapping of keys to values")
-    return meta
-
-
-def read_text(file: Path, max_bytes: int) -> str:
-    """The text of a small file of UTF-8.
-
-    Args:
-        file: to read.
-        max_bytes: that it may have.
-
-    Raises:
-        ValueError: when it is larger, no regular file or no UTF-8.
-        OSError: when it cannot be read.
-    """
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{file.name} is no regular file")
-    if found.st_size > max_bytes:
-        raise ValueError(f"{file.name} has {found.st_size} bytes, and may have {max_bytes}")
-    return file.read_text(encoding="utf-8")
-
-
 def read_schema(path: Path, where: str) -> tuple[dict[str, Any], Path]:
     """Read the schema of an ImageDirectory, strictly.
 
@@ -110,7 +69,7 @@ def read_schema(path: Path, where: str) -> tuple[dict[str, Any], Path]:
     try:
         meta = read_meta(path)
         if meta.get("type") != "ImageDirectory":
-            raise ValueError(f"{META_FILE} says type {meta.get('type')!r} where an ImageDirectory is expected")
+            raise ValueError(f"{META_FILE} says type {shown(meta.get('type'))} where an ImageDirectory is expected")
         return _read_schema(_named_file(path, meta, "schema")), _named_file(path, meta, "image_list")
     except ValueError as error:
         raise InvalidDatasetError(where, str(error), _REBUILD) from error
@@ -137,9 +96,11 @@ def _named_file(path: Path, meta: dict[str, Any], key: str) -> Path:
     if not isinstance(name, str) or not name:
         raise ValueError(f"{META_FILE} has no {key!r}")
     if not is_inside(name):
-        raise ValueError(f"{META_FILE} names {name!r} as {key!r}, which leaves the directory")
+        raise ValueError(f"{META_FILE} names {shown(name)} as {key!r}, which leaves the directory")
     if not (path / name).is_file():
-        raise ValueError(f"{name}, which {META_FILE} names as {key!r}, is missing")
+        raise ValueError(f"{shown(name)[1:-1]}, which {META_FILE} names as {key!r}, is missing")
+    if is_led_out(path / name, path):
+        raise ValueError(f"{META_FILE} names {shown(name)} as {key!r}, which a link leads out of the directory")
     return path / name
 
 
@@ -155,7 +116,7 @@ def _read_schema(file: Path) -> dict[str, Any]:
     for column in columns:
         _check_column(file.name, column)
         if column["name"] in names:
-            raise ValueError(f"{file.name} has several columns called {column['name']!r}")
+            raise ValueError(f"{file.name} has several columns called {shown(column['name'])}")
         names.add(column["name"])
     return dict(schema)
 
@@ -171,7 +132,7 @@ def _check_column(file_name: str, column: dict[str, Any]) -> None:
     for key, is_right in are_right.items():
         if not is_right:
             value = properties[key] if key == "image_ref" else column.get(key)
-            raise ValueError(f"{file_name} has a column whose {key!r} is {value!r}")
+            raise ValueError(f"{file_name} has a column whose {key!r} is {shown(value)}")
 
 
 def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -231,7 +192,7 @@ def read_columns(schema: dict[str, Any], where: str, *, labelled: bool = True) -
     if properties["annotation_type"] != _CLASSIFICATION:
         raise InvalidDatasetError(
             where,
-            f"its annotations are {properties['annotation_type']}, not one class an image ({_CLASSIFICATION})",
+            f"its annotations are {shown(properties['annotation_type'])}, not one class an image ({_CLASSIFICATION})",
             "Give images in one folder a class.",
         )
     return Columns(
@@ -251,13 +212,13 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
     for entry in categories:
         number, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            faults.append(f"category id {number!r} is no whole number from 0")
+            faults.append(f"category id {shown(number)} is no whole number from 0")
         elif not isinstance(name, str) or not _is_text(name):
-            faults.append(f"category name {name!r} is no text")
+            faults.append(f"category name {shown(name)} is no text")
         elif number in by_id:
-            faults.append(f"category id {number} stands twice")
+            faults.append(f"category id {shown(number)} stands twice")
         elif name in names:
-            faults.append(f"category name {name!r} stands twice")
+            faults.append(f"category name {shown(name)} stands twice")
         else:
             by_id[number] = name
             names.add(name)

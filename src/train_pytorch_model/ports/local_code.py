@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import atexit
 import logging
+import lzma
 import shutil
 import stat
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
-from train_pytorch_model.messages import bytes_in_words
+from train_pytorch_model.messages import bytes_in_words, shown
 from train_pytorch_model.ports.image_list import is_inside
 
 logger = logging.getLogger(__name__)
@@ -19,6 +21,16 @@ logger = logging.getLogger(__name__)
 # Code is small; what is larger is no code.
 _MAX_FILES = 10_000
 _MAX_BYTES = 256 * 2**20
+# What zipfile raises of a damaged archive, by the way that its parts are packed.
+_ARCHIVE_FAULTS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    NotImplementedError,
+)
 
 
 def import_local_code(archive: Path) -> tuple[str, ...]:
@@ -39,7 +51,7 @@ def import_local_code(archive: Path) -> tuple[str, ...]:
         with zipfile.ZipFile(archive) as packed:
             _check(archive.name, packed.infolist())
             packed.extractall(target)
-    except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+    except _ARCHIVE_FAULTS as error:
         raise ValueError(f"{archive.name} cannot be unpacked: {error}") from error
     folders = tuple(str(entry) for entry in sorted(target.iterdir()) if entry.is_dir())
     # A model names its class from inside its folder or through the folder's name.
@@ -51,10 +63,10 @@ def import_local_code(archive: Path) -> tuple[str, ...]:
 def _check(name: str, entries: list[zipfile.ZipInfo]) -> None:
     for entry in entries:
         if not is_inside(entry.filename):
-            raise ValueError(f"{name} holds {entry.filename!r}, which leaves the folder")
+            raise ValueError(f"{name} holds {shown(entry.filename)}, which leaves the folder")
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError(f"{name} holds {entry.filename!r}, which is a link or no file")
+            raise ValueError(f"{name} holds {shown(entry.filename)}, which is a link or no file")
     num_bytes = sum(entry.file_size for entry in entries)
     if len(entries) > _MAX_FILES or num_bytes > _MAX_BYTES:
         raise ValueError(f"{name} holds {len(entries)} files of {bytes_in_words(num_bytes)}, too much for code")

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
-from train_pytorch_model.ports.image_list import META_FILE, is_inside, read_meta
+from train_pytorch_model.messages import shown
+from train_pytorch_model.ports.image_list import is_inside
+from train_pytorch_model.ports.small_files import META_FILE, read_meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -80,7 +82,7 @@ def read_scored_table(path: Path) -> ScoredTable:
     try:
         meta = read_meta(path)
         if meta.get("type") != "DataFrameDirectory":
-            raise ValueError(f"_meta.yaml says type {meta.get('type')!r} where a DataFrameDirectory is expected")
+            raise ValueError(f"_meta.yaml says type {shown(meta.get('type'))} where a DataFrameDirectory is expected")
         table = pd.read_parquet(_named_file(path, meta, "data"))
         schema = json.loads(_named_file(path, meta, "schema").read_text(encoding="utf-8"))
         scores = [name for name in schema["scoreColumns"].values() if str(name).startswith(PROBABILITIES)]
@@ -100,7 +102,7 @@ def read_scored_table(path: Path) -> ScoredTable:
 def _named_file(path: Path, meta: dict[str, Any], key: str) -> Path:
     name = meta.get(key)
     if not isinstance(name, str) or not is_inside(name) or not (path / name).is_file():
-        raise ValueError(f"_meta.yaml names {name!r} as {key!r}, which is no file of the directory")
+        raise ValueError(f"_meta.yaml names {shown(name)} as {key!r}, which is no file of the directory")
     return path / name
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torchvision import transforms
 
 from train_pytorch_model.errors import InvalidTransformationDirectoryError
-from train_pytorch_model.ports.image_list import META_FILE, read_meta, read_text
+from train_pytorch_model.messages import MAX_SHOWN, shown
+from train_pytorch_model.ports.small_files import META_FILE, read_meta, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,7 @@ def read_transformation(path: Path) -> list[Operation]:
         meta = read_meta(path)
         if meta.get("type") != "TransformationDirectory" or meta.get("transform_type") != "Image":
             found = {key: meta.get(key) for key in ("type", "transform_type")}
-            raise ValueError(f"{META_FILE} says {found} where a TransformationDirectory of type Image is expected")
+            raise ValueError(f"{META_FILE} says {shown(found)}, and no TransformationDirectory of type Image")
         entries = json.loads(read_text(path / _OPERATIONS_FILE, _MAX_BYTES))
         if not isinstance(entries, list):
             raise ValueError(f"{_OPERATIONS_FILE} holds no list")
@@ -62,13 +63,13 @@ def read_transformation(path: Path) -> list[Operation]:
 
 def _operation(entry: Any) -> Operation:
     if not isinstance(entry, list) or len(entry) not in (1, 2) or not isinstance(entry[0], str):
-        raise ValueError(f"{entry!r} is no name of an operation with its arguments")
+        raise ValueError(f"{shown(entry)} is no name of an operation with its arguments")
     name, arguments = entry[0], entry[1] if len(entry) == 2 else {}
     if name not in _OPERATIONS:
         names = ", ".join(sorted(_OPERATIONS))
-        raise ValueError(f"there is no operation {name!r} from image to image; there are {names}")
+        raise ValueError(f"there is no operation {shown(name)} from image to image; there are {names}")
     if not isinstance(arguments, (dict, list, int, float)):
-        raise ValueError(f"the arguments of {name} are {arguments!r}, neither a mapping, a list nor a number")
+        raise ValueError(f"the arguments of {name} are {shown(arguments)}, neither a mapping, a list nor a number")
     return name, arguments
 
 
@@ -92,5 +93,5 @@ def make_transforms(operations: Sequence[Operation], *, for_training: bool) -> t
             else:
                 built.append(builder(*(arguments if isinstance(arguments, list) else [arguments])))
         except (TypeError, ValueError, KeyError) as error:
-            raise ValueError(f"{name} does not take {arguments!r}: {error}") from error
+            raise ValueError(f"{name} does not take {shown(arguments)}: {str(error)[:MAX_SHOWN]}") from error
     return transforms.Compose(built)

@@ -18,6 +18,7 @@ from torchvision.models import get_model_builder
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryError
+from train_pytorch_model.messages import MAX_SHOWN, shown
 from train_pytorch_model.network import (
     NetworkDescription,
     NetworkError,
@@ -25,8 +26,9 @@ from train_pytorch_model.network import (
     describe,
     torchvision_builders,
 )
-from train_pytorch_model.ports.image_list import is_inside, read_meta, read_text
+from train_pytorch_model.ports.image_list import is_inside
 from train_pytorch_model.ports.local_code import import_local_code
+from train_pytorch_model.ports.small_files import check_yaml, is_led_out, read_meta, read_text
 from train_pytorch_model.ports.weights import read_weights
 
 if TYPE_CHECKING:
@@ -113,12 +115,13 @@ def _read_spec(path: Path) -> dict[str, Any]:
         raise ValueError("there is no such folder")
     meta = read_meta(path)
     if meta.get("type") != "ModelDirectory":
-        raise ValueError(f"_meta.yaml says type {meta.get('type')!r} where a ModelDirectory is expected")
-    read_text(_inside(path, meta.get("model"), "model specification (key 'model' of _meta.yaml)"), _MAX_SPEC_BYTES)
+        raise ValueError(f"_meta.yaml says type {shown(meta.get('type'))} where a ModelDirectory is expected")
+    file = _inside(path, meta.get("model"), "model specification (key 'model' of _meta.yaml)")
     try:
+        check_yaml(file.name, read_text(file, _MAX_SPEC_BYTES))
         spec = designer_core.load_model_spec(path)
     except Exception as error:  # designer-core lets its yaml library's many errors through
-        raise ValueError(f"the model specification cannot be read: {error}") from error
+        raise ValueError(f"the model specification cannot be read: {str(error)[:MAX_SHOWN]}") from error
     if not isinstance(spec, dict):
         raise ValueError("the model specification holds no mapping of keys to values")
     if "flavor" not in spec:
@@ -127,11 +130,11 @@ def _read_spec(path: Path) -> dict[str, Any]:
     flavor = spec["flavor"] if isinstance(spec["flavor"], dict) else {"name": spec["flavor"]}
     if flavor.get("name") != "pytorch" or flavor.get("serialization_method", "state_dict") != "state_dict":
         raise ValueError(
-            f"its flavor is {dict(flavor)}; a PyTorch model saved as a state_dict "
+            f"its flavor is {shown(flavor)}; a PyTorch model saved as a state_dict "
             "(name pytorch, serialization_method state_dict) is needed"
         )
     if spec.get("task_type", "MultiClassification") != "MultiClassification":
-        raise ValueError(f"its task_type is {spec['task_type']!r}; only MultiClassification can be trained")
+        raise ValueError(f"its task_type is {shown(spec['task_type'])}; only MultiClassification can be trained")
     return spec
 
 
@@ -139,9 +142,11 @@ def _inside(path: Path, name: Any, what: str) -> Path:
     if not isinstance(name, str) or not name:
         raise ValueError(f"the {what} is not named")
     if not is_inside(name):
-        raise ValueError(f"the {what} is {name!r}, which leaves the directory")
+        raise ValueError(f"the {what} is {shown(name)}, which leaves the directory")
     if not (path / name).is_file():
-        raise ValueError(f"the {what}, {name!r}, is missing")
+        raise ValueError(f"the {what}, {shown(name)}, is missing")
+    if is_led_out(path / name, path):
+        raise ValueError(f"the {what} is {shown(name)}, which a link leads out of the directory")
     return path / name
 
 
@@ -152,6 +157,8 @@ def _describe(
     module, name = (extras.get("module"), extras.get("class")) if isinstance(extras, dict) else (None, None)
     if not isinstance(extras, dict) or not isinstance(module, str) or not isinstance(name, str):
         raise ValueError("the model specification names no 'module' and 'class' under 'flavor_extras'")
+    if max(len(module), len(name)) > MAX_SHOWN:
+        raise ValueError("the model specification names a 'module' or 'class' of more letters than any has")
     init_params = extras.get("init_params") or {}
     if not isinstance(init_params, dict) or not all(isinstance(key, str) for key in init_params):
         raise ValueError("'init_params' holds no mapping of names to values")
@@ -232,9 +239,9 @@ def _read_labels(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
         column = rows[0].index("label")
         by_index = {int(row[0]): row[column] for row in rows[1:] if row}
     except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise ValueError(f"{file.name} is no table of indices and labels: {error}") from error
+        raise ValueError(f"{file.name} is no table of indices and labels: {str(error)[:MAX_SHOWN]}") from error
     if max(by_index, default=0) > _MAX_OUTPUTS:
-        raise ValueError(f"{file.name} has a label for output {max(by_index)}, and no network has so many")
+        raise ValueError(f"{file.name} has a label for output {shown(max(by_index))}, and no network has so many")
     return tuple(by_index.get(index, str(index)) for index in range(max(by_index, default=-1) + 1))
 
 
@@ -254,14 +261,16 @@ def _normalisations(spec: dict[str, Any]) -> dict[str, tuple[list[float], list[f
             if not processor:
                 continue
             if processor["class"] != _NORMALIZER:
-                raise ValueError(f"the pre_processor {processor['class']!r} is not known; {_NORMALIZER} is")
+                raise ValueError(f"the pre_processor {shown(processor['class'])} is not known; {_NORMALIZER} is")
             params = processor["init_params"]
             mean, std = ([float(value) for value in params[key]] for key in ("mean", "std"))
             if not len(mean) == len(std) == 3:
-                raise ValueError(f"mean {mean} and std {std} are not three numbers each")
+                raise ValueError(f"mean {shown(mean)} and std {shown(std)} are not three numbers each")
             found[str(entry.get("name"))] = (mean, std)
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"the inputs of the model specification are damaged: {error!r}") from error
+        raise ValueError(
+            f"the inputs of the model specification are damaged: {type(error).__name__}: {str(error)[:MAX_SHOWN]}"
+        ) from error
     return found
 
 

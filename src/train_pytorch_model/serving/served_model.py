@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import io
 import logging
+import os
 import sys
 import tempfile
 import zipfile
@@ -29,7 +30,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LIBRARIES = ("torchvision", "timm")
+# Classes and builders of these need no trust; others of the same libraries fetch files or call what they are told to.
+_PACKAGES_OF_NETWORKS = ("torchvision.models", "timm.models")
+# Arguments that would fetch weights or read files; the model's own weights are loaded over them anyway.
+_WEIGHT_ARGUMENTS = frozenset(
+    [
+        *("weights", "weights_backbone", "pretrained", "pretrained_backbone", "progress"),
+        *("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
+    ]
+)
+# The variable that says to trust a network of another package, as --trust-model-code did when it was trained.
+_TRUST = "TRUST_MODEL_CODE"
 _MAX_CODE_BYTES = 256 * 2**20
 _MAX_PIXELS = 16_000_000
 # What Score Image Model takes: nothing that starts another program.
@@ -52,7 +63,8 @@ class ServedModel:
             _import_local_code(folder / "local_dependencies.zip")
         weights = folder / spec["model_file"]
         logger.info("Weights of %s: SHA-256 %s.", weights, hashlib.sha256(weights.read_bytes()).hexdigest())
-        network = _build(extras["module"], extras["class"], extras.get("init_params") or {}, has_code=has_code)
+        trusted = has_code or os.environ.get(_TRUST, "").lower() in ("1", "true")
+        network = _build(extras["module"], extras["class"], extras.get("init_params") or {}, trusted=trusted)
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = network.eval().to(self._device)
@@ -89,17 +101,38 @@ class ServedModel:
         return row
 
 
-def _build(module: str, name: str, arguments: dict[str, Any], *, has_code: bool) -> nn.Module:
-    """A network, of a class of networks or by a builder of a library; of a model with its own code, by any function."""
-    builder = getattr(importlib.import_module(module), name)
-    is_network = isinstance(builder, type) and issubclass(builder, nn.Module)
-    is_of_library = module.partition(".")[0] in _LIBRARIES and not isinstance(builder, type)
-    if not (has_code or is_network or is_of_library):
-        raise ValueError(f"{module}.{name} is neither a class of networks nor a builder of torchvision or timm")
-    network = builder(**arguments)
+def _build(module: str, name: str, arguments: dict[str, Any], *, trusted: bool) -> nn.Module:
+    """A network, of a known library's class of networks or by a builder of its list; of trusted code, by anything."""
+    if not trusted:
+        arguments = {key: value for key, value in arguments.items() if key not in _WEIGHT_ARGUMENTS}
+        if not _is_known(module, name, arguments):
+            raise ValueError(
+                f"{module}.{name} is neither a class of networks nor a builder of torchvision or timm; "
+                f"if you trust it, set {_TRUST}=1"
+            )
+    network = getattr(importlib.import_module(module), name)(**arguments)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{module}.{name} gives a {type(network).__name__}, not a network")
     return network
+
+
+def _is_known(module: str, name: str, arguments: dict[str, Any]) -> bool:
+    """Told by the names alone, before anything is imported that is not known."""
+    if module == "timm":
+        networks = importlib.import_module("timm").list_models()  # no address or folder, which it would take too
+        return name == "create_model" and str(arguments.get("model_name")) in networks
+    if not _is_of_networks(module):
+        return False
+    if module.partition(".")[0] == "torchvision":
+        models = importlib.import_module("torchvision.models")
+        if name in models.list_models(module=models):
+            return True
+    found = getattr(importlib.import_module(module), name, None)
+    return isinstance(found, type) and issubclass(found, nn.Module) and _is_of_networks(found.__module__)
+
+
+def _is_of_networks(module: str) -> bool:
+    return any(module == known or module.startswith(f"{known}.") for known in _PACKAGES_OF_NETWORKS)
 
 
 def _import_local_code(archive: Path) -> None:

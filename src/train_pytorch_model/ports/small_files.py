@@ -1,0 +1,99 @@
+"""Small files of a directory, YAML above all, read without taking more than they have."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+META_FILE = "_meta.yaml"
+# Far more than any that was made to be read; what is larger was made to fill a memory.
+_MAX_META_BYTES = 2**20
+# Writers of YAML name a list that stands several times, such as a mean that is the std too, once.
+_MAX_ALIASES = 1000
+_MERGE_KEY = "<<"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Read `_meta.yaml` of a directory as a plain mapping.
+
+    Raises:
+        ValueError: when it is absent, no YAML, or no mapping.
+    """
+    try:
+        text = read_text(path / META_FILE, _MAX_META_BYTES)
+        check_yaml(META_FILE, text)
+        meta = YAML(typ="safe", pure=True).load(text)
+    except FileNotFoundError as error:
+        raise ValueError(f"{META_FILE} is missing") from error
+    except (OSError, UnicodeDecodeError, YAMLError, RecursionError) as error:
+        raise ValueError(f"{META_FILE} cannot be read: {error}") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{META_FILE} holds no mapping of keys to values")
+    return meta
+
+
+def check_yaml(name: str, text: str) -> None:
+    """Refuse what makes a few hundred bytes of YAML take time or room without end, before it is loaded.
+
+    Aliases alone cost nothing, but merge keys copy what they name, and named parts within named parts unfold to a
+    number that grows manifold with each. Nobody who writes such files needs either.
+
+    Args:
+        name: of the file, for messages.
+        text: of it.
+
+    Raises:
+        ValueError: for merge keys, aliases within what is itself named, and more than some aliases.
+        YAMLError: when it is no YAML.
+    """
+    num_aliases = depth = 0
+    anchored_at: int | None = None
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if isinstance(event, CollectionEndEvent):
+            depth -= 1
+            if depth == anchored_at:
+                anchored_at = None
+        elif isinstance(event, AliasEvent):
+            num_aliases += 1
+            if anchored_at is not None or num_aliases > _MAX_ALIASES:
+                raise ValueError(f"{name} holds aliases within aliases, or too many of them")
+        elif isinstance(event, ScalarEvent) and (event.value == _MERGE_KEY or event.tag == _MERGE_TAG):
+            raise ValueError(f"{name} holds a merge key (<<), which no writer of such files uses")
+        if isinstance(event, CollectionStartEvent):
+            if isinstance(event, NodeEvent) and event.anchor and anchored_at is None:
+                anchored_at = depth
+            depth += 1
+
+
+def read_text(file: Path, max_bytes: int) -> str:
+    """The text of a small file of UTF-8.
+
+    Args:
+        file: to read.
+        max_bytes: that it may have.
+
+    Raises:
+        ValueError: when it is larger, no regular file or no UTF-8.
+        OSError: when it cannot be read.
+    """
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{file.name} is no regular file")
+    if found.st_size > max_bytes:
+        raise ValueError(f"{file.name} has {found.st_size} bytes, and may have {max_bytes}")
+    return file.read_text(encoding="utf-8")
+
+
+def is_led_out(file: Path, folder: Path) -> bool:
+    """Whether a link leads a file out of its folder, which may itself be reached by links, as mounted inputs are."""
+    root = os.path.join(os.path.realpath(folder), "")
+    return not os.path.realpath(file).startswith(root)
