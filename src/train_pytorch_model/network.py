@@ -31,6 +31,9 @@ from train_pytorch_model.state_dicts import is_finite, with_entries
 
 logger = logging.getLogger(__name__)
 
+# Batches that a normalisation has seen, which nothing here makes use of.
+_COUNTER = "num_batches_tracked"
+
 # Where networks come from that need no trust: nothing but a class of these packages is ever called.
 _KNOWN_PACKAGES = ("torchvision", "timm", "train_pytorch_model")
 _BUILDERS_MODULE = "torchvision.models"
@@ -190,7 +193,7 @@ def check_state(description: NetworkDescription, state: dict[str, torch.Tensor])
     network = description.build_without_weights(bytes_of(state))
     expected = {key: value.shape for key, value in network.state_dict().items()}
     # Files from before PyTorch 0.4.1 lack the batch counters, and loading fills them in.
-    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    missing = [key for key in expected if key not in state and not key.endswith(_COUNTER)]
     extra = [key for key in state if key not in expected]
     wrong = [
         f"{key} is {tuple(state[key].shape)}, not {tuple(shape)}"
@@ -238,6 +241,7 @@ def with_head(
     if not (keep_head and fits):
         state = with_entries(state, {key: value for key, value in state.items() if key not in head})
     missing, unexpected = network.load_state_dict(state, strict=False)
+    missing = [key for key in missing if not key.endswith(_COUNTER)]
     if unexpected or not set(missing) <= head:
         raise NetworkError(f"more than the head of {description} depends on num_classes: {sorted(missing)[:3]}")
     return network, wanted

@@ -27,10 +27,10 @@ from train_pytorch_model.errors import (
 from train_pytorch_model.memory_format import preferred_memory_format
 from train_pytorch_model.network import (
     NetworkDescription,
-    NetworkError,
     check_image_size,
     with_head,
 )
+from train_pytorch_model.network_rules import NetworkError
 from train_pytorch_model.ports.classes import match_classes, warn_of_classes
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory, make_outputs_folder, real_path

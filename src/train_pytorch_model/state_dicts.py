@@ -51,8 +51,9 @@ def _pieces(value: torch.Tensor) -> Iterator[torch.Tensor]:
         if stride == 0 and value.shape[dimension] > 1:  # the same numbers again
             value = value.narrow(dimension, 0, 1)
     # Whatever their order in memory, such as channels last, in the order that takes no copy.
-    order = sorted(range(value.dim()), key=lambda dimension: -value.stride(dimension))
+    strides = value.stride()
+    order = sorted(range(value.dim()), key=lambda dimension: -strides[dimension])
     flat = value.permute(order).reshape(-1)
-    for piece in flat.split(_PIECE):
+    for piece in torch.split(flat, _PIECE):
         # 8-bit numbers have no operations of their own.
         yield piece.float() if piece.element_size() == 1 else piece

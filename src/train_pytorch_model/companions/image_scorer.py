@@ -14,7 +14,8 @@ from train_pytorch_model.data.threads import ahead, in_threads
 from train_pytorch_model.errors import InvalidDatasetError, first_line, is_out_of_memory
 from train_pytorch_model.memory_format import preferred_memory_format
 from train_pytorch_model.messages import join_some
-from train_pytorch_model.network import NetworkDescription, NetworkError, check_image_size, logits_of
+from train_pytorch_model.network import NetworkDescription, check_image_size, logits_of
+from train_pytorch_model.network_rules import NetworkError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

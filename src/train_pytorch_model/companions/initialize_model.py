@@ -22,11 +22,11 @@ from train_pytorch_model.errors import (
 )
 from train_pytorch_model.network import (
     NetworkDescription,
-    NetworkError,
     check_state,
     timm_models,
     torchvision_builders,
 )
+from train_pytorch_model.network_rules import NetworkError
 from train_pytorch_model.ports.output_directory import UNTRAINED, OutputDirectory
 from train_pytorch_model.ports.weights import check_tensors, read_weights
 from train_pytorch_model.state_dicts import with_entries

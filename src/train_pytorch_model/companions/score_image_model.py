@@ -15,7 +15,8 @@ from train_pytorch_model.errors import (
     GreaterThanError,
     InvalidModelDirectoryError,
 )
-from train_pytorch_model.network import NetworkError, check_state
+from train_pytorch_model.network import check_state
+from train_pytorch_model.network_rules import NetworkError
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import file_of
 from train_pytorch_model.ports.labelled_images import read_listed_items

@@ -18,7 +18,6 @@ from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetErr
 from train_pytorch_model.messages import FirstFew, bytes_in_words, name_some
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import (
-    META_FILE,
     Columns,
     file_of,
     is_image_directory,
@@ -28,6 +27,7 @@ from train_pytorch_model.ports.image_list import (
     read_schema,
 )
 from train_pytorch_model.ports.raw_images import files_not_taken, items_not_taken, load_raw_images
+from train_pytorch_model.ports.small_files import META_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -21,11 +21,11 @@ from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryErr
 from train_pytorch_model.messages import MAX_SHOWN, shown
 from train_pytorch_model.network import (
     NetworkDescription,
-    NetworkError,
     check_state,
     describe,
     torchvision_builders,
 )
+from train_pytorch_model.network_rules import NetworkError
 from train_pytorch_model.ports.image_list import is_inside
 from train_pytorch_model.ports.local_code import import_local_code
 from train_pytorch_model.ports.small_files import check_yaml, is_led_out, read_meta, read_text
