@@ -74,6 +74,9 @@ FINDINGS = {
     "weights without a counter of batches": Recipe(
         "score-image-model", mutations=(Mutation("weights", "model/model", ("drop", 5)),)
     ),
+    "values that make no column of a table": Recipe(
+        "score-image-model", mutations=(Mutation("line", "valid/images.lst", (0, (1,), "set", [])),)
+    ),
     "a check whose folder of reports has too long a name": Recipe(
         "check", flags=(("outputs-path", "{root}/" + "y" * 300),)
     ),

@@ -13,6 +13,7 @@ from train_pytorch_model.device import choose_device
 from train_pytorch_model.errors import (
     TRAINED_MODEL,
     GreaterThanError,
+    InvalidDatasetError,
     InvalidModelDirectoryError,
 )
 from train_pytorch_model.network import check_state
@@ -21,7 +22,7 @@ from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import file_of
 from train_pytorch_model.ports.labelled_images import read_listed_items
 from train_pytorch_model.ports.output_directory import TABLE, OutputDirectory
-from train_pytorch_model.ports.scored_table import PROBABILITIES, SCORED_LABELS, write_scored_table
+from train_pytorch_model.ports.scored_table import PROBABILITIES, SCORED_LABELS, check_column, write_scored_table
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_model
 from train_pytorch_model.sheets import write_sheet
 from train_pytorch_model.training.precision import choose_precision
@@ -78,6 +79,11 @@ def score_image_model(request: Request, display: ProgressDisplay) -> None:
         files.append(file_of(item, columns) or "")
         for name in passed_on:
             values[name].append(item.get(name))
+    for name in passed_on:
+        try:
+            check_column(name, values[name])
+        except ValueError as error:
+            raise InvalidDatasetError(f"{_DATASET} {request.data_path}", str(error)) from error
     normalisation = model.normalisations.get(columns.image)
     if normalisation is None:
         logger.warning("The model says nothing of a column %r: its pixels are not normalised.", columns.image)

@@ -106,6 +106,18 @@ def _named_file(path: Path, meta: dict[str, Any], key: str) -> Path:
     return path / name
 
 
+def check_column(name: str, values: Sequence[Any]) -> None:
+    """Make sure that values can be written as a column.
+
+    Raises:
+        ValueError: when they are of kinds that no column holds together.
+    """
+    try:
+        pa.array(values, type=_kind(values)[2], from_pandas=True)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise ValueError(f"the values of {shown(name)} make no column of a table: {str(error)[:200]}") from error
+
+
 def write_scored_table(folder: Path, columns: Mapping[str, Sequence[Any]], label_column: str | None) -> None:
     """Write a table with its schema and what the designer shows of it, as the retired module does.
 
