@@ -101,7 +101,7 @@ def test_parts_are_halved_until_they_fit_and_nothing_is_learnt(takes: int, expec
     assert all(torch.equal(value, before[key]) for key, value in step.network.state_dict().items())
     assert all(parameter.grad is None for parameter in step.network.parameters())
     if expected:
-        fit_to_memory(step, images(), 14, World())
+        fit_to_memory(step, images(), 14, World(), in_parts=True)
         step.begin_epoch(0.1)
         step.network.given.clear()
         step(*next(batches()))
@@ -109,7 +109,7 @@ def test_parts_are_halved_until_they_fit_and_nothing_is_learnt(takes: int, expec
         assert max(step.network.given) <= takes
     else:
         with pytest.raises(BatchTooLargeError):
-            fit_to_memory(step, images(), 14, World())
+            fit_to_memory(step, images(), 14, World(), in_parts=True)
 
 
 def test_another_fault_is_not_taken_for_memory() -> None:
@@ -228,4 +228,4 @@ def test_of_two_processes_both_take_the_parts_that_fit_into_the_smaller_memory(i
     error = inputs.error()
     assert error is not None
     assert (error["ErrorId"], error["ErrorCode"]) == ("ModuleOutOfMemory", 138)
-    assert "Lower the batch size (it is 6)" in str(error["Message"])
+    assert "Lower the batch size (it is 6) to 3, which fits" in str(error["Message"])

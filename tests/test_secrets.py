@@ -120,6 +120,14 @@ def test_a_check_says_no_secret(more: tuple[str, ...], inputs: Inputs) -> None:
     assert SECRET not in finished.stdout + finished.stderr
 
 
+@pytest.mark.parametrize("more", [("--tracking-token", SECRET), ("--epochs", SECRET), (f"--sas={SECRET}",)])
+def test_arguments_that_are_refused_say_no_secret(more: tuple[str, ...], inputs: Inputs) -> None:
+    finished = run_module(*inputs.arguments(), *more, **ENVIRONMENT)
+    assert finished.returncode == 2
+    assert "***" in finished.stderr
+    assert SECRET not in finished.stdout + finished.stderr
+
+
 def test_a_thread_that_fails_says_no_secret(inputs: Inputs) -> None:
     code = (
         "import os, threading\n"

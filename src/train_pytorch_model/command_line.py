@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 from train_pytorch_model import __version__
 from train_pytorch_model.companions.command_line import add_companions
 from train_pytorch_model.flags import add_boolean, add_logging, flag_of, parse_seed
+from train_pytorch_model.masking import masked
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.pipelines.command_line import add_run_pipeline
 
@@ -20,9 +22,16 @@ PORT_FLAGS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that repeats no secret when it says what is wrong; those of the commands are of its class."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(masked(message))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `python -m train_pytorch_model`."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="python -m train_pytorch_model",
         description="Train an image classifier in PyTorch from the designer's typed directories.",
         allow_abbrev=False,

@@ -59,7 +59,7 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
     network = prepared.network.to(device)
     step = TrainingStep(network, plan.num_classes, device, plan.memory_format, plan.precision)
     if plan.auto_batch_size:
-        fit_to_memory(step, prepared.train, plan.batch_size, world)
+        fit_to_memory(step, prepared.train, plan.batch_size, world, in_parts=True)
     step.begin_epoch(plan.learning_rate)
     shares = training_shares(shuffled(len(prepared.train), plan.seed, 1), plan.batch_size)[:2]
     # There before a step is timed, as they are where images are decoded once.

@@ -53,24 +53,26 @@ def out_of_memory(error: BaseException, batch_size: int) -> ModuleOutOfMemoryErr
     return ModuleOutOfMemoryError(f"{first_line(error)}. {advice}, or keep the images elsewhere with --image-store.")
 
 
-def fit_to_memory(step: TrainingStep, images: ImageStore, batch_size: int, world: World) -> None:
-    """Have a step take its batches in parts, halved until a whole batch goes through; all processes take the same.
+def fit_to_memory(step: TrainingStep, images: ImageStore, batch_size: int, world: World, *, in_parts: bool) -> None:
+    """Try, alone in each process, whether a batch goes through, and which part of it does where the whole does not.
 
     Args:
         step: that has learnt nothing yet.
         images: to learn from.
         batch_size: of each process.
         world: the processes; all call it.
+        in_parts: have the step take its batches in the parts that go through everywhere, and go on.
 
     Raises:
-        BatchTooLargeError: when no part fits.
+        BatchTooLargeError: when no part fits, or the whole does not and is not to be taken in parts.
     """
-    size, reason = largest_part(step, images, batch_size, world.device)
-    found = world.gather((size, reason))
-    size, reason = min(found)
-    if not size:
-        raise BatchTooLargeError(reason, 0)
-    step.part_size = size
+    # Of few images, no process sees more than its share.
+    batch_size = min(batch_size, max(2, -(-len(images) // world.world_size)))
+    size, reason = min(world.gather(largest_part(step, images, batch_size, world.device)))
+    if not size or not (in_parts or size == batch_size):
+        raise BatchTooLargeError(reason, size)
+    if in_parts:
+        step.part_size = size
     if size < batch_size:
         logger.warning(
             "A batch of %d images takes more memory than there is. It is learnt from in parts of %d: the step is that "
@@ -116,7 +118,8 @@ def run_with_advice(
         step: that it trains by.
         images: that it learns from.
         batch_size: of each process.
-        world: the processes. With several the others wait in the step that failed, and nothing can be tried.
+        world: the processes. With several nothing can be tried, as the others wait in the step that failed; a batch has
+            been tried before.
 
     Raises:
         BatchTooLargeError: when the memory runs out.

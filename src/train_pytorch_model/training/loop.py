@@ -104,8 +104,9 @@ def fit(
         network, plan.num_classes, world.device, plan.memory_format, plan.precision,
         lambda network: world.parallel(network, sync_batch_norm=plan.sync_batch_norm, has_unused=plan.has_unused),
     )  # fmt: skip
-    if plan.auto_batch_size:
-        fit_to_memory(step, train, plan.batch_size, world)
+    # Nothing can be tried any more once processes wait for each other, nor alone where all normalise together.
+    if plan.auto_batch_size or not (world.is_alone or plan.sync_batch_norm):
+        fit_to_memory(step, train, plan.batch_size, world, in_parts=plan.auto_batch_size)
     if not world.is_alone:
         share = training_shares(shuffled(len(train), 0, 0), plan.batch_size, world.rank, world.world_size)[0]
         step.rehearse(*next(iter(train.batches([share.indices], world.device))))
