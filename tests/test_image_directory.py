@@ -100,7 +100,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a line nested without end": (append_to("images.lst", b"[" * 100_000 + b"\n"), "images.lst line 10 is no JSON"),
     "NUL bytes": (append_to("images.lst", bytes(1000) + b"\n"), "images.lst line 10 is no JSON"),
     "a number without end": (append_to("images.lst", b'{"id": ' + b"9" * 10_000 + b"}\n"), "line 10 is no JSON"),
-    "meta nested without end": (append_to("_meta.yaml", b"\nx: " + b"[" * 5_000), "_meta.yaml cannot be read"),
+    "meta nested without end": (
+        append_to("_meta.yaml", b"\nx: " + b"[" * 200_000),
+        "holds values within values of more",
+    ),
+    "meta of more than it needs": (append_to("_meta.yaml", b"\nx: [" + b"a, " * 50_000), "more than 10000 values"),
     "meta too large": (append_to("_meta.yaml", b"#" * 2**20), "_meta.yaml has 104"),
     "schema nested without end": (
         lambda path: (path / "_schema.json").write_text("[" * 100_000),

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 META_FILE = "_meta.yaml"
-# Far more than any that was made to be read; what is larger was made to fill a memory.
-_MAX_META_BYTES = 2**20
+# Far more than any that was made to be read, and no more than what is read in some seconds.
+MAX_YAML_BYTES = 2**18
+_MAX_VALUES = 10_000
+_MAX_DEPTH = 100
 # Writers of YAML name a list that stands several times, such as a mean that is the std too, once.
 _MAX_ALIASES = 1000
 _MERGE_KEY = "<<"
@@ -29,7 +31,7 @@ def read_meta(path: Path) -> dict[str, Any]:
         ValueError: when it is absent, no YAML, or no mapping.
     """
     try:
-        text = read_text(path / META_FILE, _MAX_META_BYTES)
+        text = read_text(path / META_FILE, MAX_YAML_BYTES)
         check_yaml(META_FILE, text)
         meta = YAML(typ="safe", pure=True).load(text)
     except FileNotFoundError as error:
@@ -42,20 +44,21 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def check_yaml(name: str, text: str) -> None:
-    """Refuse what makes a few hundred bytes of YAML take time or room without end, before it is loaded.
+    """Refuse what makes a few kilobytes of YAML take time or room without end, before it is loaded.
 
     Aliases alone cost nothing, but merge keys copy what they name, and named parts within named parts unfold to a
-    number that grows manifold with each. Nobody who writes such files needs either.
+    number that grows manifold with each. The time of a list within lists grows with the square of their number. Nobody
+    who writes such files needs any of it.
 
     Args:
         name: of the file, for messages.
         text: of it.
 
     Raises:
-        ValueError: for merge keys, aliases within what is itself named, and more than some aliases.
+        ValueError: for merge keys, aliases within what is itself named, and too many aliases, values or levels.
         YAMLError: when it is no YAML.
     """
-    num_aliases = depth = 0
+    num_aliases = num_values = depth = 0
     anchored_at: int | None = None
     for event in YAML(typ="safe", pure=True).parse(text):
         if isinstance(event, CollectionEndEvent):
@@ -68,10 +71,15 @@ def check_yaml(name: str, text: str) -> None:
                 raise ValueError(f"{name} holds aliases within aliases, or too many of them")
         elif isinstance(event, ScalarEvent) and (event.value == _MERGE_KEY or event.tag == _MERGE_TAG):
             raise ValueError(f"{name} holds a merge key (<<), which no writer of such files uses")
+        num_values += isinstance(event, NodeEvent)
+        if num_values > _MAX_VALUES:
+            raise ValueError(f"{name} holds more than {_MAX_VALUES} values")
         if isinstance(event, CollectionStartEvent):
             if isinstance(event, NodeEvent) and event.anchor and anchored_at is None:
                 anchored_at = depth
             depth += 1
+            if depth > _MAX_DEPTH:
+                raise ValueError(f"{name} holds values within values of more than {_MAX_DEPTH} levels")
 
 
 def read_text(file: Path, max_bytes: int) -> str:

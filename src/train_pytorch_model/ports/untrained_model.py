@@ -28,7 +28,7 @@ from train_pytorch_model.network import (
 from train_pytorch_model.network_rules import NetworkError
 from train_pytorch_model.ports.image_list import is_inside
 from train_pytorch_model.ports.local_code import import_local_code
-from train_pytorch_model.ports.small_files import check_yaml, is_led_out, read_meta, read_text
+from train_pytorch_model.ports.small_files import MAX_YAML_BYTES, check_yaml, is_led_out, read_meta, read_text
 from train_pytorch_model.ports.weights import read_weights
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ _LOCAL_DEPENDENCIES_FILE = "local_dependencies.zip"
 # Arguments of a network; the longest of those known, a list of layers, has some hundred.
 _MAX_VALUES = 10_000
 # Far more than any that was made to be read; what is larger was made to fill a memory.
-_MAX_SPEC_BYTES = 2**24
 _MAX_LABELS_BYTES = 2**26
 _MAX_OUTPUTS = 10**6
 
@@ -118,7 +117,7 @@ def _read_spec(path: Path) -> dict[str, Any]:
         raise ValueError(f"_meta.yaml says type {shown(meta.get('type'))} where a ModelDirectory is expected")
     file = _inside(path, meta.get("model"), "model specification (key 'model' of _meta.yaml)")
     try:
-        check_yaml(file.name, read_text(file, _MAX_SPEC_BYTES))
+        check_yaml(file.name, read_text(file, MAX_YAML_BYTES))
         spec = designer_core.load_model_spec(path)
     except Exception as error:  # designer-core lets its yaml library's many errors through
         raise ValueError(f"the model specification cannot be read: {str(error)[:MAX_SHOWN]}") from error
