@@ -45,15 +45,15 @@ def set_first(value: Any) -> Callable[[Weights], object]:
 
 
 def compress(path: Path) -> None:
-    """The archive of a network, with eight gigabytes of zeros in a few megabytes."""
+    """The archive of a network, with more zeros in a few megabytes than there is room for."""
     with zipfile.ZipFile(path / "model") as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     first = next(name for name in parts if "/data/" in name)
-    with zipfile.ZipFile(path / "model", "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path / "model", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, data in parts.items():
             with archive.open(name, "w", force_zip64=True) as file:
                 if name == first:
-                    for _ in range(128):
+                    for _ in range(ROOM // 2**26 + 1):
                         file.write(bytes(2**26))
                 else:
                     file.write(data)

@@ -30,9 +30,10 @@ WEIGHT_ARGUMENTS = frozenset(
 )
 # The largest argument known, a number of outputs, is some ten thousand; layers are counted by such numbers.
 MAX_NUMBER = 10**6
-# The largest of torchvision and timm have some thousand tensors of weights; arguments may ask for layers without end.
-_MAX_PARAMETERS = 50_000
-_MAX_LAYERS = 100_000
+# The largest of torchvision and timm have some thousand tensors of weights; arguments may ask for layers without end,
+# and so many are made in some seconds.
+_MAX_PARAMETERS = 10_000
+_MAX_LAYERS = 20_000
 # Without weights to hold it against. The largest tensor of any known network has less than half a gigabyte.
 _MAX_BYTES = 8 * 2**30
 # What a network makes beside its weights while it is built: masks, and indices of positions.
