@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin
 
-from train_pytorch_model.data.threads import reading
+from train_pytorch_model.data.threads import in_threads, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 Size = tuple[int, int]
@@ -69,6 +69,21 @@ def read_size(path: Path) -> Size:
         raise  # says nothing of the image
     except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
         raise UnreadableImageError(_reason(error)) from error
+
+
+def look_at(files: Sequence[Path]) -> None:
+    """Read the headers of images that something else is to open, which would wait for ever where a read never ends.
+
+    Raises:
+        HungReadError: when one does. Whatever else is wrong with a file is left to whoever opens it.
+    """
+
+    def look(index: int) -> None:
+        with suppress(UnreadableImageError):
+            read_size(files[index])
+
+    for _ in in_threads(look, len(files)):
+        pass
 
 
 def decode(path: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from train_pytorch_model import designer_core
-from train_pytorch_model.data.decoding import UnreadableImageError, read_size
+from train_pytorch_model.data.decoding import UnreadableImageError, look_at, read_size
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.messages import name_some
 from train_pytorch_model.ports.image_list import file_of
@@ -34,7 +34,7 @@ def load_raw_images(path: Path, where: str) -> Any:
         raise InvalidDatasetError(
             where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
         )
-    _refuse_endless(path, where)
+    look_at(_image_files(path, where))
     found = _look_through(path, folders)
     try:
         directory = designer_core.load_image_directory(path)
@@ -55,8 +55,13 @@ def load_raw_images(path: Path, where: str) -> Any:
     return directory
 
 
-def _refuse_endless(path: Path, where: str) -> None:
-    """Refuse what designer-core would follow or read for ever: links that leave, pipes and devices, huge JSON files."""
+def _image_files(path: Path, where: str) -> list[Path]:
+    """All images at any depth; refuses what designer-core would follow or read for ever.
+
+    Raises:
+        InvalidDatasetError: for links that leave, pipes and devices, and huge JSON files.
+    """
+    files = []
     root = os.path.realpath(path)
     folders = [path]
     while folders:
@@ -75,6 +80,9 @@ def _refuse_endless(path: Path, where: str) -> None:
                 raise InvalidDatasetError(where, f"{name!r} is no regular file or leads nowhere", "Remove it.")
             elif is_json and entry.is_file() and entry.stat().st_size > _MAX_JSON_BYTES:
                 raise InvalidDatasetError(where, f"{name!r} has more than {_MAX_JSON_BYTES} bytes", "Remove it.")
+            elif _is_image(entry.name):
+                files.append(Path(entry.path))
+    return files
 
 
 def _is_within(real: str, root: str) -> bool:
