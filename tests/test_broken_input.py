@@ -346,6 +346,9 @@ CASES: dict[str, Case] = {
     "a schema whose columns are of wrong types": Case(
         "error", schema(lambda columns: columns[0].update(properties=[1])), "has a column whose 'properties' is [1]"
     ),
+    "a _meta.yaml of lists within lists without end": Case(
+        "error", add("_meta.yaml", b"\nx: " + b"[" * 200_000), "values within values of more than 100 levels"
+    ),
     "a _meta.yaml that names a file outside": Case(
         "error",
         lambda inputs: (inputs.train / "_meta.yaml").write_text("type: ImageDirectory\nschema: ../x\nimage_list: y\n"),
