@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import stat
 import subprocess
 import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,21 +155,47 @@ HARM: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+# Imports once, and gives each command a forked child with little room, whose last words go into a file.
+SERVER = f"""
+import json, os, resource, signal, sys
+import torch, torchvision, azureml.designer.core
+from tests.making import main
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+for line in sys.stdin:
+    arguments, log = json.loads(line)
+    child = os.fork()
+    if not child:
+        for stream in (1, 2):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        resource.setrlimit(resource.RLIMIT_AS, (used + {ROOM}, resource.RLIM_INFINITY))
+        signal.alarm(120)
+        os._exit(main(arguments))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[subprocess.Popen[str]]:
+    # One thread: what forks must have no others.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER], cwd=ROOT, env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        yield process
+        process.communicate()
+
+
 @pytest.mark.parametrize("kind", HARM)
-def test_harm_is_named_and_takes_no_room(kind: str, inputs: Inputs) -> None:
+def test_harm_is_named_and_takes_no_room(kind: str, inputs: Inputs, server: subprocess.Popen[str]) -> None:
     damage, words = HARM[kind]
     damage(inputs.untrained)
-    code = (
-        "import resource, sys, torch, torchvision, azureml.designer.core; from tests.making import main\n"
-        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        f"resource.setrlimit(resource.RLIMIT_AS, (used + {ROOM}, resource.RLIM_INFINITY))\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", code, *inputs.arguments()], capture_output=True, text=True, timeout=120, cwd=ROOT
-    )
-    assert finished.returncode == 1
-    assert "Traceback" not in finished.stderr
+    log = inputs.path / "log"
+    assert server.stdin is not None
+    assert server.stdout is not None
+    print(json.dumps([inputs.arguments(), str(log)]), file=server.stdin, flush=True)
+    assert server.stdout.readline() == "1\n", log.read_text()
+    assert "Traceback" not in log.read_text()
     assert error_code(inputs.outputs) == ("InvalidModelDirectory", 159)
     assert words in error_text(inputs.outputs)
     assert not inputs.trained.exists()
