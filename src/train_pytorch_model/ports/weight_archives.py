@@ -11,7 +11,7 @@ import os
 import pickle
 import struct
 import zipfile
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,7 +139,9 @@ class _Storages(pickle._Unpickler):
     """Reads which storages a description claims, and how large they are."""
 
     # PyTorch never writes it, and it too makes room for whatever number a file names.
-    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+    }
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
