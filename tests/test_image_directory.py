@@ -225,7 +225,7 @@ def test_another_name_of_the_image_column_is_kept(directory: Path) -> None:
 def test_a_list_too_large_for_designer_core_is_read_without_it(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    edit_items(directory, lambda items: [item.update(note="x" * 2**23) for item in items])  # type: ignore[func-returns-value]
+    edit_items(directory, lambda items: [item.update(note="x" * 2**23) for item in items])  # type: ignore[arg-type]
     with caplog.at_level(logging.INFO):
         images = read_labelled_images(directory, PORT)
     assert images.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
