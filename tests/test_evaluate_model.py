@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ from PIL import Image
 from sklearn import metrics
 
 from tests import environments
-from tests.making import Inputs, error_code, run_here, run_retired_tool
+from tests.making import Inputs, error_code, error_text, run_here, run_retired_tool
 from train_pytorch_model.companions.evaluate_model import calibration_error, compute_metrics
 from train_pytorch_model.ports.scored_table import write_scored_table
 
 
 def write_scored(
-    path: Path, probabilities: np.ndarray, truth: list[str | None], classes: list[str], label_column: str = "category"
+    path: Path, probabilities: np.ndarray, truth: Sequence[Any], classes: list[str], label_column: str = "category"
 ) -> Path:
     columns: dict[str, Any] = {label_column: truth, "id": list(range(len(truth)))}
     for index, name in enumerate(classes):
@@ -141,6 +142,34 @@ def test_a_table_that_cannot_be_evaluated_is_named(kind: str, name: str, code: i
     assert evaluate(tmp_path / "scored", tmp_path / "evaluation") == 1
     assert error_code(tmp_path / "outputs") == (name, code)
     assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("_meta.yaml", "DataFrameDirectory", "ImageDirectory", "says type 'ImageDirectory'"),
+        ("_meta.yaml", "_data.parquet", "../scored/_data.parquet", "as 'data', which is no file of the directory"),
+        ("_meta.yaml", "schema/_schema.json", "schema.json", "as 'schema', which is no file of the directory"),
+        ("schema/_schema.json", "Scored Probabilities_", "Chances_", "no column is called Scored Probabilities_"),
+        ("schema/_schema.json", '"True Labels": "category"', '"True Labels": ["category"]', "There is no label column"),
+        ("schema/_schema.json", "{", "[" * 100_000, "maximum recursion depth exceeded"),
+    ],
+)
+def test_a_damaged_table_is_named(file: str, old: str, new: str, words: str, tmp_path: Path) -> None:
+    probabilities, truth = drawn(6, 3)
+    scored = write_scored(tmp_path / "scored", probabilities, ["abc"[index] for index in truth], list("abc"))
+    text = (scored / file).read_text()
+    assert old in text
+    (scored / file).write_text(text.replace(old, new))
+    assert evaluate(scored, tmp_path / "evaluation") == 1
+    assert words in error_text(tmp_path / "outputs")
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_labels_that_are_lists_are_none_of_the_classes(tmp_path: Path) -> None:
+    scored = write_scored(tmp_path / "scored", np.eye(2), [["a"], ["b", "a"]], ["a", "b"])
+    assert evaluate(scored, tmp_path / "evaluation") == 1
+    assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
 
 
 @pytest.mark.environment

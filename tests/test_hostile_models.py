@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -277,40 +279,131 @@ def test_a_directory_may_itself_be_a_link_and_name_one_list_twice(tmp_path: Path
     assert read(tmp_path / "link").description.name == "squeezenet1_1"
 
 
-def rewritten(path: Path, change: Callable[[bytes], bytes], compression: int = zipfile.ZIP_STORED) -> None:
-    """The archive of weights with another description of its tensors."""
+def rewritten(
+    path: Path,
+    change: Callable[[bytes], bytes] = lambda data: data,
+    told: Callable[[list[zipfile.ZipInfo]], object] = lambda entries: None,
+) -> None:
+    """The archive of weights with another description of its tensors, and other words about its parts in its list."""
     with zipfile.ZipFile(path) as archive:
         parts = [(item.filename, archive.read(item)) for item in archive.infolist()]
-    with zipfile.ZipFile(path, "w", compression) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name, data in parts:
             archive.writestr(name, change(data) if name.endswith("data.pkl") else data)
+        told(archive.infolist())
 
 
-def claim_more(path: Path) -> None:
-    thousand, more = (b"M" + number.to_bytes(2, "little") for number in (1000, 60_000))
-    rewritten(path, lambda data: data.replace(thousand, more))
+def described(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return lambda path: rewritten(path, change)
+
+
+def listed(change: Callable[[list[zipfile.ZipInfo]], object]) -> Callable[[Path], None]:
+    return lambda path: rewritten(path, told=change)
+
+
+def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    """Of as many bytes, and there."""
+
+    def change(data: bytes) -> bytes:
+        assert old in data
+        assert len(old) == len(new)
+        return data.replace(old, new)
+
+    return change
+
+
+THOUSAND, MORE = (b"M" + number.to_bytes(2, "little") for number in (1000, 60_000))
+END_BYTES = 22
+
+
+def claim_more_in_the_older_form(path: Path) -> None:
+    """Numbers that the file does not hold and does not list either, so that nobody misses them."""
+    torch.save({"weight": torch.ones(1000)}, path, _use_new_zipfile_serialization=False)
+    description, _, _ = path.read_bytes().rpartition(b"\x80\x02]")
+    path.write_bytes(replaced(THOUSAND, MORE)(description) + pickle.dumps([], protocol=2))
 
 
 def put_before(path: Path) -> None:
     path.write_bytes(b"PK\x03\x04more" + path.read_bytes())
 
 
+def list_twice(path: Path) -> None:
+    """Two lists, of which the one that is read from the end is not the one that the end tells of."""
+    rewritten(path)
+    data = path.read_bytes()
+    parts = data[data.index(b"PK\x01\x02") : -END_BYTES]
+    path.write_bytes(data[:-END_BYTES] + parts + data[-END_BYTES:])
+
+
+def end_alone(at: int) -> Callable[[Path], object]:
+    """An end that says that a list of nothing stands where it begins, or `at` bytes from there."""
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0, 0, 0, 4 + at, 0)
+    return lambda path: path.write_bytes(b"PK\x03\x04" + end)
+
+
+def damage_the_list(path: Path) -> None:
+    rewritten(path)
+    data = path.read_bytes()
+    path.write_bytes(replaced(b"PK\x01\x02", b"PK\x01\x09")(data))
+
+
 def nest(path: Path) -> None:
     torch.save({"weight": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}, path)
+
+
+def file_size(size: int) -> Callable[[zipfile.ZipInfo], None]:
+    return lambda entry: setattr(entry, "file_size", size)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (claim_more, "too few numbers for a tensor of 240000 bytes"),
-        (put_before, "damaged archive"),
+        (described(replaced(THOUSAND, MORE)), "too few numbers for a tensor of 240000 bytes"),
+        (claim_more_in_the_older_form, "claims tensors of 240000 bytes, and has "),
+        (put_before, "its end is not where it says"),
+        (listed(lambda entries: entries.pop(0)), "something before its first part"),
+        (list_twice, "its list of parts is not where it says"),
+        (end_alone(0), "something before its first part"),
+        (end_alone(1), "its list of parts is not where it says"),
+        (damage_the_list, "is a damaged archive: BadZipFile: "),
+        (listed(lambda entries: file_size(2**40)(entries[0])), "whose parts are larger than itself"),
+        (listed(lambda entries: file_size(1)(entries[0])), "its parts are of two sizes"),
+        (
+            listed(lambda entries: setattr(entries[1], "filename", entries[0].filename.upper())),
+            "an archive with parts of one name",
+        ),
+        (described(lambda data: data + bytes(2**26)), "describes its tensors in more bytes than any network takes"),
+        (described(replaced(b"X\x07\0\0\0storage", b"X\x07\0\0\0garbage")), r"loaded safely \(UnpicklingError\)"),
+        (described(replaced(b"FloatStorage", b"OtherStorage")), r"loaded safely \(KeyError\)"),
+        (described(lambda data: data[:-5]), r"loaded safely \((EOF|Unpickling)Error\)"),
+        (described(lambda data: b"\x80\x02\x82\x05."), r"loaded safely \(ValueError\)"),
+        (described(lambda data: b"\x80\x05\x96" + (2**45).to_bytes(8, "little") + b"."), r"loaded safely \(KeyError\)"),
         (nest, "no dense tensor"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "damaged archive"),
+        (
+            lambda path: torch.save({"weight": torch.empty(4, dtype=torch.float4_e2m1fn_x2)}, path),
+            "holds a tensor that cannot be looked at: ",
+        ),
+        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "damaged archive, or there is something behind it"),
+        (lambda path: path.write_bytes(path.read_bytes()[:10]), "is cut off"),
         (lambda path: torch.save({"weight": torch.ones(1).expand(2**15, 2**15)}, path), "too few numbers"),
         (lambda path: path.unlink(), "cannot be read: "),
     ],
-    ids=["claims", "something before it", "nested", "cut off", "expanded", "absent"],
+    ids=[
+        *("claims", "claims of the older form", "something before it", "something before it that is not listed"),
+        *("two lists", "no list", "a list elsewhere", "a damaged list", "parts without end", "parts of two sizes"),
+        *("parts of one name", "a description without end", "a storage that is none", "a storage of no kind"),
+        *(
+            "a description cut off",
+            "code by number",
+            "bytes without end",
+            "nested",
+            "numbers of half a byte",
+            "cut off",
+            "a few bytes",
+        ),
+        *("expanded", "absent"),
+    ],
 )
 def test_what_a_file_of_weights_says_of_itself_is_not_believed(
     damage: Callable[[Path], object], words: str, tmp_path: Path

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from tests.making import CLASSES, ROOT, paths_of, read_json_lines, write_class_folders, write_image_directory
+from train_pytorch_model import designer_core
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
 from train_pytorch_model.ports.classes import match_classes
 from train_pytorch_model.ports.file_names import FileNames
-from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
+from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images, read_listed_items
 
 PORT = "Training dataset"
 
@@ -69,6 +71,16 @@ def append_to(name: str, content: bytes) -> Callable[[Path], None]:
     return change
 
 
+def lead_out(name: str) -> Callable[[Path], None]:
+    """A link to a file beside the directory."""
+
+    def change(path: Path) -> None:
+        (path / name).rename(path.parent / name)
+        (path / name).symlink_to(path.parent / name)
+
+    return change
+
+
 def test_an_image_directory_is_read(directory: Path) -> None:
     images = read_labelled_images(directory, PORT)
     assert images.classes == CLASSES
@@ -89,6 +101,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "meta without image_list": (replace_in("_meta.yaml", "image_list", "other"), "has no 'image_list'"),
     "meta of another type": (replace_in("_meta.yaml", "ImageDirectory", "DataFrameDirectory"), "DataFrameDirectory"),
     "meta no yaml": (append_to("_meta.yaml", b"\n: : ["), "_meta.yaml cannot be read"),
+    "meta a list": (lambda path: (path / "_meta.yaml").write_text("[1]"), "_meta.yaml holds no mapping"),
+    "schema led out": (lead_out("_schema.json"), "'schema', which a link leads out of the directory"),
     "meta leaves": (replace_in("_meta.yaml", "images.lst", "../images.lst"), "leaves the directory"),
     "no list": (lambda path: (path / "images.lst").unlink(), "images.lst, which _meta.yaml names"),
     "empty list": (lambda path: (path / "images.lst").write_text(""), "lists no image"),
@@ -113,6 +127,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no schema": (lambda path: (path / "_schema.json").unlink(), "_schema.json, which"),
     "schema no json": (append_to("_schema.json", b"}"), "_schema.json is no JSON"),
     "schema without columns": (replace_in("_schema.json", "columnAttributes", "x"), "columnAttributes"),
+    "columns of one name": (
+        lambda path: edit_schema(path, lambda columns: columns.append(columns[1])),
+        "_schema.json has several columns called 'id'",
+    ),
+    "a column that says more": (
+        lambda path: edit_schema(path, lambda columns: columns[1].update(unit="cm")),
+        "designer-core reads it as something else than its files say",
+    ),
     "no image column": (replace_in("_schema.json", "image/png", "image/jpeg"), "no image column"),
     "objects, not classes": (
         replace_in("_schema.json", "COCO_classification", "COCO_object_detection"),
@@ -129,6 +151,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "absolute": (set_first("file_name", "/etc/passwd"), "leaves the directory"),
     "base name climbs out": (set_first("base_file_name", "../secret.png"), "leaves the directory"),
     "no name": (set_first("file_name", ""), "line 1 names no file"),
+    "base name a number": (set_first("base_file_name", 5), "line 1 names no file"),
+    "a hidden folder for a class": (
+        set_categories([{"id": number, "name": name} for number, name in enumerate([*CLASSES, ".ipynb_checkpoints"])]),
+        "the category '.ipynb_checkpoints' is a hidden folder taken for a class",
+    ),
     "address": (
         lambda path: edit_items(
             path, lambda items: items[0].update(image_info={"file_name": "a.png", "coco_url": "http://127.0.0.1/a.png"})
@@ -199,15 +226,41 @@ def test_another_name_of_the_image_column_is_kept(directory: Path) -> None:
     assert read_labelled_images(directory, PORT).image_column == "photo"
 
 
-@pytest.mark.parametrize("found", ["absent", "file", "empty"])
+def test_a_list_too_large_for_designer_core_is_read_without_it(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit_items(directory, lambda items: [item.update(note="x" * 2**23) for item in items])  # type: ignore[arg-type]
+    with caplog.at_level(logging.INFO):
+        images = read_labelled_images(directory, PORT)
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert "is not read by designer-core too" in caplog.text
+
+
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_no_memory_for_a_dataset_is_no_fault_of_it(
+    is_raw: bool, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(designer_core, "load_image_directory", fail)
+    with pytest.raises(MemoryError):
+        read_labelled_images(write_class_folders(tmp_path / "raw") if is_raw else directory, PORT)
+
+
+@pytest.mark.parametrize("found", ["absent", "file", "empty", "x" * 300, "a folder of notes"])
 def test_a_path_that_is_no_dataset_is_named(found: str, tmp_path: Path) -> None:
-    path = tmp_path / "data"
+    path = tmp_path / ("data" if len(found) < 255 else found)
     if found == "file":
         path.write_text("")
-    if found == "empty":
+    if found in ("empty", "a folder of notes"):
         path.mkdir()
+    if found == "a folder of notes":
+        (path / "notes.txt").write_text("")
     with pytest.raises(InvalidDatasetError, match=str(path)):
         read_labelled_images(path, PORT)
+    with pytest.raises(InvalidDatasetError, match=str(path)):
+        read_listed_items(path, PORT, labelled=False)
 
 
 def test_a_hidden_folder_does_not_become_a_class(tmp_path: Path) -> None:
@@ -219,11 +272,23 @@ def test_a_hidden_folder_does_not_become_a_class(tmp_path: Path) -> None:
 def test_raw_images_that_the_helper_passes_over_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     raw = write_class_folders(tmp_path / "raw")
     (raw / "cat" / "broken.png").write_bytes(b"no image")
+    shutil.copy(raw / "cat" / "0.png", raw / "dog" / ".png")  # whose name has no ending to it
+    (raw / "owl" / "notes.txt").symlink_to("/etc/hostname")
     write_class_folders(raw / "cat", ["deeper"], per_class=1)
     with caplog.at_level(logging.WARNING):
         images = read_labelled_images(raw, PORT)
-    assert [name for name, _ in images.unreadable] == ["cat/broken.png"]
+    assert [name for name, _ in images.unreadable] == ["cat/broken.png", "dog/.png"]
+    assert images.unreadable[1][1] == "designer-core passes over it"
     assert "left out: 'cat/deeper'" in caplog.text
+    assert "1 files of other kinds are left out: 'owl/notes.txt'" in caplog.text
+
+
+def test_annotations_without_end_are_not_read(tmp_path: Path) -> None:
+    raw = write_class_folders(tmp_path / "raw", per_class=1)
+    (raw / "coco.json").touch()
+    os.truncate(raw / "coco.json", 2**28 + 1)
+    with pytest.raises(InvalidDatasetError, match=r"'coco\.json' has more than 268435456 bytes"):
+        read_labelled_images(raw, PORT)
 
 
 def test_object_annotations_in_coco_json_are_no_classes(tmp_path: Path) -> None:

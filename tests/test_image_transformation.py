@@ -18,7 +18,9 @@ from tests.making import (
     run_retired_tool,
     write_image_directory,
 )
+from train_pytorch_model.errors import InvalidTransformationDirectoryError
 from train_pytorch_model.ports.labelled_images import read_labelled_images
+from train_pytorch_model.ports.transformation import read_transformation
 
 TRANSFORM = "computer_vision.transform"
 
@@ -133,6 +135,7 @@ def test_images_that_cannot_be_changed_are_named_and_nothing_is_written(images: 
         '{"Resize": 3}',
         "[[",
         '[["ToTensor"]]',
+        "[5]",
     ],
 )
 def test_a_damaged_transformation_is_named(operations: str, images: Path, tmp_path: Path) -> None:
@@ -140,6 +143,14 @@ def test_a_damaged_transformation_is_named(operations: str, images: Path, tmp_pa
     (tmp_path / "how" / "_transforms.json").write_text(operations)
     assert apply(tmp_path / "how", images, tmp_path / "changed") == 1
     assert error_code(tmp_path / "outputs") == ("InvalidTransformationDirectory", 158)
+
+
+@pytest.mark.parametrize("meta", ["type: ModelDirectory", "type: TransformationDirectory\ntransform_type: Table"])
+def test_a_directory_of_no_image_operations_is_no_transformation(meta: str, tmp_path: Path) -> None:
+    assert init(tmp_path / "how") == 0
+    (tmp_path / "how" / "_meta.yaml").write_text(meta)
+    with pytest.raises(InvalidTransformationDirectoryError, match="no TransformationDirectory of type Image"):
+        read_transformation(tmp_path / "how")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.making import ROOT
-from train_pytorch_model.errors import InvalidModelDirectoryError, ModuleOutOfMemoryError
+from train_pytorch_model.errors import InvalidModelDirectoryError, ModuleOutOfMemoryError, UserError
 from train_pytorch_model.ports import output_directory
-from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory
+from train_pytorch_model.ports.output_directory import IMAGES, TRAINED, OutputDirectory
 
 META = "type: ModelDirectory\n"
 
@@ -138,8 +138,9 @@ def test_what_a_killed_process_left_in_a_mounted_folder_is_replaced(tmp_path: Pa
         {"_meta.yaml": "type: ImageDirectory\n", "index_to_label.csv": ""},
         {"_meta.yaml": META, "model_spec.yaml": "", "model": ""},
         {"model": ""},
+        {"_meta.yaml": "[", "index_to_label.csv": ""},
     ],
-    ids=["other files", "a model and other files", "another directory", "an untrained model", "no meta"],
+    ids=["other files", "a model and other files", "another directory", "an untrained model", "no meta", "damaged"],
 )
 def test_a_folder_that_holds_anything_else_is_refused_and_untouched(files: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "model"
@@ -166,6 +167,39 @@ def test_inputs_files_and_folders_below_files_are_refused(tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
     with pytest.raises(InvalidModelDirectoryError, match="cannot be written to"):
         output(Path("/proc/model")).check()
+
+
+def test_a_name_too_long_to_be_written_beside_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModelDirectoryError, match="cannot be written to: File name too long"):
+        output(tmp_path / ("x" * 245)).check()
+    (tmp_path / ("x" * 245)).mkdir()  # as it is filled where it stands
+    output(tmp_path / ("x" * 245)).check()
+    with output(tmp_path / ("x" * 245)).writing() as folder:
+        write_model(folder)
+    assert len(names(tmp_path / ("x" * 245))) == 3
+
+
+def test_a_file_that_came_where_the_folder_was_to_be_is_told_of(tmp_path: Path) -> None:
+    output(tmp_path / "models" / "model").check()
+    (tmp_path / "models").write_text("")
+    with (
+        pytest.raises(InvalidModelDirectoryError, match="could not be written"),
+        output(tmp_path / "models" / "model").writing(),
+    ):
+        raise AssertionError("there is nothing to write into")
+
+
+def test_a_fault_while_images_are_written_in_place_empties_the_folder_again(tmp_path: Path) -> None:
+    images = OutputDirectory(tmp_path, "Image directory", IMAGES)
+
+    def write() -> None:
+        with images.writing() as folder:
+            (folder / "images.lst").write_text("{}")
+            shutil.copyfile(folder / "0.png", folder / "1.png")
+
+    with pytest.raises(UserError, match=r"could not be written: .*0\.png.* Nothing was left there"):
+        write()
+    assert names(tmp_path) == []
 
 
 def test_what_killed_processes_left_beside_the_output_is_removed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tests.making import (
     write_class_folders,
     write_image_directory,
 )
+from tests.test_image_directory import edit_items, edit_schema
 from train_pytorch_model.companions.split_image_directory import stratified_choice
 from train_pytorch_model.designer_core import load_image_directory
 
@@ -45,6 +47,27 @@ def test_two_directories_hold_every_image_once_as_it_was(tmp_path: Path) -> None
         load_image_directory(tmp_path / part).dump(str(tmp_path / f"{part}_again"))
         for file in ("images.lst", "_meta.yaml", "_samples.json", "_schema.json"):
             assert (tmp_path / f"{part}_again" / file).read_bytes() == (tmp_path / part / file).read_bytes()
+
+
+def test_another_column_of_images_may_name_anything(tmp_path: Path) -> None:
+    source = write_image_directory(tmp_path / "source", per_class=4)
+    element = {"typeName": "bytes", "isNullable": False}
+    kind = {"type": "Bytes", "isFeature": False, "elementType": element, "properties": {"image_ref": "small_info"}}
+    edit_schema(source, lambda columns: columns.append({"name": "small", **kind}))
+
+    def name_others(items: list[dict[str, Any]]) -> None:
+        for item in items:
+            infos = (item["image_info"], {"file_name": "../source/_schema.json"}, {"file_name": 5}, "small.png")
+            item["small_info"] = infos[item["id"] % 4]
+
+    edit_items(source, name_others)
+    assert split(source, tmp_path, fraction=0.75) == 0
+    items = read_json_lines(tmp_path / "first" / "images.lst")[:3]
+    samples = json.loads((tmp_path / "first" / "_samples.json").read_text())
+    assert len(samples) == 3
+    for item, sample in zip(items, samples):
+        assert sample["small"] == (sample["image"] if item["id"] % 4 == 0 else None)  # type: ignore[operator]
+    assert any(item["id"] % 4 for item in items)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.75, 0.9])

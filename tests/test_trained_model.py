@@ -84,6 +84,7 @@ def test_samples_on_request_are_the_original_bytes(tmp_path: Path) -> None:
         ("a,b", 'say "hi"', "two\nlines", " spaced ", "ünï"),
         ("1", "(labels are text)"),
         ("1", "NA"),
+        ("NA", "null"),
     ],
 )
 def test_pandas_reads_every_label_as_it_is_written(labels: tuple[str, ...], tmp_path: Path) -> None:

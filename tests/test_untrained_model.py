@@ -131,6 +131,12 @@ def test_other_normalisation_of_a_model_to_train_on_from_is_told_of(
     assert "0.485" in caplog.text
 
 
+def test_a_model_need_say_nothing_of_its_pixels(tmp_path: Path) -> None:
+    path = write(tmp_path / "model", torchvision.models.squeezenet1_1(), "torchvision.models", "squeezenet1_1", {})
+    edit_spec(path, inputs=[{"name": "image"}, {"name": "id", "pre_processor": None}])
+    assert read(path).normalisations == {}
+
+
 def damage_meta(path: Path) -> None:
     (path / "_meta.yaml").write_text("type: ImageDirectory\n")
 
@@ -147,6 +153,16 @@ def weights(value: object) -> Any:
     return lambda path: torch.save(value, path / "model")
 
 
+def normalizer(**init_params: object) -> Any:
+    return spec(inputs=[{"name": "image", "pre_processor": {"class": "ImageNormalizer", "init_params": init_params}}])
+
+
+def lose_the_first_head(path: Path) -> None:
+    """A retired trained model with the second of its two heads alone."""
+    edit_spec(path, flavor_extras={**EXTRAS, "module": f"{RETIRED}.resnet", "init_params": {"model_name": "resnet18"}})
+    torch.save({"out_linear_model.weight": torch.ones(2, 1000), "out_linear_model.bias": torch.ones(2)}, path / "model")
+
+
 EXTRAS = {"module": "torchvision.models", "class": "resnet18", "is_cuda": False}
 DAMAGES: dict[str, tuple[Any, str]] = {
     "no meta": (lose("_meta.yaml"), "_meta.yaml is missing"),
@@ -159,6 +175,14 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "another method": (spec(flavor={"name": "pytorch", "serialization_method": "savedmodel"}), "its flavor is"),
     "another task": (spec(task_type="Regression"), "'Regression'"),
     "no class": (spec(flavor_extras={}), "no 'module' and 'class'"),
+    "class without end": (spec(flavor_extras={**EXTRAS, "class": "x" * 1000}), "of more letters than any has"),
+    "arguments without names": (spec(flavor_extras={**EXTRAS, "init_params": [1]}), "'init_params' holds no mapping"),
+    "spec a list": (lambda path: (path / "model_spec.yaml").write_text("[1]"), "model specification holds no mapping"),
+    "weights not named": (spec(model_file=None), "(key 'model_file') is not named"),
+    "one head of two": (lose_the_first_head, "the two heads of the retired network do not fit together"),
+    "grey pixels": (normalizer(mean=[0.5], std=[0.5]), "mean [0.5] and std [0.5] are not three numbers each"),
+    "pixels by name": (normalizer(mean=["red"] * 3, std=[0.5] * 3), "['red', 'red', 'red'] are none"),
+    "no pixels": (normalizer(mean=[0.5] * 3), "inputs of the model specification are damaged: KeyError: 'std'"),
     "foreign code": (spec(flavor_extras={**EXTRAS, "module": "os", "class": "system"}), "--trust-model-code"),
     "nested state": (weights({"state_dict": {}}), "no flat state_dict"),
     "unknown retired name": (

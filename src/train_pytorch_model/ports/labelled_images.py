@@ -193,7 +193,7 @@ def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, wher
         info = item.get(columns.image_ref)
         info = info if isinstance(info, dict) else {}
         names = [str(info[key]) for key in ("file_name", "base_file_name") if isinstance(info.get(key), str)]
-        if not all(names) or not names:
+        if not all(names) or file_of(item, columns) is None:
             faults.add(f"line {number} names no file under {columns.image_ref!r}")
             continue
         if not all(map(_is_possible, names)):
@@ -241,9 +241,7 @@ def _labelled(
     unknown = FirstFew()
     number = 0
     for number, item in enumerate(items, start=1):
-        file = file_of(item, columns)
-        if file is None:
-            raise InvalidDatasetError(where, f"item {number} names no file under {columns.image_ref!r}")
+        file = file_of(item, columns) or ""
         label = item.get(columns.label)
         # An empty label is one where a category is called so, and no label otherwise.
         if label is None or (label in ("", [], {}) and label != "") or (label == "" and "" not in index):

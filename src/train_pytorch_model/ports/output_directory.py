@@ -103,6 +103,7 @@ class OutputDirectory:
         self.path = path
         self._argument = argument
         self._kind = kind
+        self._stage_prefix = f".{path.name}.writing-"
 
     def check(self, inputs: Sequence[Path] = (), *reports: Path) -> None:
         """Make sure, before any work, that the folder may be written.
@@ -137,12 +138,13 @@ class OutputDirectory:
         if self.path.is_dir():
             self._refuse_foreign_files()
         parent = self.path if self.path.is_dir() else self._existing_parent()
-        try:
-            handle, name = tempfile.mkstemp(prefix=".writable-", dir=parent)
+        try:  # by the name that will be written, which may be too long
+            prefix = ".writable-" if self.path.is_dir() else self._stage_prefix
+            handle, name = tempfile.mkstemp(prefix=prefix, dir=parent)
             os.close(handle)
             os.unlink(name)
         except OSError as error:
-            self._refuse(f"{parent} cannot be written to: {error.strerror}", "Give a folder that can be written.")
+            self._refuse(f"{parent} cannot be written to: {error.strerror}", "Give another folder.")
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
@@ -156,12 +158,12 @@ class OutputDirectory:
             with self._writing_in_place():
                 yield self.path
             return
-        if not exists:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._remove_remains()
         beside = None if exists else str(real_path(self.path).parent)
         try:
-            stage = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.writing-", dir=beside))
+            if not exists:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._remove_remains()
+            stage = Path(tempfile.mkdtemp(prefix=None if exists else self._stage_prefix, dir=beside))
         except OSError as error:
             raise self._write_fault(error) from error
         try:
@@ -179,7 +181,7 @@ class OutputDirectory:
 
     def _remove_remains(self) -> None:
         """Remove what processes have left beside the output that were killed while they wrote it."""
-        for remains in real_path(self.path).parent.glob(f".{glob.escape(self.path.name)}.writing-*"):
+        for remains in real_path(self.path).parent.glob(f"{glob.escape(self._stage_prefix)}*"):
             shutil.rmtree(remains, ignore_errors=True)
 
     @contextmanager

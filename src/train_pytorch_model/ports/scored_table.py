@@ -88,14 +88,15 @@ def read_scored_table(path: Path) -> ScoredTable:
         scores = [name for name in schema["scoreColumns"].values() if str(name).startswith(PROBABILITIES)]
         true_column = schema["labelColumns"].get("True Labels")
         probabilities = table[scores].to_numpy(dtype=np.float64)
-    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, OSError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidDatasetError(where, str(error), "Give the output of a Score Image Model step.") from error
     if not scores:
         raise InvalidDatasetError(where, f"no column is called {PROBABILITIES}…")
-    if true_column is None or true_column not in table:
+    if not isinstance(true_column, str) or true_column not in table:
         raise NotLabeledDatasetError(where, "Score images that have labels.")
     # The retired module wrote labels that look like numbers as numbers; as text they compare.
-    labels = np.array([None if pd.isna(label) else str(label) for label in table[true_column]], dtype=object)
+    column = table[true_column]
+    labels = np.array([None if is_none else str(label) for label, is_none in zip(column, column.isna())], dtype=object)
     return ScoredTable(tuple(str(name)[len(PROBABILITIES) :] for name in scores), probabilities, labels)
 
 

@@ -85,10 +85,7 @@ def label_map(classes: tuple[str, ...]) -> dict[int, str]:
     text.seek(0)
     guessed = pd.read_csv(text, index_col=0)["label"]
     if not all(isinstance(value, str) for value in guessed.dropna()) or guessed.isna().all():
-        note = "(labels are text)"
-        while note in classes:
-            note = f"({note})"
-        rows[len(classes)] = note
+        rows[len(classes)] = "(labels are text)"
     return rows
 
 

@@ -262,7 +262,7 @@ def _normalisations(spec: dict[str, Any]) -> dict[str, tuple[list[float], list[f
             if processor["class"] != _NORMALIZER:
                 raise ValueError(f"the pre_processor {shown(processor['class'])} is not known; {_NORMALIZER} is")
             params = processor["init_params"]
-            mean, std = ([float(value) for value in params[key]] for key in ("mean", "std"))
+            mean, std = (_numbers(params[key]) for key in ("mean", "std"))
             if not len(mean) == len(std) == 3:
                 raise ValueError(f"mean {shown(mean)} and std {shown(std)} are not three numbers each")
             found[str(entry.get("name"))] = (mean, std)
@@ -271,6 +271,13 @@ def _normalisations(spec: dict[str, Any]) -> dict[str, tuple[list[float], list[f
             f"the inputs of the model specification are damaged: {type(error).__name__}: {str(error)[:MAX_SHOWN]}"
         ) from error
     return found
+
+
+def _numbers(values: Any) -> list[float]:
+    try:
+        return [float(value) for value in values]
+    except ValueError as error:
+        raise ValueError(f"mean and std are to be numbers, and {shown(values)} are none") from error
 
 
 def _warn_of_other_normalisation(model: UntrainedModel) -> None:

@@ -11,7 +11,7 @@ import os
 import pickle
 import struct
 import zipfile
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,7 +112,7 @@ def _check_storages(name: str, archive: zipfile.ZipFile) -> None:
     try:
         unpickler = _Storages(io.BytesIO(archive.read(description)))
         unpickler.load()
-    except (ValueError, OSError, MemoryError):
+    except (OSError, MemoryError):
         raise
     except Exception as error:
         raise ValueError(f"{name} holds no weights that can be loaded safely ({type(error).__name__})") from error
@@ -137,6 +137,11 @@ class _Nothing:
 # In Python, whose memory of parts is a dictionary: the one in C makes room for whatever number a file names.
 class _Storages(pickle._Unpickler):
     """Reads which storages a description claims, and how large they are."""
+
+    # PyTorch never writes it, and it too makes room for whatever number a file names.
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+    }
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
