@@ -351,69 +351,91 @@ def nest(path: Path) -> None:
     torch.save({"weight": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}, path)
 
 
+def tuples(levels: int) -> bytes:
+    """A dictionary whose key is two tuples of two tuples, and so on."""
+    return b"\x80\x02})" + b"2\x86" * levels + b"Ns."
+
+
+def described_nowhere(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data/0", bytes(4000))
+
+
 def file_size(size: int) -> Callable[[zipfile.ZipInfo], None]:
     return lambda entry: setattr(entry, "file_size", size)
 
 
+UNBELIEVED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "claims": (described(replaced(THOUSAND, MORE)), "too few numbers for a tensor of 240000 bytes"),
+    "claims of the older form": (claim_more_in_the_older_form, "claims tensors of 240000 bytes, and has "),
+    "something before it": (put_before, "its end is not where it says"),
+    "something before it that is not listed": (
+        listed(lambda entries: entries.pop(0)),
+        "something before its first part",
+    ),
+    "two lists": (list_twice, "its list of parts is not where it says"),
+    "no list": (end_alone(0), "something before its first part"),
+    "a list elsewhere": (end_alone(1), "its list of parts is not where it says"),
+    "a damaged list": (damage_the_list, "is a damaged archive: BadZipFile: "),
+    "parts without end": (listed(lambda entries: file_size(2**40)(entries[0])), "whose parts are larger than itself"),
+    "parts of two sizes": (listed(lambda entries: file_size(1)(entries[0])), "its parts are of two sizes"),
+    "parts of one name": (
+        listed(lambda entries: setattr(entries[1], "filename", entries[0].filename.upper())),
+        "an archive with parts of one name",
+    ),
+    "a description without end": (
+        described(lambda data: data + bytes(2**26)),
+        "describes its tensors in more bytes than any network takes",
+    ),
+    "a storage that is none": (
+        described(replaced(b"X\x07\0\0\0storage", b"X\x07\0\0\0garbage")),
+        r"loaded safely \(UnpicklingError\)",
+    ),
+    "a storage of no kind": (described(replaced(b"FloatStorage", b"OtherStorage")), r"loaded safely \(KeyError\)"),
+    "a description cut off": (described(lambda data: data[:-5]), r"loaded safely \((EOF|Unpickling)Error\)"),
+    "code by number": (described(lambda data: b"\x80\x02\x82\x05."), r"loaded safely \(ValueError\)"),
+    "bytes without end": (
+        described(lambda data: b"\x80\x05\x96" + (2**45).to_bytes(8, "little") + b"."),
+        r"loaded safely \(KeyError\)",
+    ),
+    "nested": (nest, "no dense tensor"),
+    "numbers of half a byte": (
+        lambda path: torch.save({"weight": torch.empty(4, dtype=torch.float4_e2m1fn_x2)}, path),
+        "holds a tensor that cannot be looked at: ",
+    ),
+    "cut off": (
+        lambda path: path.write_bytes(path.read_bytes()[:-30]),
+        "damaged archive, or there is something behind it",
+    ),
+    "a few bytes": (lambda path: path.write_bytes(path.read_bytes()[:10]), "is cut off"),
+    "expanded": (lambda path: torch.save({"weight": torch.ones(1).expand(2**15, 2**15)}, path), "too few numbers"),
+    "absent": (lambda path: path.unlink(), "cannot be read: "),
+    "tuples within tuples": (described(lambda data: tuples(30)), r"loaded safely \(UnpicklingError\)"),
+    "tuples without end": (described(lambda data: tuples(10**6)), r"loaded safely \(UnpicklingError\)"),
+    "tuples of the older form": (lambda path: path.write_bytes(tuples(30)), r"loaded safely \(UnpicklingError\)"),
+    "no description": (described_nowhere, "describes no tensors"),
+}
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (described(replaced(THOUSAND, MORE)), "too few numbers for a tensor of 240000 bytes"),
-        (claim_more_in_the_older_form, "claims tensors of 240000 bytes, and has "),
-        (put_before, "its end is not where it says"),
-        (listed(lambda entries: entries.pop(0)), "something before its first part"),
-        (list_twice, "its list of parts is not where it says"),
-        (end_alone(0), "something before its first part"),
-        (end_alone(1), "its list of parts is not where it says"),
-        (damage_the_list, "is a damaged archive: BadZipFile: "),
-        (listed(lambda entries: file_size(2**40)(entries[0])), "whose parts are larger than itself"),
-        (listed(lambda entries: file_size(1)(entries[0])), "its parts are of two sizes"),
-        (
-            listed(lambda entries: setattr(entries[1], "filename", entries[0].filename.upper())),
-            "an archive with parts of one name",
-        ),
-        (described(lambda data: data + bytes(2**26)), "describes its tensors in more bytes than any network takes"),
-        (described(replaced(b"X\x07\0\0\0storage", b"X\x07\0\0\0garbage")), r"loaded safely \(UnpicklingError\)"),
-        (described(replaced(b"FloatStorage", b"OtherStorage")), r"loaded safely \(KeyError\)"),
-        (described(lambda data: data[:-5]), r"loaded safely \((EOF|Unpickling)Error\)"),
-        (described(lambda data: b"\x80\x02\x82\x05."), r"loaded safely \(ValueError\)"),
-        (described(lambda data: b"\x80\x05\x96" + (2**45).to_bytes(8, "little") + b"."), r"loaded safely \(KeyError\)"),
-        (nest, "no dense tensor"),
-        (
-            lambda path: torch.save({"weight": torch.empty(4, dtype=torch.float4_e2m1fn_x2)}, path),
-            "holds a tensor that cannot be looked at: ",
-        ),
-        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "damaged archive, or there is something behind it"),
-        (lambda path: path.write_bytes(path.read_bytes()[:10]), "is cut off"),
-        (lambda path: torch.save({"weight": torch.ones(1).expand(2**15, 2**15)}, path), "too few numbers"),
-        (lambda path: path.unlink(), "cannot be read: "),
-    ],
-    ids=[
-        *("claims", "claims of the older form", "something before it", "something before it that is not listed"),
-        *("two lists", "no list", "a list elsewhere", "a damaged list", "parts without end", "parts of two sizes"),
-        *("parts of one name", "a description without end", "a storage that is none", "a storage of no kind"),
-        *(
-            "a description cut off",
-            "code by number",
-            "bytes without end",
-            "nested",
-            "numbers of half a byte",
-            "cut off",
-            "a few bytes",
-        ),
-        *("expanded", "absent"),
-    ],
-)
-def test_what_a_file_of_weights_says_of_itself_is_not_believed(
-    damage: Callable[[Path], object], words: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("kind", UNBELIEVED)
+def test_what_a_file_of_weights_says_of_itself_is_not_believed(kind: str, tmp_path: Path) -> None:
+    damage, words = UNBELIEVED[kind]
     file = tmp_path / "model"
     torch.save({"weight": torch.ones(1000)}, file)
     assert read_weights(file)["weight"].sum() == 1000
     damage(file)
     with pytest.raises(ValueError, match=words):
         read_weights(file)
+
+
+def test_the_form_from_before_pytorch_1_6_is_read(tmp_path: Path) -> None:
+    whole = torch.arange(1000.0)
+    state = {"weight": whole, "tied": whole, "part": whole[10:20], "half": torch.ones(3, dtype=torch.float16)}
+    torch.save(state, tmp_path / "model", _use_new_zipfile_serialization=False)
+    given = read_weights(tmp_path / "model")
+    assert given.keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in given.items())
 
 
 def test_masks_and_shared_or_expanded_tensors_are_weights_too(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""PyTorch's archives of weights, looked through before PyTorch reads one.
+"""Files of weights, in PyTorch's archive or in its form from before 1.6, looked through before PyTorch reads one.
 
 PyTorch takes the sizes in such a file on trust: a tensor that claims more numbers than its file holds is read out of
 whatever lies behind it in memory.
@@ -14,6 +14,7 @@ import zipfile
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _FIRST_BYTES = b"PK\x03\x04"  # by which PyTorch tells its archives from its older files
@@ -22,7 +23,12 @@ _LOCATOR = struct.Struct("<4sLQL")
 _LARGE_END = struct.Struct("<4sQ2H2L4Q")
 _PICKLE = "data.pkl"
 # Of names and shapes alone; those of the largest networks take some hundred kilobytes.
-_MAX_PICKLE_BYTES = 2**26
+_MAX_PICKLE_BYTES = 2**22
+# Of tuples within tuples, such as the shape among what describes a tensor. The time to tell two of them apart doubles
+# with each.
+_MAX_LEVELS = 10
+# A magic number, a version, facts of the machine, the description and the order of the numbers that follow.
+_NUM_PICKLES_OF_OLDER = 5
 # The kinds of storage that PyTorch names; newer kinds of numbers lie in untyped ones.
 _ITEM_BYTES = {
     **{f"{kind}Storage": 1 for kind in ("Untyped", "Char", "Byte", "Bool", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4")},
@@ -60,6 +66,23 @@ def check_archive(file: Path) -> None:
         raise
     except Exception as error:  # what a damaged or hostile file raises is not documented
         raise ValueError(f"{file.name} is a damaged archive: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def check_older(file: Path) -> None:
+    """Refuse a file in the form from before PyTorch 1.6 whose numbers are fewer than it claims.
+
+    Raises:
+        ValueError: with what was found.
+        OSError: when it cannot be read.
+    """
+    with file.open("rb") as opened:
+        pickles = io.BytesIO(opened.read(_MAX_PICKLE_BYTES))
+    found: dict[str, int] = {}
+    for _ in range(_NUM_PICKLES_OF_OLDER):
+        for key, num_bytes in _claimed(file.name, pickles):
+            found[key] = max(num_bytes, found.get(key, 0))
+    if sum(found.values()) > file.stat().st_size:
+        raise ValueError(f"{file.name} claims tensors of {sum(found.values())} bytes, and has {file.stat().st_size}")
 
 
 def _check_end(name: str, opened: IO[bytes]) -> None:
@@ -110,15 +133,24 @@ def _check_storages(name: str, archive: zipfile.ZipFile) -> None:
     if sizes.get(description.casefold(), 0) > _MAX_PICKLE_BYTES:
         raise ValueError(f"{name} describes its tensors in more bytes than any network takes")
     try:
-        unpickler = _Storages(io.BytesIO(archive.read(description)))
+        pickled = archive.read(description)
+    except KeyError as error:
+        raise ValueError(f"{name} describes no tensors") from error
+    for key, num_bytes in _claimed(name, io.BytesIO(pickled)):
+        if num_bytes > sizes.get(f"{folder}/data/{key}".casefold(), -1):
+            raise ValueError(f"{name} has too few numbers for a tensor of {num_bytes} bytes")
+
+
+def _claimed(name: str, opened: IO[bytes]) -> list[tuple[str, int]]:
+    """The storages that the next description names, and the bytes of each."""
+    unpickler = _Storages(opened)
+    try:
         unpickler.load()
     except (OSError, MemoryError):
         raise
     except Exception as error:
         raise ValueError(f"{name} holds no weights that can be loaded safely ({type(error).__name__})") from error
-    for key, num_bytes in unpickler.found:
-        if num_bytes > sizes.get(f"{folder}/data/{key}".casefold(), -1):
-            raise ValueError(f"{name} has too few numbers for a tensor of {num_bytes} bytes")
+    return unpickler.found
 
 
 class _Nothing:
@@ -134,18 +166,40 @@ class _Nothing:
         """Hold nothing."""
 
 
+def _counting_levels(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    def load_and_count(unpickler: Any) -> None:
+        load(unpickler)
+        unpickler.count_levels(unpickler.stack[-1])
+
+    return load_and_count
+
+
 # In Python, whose memory of parts is a dictionary: the one in C makes room for whatever number a file names.
 class _Storages(pickle._Unpickler):
     """Reads which storages a description claims, and how large they are."""
 
-    # PyTorch never writes it, and it too makes room for whatever number a file names.
     dispatch: ClassVar[dict[int, Any]] = {
-        code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+        **pickle._Unpickler.dispatch,
+        **{
+            code[0]: _counting_levels(pickle._Unpickler.dispatch[code[0]])
+            for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+        },
     }
+    # PyTorch never writes it, and it too makes room for whatever number a file names.
+    del dispatch[pickle.BYTEARRAY8[0]]
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
         self.found: list[tuple[str, int]] = []
+        self._levels: dict[int, tuple[int, Any]] = {}
+
+    def count_levels(self, made: tuple[Any, ...]) -> None:
+        """Refuse tuples within tuples without end."""
+        level = 1 + max((self._levels[id(item)][0] for item in made if id(item) in self._levels), default=0)
+        if level > _MAX_LEVELS:
+            raise pickle.UnpicklingError("tuples within tuples")
+        # Kept, so that no other is found where it lay.
+        self._levels[id(made)] = (level, made)
 
     def find_class(self, module: str, name: str) -> Any:
         """Give a stand-in for anything."""
@@ -155,7 +209,7 @@ class _Storages(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         """Note a storage."""
-        kind, storage_type, key, _, numel = pid
+        kind, storage_type, key, _, numel, *_ = pid  # and in the older form, of which other it is a part
         if kind != "storage" or type(key) is not str or type(numel) is not int or numel < 0:
             raise pickle.UnpicklingError("a storage that is none")
         self.found.append((key, numel * storage_type.item_bytes))

@@ -8,7 +8,7 @@ import torch
 
 from train_pytorch_model.errors import is_out_of_memory
 from train_pytorch_model.messages import shown
-from train_pytorch_model.ports.weight_archives import check_archive, is_archive
+from train_pytorch_model.ports.weight_archives import check_archive, check_older, is_archive
 from train_pytorch_model.state_dicts import has_nan
 
 if TYPE_CHECKING:
@@ -37,17 +37,15 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
         MemoryError: when the memory does not hold them.
     """
     try:
-        in_archive = is_archive(file)
-        if in_archive:
-            check_archive(file)
+        check = check_archive if is_archive(file) else check_older
+        check(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (ValueError, MemoryError):
         raise
     except OSError as error:
         raise ValueError(f"{file.name} cannot be read: {error}") from error
     except Exception as error:  # what a damaged or hostile file raises is not documented
-        # An archive has been seen to hold no more than its file; an older file may claim anything.
-        if in_archive and is_out_of_memory(error):
+        if is_out_of_memory(error):  # of which it has been seen to take no more than its file has
             raise MemoryError(str(error)) from error
         raise ValueError(f"{file.name} holds no weights that can be loaded safely ({type(error).__name__})") from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
