@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import runpy
+
 import pytest
 
 from train_pytorch_model.errors import UserError
@@ -61,3 +63,7 @@ def test_variables_that_cannot_be_used_are_named(variables: dict[str, str], word
     with pytest.raises(UserError) as caught:
         read_launch(variables)
     assert words in str(caught.value)
+
+
+def test_importing_the_command_runs_nothing() -> None:
+    assert "main" in runpy.run_module("train_pytorch_model.__main__", run_name="imported")
