@@ -249,10 +249,17 @@ def test_each_process_knows_those_of_its_node(monkeypatch: pytest.MonkeyPatch) -
     assert world.is_leader
 
 
+def test_processes_that_had_nothing_to_do_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[object] = []
+    monkeypatch.setattr(torch.distributed, "barrier", lambda group: waits.append(group))
+    met(monkeypatch, ("a", None), ("a", None)).finish()
+    assert len(waits) == 1
+
+
 def test_gpus_that_do_not_go_round_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"Some processes have a GPU, and these have none: \[0, 2\]"):
         met(monkeypatch, ("a", None), ("b", "GPU-1"), ("c", None))
-    with pytest.raises(UserError, match="Two processes are on one GPU: processes 0 and 1 on a. Start one process"):
+    with pytest.raises(UserError, match="Two processes are on one GPU: processes 0 and 1 on a"):
         met(monkeypatch, ("a", "GPU-1"), ("a", "GPU-1"))
 
 

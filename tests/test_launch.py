@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-import runpy
+import importlib
 
 import pytest
 
+from train_pytorch_model.entry import main
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.launch import Launch, read_launch
 
@@ -66,4 +67,4 @@ def test_variables_that_cannot_be_used_are_named(variables: dict[str, str], word
 
 
 def test_importing_the_command_runs_nothing() -> None:
-    assert "main" in runpy.run_module("train_pytorch_model.__main__", run_name="imported")
+    assert importlib.import_module("train_pytorch_model.__main__").main is main

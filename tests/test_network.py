@@ -236,7 +236,7 @@ class Choosing(Flat):
     """Does what no one can say the shape of without the numbers."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.linear(images.flatten(1)[torch.nonzero(images[:, 0, 0, 0] > 0)[:, 0]])
+        return super().forward(images[torch.nonzero(images[:, 0, 0, 0] > 0)[:, 0]])
 
 
 class Hidden(nn.Sequential):
@@ -303,7 +303,7 @@ def test_what_cannot_be_said_without_the_numbers_is_left_to_the_training() -> No
 def test_without_timm_none_of_its_networks_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe("timm", "create_model", {"model_name": "resnet18"})
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(NetworkError, match="timm.create_model is none of the networks"):
+    with pytest.raises(NetworkError, match="create_model is none of the networks"):
         describe("timm", "create_model", {"model_name": "resnet18"})
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from tests.making import Inputs
 from train_pytorch_model.logs import configure_logging
+from train_pytorch_model.watch import leave
 
 WIDTH = 60
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -101,3 +102,12 @@ def test_a_line_that_cannot_be_formatted_ends_nothing() -> None:
         text = terminal.text()
     assert "Logging error" in text
     assert "WARNING 3 images" in text
+
+
+def test_a_process_that_ends_at_once_shows_the_cursor_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with on_terminal() as terminal:
+        with pytest.raises(SystemExit, match="3"):
+            leave(3)
+        assert terminal.text() == SHOW_CURSOR

@@ -69,12 +69,14 @@ class Store:
         self._store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         self._store.set_timeout(timedelta(seconds=1))
         self.is_gone = False
+        self.num_refused = 0
         self.answers = threading.Event()
         self.answers.set()
 
     def __getattr__(self, name: str) -> object:
         self.answers.wait(20)
         if self.is_gone:
+            self.num_refused += 1
             raise RuntimeError("Connection reset by peer")
         return getattr(self._store, name)
 
@@ -107,6 +109,16 @@ def test_a_store_that_does_not_answer_ends_the_process(
     assert ("Process 0 of this training is lost" in caplog.text) is (rank == 1)
     store.answers.set()
     watching.stop()
+
+
+def test_a_store_that_goes_as_the_common_work_ends_ends_nothing(end: End, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_STAY_SECONDS", 20)
+    store = Store()
+    store.is_gone = True
+    watching = Watch(store, 1, 2, end.report, end.notice)
+    until(lambda: store.num_refused)
+    watching.stop()
+    assert (end.codes, end.noticed) == ([], [])
 
 
 def test_a_fault_told_where_the_store_has_gone_is_the_own(end: End) -> None:
