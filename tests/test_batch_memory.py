@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -26,6 +27,9 @@ from train_pytorch_model.entry import main
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.training.batch_memory import BatchTooLargeError, fit_to_memory, largest_part, out_of_memory
 from train_pytorch_model.training.precision import Precision
+from train_pytorch_model.training.predictions import predict
+from train_pytorch_model.training.selection import BestModel, EarlyStopping
+from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep
 
 BATCH = 64
@@ -113,8 +117,36 @@ def test_parts_are_halved_until_they_fit_and_nothing_is_learnt(takes: int, expec
 
 
 def test_another_fault_is_not_taken_for_memory() -> None:
+    hungry = Hungry(1, ValueError("of its own"))
     with pytest.raises(ValueError, match="of its own"):
-        largest_part(make_step(Hungry(1, ValueError("of its own"))), images(), 14, CPU)
+        largest_part(make_step(hungry), images(), 14, CPU)
+    with pytest.raises(ValueError, match="of its own"):
+        predicted(hungry)
+
+
+def predicted(network: nn.Module) -> np.ndarray:
+    return predict(network, images(), torch.arange(14), 14, CPU, torch.contiguous_format)
+
+
+def test_images_are_predicted_as_many_at_once_as_fit() -> None:
+    hungry = Hungry(5, MemoryError())
+    given = predicted(hungry)
+    assert hungry.given == [14, 7, 4, 4, 4, 2]
+    hungry.takes = 14
+    np.testing.assert_allclose(given, predicted(hungry), rtol=1e-6)
+    hungry.takes = 0
+    with pytest.raises(MemoryError):
+        predicted(hungry)
+
+
+@pytest.mark.parametrize(("now", "then", "expected"), [(14, 3, 3), (2, 3, 2), (None, 3, None), (14, None, 14)])
+def test_a_run_that_goes_on_takes_the_parts_of_before_where_they_fit(
+    now: int | None, then: int | None, expected: int | None
+) -> None:
+    states = [TrainingState(make_step(plain()), BestModel(), EarlyStopping(3)) for _ in range(2)]
+    states[0].step.part_size, states[1].step.part_size = then, now
+    states[1].restore(states[0].capture(World()), World())
+    assert states[1].step.part_size == expected
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torchvision
 
 from tests.jobs import train_job
 from tests.making import NETWORK, Inputs, initialize, run_module, write_image_directory
-from train_pytorch_model.check import command
+from tests.test_untrained_model import write_model_with_code
+from train_pytorch_model.check import command, trial
 from train_pytorch_model.check.trial import Trial
 from train_pytorch_model.command_line import build_parser
 from train_pytorch_model.entry import main
@@ -164,6 +168,66 @@ def test_memory_is_summed_where_several_things_want_it(
         assert [need["free_bytes"] for need in found["memory"]] == [free, free]
     assert found["problems"][0]["code"] == 138
     assert "decoded images 0.1 MiB and network and a batch 9.5 MiB" in found["problems"][0]["message"]
+
+
+def test_images_decoded_in_every_epoch_take_time_and_no_room(
+    inputs: Inputs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "try_steps", lambda *_: Trial(0.0, 0.0, None))  # whose memory nobody knows
+    for place, needs in (("memory", ["decoded images"]), ("none", [])):
+        code, found = check(inputs, capsys, image_store=place)
+        assert code == 0
+        assert [need["what"] for need in found["memory"]] == needs
+        assert (found["estimate"]["epoch_seconds"] > 0) == (place == "none")
+
+
+def test_long_steps_are_tried_fewer_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[torch.Tensor] = []
+
+    def num_tried(seconds: float) -> int:
+        tried.clear()
+        monkeypatch.setattr(trial, "_SECONDS", seconds)
+        trial._time(lambda pixels, _: tried.append(pixels), [(torch.ones(1), torch.ones(1))], torch.device("cpu"))
+        return len(tried)
+
+    assert num_tried(1000.0) == trial._WARM_UP + trial._TIMED
+    assert num_tried(0.0) == trial._WARM_UP + 1
+
+
+def test_parts_of_a_batch_are_tried_too(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = check(inputs, capsys, auto_batch_size="on")
+    assert code == 0
+    assert found["estimate"]["epoch_seconds"] > 0
+
+
+BREAKS_IN_A_STEP = """
+import torch
+class TinyNet(torch.nn.Module):
+    def __init__(self, width=4, num_classes=2):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.Linear(width, num_classes))
+    def forward(self, x):
+        if self.training and torch.is_grad_enabled() and not x.is_meta:
+            raise ValueError("a fault of the network's own")
+        return self.layers(x.mean((2, 3)))
+"""
+
+
+def test_a_fault_of_the_network_is_told_with_its_place(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(inputs.untrained)
+    write_model_with_code(inputs.untrained, BREAKS_IN_A_STEP)
+    flags = inputs.arguments(trust_model_code="true", log_format="json")[1:]
+    assert main(["check", *flags]) == 1
+    line = next(line for line in map(json.loads, capfd.readouterr().err.splitlines()) if "exception" in line)
+    assert "This is a fault of the module or of a library" in line["message"]
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("ValueError: a fault of the network's own")
+
+
+def test_a_page_goes_wherever_output_is_sent(inputs: Inputs) -> None:
+    with redirect_stdout(io.StringIO()) as page:
+        assert main(["check", *inputs.arguments()[1:]]) == 0
+    assert "This training can begin." in page.getvalue()
 
 
 def test_the_memory_of_a_trial_is_that_of_the_network(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:

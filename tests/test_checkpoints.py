@@ -17,6 +17,7 @@ from train_pytorch_model import training_run
 from train_pytorch_model.checkpoints import keeper
 from train_pytorch_model.checkpoints.folder import CheckpointFolder, DamagedCheckpointError, read_checkpoint
 from train_pytorch_model.checkpoints.keeper import CheckpointKeeper
+from train_pytorch_model.errors import UserError
 from train_pytorch_model.interruption import Interruption
 
 
@@ -273,6 +274,24 @@ def test_never_starts_anew(interrupted: Inputs, capfd: pytest.CaptureFixture[str
     capfd.readouterr()
     assert interrupted.fit(**{**FLAGS, "resume": "never"}) == 0
     assert "Going on" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", [{}, {"fingerprint": "mine"}, {"fingerprint": {"random seed": None}}])
+@pytest.mark.parametrize("seed", [1, "none"])
+def test_what_is_no_checkpoint_of_a_training_is_named(content: dict[str, Any], seed: object, inputs: Inputs) -> None:
+    CheckpointFolder(inputs.outputs / "checkpoints").write(content)
+    assert inputs.fit(resume="require", random_seed=seed) == 1
+    assert "is of another training: it lacks what a checkpoint has" in error_text(inputs.outputs)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)  # which root, as who tests may run, is never refused
+    with pytest.raises(UserError, match=r"theirs cannot be read: Permission denied. .*--checkpoint-path"):
+        CheckpointFolder(tmp_path / "theirs").newest()
 
 
 def test_require_needs_one(inputs: Inputs) -> None:

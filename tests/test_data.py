@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,18 +44,35 @@ def broken_files(folder: Path) -> dict[str, Path]:
     data = bytearray(whole.getvalue())
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 1
-    contents = {"truncated": data[: len(data) // 2], "flipped": flipped, "text": b"no image", "empty": b""}
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n"
+    contents = {
+        "truncated": data[: len(data) // 2], "flipped": flipped, "text": b"no image", "empty": b"", "program": program,
+    }  # fmt: skip
     paths = {name: folder / f"{name}.png" for name in contents}
     for name, content in contents.items():
         paths[name].write_bytes(bytes(content))
-    return {**paths, "missing": folder / "missing.png"}
+    os.mkfifo(folder / "pipe.png")
+    return {**paths, "missing": folder / "missing.png", "pipe": folder / "pipe.png"}
 
 
-@pytest.mark.parametrize("kind", ["truncated", "flipped", "text", "empty", "missing"])
+@pytest.mark.parametrize("kind", ["truncated", "flipped", "text", "empty", "program", "missing", "pipe"])
 def test_a_file_that_is_no_whole_image_is_unreadable(kind: str, tmp_path: Path) -> None:
     with pytest.raises(UnreadableImageError) as raised:
         decode(broken_files(tmp_path)[kind])
     assert str(raised.value)
+
+
+@pytest.mark.parametrize("read", [read_size, decode])
+def test_memory_that_runs_out_makes_no_image_unreadable(
+    read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise MemoryError
+
+    (tmp_path / "image.png").touch()
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(MemoryError):
+        read(tmp_path / "image.png")
 
 
 PLACES = ("memory", "disk", "none")
@@ -108,12 +127,15 @@ def test_a_mapped_file_has_no_name_and_goes_with_the_process(tmp_path: Path, mon
     assert len(store) == 3
 
 
-def test_a_file_that_changes_after_the_check_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["the file is missing", "it is 40x20, though its header said 32x32"])
+def test_a_file_that_changes_after_the_check_is_named(words: str, tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path / "images", ["a"], per_class=3)
     paths = sorted((folder / "a").iterdir())
     store, _ = decoded(paths, [0, 0, 0], "none")
     paths[2].unlink()
-    with pytest.raises(UnreadableImageError, match=r"2\.png: the file is missing"):
+    if "40x20" in words:
+        Image.new("RGB", (40, 20)).save(paths[2])
+    with pytest.raises(UnreadableImageError, match=rf"2\.png: {words}"):
         list(store.batches([torch.arange(3)], CPU))
 
 
@@ -122,14 +144,15 @@ def test_threads_give_results_in_order(count: int) -> None:
     assert list(in_threads(lambda number: number * number, count, at_once=7)) == [n * n for n in range(count)]
 
 
-def test_working_ahead_changes_neither_order_nor_errors() -> None:
+@pytest.mark.parametrize("error", [ValueError("five"), TimeoutError("five")])  # some disks say the second themselves
+def test_working_ahead_changes_neither_order_nor_errors(error: Exception) -> None:
     def work(number: int) -> int:
         if number == 5:
-            raise ValueError("five")
+            raise error
         return number * number
 
     assert list(ahead(work, range(5))) == [0, 1, 4, 9, 16]
-    with pytest.raises(ValueError, match="five"):
+    with pytest.raises(type(error), match="five"):
         list(ahead(work, range(7)))
     results = ahead(work, range(7))
     assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]

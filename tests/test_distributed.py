@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,8 +19,12 @@ from tests.fit_job import make_network
 from tests.jobs import Job, process_variables, results, train_job
 from tests.making import Inputs
 from tests.test_loop import make_images
+from train_pytorch_model import distributed
 from train_pytorch_model.data.batches import shuffled, training_shares
 from train_pytorch_model.device import find_shared_gpus
+from train_pytorch_model.distributed import World, connected
+from train_pytorch_model.errors import UserError
+from train_pytorch_model.launch import Launch
 from train_pytorch_model.training.captured_step import is_captured
 
 # From the fault of one process to the end of the last.
@@ -223,3 +228,50 @@ def _children(pid: int) -> dict[str, int]:
             if name == "RANK":
                 found[value] = int(child)
     return found
+
+
+def met(monkeypatch: pytest.MonkeyPatch, *processes: tuple[str, str | None]) -> World:
+    """The second of processes with these hosts and GPUs, once it knows the others."""
+
+    def gather(values: list[object], own: object) -> None:
+        values[:] = processes
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(torch.distributed, "new_group", lambda ranks=None, **_: ranks)
+    world = World(1, 0, len(processes))
+    world.join()
+    return world
+
+
+def test_each_process_knows_those_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = met(monkeypatch, ("a", "GPU-1"), ("b", "GPU-2"), ("b", "GPU-3"), ("a", "GPU-4"))
+    assert world.node == (1, 2)
+    assert world.is_leader
+
+
+def test_processes_that_had_nothing_to_do_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[object] = []
+    monkeypatch.setattr(torch.distributed, "barrier", lambda group: waits.append(group))
+    met(monkeypatch, ("a", None), ("a", None)).finish()
+    assert len(waits) == 1
+
+
+def test_gpus_that_do_not_go_round_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"Some processes have a GPU, and these have none: \[0, 2\]"):
+        met(monkeypatch, ("a", None), ("b", "GPU-1"), ("c", None))
+    with pytest.raises(UserError, match="Two processes are on one GPU: processes 0 and 1 on a"):
+        met(monkeypatch, ("a", "GPU-1"), ("a", "GPU-1"))
+
+
+@pytest.mark.parametrize(("rank", "words"), [(0, "cannot listen at"), (1, "cannot reach process 0 at")])
+def test_a_meeting_point_that_cannot_be_had_is_named(rank: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_MEETING_SECONDS", 1)
+    monkeypatch.setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        if rank == 0:
+            taken.listen()
+        port = taken.getsockname()[1]
+        launch = Launch(rank, rank, 2, "127.0.0.1", port)
+        with pytest.raises(UserError, match=f"Process {rank} of 2 {words} 127.0.0.1:{port}"), connected(launch, print):
+            pass

@@ -13,6 +13,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,7 @@ def test_values_of_files_stand_in_messages_only_so_far(tmp_path: Path) -> None:
         value = [value] * 10
     assert len(shown(value)) <= MAX_SHOWN + 1
     assert len(shown({"key": "x" * 10**7, 10**10_000: 1})) <= MAX_SHOWN + 1
+    assert shown({10**10_000: [date(2026, 1, 1)]}) == "{a number of 33220 bits: [a date]}"
     assert shown({"a": [1, (2,), None, "b"]}) == "{'a': [1, (2,), None, 'b']}"
     path = write_model_with_code(tmp_path / "model")
     edit_spec(path, task_type="x" * 10**6)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
+from train_pytorch_model.entry import main
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.launch import Launch, read_launch
 
@@ -61,3 +64,7 @@ def test_variables_that_cannot_be_used_are_named(variables: dict[str, str], word
     with pytest.raises(UserError) as caught:
         read_launch(variables)
     assert words in str(caught.value)
+
+
+def test_importing_the_command_runs_nothing() -> None:
+    assert importlib.import_module("train_pytorch_model.__main__").main is main

@@ -165,5 +165,7 @@ def test_auxiliary_heads_count_in_the_loss_by_their_weights() -> None:
     logits, loss = logits_and_loss(InceptionOutputs(main, first), labels)
     assert torch.equal(logits, main)
     assert loss.item() == pytest.approx((entropies[0] + 0.4 * entropies[1]).item())
+    _, loss = logits_and_loss(GoogLeNetOutputs(main, None, None), labels)  # its heads can be left out
+    assert loss.item() == pytest.approx(entropies[0].item())
     _, loss = logits_and_loss(GoogLeNetOutputs(main, second, first), labels)
     assert loss.item() == pytest.approx((entropies[0] + 0.3 * entropies[1] + 0.3 * entropies[2]).item())

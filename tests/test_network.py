@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -194,6 +197,114 @@ class Flat(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.linear(images.flatten(1))
+
+
+class Resizing(Flat):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.empty(0).resize_(2**20, 2**20)
+
+
+class Deep(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(*[nn.Identity()] * 100_001)
+
+
+class Timed(Flat):
+    """Is built with an operation that has neither tensors nor a device."""
+
+    def __init__(self) -> None:
+        with torch.profiler.record_function("building"):
+            super().__init__()
+
+
+class Fixed(Flat):
+    """Has as many outputs whatever is asked for."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+
+
+class Growing(nn.Sequential):
+    """Has a layer for each class."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__(*[nn.Linear(2, 2) for _ in range(num_classes)], nn.Linear(2, num_classes))
+
+
+class Choosing(Flat):
+    """Does what no one can say the shape of without the numbers."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images[torch.nonzero(images[:, 0, 0, 0] > 0)[:, 0]])
+
+
+class Hidden(nn.Sequential):
+    """Has a layer before its head that is as wide as there are classes, but for a few of them."""
+
+    def __init__(self, num_classes: int = 100) -> None:
+        width = max(16, num_classes)
+        super().__init__(nn.Linear(2, width), nn.Linear(width, num_classes))
+
+
+def of_their_own(name: str, module: str = __name__) -> NetworkDescription:
+    """A network of a user's own code."""
+    return describe(module, name, {}, trust_code=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words"),
+    [
+        (__name__, "Resizing", "asks for 4,096.0 GiB of memory"),
+        (__name__, "Deep", "more than 100000 layers"),
+        ("builtins", "dict", "gives a dict, not a torch.nn.Module"),
+    ],
+)
+def test_what_is_no_network_of_sense_is_named_as_it_is_built(module: str, name: str, words: str) -> None:
+    with pytest.raises(NetworkError, match=words):
+        of_their_own(name, module).build_without_weights()
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [("nowhere", "ModuleNotFoundError"), ("broken_network", "ZeroDivisionError"), ("json", "has no 'Flat' to call")],
+)
+def test_code_that_cannot_be_had_is_named(
+    module: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_network.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(NetworkError, match=words):
+        of_their_own("Flat", module)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Fixed", "no layer of .* depends on num_classes"),
+        ("Growing", r"more than the head of .* depends on num_classes: \['3.bias', '3.weight', '4.bias'\]"),
+        ("Hidden", r"more than the head of .* depends on num_classes: \['0.bias', '0.weight'\]"),
+    ],
+)
+def test_a_head_that_cannot_be_fitted_is_named(name: str, words: str) -> None:
+    description = of_their_own(name)
+    with pytest.raises(NetworkError, match=words):
+        with_head(description, description.build().state_dict(), 5, keep_head=True)
+
+
+def test_what_cannot_be_said_without_the_numbers_is_left_to_the_training() -> None:
+    description = of_their_own("Choosing")
+    check_image_size(description, (8, 8), 2, 3, training=True)
+    with pytest.raises(NetworkError):
+        check_image_size(of_their_own("Flat"), (9, 9), 2, 3, training=True)
+    assert of_their_own("Timed").shapes() == description.shapes()
+
+
+def test_without_timm_none_of_its_networks_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert describe("timm", "create_model", {"model_name": "resnet18"})
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(NetworkError, match="create_model is none of the networks"):
+        describe("timm", "create_model", {"model_name": "resnet18"})
 
 
 @pytest.mark.parametrize("network", [Reshaping, Flat])

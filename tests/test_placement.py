@@ -4,14 +4,29 @@ import errno
 import logging
 import os
 import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from tests.making import Inputs
+from tests.test_check import check
+from tests.test_distributed import met
 from train_pytorch_model.data import placement
-from train_pytorch_model.data.placement import PlacementError, allocate, available_memory_bytes, choose_place
+from train_pytorch_model.data.placement import (
+    PlacementError,
+    allocate,
+    available_memory_bytes,
+    choose_host_place,
+    choose_place,
+    free_bytes,
+    shared_rows,
+)
+from train_pytorch_model.device import fast_half_precision
 
 CPU = torch.device("cpu")
 MEBIBYTE = 2**20
@@ -51,6 +66,67 @@ def test_the_first_place_with_room_is_taken_and_logged(
 def test_a_place_without_room_is_refused_with_the_sizes(wanted: str, mebibytes: int) -> None:
     with pytest.raises(PlacementError, match=rf"needs {mebibytes:,}\.0 MiB .* but {mebibytes - 1:,}\.0 MiB are free"):
         choose_place(wanted, mebibytes * MEBIBYTE, CPU)
+
+
+@pytest.mark.usefixtures("room")
+def test_images_on_their_way_to_gpus_lie_where_there_is_room() -> None:
+    assert choose_host_place(100 * MEBIBYTE) == "memory"
+    assert choose_host_place(101 * MEBIBYTE) == "disk"
+    with pytest.raises(PlacementError, match=r"1,001\.0 MiB of decoded images have no room .*--image-store none"):
+        choose_host_place(1001 * MEBIBYTE)
+
+
+def test_a_temporary_folder_that_is_not_there_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert free_bytes(CPU)["disk"] == 0
+    with pytest.raises(PlacementError, match=r"but 0\.0 MiB are free there"):
+        choose_place("disk", 1, CPU)
+
+
+@pytest.fixture
+def no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that is no Linux."""
+    for name in ("read_text", "write_text", "is_dir", "readlink"):
+        monkeypatch.setattr(Path, name, answering_no(getattr(Path, name)))
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.delattr(os, "memfd_create")
+
+
+def answering_no(method: Callable[..., Any]) -> Callable[..., Any]:
+    def answer(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.parts[:2] != ("/", "proc"):
+            return method(path, *arguments, **named)
+        if method.__name__ == "is_dir":
+            return False
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    return answer
+
+
+@pytest.mark.usefixtures("no_proc")
+def test_elsewhere_than_on_linux_nothing_is_known_and_processes_share_a_named_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "_GROUP_FILES", ())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert choose_place("memory", 10**15, CPU) == "memory"
+    assert fast_half_precision(CPU) is None
+    assert met(monkeypatch, ("a", None), ("b", None)).node == (1,)
+    with shared_rows("memory", (3, 2)) as shared:
+        first, second = shared.open(), shared.open()
+        first.fill_(7)
+        assert second.tolist() == [[7, 7]] * 3
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_proc")
+def test_elsewhere_than_on_linux_a_training_is_checked_without_its_memory(
+    inputs: Inputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = check(inputs, capsys)
+    assert code == 0
+    assert [need["what"] for need in found["memory"]] == ["decoded images"]
 
 
 def test_a_disk_that_is_full_is_told_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

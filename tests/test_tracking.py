@@ -74,7 +74,7 @@ def ask(address: str, path: str, body: dict[str, Any] | None = None) -> dict[str
 @pytest.mark.environment
 def test_a_training_is_found_again_on_the_server(server: str, inputs: Inputs) -> None:
     started = ask(server, "runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]["run_id"]
-    job = {"MLFLOW_TRACKING_URI": server, "MLFLOW_RUN_ID": started}
+    job = {"MLFLOW_TRACKING_URI": server, "MLFLOW_RUN_ID": started, "AZUREML_RUN_ID": started}
     finished = run_module(*inputs.arguments(epochs=3, report=None), **job)
     assert finished.returncode == 0, finished.stderr
     assert "WARNING" not in finished.stderr
@@ -91,7 +91,7 @@ def test_a_training_is_found_again_on_the_server(server: str, inputs: Inputs) ->
     assert "Train images per second" in names
     assert {"key": "epochs", "value": "3"} in data["params"]
     files = {item["path"] for item in ask(server, f"artifacts/list?run_id={started}")["files"]}
-    assert {"metrics.jsonl", "module_statistics", "report"} <= files
+    assert {"metrics.jsonl", "module_statistics", "report", "trained_model_outputs"} <= files
     report = {item["path"] for item in ask(server, f"artifacts/list?run_id={started}&path=report")["files"]}
     assert report == {"report/learning_curves.png", "report/confusion_matrix.png", "report/report.html"}
     assert b"data:image/jpeg" not in (inputs.outputs / "report" / "report.html").read_bytes()

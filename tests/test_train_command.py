@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from PIL import Image
 
 from tests.making import ROOT, Inputs, initialize, paths_of, run_module, write_class_folders, write_image_directory
 from tests.test_untrained_model import write_model_with_code
-from train_pytorch_model import training_run
+from train_pytorch_model import stores, training_run
 from train_pytorch_model.designer_core import load_model_spec
+from train_pytorch_model.distributed import World
 
 METRIC_KEYS = [
     "epoch",
@@ -235,6 +237,41 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best_so_far(
     inputs.untrained = best
     assert inputs.fit() == 0
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_validation_that_is_never_finite_leaves_nothing_to_keep(inputs: Inputs) -> None:
+    # The one step begins well, and takes the weights beyond all numbers.
+    assert inputs.fit(epochs=1, batch_size=24, learning_rate=1e30) == 1
+    assert "The validation loss was a finite number in no epoch, so there is no model to keep." in str(inputs.error())
+    assert not inputs.trained.exists()
+
+
+class Apart(World):
+    """One of two processes; the other was given another batch size."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, {**value, "batch size": 7}] if isinstance(value, dict) and "batch size" in value else [value]
+
+
+def test_processes_that_do_not_train_the_same_are_told_apart(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_run, "connected", lambda *_: nullcontext(Apart()))
+    assert inputs.fit() == 1
+    assert "The processes do not train the same: batch size differ between them." in str(inputs.error())
+
+
+def test_with_faults_at_hand_large_datasets_are_not_decoded(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (inputs.train, inputs.valid):
+        broken = sorted((folder / "image").iterdir())[2]
+        broken.write_bytes(broken.read_bytes()[:200])
+    monkeypatch.setattr(stores, "_MAX_IMAGES_DECODED_FOR_FAULTS", 12)
+    assert inputs.fit(epochs=0) == 1
+    assert f"Training dataset {inputs.train}: its 24 images are not decoded until the faults" in capfd.readouterr().err
+    message = str(inputs.error())
+    assert 'Parameter "Epochs"' in message
+    assert "1 of 12 images cannot be read" in message
+    assert "of 24 images" not in message
 
 
 @pytest.mark.parametrize(

@@ -240,14 +240,14 @@ class TinyNet(nn.Module):
 """
 
 
-def write_model_with_code(path: Path) -> Path:
+def write_model_with_code(path: Path, code: str = CODE) -> Path:
     """An untrained model whose class stands in its own `local_dependencies` alone."""
     namespace: dict[str, Any] = {}
-    exec(CODE, namespace)
+    exec(code, namespace)
     write(path, namespace["TinyNet"](width=5), "tiny_net", "TinyNet", {"width": 5})
     edit_spec(path, local_dependencies=["local_dependencies/mine"])
     with zipfile.ZipFile(path / "local_dependencies.zip", "w") as packed:
-        packed.writestr("mine/tiny_net.py", CODE)
+        packed.writestr("mine/tiny_net.py", code)
     return path
 
 

@@ -174,11 +174,10 @@ class World:
         return DistributedDataParallel(network, device_ids=device_ids, find_unused_parameters=has_unused)
 
     def finish(self) -> None:
-        """Wait until all have come here and nothing is under way."""
-        if not self.is_alone:
-            if self._pending is not None:
-                self._pending[0].wait()
-            torch.distributed.barrier(group=self._control)
+        """Wait until all of several have come here and nothing is under way."""
+        if self._pending is not None:
+            self._pending[0].wait()
+        torch.distributed.barrier(group=self._control)
 
 
 @contextmanager

@@ -40,11 +40,6 @@ class ModuleError(Exception):
         """The message as the designer shows it: the id, a colon, the text."""
         return f"{self.error_id}: {self}"
 
-    @property
-    def faults(self) -> tuple[ModuleError, ...]:
-        """The single faults that this error reports."""
-        return (self,)
-
 
 class UserError(ModuleError):
     """A fault that has no name of its own among the designer's errors."""
@@ -55,7 +50,6 @@ class MultipleFaultsError(ModuleError):
 
     def __init__(self, faults: tuple[ModuleError, ...]) -> None:
         super().__init__("\n".join(fault.message for fault in faults))
-        self._faults = faults
         self.error_id = faults[0].error_id  # type: ignore[misc]
         self.code = faults[0].code  # type: ignore[misc]
 
@@ -63,11 +57,6 @@ class MultipleFaultsError(ModuleError):
     def message(self) -> str:
         """One line a fault."""
         return str(self)
-
-    @property
-    def faults(self) -> tuple[ModuleError, ...]:
-        """The single faults that this error reports."""
-        return self._faults
 
 
 class GreaterThanError(ModuleError):
@@ -284,7 +273,7 @@ class FaultCollector:
         try:
             yield
         except ModuleError as error:
-            self.faults.extend(error.faults)
+            self.faults.append(error)
 
     def raise_any(self) -> None:
         """Raise what was gathered.

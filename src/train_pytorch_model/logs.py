@@ -8,9 +8,9 @@ import sys
 import textwrap
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich.console import Console
 
@@ -44,7 +44,7 @@ class _ConsoleHandler(logging.Handler):
         """Print one line."""
         try:
             self._print(record)
-        except Exception:  # the terminal may have gone; the work goes on
+        except Exception:  # a line that cannot be formatted ends nothing, as with logging's own handlers
             self.handleError(record)
 
     def _print(self, record: logging.LogRecord) -> None:
@@ -56,6 +56,27 @@ class _ConsoleHandler(logging.Handler):
             for line in self.format(record).splitlines()
         )
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Terminal:
+    """A stream whose reader may go away; the work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write as far as somebody reads."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Likewise."""
+        with suppress(OSError):
+            self._stream.flush()
 
 
 class _JsonFormatter(logging.Formatter):
@@ -80,7 +101,8 @@ def configure_logging(*, is_quiet: bool = False, is_silent: bool = False, log_fo
     """
     is_live = not (is_quiet or is_silent or log_format == "json")
     # By what it is, not by what FORCE_COLOR says, which notebooks set for all that they start.
-    console = Console(stderr=True, force_terminal=sys.stderr.isatty() and is_live)
+    terminal = cast("TextIO", _Terminal(sys.stderr))
+    console = Console(file=terminal, force_terminal=sys.stderr.isatty() and is_live)
     handler: logging.Handler = _ConsoleHandler(console) if console.is_interactive else logging.StreamHandler(sys.stderr)
     if not console.is_interactive:
         handler.setFormatter(_JsonFormatter() if log_format == "json" else _LineFormatter(_LINE_FORMAT))
@@ -96,9 +118,7 @@ def configure_logging(*, is_quiet: bool = False, is_silent: bool = False, log_fo
 
 def _log_thread(failure: threading.ExceptHookArgs) -> None:
     """A thread of the background has failed, which ends nothing; Python would print its traceback by itself."""
-    if failure.exc_value is not None:
-        error = (failure.exc_type, failure.exc_value, failure.exc_traceback)
-        logging.getLogger(_PACKAGE).error("A thread has failed.", exc_info=error)
+    logging.getLogger(_PACKAGE).error("A thread has failed.", exc_info=failure.exc_value)
 
 
 def log_progress(logger: logging.Logger, event: str, message: str, **numbers: Any) -> None:

@@ -237,13 +237,16 @@ def with_head(
     if not head:
         raise NetworkError(f"no layer of {description} depends on num_classes, so its head cannot be fitted")
     network = wanted.build()
-    fits = all(state[key].shape == value.shape for key, value in network.state_dict().items() if key in head)
-    if not (keep_head and fits):
+    given = {key: value.shape for key, value in state.items()}
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    differing = {key for key in {**given, **shapes} if given.get(key) != shapes.get(key) and not key.endswith(_COUNTER)}
+    if not differing <= head:
+        raise NetworkError(
+            f"more than the head of {description} depends on num_classes: {shown(sorted(differing - head)[:3])}"
+        )
+    if differing or not keep_head:
         state = with_entries(state, {key: value for key, value in state.items() if key not in head})
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    missing = [key for key in missing if not key.endswith(_COUNTER)]
-    if unexpected or not set(missing) <= head:
-        raise NetworkError(f"more than the head of {description} depends on num_classes: {sorted(missing)[:3]}")
+    network.load_state_dict(state, strict=False)
     return network, wanted
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from train_pytorch_model.checkpoints.folder import CheckpointFolder
 from train_pytorch_model.checkpoints.keeper import CheckpointKeeper
-from train_pytorch_model.checkpoints.resume import choose_start
+from train_pytorch_model.checkpoints.resume import choose_start, drawn_before
 from train_pytorch_model.data.decoding import UnreadableImageError
 from train_pytorch_model.distributed import connected, is_lost_peer
 from train_pytorch_model.errors import (
@@ -120,11 +120,7 @@ class _Run:
         folder = CheckpointFolder(settings.checkpoint_path)
         candidate = folder.newest() if world.is_main and parameters.resume != "never" else None
         if parameters.random_seed is None:
-            # A run that drew its seed goes on with that.
-            drawn = settings.seed
-            if candidate and candidate.get("fingerprint", {}).get("random seed", 0) is None:
-                drawn = candidate["seed"]
-            settings = replace(settings, seed=world.share(drawn))
+            settings = replace(settings, seed=world.share(drawn_before(candidate, settings.seed)))
             logger.info("Random seed %d was drawn for this run; --random-seed %d repeats it.", *[settings.seed] * 2)
         prepared = self._prepared = prepare(settings, world, ProgressDisplay(self._console))
         plan = make_plan(prepared, settings, world)

@@ -51,6 +51,15 @@ def choose_start(
     return None
 
 
+def drawn_before(candidate: Mapping[str, Any] | None, drawn: int) -> int:
+    """The seed of a run that draws its own: the one drawn by the run that it goes on from, else `drawn`."""
+    try:
+        is_drawn = candidate is not None and candidate["fingerprint"]["random seed"] is None
+        return int(candidate["seed"]) if candidate and is_drawn else drawn
+    except (KeyError, TypeError, ValueError):  # no checkpoint of a training, as will be told
+        return drawn
+
+
 def name_of(folder: CheckpointFolder, candidate: Mapping[str, Any]) -> str:
     """A checkpoint in words."""
     return f"the checkpoint of epoch {candidate['epoch']}, iteration {candidate['iteration']}, in {folder.path}"

@@ -113,7 +113,7 @@ def decode_sized(path: Path, size: Size) -> np.ndarray:
     image = decode(path)
     if image.shape[:2] != size:
         raise UnreadableImageError(
-            f"it is {image.shape[1]}x{image.shape[0]}, though its header says {size[1]}x{size[0]}"
+            f"it is {image.shape[1]}x{image.shape[0]}, though its header said {size[1]}x{size[0]}"
         )
     return image
 
