@@ -180,13 +180,13 @@ COCO = {
     "categories": [{"id": 1, "name": "cat"}],
 }
 BROKEN_ANNOTATIONS: dict[str, tuple[str, str, str]] = {
-    "a file that is not there": ("labels.csv", "file,label\ncat/9.png,a\n", "1 labelled files are not there: 'cat/9.png'"),
+    "a file that is not there": ("labels.csv", "file,label\ncat/9.png,a\n", "are not there: 'cat/9.png'"),
     "a category that is not there": (
         "labels.json", json.dumps({**COCO, "categories": []}), "annotation 5 names no category or image",
     ),
-    "a category without a number": ("labels.json", json.dumps({**COCO, "categories": [{"name": "a"}]}), "KeyError: 'id'"),
+    "a category without a number": ("labels.json", json.dumps({**COCO, "categories": [{}]}), "KeyError: 'id'"),
     "several labels of an image": (
-        "labels.jsonl", '\n{"image_url": "cat/0.png", "label": ["a", "b"]}', "line 2 has no 'image_url' and one 'label'",
+        "labels.jsonl", '\n{"image_url": "cat/0.png", "label": ["a", "b"]}', "line 2 has no 'image_url'",
     ),
     "a line that is no object": ("labels.jsonl", "3", "line 1 has no 'image_url'"),
     "a line that is no JSON": ("labels.jsonl", '\n\n{"image_url"', "line 3 is no JSON"),
@@ -215,7 +215,7 @@ def test_two_files_of_annotations_are_refused(folders: Path, tmp_path: Path) -> 
 def test_a_file_of_annotations_of_more_than_a_gigabyte_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "labels.json").open("wb") as file:
         file.truncate(2**30 + 1)
-    with pytest.raises(InvalidDatasetError, match="labels.json cannot be used: it is larger than"):
+    with pytest.raises(InvalidDatasetError, match="it is larger than"):
         read_annotations("Input", {"labels.json": tmp_path / "labels.json"})
 
 
@@ -350,8 +350,8 @@ def test_what_lies_too_deep_to_be_opened_is_told_of(
     monkeypatch.chdir(folder)
     while len(str(folder)) + 201 < 4096:  # Linux opens no longer path
         folder /= "d" * 200
-        os.mkdir(folder.name)
-        os.chdir(folder.name)
+        Path(folder.name).mkdir()
+        monkeypatch.chdir(folder.name)
     file = Path(name).with_name("x" * 195 + Path(name).name)
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(b"whatever it holds")
