@@ -142,6 +142,13 @@ def test_a_damaged_transformation_is_named(operations: str, images: Path, tmp_pa
     assert error_code(tmp_path / "outputs") == ("InvalidTransformationDirectory", 158)
 
 
+def test_an_operation_that_changes_nothing_is_told_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert init(tmp_path / "how", random_rotation=True, pad=True, padding=1) == 0
+    said = capfd.readouterr().err
+    assert "RandomRotation by 0 changes nothing." in said
+    assert "Pad by" not in said
+
+
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
