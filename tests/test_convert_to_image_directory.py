@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 import zipfile
@@ -18,7 +19,9 @@ from tests.making import (
     run_retired_tool,
     write_class_folders,
 )
+from train_pytorch_model.companions.annotations import read_annotations
 from train_pytorch_model.designer_core import load_image_directory
+from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".gz", ".bz2")
@@ -102,6 +105,7 @@ def test_hidden_and_metadata_folders_are_no_classes_and_the_input_stays_as_it_wa
         shutil.copytree(folders / "cat", folders / name)
     (folders / "cat" / "._0.png").write_bytes(b"resource fork")
     (folders / "cat" / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    os.mkfifo(folders / "cat" / "pipe.png")
     before = contents(folders)
     assert convert(folders, tmp_path / "ours") == 0
     assert contents(folders) == before
@@ -154,7 +158,7 @@ def annotate(folders: Path, kind: str) -> dict[str, str]:
     elif kind == "export":
         address = "AmlDatastore://workspaceblobstore/UI/my%20photos/"
         lines = [json.dumps({"image_url": address + file, "label": label}) for file, label in labels.items()]
-        (folders / "labels.jsonl").write_text("\n".join(lines))
+        (folders / "labels.jsonl").write_text("\n\n".join(lines))
     else:
         rows = [f"{file},{label}" for file, label in labels.items()]
         (folders / "labels.csv").write_text("\n".join(["file,label", *rows]))
@@ -171,6 +175,63 @@ def test_labels_may_come_from_a_file_of_annotations(kind: str, folders: Path, tm
     assert given == [labels[file] for file in sorted(labels)]
 
 
+COCO = {
+    "images": [{"id": 0, "file_name": "cat/0.png"}],
+    "annotations": [{"id": 5, "image_id": 0, "category_id": 1}],
+    "categories": [{"id": 1, "name": "cat"}],
+}
+BROKEN_ANNOTATIONS: dict[str, tuple[str, str, str]] = {
+    "a file that is not there": ("labels.csv", "file,label\ncat/9.png,a\n", "are not there: 'cat/9.png'"),
+    "a category that is not there": (
+        "labels.json", json.dumps({**COCO, "categories": []}), "annotation 5 names no category or image",
+    ),
+    "a category without a number": ("labels.json", json.dumps({**COCO, "categories": [{}]}), "KeyError: 'id'"),
+    "several labels of an image": (
+        "labels.jsonl", '\n{"image_url": "cat/0.png", "label": ["a", "b"]}', "line 2 has no 'image_url'",
+    ),
+    "a line that is no object": ("labels.jsonl", "3", "line 1 has no 'image_url'"),
+    "a line that is no JSON": ("labels.jsonl", '\n\n{"image_url"', "line 3 is no JSON"),
+    "no JSON": ("labels.json", "{", "labels.json cannot be used: Expecting"),
+    "no UTF-8": ("labels.csv", "file,label\ncat/0.png,\udcff", "labels.csv cannot be used: 'utf-8'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN_ANNOTATIONS)
+def test_annotations_that_cannot_be_used_are_an_error_that_says_why(fault: str, folders: Path, tmp_path: Path) -> None:
+    name, text, words = BROKEN_ANNOTATIONS[fault]
+    (folders / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+    assert convert(folders, tmp_path / "ours") == 1
+    assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
+    assert words in error_text(tmp_path / "outputs")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_two_files_of_annotations_are_refused(folders: Path, tmp_path: Path) -> None:
+    annotate(folders, "coco")
+    annotate(folders, "csv")
+    assert convert(folders, tmp_path / "ours") == 1
+    assert "several files hold annotations: labels.csv, labels.json" in error_text(tmp_path / "outputs")
+
+
+def test_a_file_of_annotations_of_more_than_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "labels.json").open("wb") as file:
+        file.truncate(2**30 + 1)
+    with pytest.raises(InvalidDatasetError, match="it is larger than"):
+        read_annotations("Input", {"labels.json": tmp_path / "labels.json"})
+
+
+def test_texts_that_are_no_annotations_leave_the_folders_labels(
+    folders: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(folders, tmp_path / "expected") == 0
+    (folders / "settings.json").write_text('{"images": 3}')
+    (folders / "sizes.csv").write_text("name,width\ncat/0.png,3\n")
+    (folders / "dog" / "z.csv").write_text("file,label\n0.png,other\n")  # of one folder's images alone
+    assert convert(folders, tmp_path / "ours") == 0
+    assert contents(tmp_path / "ours") == contents(tmp_path / "expected")
+    assert "sizes.csv gives no labels: its columns are ['name', 'width']" in capfd.readouterr().err
+
+
 def test_annotations_of_several_categories_an_image_are_refused(folders: Path, tmp_path: Path) -> None:
     annotate(folders, "coco")
     document = json.loads((folders / "labels.json").read_text())
@@ -181,10 +242,18 @@ def test_annotations_of_several_categories_an_image_are_refused(folders: Path, t
     assert not (tmp_path / "ours").exists()
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty", "several archives", "damaged zip", "damaged tar", "no image"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("missing", "empty", "several archives", "damaged zip", "damaged tar", "no image", "broken images", "a pipe"),
+        "images without folder",
+    ],
+)
 def test_what_cannot_be_converted_is_a_named_error_and_leaves_nothing(kind: str, folders: Path, tmp_path: Path) -> None:
     source = tmp_path / "input"
-    if kind != "missing":
+    if kind == "a pipe":
+        os.mkfifo(source)
+    elif kind != "missing":
         source.mkdir()
     if kind == "several archives":
         for name in ("a.zip", "b.tar"):
@@ -195,6 +264,13 @@ def test_what_cannot_be_converted_is_a_named_error_and_leaves_nothing(kind: str,
         archive.write_bytes(data[: len(data) // 2])
     if kind == "no image":
         (source / "notes.txt").write_text("nothing")
+    if kind == "broken images":
+        (source / "cat").mkdir()
+        (source / "cat" / "0.png").write_bytes(b"no image")
+    if kind == "images without folder":
+        shutil.copytree(folders / "cat", source, dirs_exist_ok=True)
+        shutil.copytree(folders / "dog", source / "dog")
+        (source / "dog" / "2.png").unlink()
     assert convert(source, tmp_path / "ours") == 1
     assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
     assert not (tmp_path / "ours").exists()
@@ -240,6 +316,54 @@ def test_a_tar_that_is_cut_between_two_files_is_an_error(folders: Path, tmp_path
     assert convert(archive, tmp_path / "ours") == 1
     assert "it ends in the middle" in error_text(tmp_path / "outputs")
     assert not (tmp_path / "ours").exists()
+
+
+def test_zeros_after_the_end_of_a_tar_belong_to_it(folders: Path, tmp_path: Path) -> None:
+    assert convert(folders, tmp_path / "expected") == 0
+    archive = pack(folders, tmp_path / "photos.tar")
+    with archive.open("ab") as file:
+        file.write(bytes(3 * 2**20))
+    assert convert(archive, tmp_path / "ours") == 0
+    assert contents(tmp_path / "ours") == contents(tmp_path / "expected")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_flat_images_of_one_name_in_an_archive_are_both_kept(folders: Path, tmp_path: Path) -> None:
+    images = [(folders / name / "0.png").read_bytes() for name in ("cat", "dog")]
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as packed:
+        for image in images:
+            packed.writestr("0.png", image)
+    assert convert(tmp_path / "photos.zip", tmp_path / "ours") == 0
+    names = [item["image_info"]["file_name"] for item in read_json_lines(tmp_path / "ours" / "images.lst")]  # type: ignore[index]
+    assert names == ["image/0.png", "image/0_1.png"]
+    assert [(tmp_path / "ours" / name).read_bytes() for name in names] == images
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("x.png", None), ("x.csv", "x.csv cannot be read: "), ("x" * 200 + "/a.png", "a folder cannot be read: ")],
+)
+def test_what_lies_too_deep_to_be_opened_is_told_of(
+    name: str, words: str | None, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folders / "0"  # before all images: there may be labels of any
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    while len(str(folder)) + 201 < 4096:  # Linux opens no longer path
+        folder /= "d" * 200
+        Path(folder.name).mkdir()
+        monkeypatch.chdir(folder.name)
+    file = Path(name).with_name("x" * 195 + Path(name).name)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"whatever it holds")
+    assert convert(folders, tmp_path / "ours") == (0 if words is None else 1)
+    if words is None:
+        (listed,) = json.loads((tmp_path / "outputs" / "unreadable_images.json").read_text())["Input"]
+        assert listed["file_name"].endswith("x.png")
+        assert "File name too long" in listed["reason"]
+    else:
+        assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
+        assert words in error_text(tmp_path / "outputs")
 
 
 def test_a_damaged_image_in_a_zip_is_an_error_by_its_checksum(folders: Path, tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_rows_without_label_or_probabilities_are_left_out_and_counted(tmp_path: 
         ("no labels", "NotLabeledDataset", 24),
         ("unknown label", "InvalidDataset", 18),
         ("nothing", "InvalidDataset", 18),
+        ("no row of both", "InvalidDataset", 18),
     ],
 )
 def test_a_table_that_cannot_be_evaluated_is_named(kind: str, name: str, code: int, tmp_path: Path) -> None:
@@ -135,6 +136,9 @@ def test_a_table_that_cannot_be_evaluated_is_named(kind: str, name: str, code: i
     labels: list[str | None] = ["abc"[index] for index in truth]
     if kind == "no labels":
         labels = [None] * 6
+    if kind == "no row of both":
+        probabilities[:3] = np.nan
+        labels[3:] = [None] * 3
     if kind == "unknown label":
         labels[0] = "z"
     if kind != "nothing":

@@ -27,7 +27,7 @@ from train_pytorch_model.data.findings import Files, compare_images, imbalance
 from train_pytorch_model.messages import seconds_in_words
 from train_pytorch_model.report import figures, write
 from train_pytorch_model.report.contents import Report, Thumbnail
-from train_pytorch_model.report.tables import confused_pairs
+from train_pytorch_model.report.tables import confused_pairs, time_facts
 from train_pytorch_model.report.thumbnails import (
     choose_mistakes,
     choose_samples,
@@ -343,6 +343,11 @@ def test_numbers_that_are_missing_or_not_finite_leave_gaps(tmp_path: Path) -> No
     assert rows[3][2] == ""
     assert [row for row in page.rows if len(row) == 9][1][2:5] == ["–", "–", "–"]
     assert "nan" not in page.text
+
+
+def test_no_rate_is_told_where_none_is_finite() -> None:
+    report = dataclasses.replace(make_report(numbered(3)), timings=[EpochTiming(1, 60, 1.5, math.nan)])
+    assert time_facts(report) == [("Epochs timed", "1"), ("Training", "1 min 0 s"), ("Validation", "1.5 s")]
 
 
 @pytest.mark.parametrize("odd", ["nothing finite", "one epoch", "another best epoch"])

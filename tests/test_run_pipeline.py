@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -201,6 +203,16 @@ def test_a_template_is_filled_as_azure_fills_it() -> None:
 BROKEN: dict[str, tuple[str, object, str]] = {
     "default below min": ("inputs.n", {"type": "integer", "default": 0, "min": 1}, "the default 0 is below min 1"),
     "min above max": ("inputs.n", {"type": "integer", "min": 3, "max": 2}, "min 3 is above max 2"),
+    "default above max": ("inputs.n", {"type": "number", "default": 3, "max": 2.5}, "the default 3 is above max 2.5"),
+    "default that is no boolean": ("inputs.n", {"type": "boolean", "default": "maybe"}, "'maybe' is no boolean"),
+    "default that is no text": ("inputs.n", {"type": "string", "default": ["a"]}, "['a'] is no string"),
+    "bound that is no number": ("inputs.n", {"type": "integer", "min": "low"}, "min is 'low' for type integer"),
+    "bound of a text": ("inputs.n", {"type": "string", "max": 3}, "max is 3 for type string"),
+    "choices that are no list": ("inputs.n", {"type": "integer", "enum": 3}, "enum is 3 and no list"),
+    "unknown type": ("inputs.n", {"type": "mltable"}, "of no type that is known"),
+    "inputs without names": ("inputs", ["n"], "inputs is no mapping of names to values"),
+    "another kind of component": ("type", "parallel", "it is no component of type command"),
+    "another distribution": ("distribution", {"type": "mpi"}, "distribution 'mpi' is not pytorch"),
     "default not in enum": ("inputs.n", {"type": "string", "default": "x", "enum": ["a"]}, "'x' is none of a"),
     "default of a wrong type": ("inputs.n", {"type": "integer", "default": "many"}, "'many' is no integer"),
     "folder with a default": ("inputs.n", {"type": "uri_folder", "default": "x"}, "a folder cannot have a default"),
@@ -235,9 +247,11 @@ def test_a_broken_component_is_told_of_before_anything_runs(fault: str, tmp_path
     assert words in message(tmp_path)
 
 
-BROKEN_JOBS: dict[str, tuple[dict[str, object], str]] = {
+BROKEN_JOBS: dict[str, tuple[dict[object, object], str]] = {
     "out of range": ({"n": 0}, "0 is below min 1"),
     "no number": ({"n": "abc"}, "'abc' is no integer"),
+    "a number for a folder": ({"n": 2, "data": 3}, "input data: 3 is given where a folder is expected"),
+    "no input of this name": ({"n": 2, 7: 1}, "the component has no input 7"),
     "unknown input": ({"n": 2, "m": 1}, "the component has no input m"),
     "no value": ({}, "the required input n has no value"),
     "unknown step": ({"n": "${{parent.jobs.other.outputs.o}}"}, "parent.jobs.other.outputs.o is not declared"),
@@ -255,6 +269,33 @@ def test_a_broken_pipeline_is_told_of_before_anything_runs(fault: str, tmp_path:
     component(tmp_path / "it.yaml", "run ${{inputs.n}} $[[${{inputs.data}}]] ${{outputs.o}}", ports, ("o",))
     assert run(pipeline(tmp_path / "pipeline.yaml", {"job": {"component": "it.yaml", "inputs": inputs}}), tmp_path) == 1
     assert words in message(tmp_path)
+
+
+def test_what_is_wrong_with_an_input_of_the_pipeline_is_told_before_anything_runs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "two words").mkdir()
+    component(tmp_path / "it.yaml", "run ${{inputs.n}} ${{inputs.data}}", {"n": {"type": "integer"}, "data": FOLDER})
+    wanted = {name: f"${{{{parent.inputs.{name}}}}}" for name in ("n", "data")}
+    inputs = {"n": {"type": "integer"}, "data": {"type": "uri_folder", "path": "./two words"}}
+    path = pipeline(tmp_path / "pipeline.yaml", {"job": {"component": "it.yaml", "inputs": wanted}}, inputs=inputs)
+    assert run(path, tmp_path) == 1
+    assert "the pipeline's input n has no value; give one with --input n=…" in message(tmp_path)
+    assert "two words has a character that a shell would take apart" in message(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run(path, tmp_path, "--input", "n")
+    assert ended.value.code == 2
+    assert "expected NAME=VALUE, but got 'n'" in capfd.readouterr().err
+
+
+def test_a_default_of_the_pipeline_is_taken_and_an_output_that_is_not_the_pipelines_stays_with_its_step(
+    tmp_path: Path,
+) -> None:
+    component(tmp_path / "it.yaml", "echo ${{inputs.n}} > ${{outputs.o}}/n", {"n": {"type": "integer"}}, ("o",))
+    job = {"component": "it.yaml", "inputs": {"n": "${{parent.inputs.1}}"}, "outputs": {"o": {"mode": "upload"}}}
+    inputs = {1: {"type": "integer", "default": 5}}
+    assert run(pipeline(tmp_path / "pipeline.yaml", {"job": job}, inputs=inputs), tmp_path) == 0
+    assert (tmp_path / "run" / "steps" / "job" / "outputs" / "o" / "n").read_text() == "5\n"
 
 
 @pytest.mark.parametrize(
@@ -336,3 +377,46 @@ def test_a_signal_ends_the_steps_too(tmp_path: Path) -> None:
     pid = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_step_runs_again_when_a_file_that_it_takes_has_changed(tmp_path: Path) -> None:
+    component(tmp_path / "it.yaml", "cat ${{inputs.f}} >> ${{outputs.o}}/f", {"f": {"type": "uri_file"}}, ("o",))
+    job = {"component": "it.yaml", "inputs": {"f": {"type": "uri_file", "path": "./data.txt"}}}
+    path = pipeline(tmp_path / "pipeline.yaml", {"job": job})
+    (tmp_path / "data.txt").write_text("first")
+    made = tmp_path / "run" / "steps" / "job" / "outputs" / "o" / "f"
+    for text, runs_again in (("first", True), ("first", False), ("second", True)):
+        if (tmp_path / "data.txt").read_text() != text:
+            (tmp_path / "data.txt").write_text(text)
+        before = made.stat().st_mtime_ns if made.exists() else None
+        assert run(path, tmp_path) == 0
+        assert made.read_text() == text
+        assert (made.stat().st_mtime_ns != before) == runs_again
+
+
+def test_a_folder_that_another_run_is_at_work_in_is_left_alone(two_steps: Path, tmp_path: Path) -> None:
+    assert run(two_steps, tmp_path) == 0
+    with (tmp_path / "run" / ".pipeline-run").open("a") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        assert run(two_steps, tmp_path, "--force") == 1
+    assert "Another run is at work" in message(tmp_path)
+    assert run(two_steps, tmp_path, "--force") == 0
+
+
+def test_a_pipeline_runs_in_a_thread_too(two_steps: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run, two_steps, tmp_path).result() == 0
+    assert (tmp_path / "run" / "outputs" / "result" / "text.txt").read_text() == "hello\nhello\n"
+
+
+def test_code_that_cannot_be_copied_fails_its_step_and_ends_the_others(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "gone.py").symlink_to(tmp_path / "nowhere.py")
+    component(tmp_path / "fails.yaml", "true", {}, code="./code")
+    component(tmp_path / "lasts.yaml", "sleep 60", {})
+    jobs = {name: {"component": f"{name}.yaml"} for name in ("lasts", "fails")}
+    started = time.monotonic()
+    assert run(pipeline(tmp_path / "pipeline.yaml", jobs), tmp_path) == 1
+    assert time.monotonic() - started < 50
+    assert error_code(tmp_path / "outputs_of_command") == ("UserError", 2000)
+    assert "gone.py" in message(tmp_path)

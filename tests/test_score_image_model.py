@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.making import (
     write_class_folders,
     write_image_directory,
 )
+from tests.test_untrained_model import CODE, write_model_with_code
 from train_pytorch_model.ports.untrained_model import read_untrained_model
 
 
@@ -162,6 +164,60 @@ def test_images_of_a_size_that_the_network_cannot_take_are_named_before_scoring(
     assert score(inputs.trained, tmp_path / "small", tmp_path / "scored") == 1
     assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
     assert "64x64" in error_text(tmp_path / "outputs")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error_id", "words"),
+    [
+        (
+            "raise ValueError('odd sides only')",
+            "InvalidDataset",
+            "the network cannot take images of 40x40: odd sides only",
+        ),
+        ("torch.empty(2**50)", "ModuleOutOfMemory", "memory"),
+    ],
+)
+def test_what_a_network_meets_while_it_scores_is_told(
+    trouble: str, error_id: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    code = CODE.replace("return self", f"if x.shape[3] == 40: {trouble}\n        return self").strip()
+    write_model_with_code(tmp_path / "model", f"import torch\n{code}", f"net_of_{error_id}")
+    (tmp_path / "flat").mkdir()
+    for number, side in enumerate((32, 40, 32, 48)):  # tried beforehand: the most frequent, the least, the greatest
+        Image.new("RGB", (side, side)).save(tmp_path / "flat" / f"{number}.png")
+    assert score(tmp_path / "model", tmp_path / "flat", tmp_path / "scored", trust_model_code=True) == 1
+    assert error_code(tmp_path / "outputs")[0] == error_id
+    assert words in error_text(tmp_path / "outputs")
+    assert not (tmp_path / "scored").exists()
+
+
+def test_a_model_without_normalisation_and_labels_takes_plain_pixels_and_counts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    initialize(tmp_path / "model", "squeezenet1_1", tmp_path / "outputs")
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (32, 32), (255, 0, 0)).save(tmp_path / "flat" / "0.png")
+    assert score(tmp_path / "model", tmp_path / "flat", tmp_path / "scored") == 0
+    assert "says nothing of a column 'image': its pixels are not normalised" in capfd.readouterr().err
+    model = read_untrained_model(tmp_path / "model", trust_code=False)
+    network = model.description.build().eval()
+    network.load_state_dict(model.state)
+    with torch.no_grad():
+        expected = network(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)).softmax(1)[0]
+    row = table(tmp_path / "scored").iloc[0]
+    given = [row[f"Scored Probabilities_{index}"] for index in range(1000)]
+    assert given == pytest.approx(expected.tolist(), abs=1e-6)
+    assert row["Scored Labels"] == str(int(expected.argmax()))
+
+
+def test_two_outputs_of_one_name_are_refused(trained: Inputs, tmp_path: Path) -> None:
+    model = shutil.copytree(trained.trained, tmp_path / "model")
+    labels = model / "index_to_label.csv"
+    labels.write_text(labels.read_text().replace("dog", "cat"))
+    assert score(model, trained.valid, tmp_path / "scored") == 1
+    assert error_code(tmp_path / "outputs") == ("InvalidModelDirectory", 159)
+    assert "several outputs are called ['cat']" in error_text(tmp_path / "outputs")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 import os
@@ -13,14 +14,16 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torchvision
 from PIL import Image
 from ruamel.yaml import YAML
 
@@ -28,9 +31,12 @@ from tests import environments
 from tests.making import Inputs, error_text, read_json_lines, run_here
 from tests.test_tracking import free_port
 from tests.test_untrained_model import write_model_with_code
+from train_pytorch_model.designer_core import dump_trained_model
 from train_pytorch_model.entry import main
+from train_pytorch_model.network import NetworkDescription
 from train_pytorch_model.serving import exports, served_model
-from train_pytorch_model.serving.served_model import ServedModel
+from train_pytorch_model.serving.files import write_serving_files
+from train_pytorch_model.serving.served_model import BadImageError, ServedModel
 
 CLASSES = ("007", "<b>", "owl")
 
@@ -156,13 +162,123 @@ def test_two_hundred_requests_eight_at_once_and_bad_ones_between_them(
         assert post(endpoint, body)[0] == 400
 
 
-def test_the_environment_of_the_endpoint_names_the_versions_the_model_was_made_by(trained: Inputs) -> None:
+def import_served(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module that a model carries, imported here; there it finds `served_model` beside itself."""
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "served_model", served_model)
+    return importlib.import_module(f"train_pytorch_model.serving.{name}")
+
+
+@pytest.fixture
+def answer_of(
+    trained: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[bytes], tuple[int, dict[str, Any]]]:
+    """The scoring script in this process, with the server's own classes around it: the answer to a body."""
+    packages = next((environments.inference_server().parent.parent / "lib").glob("python*")) / "site-packages"
+    monkeypatch.setattr("sys.path", [*sys.path, str(packages)])
+    score = import_served("score", monkeypatch)
+    request_class = importlib.import_module("flask").Request
+    shutil.copytree(trained.trained, tmp_path / "registered" / "1")
+    monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path))
+    score.init()
+
+    def answer(body: bytes) -> tuple[int, dict[str, Any]]:
+        response = score.run(request_class.from_values(data=body))
+        return response.status_code, json.loads(response.get_data())
+
+    return answer
+
+
+@pytest.mark.environment
+def test_the_scoring_script_says_what_score_says(
+    answer_of: Callable[[bytes], tuple[int, dict[str, Any]]], trained: Inputs, scored: pd.DataFrame
+) -> None:
+    files = image_files(trained)
+    for body in (as_json(files), {"data": as_json(files, "data:image/png;base64,")}):
+        status, answer = answer_of(json.dumps(body).encode())
+        assert status == 200
+        check(answer, scored)
+    status, answer = answer_of(files[2])
+    assert status == 200
+    check(answer, scored.iloc[2:3])
+
+
+def png(width: int, height: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("1", (width, height)).save(content, format="PNG")
+    return content.getvalue()
+
+
+BAD_BODIES: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "the body is empty"),
+    "half of JSON": (b"[", "the body is no JSON"),
+    "brackets without end": (b"[" * 100_000, "the body is no JSON"),
+    "no images": (b"[]", "expected a list"),
+    "no list": (b'{"data": "x"}', "expected a list"),
+    "numbers": (b"[1]", "expected a list"),
+    "too many": (json.dumps([{}] * 1001).encode(), "1001 images are more than the 1000"),
+    "no image": (b'[{"picture": "x"}]', 'entry 0: a NoneType is given where the base64'),
+    "no base64": (b'[{"image": "***"}]', '"image" of entry 0: it is no base64'),
+    "base64 of something else": (b'[{"image": "aGVsbG8="}]', "it is no image that can be read"),
+    "a body of something else": (b"hello", "it is no image that can be read"),
+    "an image of too many pixels": (png(20_000, 1000), "it is of 20000x1000 pixels, which is too large"),
+}  # fmt: skip
+
+
+@pytest.mark.environment
+@pytest.mark.parametrize("kind", BAD_BODIES)
+def test_the_scoring_script_says_what_is_wrong_with_a_request(
+    kind: str, answer_of: Callable[[bytes], tuple[int, dict[str, Any]]]
+) -> None:
+    body, words = BAD_BODIES[kind]
+    status, answer = answer_of(body)
+    assert status == 400
+    assert words in answer["error"]
+
+
+@pytest.mark.environment
+def test_the_scoring_script_does_not_start_without_a_model(
+    answer_of: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path / "empty"))
+    with pytest.raises(FileNotFoundError, match=r"no model_spec.yaml lies under"):
+        import_served("score", monkeypatch).init()
+
+
+def test_an_image_that_the_network_cannot_take_is_named_by_its_size(tmp_path: Path) -> None:
+    network = torchvision.models.squeezenet1_1(num_classes=2)
+    extras = {"module": "torchvision.models", "class": "squeezenet1_1", "init_params": {"num_classes": 2}}
+    labels = {0: "cat", 1: "dog"}
+    dump_trained_model(
+        tmp_path, network, extras, image_column="image", index_to_label=labels, mean=[0.5] * 3, std=[0.5] * 3
+    )
+    with pytest.raises(BadImageError, match="the network takes no images of 9x8: "):
+        ServedModel(tmp_path).answer([Image.new("RGB", (9, 8))])
+
+
+def test_the_loader_of_mlflow_takes_images_in_base64_and_as_bytes(
+    trained: Inputs, scored: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = import_served("mlflow_loader", monkeypatch)._load_pyfunc(str(trained.trained))
+    files = image_files(trained)
+    images = [*files[:5], *(entry["image"] for entry in as_json(files[5:]))]
+    given = model.predict(pd.DataFrame({"image": images})).to_dict("split")
+    check({"columns": given["columns"], "result": given["data"]}, scored)
+
+
+def test_the_environment_of_the_endpoint_names_the_versions_the_model_was_made_by(
+    trained: Inputs, tmp_path: Path
+) -> None:
     import torch
 
     document = YAML(typ="safe").load(trained.trained / "conda_env.yaml")
     assert f"python={sys.version_info.major}.{sys.version_info.minor}" in document["dependencies"]
     packages = next(item["pip"] for item in document["dependencies"] if isinstance(item, dict))
     assert f"torch=={torch.__version__.partition('+')[0]}" in packages
+    assert "timm" not in " ".join(packages)
+    write_serving_files(tmp_path, NetworkDescription("timm", "create_model", {"model_name": "resnet10t"}))
+    assert f"  - timm=={version('timm')}\n" in (tmp_path / "conda_env.yaml").read_text()
     script = (trained.trained / "score.py").read_text() + (trained.trained / "served_model.py").read_text()
     assert "azureml.designer" not in script
     assert "train_pytorch_model" not in script
@@ -227,6 +343,14 @@ def test_an_export_that_fails_does_not_lose_the_model(tmp_path: Path, monkeypatc
     assert (inputs.outputs / "checkpoints" / "best" / "model").is_file()
 
 
+def test_a_disk_that_is_full_is_no_fault_of_the_format(tmp_path: Path) -> None:
+    description = NetworkDescription("torchvision.models", "squeezenet1_1", {"num_classes": 2})
+    (tmp_path / "model.onnx").symlink_to("/dev/full")
+    what = {"labels": ["a", "b"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": (32, 32)}
+    with pytest.raises(OSError, match="No space left on device"):
+        exports.export("onnx", tmp_path, description.build(), description, **what)
+
+
 @pytest.mark.parametrize(
     ("module", "name", "arguments"), [("os", "makedirs", {"name": "made"}), ("builtins", "open", {"file": "made"})]
 )
@@ -269,6 +393,13 @@ def test_what_a_library_fetches_is_left_out_when_it_is_served() -> None:
     network = served_model._build("torchvision.models", "squeezenet1_1", {"weights": "DEFAULT"}, trusted=False)
     assert type(network).__name__ == "SqueezeNet"
     assert served_model._build("torchvision.models.squeezenet", "SqueezeNet", {}, trusted=False)
+    layers = {"block": importlib.import_module("timm.models.resnet").BasicBlock, "layers": (1, 1, 1, 1)}
+    assert served_model._build("timm.models.resnet", "ResNet", {**layers, "num_classes": 2}, trusted=False)
+
+
+def test_what_is_trusted_must_be_a_network_too() -> None:
+    with pytest.raises(ValueError, match=r"collections.Counter gives a Counter, not a network"):
+        served_model._build("collections", "Counter", {}, trusted=True)
 
 
 def test_a_network_of_another_package_is_served_where_a_variable_says_so(

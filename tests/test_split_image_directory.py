@@ -113,6 +113,12 @@ def test_a_fraction_that_leaves_a_part_empty_is_named(fraction: float, count: in
     assert not (tmp_path / "first").exists()
 
 
+def test_one_image_cannot_be_split(tmp_path: Path) -> None:
+    assert split(write_class_folders(tmp_path / "raw", ["a"], per_class=1), tmp_path, fraction=0.5) == 1
+    assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
+    assert "it holds 1 images; two are needed" in error_text(tmp_path / "outputs")
+
+
 @pytest.mark.environment
 def test_the_retired_module_splits_to_the_same_counts(tmp_path: Path) -> None:
     source = write_image_directory(tmp_path / "source", per_class=10)

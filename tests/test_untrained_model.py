@@ -14,7 +14,7 @@ import torchvision
 from ruamel.yaml import YAML
 from torch import nn
 
-from tests.making import error_code, initialize
+from tests.making import error_code, error_text, initialize
 from train_pytorch_model.companions.model_libraries import Torchvision
 from train_pytorch_model.designer_core import dump_trained_model, dump_untrained_model
 from train_pytorch_model.entry import main
@@ -240,14 +240,14 @@ class TinyNet(nn.Module):
 """
 
 
-def write_model_with_code(path: Path, code: str = CODE) -> Path:
+def write_model_with_code(path: Path, code: str = CODE, module: str = "tiny_net") -> Path:
     """An untrained model whose class stands in its own `local_dependencies` alone."""
     namespace: dict[str, Any] = {}
     exec(code, namespace)
-    write(path, namespace["TinyNet"](width=5), "tiny_net", "TinyNet", {"width": 5})
+    write(path, namespace["TinyNet"](width=5), module, "TinyNet", {"width": 5})
     edit_spec(path, local_dependencies=["local_dependencies/mine"])
     with zipfile.ZipFile(path / "local_dependencies.zip", "w") as packed:
-        packed.writestr("mine/tiny_net.py", code)
+        packed.writestr(f"mine/{module}.py", code)
     return path
 
 
@@ -291,6 +291,8 @@ def test_weights_come_from_a_file_or_a_folder_of_torchvisions_names(tmp_path: Pa
         (["--model-name", "resnet18", "--weights", "nowhere.pth"], "neither a file nor a folder"),
         (["--model-name", "resnet18", "--weights", "."], "holds none of resnet18-f37072fd.pth"),
         (["--model-name", "resnet18", "--weights", "other.pth"], "do not fit"),
+        (["--model-name", "resnet18", "--weights", "half.safetensors"], "no weights that can be loaded safely"),
+        (["--model-name", "resnet18", "--memory-efficient", "true"], "cannot be built"),
     ],
 )
 def test_initialising_with_wrong_input_is_a_named_error(
@@ -302,6 +304,7 @@ def test_initialising_with_wrong_input_is_a_named_error(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(nn.Linear(1, 1).state_dict(), "other.pth")
+    Path("half.safetensors").write_bytes(b"half")
     assert initialize_exit_code(tmp_path, *arguments) == 1
     printed = capfd.readouterr().err
     assert words in printed
@@ -405,6 +408,50 @@ def test_weights_are_fetched_again_before_a_named_error(
         assert exit_code == 1
         assert error_code(tmp_path / "outputs")[1] == code
         assert not (tmp_path / "untrained").exists()
+
+
+@pytest.fixture
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Caches of torchvision and timm, empty, and no network around them."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "timm"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    (tmp_path / "torch" / "hub" / "checkpoints").mkdir(parents=True)
+    return tmp_path
+
+
+def test_default_weights_come_out_of_torchvisions_cache(caches: Path) -> None:
+    torch.manual_seed(4)
+    given = torchvision.models.squeezenet1_1().state_dict()
+    cached = caches / "torch" / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
+    torch.save(given, cached)
+    assert initialize_exit_code(caches, "--model-name", "squeezenet1_1", "--weights", "default") == 0
+    state = read(caches / "untrained").state
+    assert all(torch.equal(state[key], value) for key, value in given.items())
+    torch.save({"state_dict": given}, cached)
+    assert initialize_exit_code(caches, "--model-name", "squeezenet1_1", "--weights", "default") == 1
+    assert error_code(caches / "outputs") == ("InvalidModelDirectory", 159)
+    assert "squeezenet1_1-b8a52dc0.pth is no flat state_dict of tensors" in error_text(caches / "outputs")
+
+
+def test_default_weights_come_out_of_timms_cache(caches: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    assert initialize_exit_code(caches, "--model-name", "resnet10t", "--weights", "default") == 1
+    assert error_code(caches / "outputs")[1] == 162
+    assert "timm/resnet10t.c3_in1k" in error_text(caches / "outputs")
+    torch.manual_seed(4)
+    given = timm.create_model("resnet10t").state_dict()
+    repository = caches / "timm" / "models--timm--resnet10t.c3_in1k"
+    for name in ("refs", "snapshots/1"):
+        (repository / name).mkdir(parents=True)
+    (repository / "refs" / "main").write_text("1")
+    save_file(given, repository / "snapshots" / "1" / "model.safetensors")
+    assert initialize_exit_code(caches, "--model-name", "resnet10t", "--weights", "default") == 0
+    state = read(caches / "untrained").state
+    assert all(torch.equal(state[key], value) for key, value in given.items())
 
 
 def test_the_list_shows_every_network_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,8 +106,11 @@ def _labeling_export(text: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
-        entry = json.loads(line)
-        address, label = entry.get("image_url"), entry.get("label")
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} is no JSON: {error}") from error
+        address, label = (entry.get(key) if isinstance(entry, dict) else None for key in ("image_url", "label"))
         if not isinstance(address, str) or not isinstance(label, str):
             raise ValueError(f"line {number} has no 'image_url' and one 'label' as text; give one class an image")
         path = _SCHEME.sub("", address)
@@ -141,8 +144,11 @@ def read_annotations(where: str, files: Mapping[str, Path]) -> tuple[str, Annota
             if path.stat().st_size > _MAX_BYTES:
                 raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
             annotations = parse_annotations(name, path.read_bytes())
-        except (ValueError, KeyError, TypeError, AttributeError, csv.Error, RecursionError) as error:
+        except (ValueError, csv.Error, RecursionError) as error:
             raise InvalidDatasetError(where, f"the annotations in {name} cannot be used: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            reason = f"they are not laid out as COCO's ({type(error).__name__}: {error})"
+            raise InvalidDatasetError(where, f"the annotations in {name} cannot be used: {reason}") from error
         if annotations is not None:
             found[name] = annotations
     if len(found) > 1:

@@ -111,8 +111,7 @@ class _Copies:
             self._other_endings[ending or "no ending"] += 1
         # Beside or above all images; what one image lies beside is above no image that comes later.
         elif self._common is None or is_above(folder_of(file.name), self._common):
-            self.texts[file.name] = self._texts_folder / str(len(self.texts))
-            _copy(file, self.texts[file.name])
+            self._take_text(file)
         return False
 
     def _take_image(self, file: SourceFile) -> None:
@@ -125,6 +124,13 @@ class _Copies:
         except UnreadableImageError as error:
             _staged(self._folder, number).touch()
             self.unreadable[number] = str(error)
+
+    def _take_text(self, file: SourceFile) -> None:
+        self.texts[file.name] = self._texts_folder / str(len(self.texts))
+        try:
+            _copy(file, self.texts[file.name])
+        except UnreadableImageError as error:
+            raise InvalidDatasetError(self._where, f"{file.name} cannot be read: {error}") from error
 
     def warn_of_other_files(self) -> None:
         """Tell of files that are no images by their names."""

@@ -109,18 +109,18 @@ def _folder(path: Path, where: str) -> Iterator[SourceFile]:
         raise InvalidDatasetError(where, f"a folder cannot be read: {error}") from error
 
     for folder, folders, files in os.walk(path, onerror=refuse):
-        num_links += sum((Path(folder) / name).is_symlink() for name in (*folders, *files))
+        num_links += sum(os.path.islink(os.path.join(folder, name)) for name in (*folders, *files))
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         for name in sorted(name for name in files if not _is_hidden(name)):
             file = Path(folder) / name
-            if not file.is_symlink() and _is_regular(file, where):
+            if not os.path.islink(file) and _is_regular(file, where):
                 yield SourceFile(file.relative_to(path).as_posix(), lambda file=file: file.open("rb"))  # type: ignore[misc]
     if num_links:
         logger.warning("%s: %d links to files or folders are passed over.", where, num_links)
 
 
 def _is_regular(file: Path, where: str) -> bool:
-    if file.is_file():
+    if os.path.isfile(file) or not os.path.exists(file):  # what cannot be looked at is told of when it is opened
         return True
     logger.warning("%s: %s is no regular file, and is passed over.", where, file)  # a pipe would be waited for
     return False
@@ -165,7 +165,7 @@ def _tar(path: Path, archive: str) -> Iterator[SourceFile]:
             while (member := packed.next()) is not None:
                 name = _plain_name(member.name) if member.isreg() else None
                 if name is not None:
-                    yield SourceFile(name, lambda member=member: _extracted(packed, member), archive)  # type: ignore[misc]
+                    yield SourceFile(name, lambda member=member: packed.extractfile(member), archive)  # type: ignore[misc]
                 packed.members.clear()  # it would remember every file of the archive
         # To the end, where a compressed file has its checksum: tarfile stops at its own end, and at a cut.
         while stream.read(_CHUNK_BYTES):
@@ -186,10 +186,3 @@ class _Remembering:
         if data:
             self.end = data[-tarfile.BLOCKSIZE :]
         return data
-
-
-def _extracted(packed: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    file = packed.extractfile(member)
-    if file is None:
-        raise tarfile.ReadError(f"{member.name} holds no data")
-    return file

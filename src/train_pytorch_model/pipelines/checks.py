@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from train_pytorch_model.pipelines.command_template import optional_inputs, placeholders, required_inputs
 from train_pytorch_model.pipelines.definition import (
     LITERAL_TYPES,
-    Literal,
     LocalData,
     PipelineInput,
     StepOutput,
@@ -39,8 +38,6 @@ def faults_of_component(component: Component) -> list[str]:
         faults.append(f"the folder of code {component.code} is not there")
     if component.shared_memory is not None and not _SHARED_MEMORY.match(str(component.shared_memory)):
         faults.append(f"shm_size {component.shared_memory!r} is no number with b, k, m or g")
-    if component.num_nodes < 1 or (component.num_processes is not None and component.num_processes < 1):
-        faults.append("it has no node or no process to run on")
     return [f"{component.path}: {fault}" for fault in faults]
 
 
@@ -75,8 +72,13 @@ def faults_of_value(value: Any, port: Port) -> list[str]:
     if isinstance(value, str) and kind is not str:
         value = _parsed(value, kind)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    is_right = {bool: isinstance(value, bool), int: is_number and float(value).is_integer(), float: is_number}
-    if not is_right.get(kind, True):
+    is_right = {
+        bool: isinstance(value, bool),
+        int: is_number and float(value).is_integer(),
+        float: is_number,
+        str: value is not None and not isinstance(value, (list, dict)),
+    }
+    if not is_right[kind]:
         return [f"{value!r} is no {port.type}"]
     faults = []
     if port.minimum is not None and value < port.minimum:
@@ -140,13 +142,16 @@ def _faults_of_step(step: Step, pipeline: Pipeline) -> list[str]:
     return faults
 
 
-def _faults_of_source(source: Source | None, port: Port, pipeline: Pipeline) -> list[str]:
+def _faults_of_source(source: Source, port: Port, pipeline: Pipeline) -> list[str]:
     if isinstance(source, PipelineInput):
         if source.name not in pipeline.inputs:
             return [f"parent.inputs.{source.name} is not declared"]
-        source = pipeline.inputs[source.name]
-        if source is None or isinstance(source, LocalData):
-            return [] if source is None or port.is_folder else [f"a folder is given where {port.type} is expected"]
+        given = pipeline.inputs[source.name]
+        if given is None:  # which is told of by itself, as what is wrong with its folder is
+            return []
+        if isinstance(given, LocalData):
+            return [] if port.is_folder else [f"a folder is given where {port.type} is expected"]
+        source = given
     if isinstance(source, StepOutput):
         step = pipeline.steps.get(source.step)
         if step is None or source.output not in step.component.outputs:
@@ -154,8 +159,6 @@ def _faults_of_source(source: Source | None, port: Port, pipeline: Pipeline) -> 
         return [] if port.is_folder else [f"a folder is given where {port.type} is expected"]
     if isinstance(source, LocalData):
         return _faults_of_data(source, pipeline.path)
-    if not isinstance(source, Literal):
-        return ["it has no value"]
     if port.is_folder:
         return [f"{source.value!r} is given where a folder is expected"]
     return faults_of_value(source.value, port)

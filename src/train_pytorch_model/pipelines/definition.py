@@ -87,7 +87,9 @@ class Literal:
     value: Any
 
 
-Source = Union[PipelineInput, StepOutput, LocalData, Literal]
+Given = Union[LocalData, Literal]
+"""A value of an input."""
+Source = Union[PipelineInput, StepOutput, Given]
 """Where the value of an input comes from."""
 
 
@@ -115,8 +117,8 @@ class Pipeline:
 
     path: Path
     name: str
-    inputs: dict[str, Optional[Source]]
-    """A `LocalData` or a `Literal` for each, None where a value must be given."""
+    inputs: dict[str, Optional[Given]]
+    """None where a value must be given."""
     outputs: tuple[str, ...]
     steps: dict[str, Step]
 
@@ -134,7 +136,7 @@ def read_pipeline(path: Path) -> Pipeline:
     jobs = _mapping(document, "jobs", path)
     if not jobs:
         raise PipelineError(f"{path}: it has no jobs")
-    steps = {name: _read_step(str(name), job, path) for name, job in jobs.items()}
+    steps = {name: _read_step(name, job, path) for name, job in jobs.items()}
     name = str(document.get("display_name") or document.get("experiment_name") or path.stem)
     return Pipeline(path, name, inputs, tuple(_mapping(document, "outputs", path)), steps)
 
@@ -206,7 +208,7 @@ def _step_input(value: Any) -> Optional[Source]:
     return _pipeline_input(value)
 
 
-def _pipeline_input(value: Any) -> Optional[Source]:
+def _pipeline_input(value: Any) -> Optional[Given]:
     if not isinstance(value, dict):
         return Literal(value)
     if value.get("path") is not None:
@@ -217,6 +219,14 @@ def _pipeline_input(value: Any) -> Optional[Source]:
 def _port(entry: Any, path: Path) -> Port:
     if not isinstance(entry, dict) or entry.get("type") not in (*FOLDER_TYPES, *LITERAL_TYPES):
         raise PipelineError(f"{path}: an input or output is {entry!r}, of no type that is known")
+    for key in ("min", "max"):
+        is_number = isinstance(entry.get(key), (int, float)) and entry["type"] in ("integer", "number")
+        if entry.get(key) is not None and not is_number:
+            raise PipelineError(
+                f"{path}: {key} is {entry[key]!r} for type {entry['type']}; numbers bound an integer or a number"
+            )
+    if not isinstance(entry.get("enum") or [], list):
+        raise PipelineError(f"{path}: enum is {entry['enum']!r} and no list")
     return Port(
         type=entry["type"],
         optional=bool(entry.get("optional", False)),
@@ -241,7 +251,7 @@ def _mapping(document: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
     value = document.get(key) or {}
     if not isinstance(value, dict):
         raise PipelineError(f"{path}: {key} is no mapping of names to values")
-    return value
+    return {str(name): item for name, item in value.items()}
 
 
 def _count(document: dict[str, Any], key: str, default: Optional[int], path: Path) -> Optional[int]:
