@@ -256,7 +256,7 @@ class Apart(World):
 def test_processes_that_do_not_train_the_same_are_told_apart(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_run, "connected", lambda *_: nullcontext(Apart()))
     assert inputs.fit() == 1
-    assert "The processes do not train the same: batch size differ between them." in str(inputs.error())
+    assert "The processes do not train the same. They differ in: batch size." in str(inputs.error())
 
 
 def test_with_faults_at_hand_large_datasets_are_not_decoded(

@@ -128,7 +128,7 @@ class _Run:
         fingerprint = fingerprint_of(prepared, settings, plan, world)
         differing = {name for other in world.gather(fingerprint) for name in other if other[name] != fingerprint[name]}
         if differing:
-            raise UserError(f"The processes do not train the same: {', '.join(sorted(differing))} differ between them.")
+            raise UserError(f"The processes do not train the same. They differ in: {', '.join(sorted(differing))}.")
         keeper = self._keeper = CheckpointKeeper(
             folder, parameters.checkpoint_minutes, {"fingerprint": fingerprint, "seed": settings.seed}, interruption,
             is_main=world.is_main,
