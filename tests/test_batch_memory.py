@@ -116,6 +116,25 @@ def test_parts_are_halved_until_they_fit_and_nothing_is_learnt(takes: int, expec
             fit_to_memory(step, images(), 14, World(), in_parts=True)
 
 
+class OneOf(World):
+    """A process of several, of which the others find what it finds."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value] * self.world_size
+
+
+def test_a_process_tries_no_more_than_its_share_of_few_images() -> None:
+    step = make_step(Hungry(7, MemoryError()))
+    # Of 14 images, each of two processes sees 7, whatever the batch size.
+    fit_to_memory(step, images(), 64, OneOf(world_size=2), in_parts=False)
+    assert step.part_size is None
+    with pytest.raises(BatchTooLargeError) as raised:
+        fit_to_memory(step, images(), 64, World(), in_parts=False)
+    assert raised.value.fitting == 7
+    fit_to_memory(step, images(), 64, OneOf(world_size=2), in_parts=True)
+    assert step.part_size == 64  # by which validation goes too
+
+
 def test_another_fault_is_not_taken_for_memory() -> None:
     hungry = Hungry(1, ValueError("of its own"))
     with pytest.raises(ValueError, match="of its own"):

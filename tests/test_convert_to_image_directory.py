@@ -156,9 +156,10 @@ def annotate(folders: Path, kind: str) -> dict[str, str]:
         }
         (folders / "labels.json").write_text(json.dumps(document))
     elif kind == "export":
-        address = "AmlDatastore://workspaceblobstore/UI/my%20photos/"
-        lines = [json.dumps({"image_url": address + file, "label": label}) for file, label in labels.items()]
-        (folders / "labels.jsonl").write_text("\n\n".join(lines))
+        address = "AmlDatastore://workspaceblobstore/UI/my%20\u2028photos/"  # whose line break ends no line of a file
+        entries = [{"image_url": address + file, "label": label} for file, label in labels.items()]
+        lines = [json.dumps(entry, ensure_ascii=False) for entry in entries]
+        (folders / "labels.jsonl").write_text("\n\n".join(lines), encoding="utf-8")
     else:
         rows = [f"{file},{label}" for file, label in labels.items()]
         (folders / "labels.csv").write_text("\n".join(["file,label", *rows]))

@@ -353,9 +353,23 @@ def nest(path: Path) -> None:
     torch.save({"weight": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}, path)
 
 
-def tuples(levels: int) -> bytes:
-    """A dictionary whose key is two tuples of two tuples, and so on."""
-    return b"\x80\x02})" + b"2\x86" * levels + b"Ns."
+def tuples(levels: int, width: int = 2) -> bytes:
+    """A tuple of two tuples of two tuples, and so on; or of more."""
+    return b")" + b"".join(b"q\0(" + b"h\0" * width + b"t" for _ in range(levels))
+
+
+def entry_of(key: bytes) -> bytes:
+    return b"\x80\x02}" + key + b"Ns."
+
+
+def numbers_of_one_hash() -> bytes:
+    numbers = (pickle.LONG1 + bytes([12]) + (i * (2**61 - 1)).to_bytes(12, "little") for i in range(200_000))
+    return b"\x80\x02}(" + b"".join(number + b"N" for number in numbers) + b"u."
+
+
+def more_than_there_are(data: bytes) -> bytes:
+    assert THOUSAND in data
+    return data.replace(THOUSAND, pickle.LONG1 + b"\xff" + b"\x7f" * 255)
 
 
 def described_nowhere(path: Path) -> None:
@@ -412,9 +426,30 @@ UNBELIEVED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a few bytes": (lambda path: path.write_bytes(path.read_bytes()[:10]), "is cut off"),
     "expanded": (lambda path: torch.save({"weight": torch.ones(1).expand(2**15, 2**15)}, path), "too few numbers"),
     "absent": (lambda path: path.unlink(), "cannot be read: "),
-    "tuples within tuples": (described(lambda data: tuples(30)), r"loaded safely \(UnpicklingError\)"),
-    "tuples without end": (described(lambda data: tuples(10**6)), r"loaded safely \(UnpicklingError\)"),
-    "tuples of the older form": (lambda path: path.write_bytes(tuples(30)), r"loaded safely \(UnpicklingError\)"),
+    "tuples within tuples": (described(lambda data: entry_of(tuples(30))), "names its tensors by something else"),
+    "tuples without end": (described(lambda data: entry_of(tuples(10**5))), "names its tensors by something else"),
+    "wide tuples": (described(lambda data: entry_of(tuples(8, 100))), "names its tensors by something else"),
+    "numbers of one hash": (described(lambda data: numbers_of_one_hash()), "names its tensors by something else"),
+    "entries of a call": (
+        described(lambda data: b"\x80\x02ccollections\nOrderedDict\n(](" + tuples(30) + b"N\x86etR."),
+        r"loaded safely \(TypeError\)",
+    ),
+    "attributes of pairs": (
+        described(lambda data: b"\x80\x02ccollections\nOrderedDict\n)R](" + tuples(30) + b"N\x86eb."),
+        r"loaded safely \(UnpicklingError\)",
+    ),
+    "a name that PyTorch does not write": (
+        described(lambda data: b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."),
+        r"loaded safely \(UnpicklingError\)",
+    ),
+    "a storage of more numbers than there are": (
+        described(more_than_there_are),
+        r"loaded safely \(UnpicklingError\)",
+    ),
+    "tuples of the older form": (
+        lambda path: path.write_bytes(entry_of(tuples(30))),
+        "names its tensors by something else",
+    ),
     "no description": (described_nowhere, "describes no tensors"),
 }
 

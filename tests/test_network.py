@@ -207,7 +207,7 @@ class Resizing(Flat):
 
 class Deep(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__(*[nn.Identity()] * 100_001)
+        super().__init__(*[nn.Identity()] * 20_001)
 
 
 class Timed(Flat):
@@ -256,7 +256,7 @@ def of_their_own(name: str, module: str = __name__) -> NetworkDescription:
     ("module", "name", "words"),
     [
         (__name__, "Resizing", "asks for 4,096.0 GiB of memory"),
-        (__name__, "Deep", "more than 100000 layers"),
+        (__name__, "Deep", "more than 20000 layers"),
         ("builtins", "dict", "gives a dict, not a torch.nn.Module"),
     ],
 )

@@ -222,6 +222,7 @@ BROKEN: dict[str, tuple[str, object, str]] = {
         "inputs.m, which is not declared",
     ),
     "no number of nodes": ("resources", {"instance_count": "two"}, "instance_count is 'two'"),
+    "a number without end": ("inputs.n", {"type": "number", "default": 10**400, "max": 3}, "is above max 3"),
     "no finite number": ("inputs.n", {"type": "number", "default": float("inf")}, "inf is no number"),
     "optional outside": ("inputs.n", {"type": "integer", "optional": True}, "optional input n stands outside"),
     "required inside": ("command", "run $[[${{inputs.n}}]] ${{outputs.o}}", "required input n stands inside"),
@@ -299,7 +300,11 @@ def test_a_default_of_the_pipeline_is_taken_and_an_output_that_is_not_the_pipeli
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1, 2]", "type: command", "type: pipeline", "a: [", "type: pipeline\njobs: {a: 1}"]
+    "text",
+    [
+        *("", "[1, 2]", "type: command", "type: pipeline", "a: [", "type: pipeline\njobs: {a: 1}"),
+        *("a: " + "[" * 1000 + "]" * 1000, "a: " + "1" * 5000),
+    ],
 )
 def test_a_file_that_is_no_pipeline_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "pipeline.yaml").write_text(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -301,6 +302,14 @@ def test_nothing_of_the_environment_is_printed_or_written(inputs: Inputs) -> Non
         assert secret not in finished.stdout + finished.stderr
         files = [path for folder in (inputs.outputs, inputs.trained) for path in folder.rglob("*") if path.is_file()]
         assert all(secret.encode() not in path.read_bytes() for path in files)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])
+def test_a_command_whose_output_is_closed_does_its_work(closed: str, inputs: Inputs) -> None:
+    command = shlex.join([sys.executable, "-m", "train_pytorch_model", "check", *inputs.arguments()[1:]])
+    finished = subprocess.run(f"{command} {closed}", shell=True, capture_output=True, text=True)
+    assert finished.returncode == 0
+    assert (f"{inputs.train}" in "".join(finished.stdout.split())) == (closed == "2>&-")
 
 
 def test_lines_of_progress_are_plain_where_there_is_no_terminal(inputs: Inputs) -> None:

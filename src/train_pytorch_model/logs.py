@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import textwrap
 import threading
 import warnings
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich.console import Console
@@ -99,6 +101,9 @@ def configure_logging(*, is_quiet: bool = False, is_silent: bool = False, log_fo
         is_silent: let nothing through but errors: another process speaks for this one.
         log_format: "text", or "json" for an object a line, without a live display.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the process
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (to the end)
     is_live = not (is_quiet or is_silent or log_format == "json")
     # By what it is, not by what FORCE_COLOR says, which notebooks set for all that they start.
     terminal = cast("TextIO", _Terminal(sys.stderr))

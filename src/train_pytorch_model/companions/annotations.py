@@ -103,7 +103,7 @@ def _coco(document: Mapping[str, Any]) -> Annotations:
 
 
 def _labeling_export(text: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

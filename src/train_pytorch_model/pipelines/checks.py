@@ -71,10 +71,11 @@ def faults_of_value(value: Any, port: Port) -> list[str]:
     kind = LITERAL_TYPES[port.type]
     if isinstance(value, str) and kind is not str:
         value = _parsed(value, kind)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    is_number = is_whole or (isinstance(value, float) and math.isfinite(value))
     is_right = {
         bool: isinstance(value, bool),
-        int: is_number and float(value).is_integer(),
+        int: is_whole or (is_number and value.is_integer()),
         float: is_number,
         str: value is not None and not isinstance(value, (list, dict)),
     }

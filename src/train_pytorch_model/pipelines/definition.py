@@ -240,7 +240,7 @@ def _port(entry: Any, path: Path) -> Port:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+    except (OSError, ValueError, YAMLError, RecursionError) as error:
         raise PipelineError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise PipelineError(f"{path} holds no mapping of keys to values")

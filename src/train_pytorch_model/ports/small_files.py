@@ -36,7 +36,7 @@ def read_meta(path: Path) -> dict[str, Any]:
         meta = YAML(typ="safe", pure=True).load(text)
     except FileNotFoundError as error:
         raise ValueError(f"{META_FILE} is missing") from error
-    except (OSError, UnicodeDecodeError, YAMLError, RecursionError) as error:
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise ValueError(f"{META_FILE} cannot be read: {error}") from error
     if not isinstance(meta, dict):
         raise ValueError(f"{META_FILE} holds no mapping of keys to values")

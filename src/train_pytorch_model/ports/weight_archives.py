@@ -6,6 +6,7 @@ whatever lies behind it in memory.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import pickle
@@ -24,9 +25,8 @@ _LARGE_END = struct.Struct("<4sQ2H2L4Q")
 _PICKLE = "data.pkl"
 # Of names and shapes alone; those of the largest networks take some hundred kilobytes.
 _MAX_PICKLE_BYTES = 2**22
-# Of tuples within tuples, such as the shape among what describes a tensor. The time to tell two of them apart doubles
-# with each.
-_MAX_LEVELS = 10
+# Operations that PyTorch does not write: sets and mappings of any keys, and room for whatever number a file names.
+_UNWRITTEN = b"".join((pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.BYTEARRAY8))
 # A magic number, a version, facts of the machine, the description and the order of the numbers that follow.
 _NUM_PICKLES_OF_OLDER = 5
 # The kinds of storage that PyTorch names; newer kinds of numbers lie in untyped ones.
@@ -148,13 +148,19 @@ def _claimed(name: str, opened: IO[bytes]) -> list[tuple[str, int]]:
         unpickler.load()
     except (OSError, MemoryError):
         raise
+    except _RefusedError as error:
+        raise ValueError(f"{name} {error}") from error
     except Exception as error:
         raise ValueError(f"{name} holds no weights that can be loaded safely ({type(error).__name__})") from error
     return unpickler.found
 
 
+class _RefusedError(ValueError):
+    """What no writer of weights writes; the text says what, of the file."""
+
+
 class _Nothing:
-    """Stands for whatever a description names: nothing of it is imported or called."""
+    """Stands for whatever of PyTorch a description names: nothing of it is imported or called."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         """Take what the named thing would take."""
@@ -166,12 +172,36 @@ class _Nothing:
         """Hold nothing."""
 
 
-def _counting_levels(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    def load_and_count(unpickler: Any) -> None:
-        load(unpickler)
-        unpickler.count_levels(unpickler.stack[-1])
+class _Mapping(_Nothing):
+    """Stands for OrderedDict, which is filled entry by entry."""
 
-    return load_and_count
+    def __init__(self) -> None:
+        """Take nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Take attributes by their names."""
+        if type(state) is not dict:
+            raise pickle.UnpicklingError("attributes that are none")
+
+
+@functools.cache
+def _storage_kind(name: str) -> type[_Nothing]:
+    return type(name, (_Nothing,), {"item_bytes": _ITEM_BYTES[name]})
+
+
+def _with_names(code: bytes, keys: slice) -> Callable[[Any], None]:
+    """An operation that takes text alone for keys, of those on the stack: other keys may take endless time to look up.
+
+    So do tuples of tuples, and numbers of one hash.
+    """
+    load = pickle._Unpickler.dispatch[code[0]]
+
+    def check_and_load(unpickler: Any) -> None:
+        if not all(type(key) is str for key in unpickler.stack[keys]):
+            raise _RefusedError("names its tensors by something else than text")
+        load(unpickler)
+
+    return check_and_load
 
 
 # In Python, whose memory of parts is a dictionary: the one in C makes room for whatever number a file names.
@@ -179,38 +209,27 @@ class _Storages(pickle._Unpickler):
     """Reads which storages a description claims, and how large they are."""
 
     dispatch: ClassVar[dict[int, Any]] = {
-        **pickle._Unpickler.dispatch,
-        **{
-            code[0]: _counting_levels(pickle._Unpickler.dispatch[code[0]])
-            for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
-        },
+        **{code: load for code, load in pickle._Unpickler.dispatch.items() if code not in _UNWRITTEN},
+        pickle.SETITEM[0]: _with_names(pickle.SETITEM, slice(-2, -1)),
+        pickle.SETITEMS[0]: _with_names(pickle.SETITEMS, slice(None, None, 2)),
     }
-    # PyTorch never writes it, and it too makes room for whatever number a file names.
-    del dispatch[pickle.BYTEARRAY8[0]]
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
         self.found: list[tuple[str, int]] = []
-        self._levels: dict[int, tuple[int, Any]] = {}
 
-    def count_levels(self, made: tuple[Any, ...]) -> None:
-        """Refuse tuples within tuples without end."""
-        level = 1 + max((self._levels[id(item)][0] for item in made if id(item) in self._levels), default=0)
-        if level > _MAX_LEVELS:
-            raise pickle.UnpicklingError("tuples within tuples")
-        # Kept, so that no other is found where it lay.
-        self._levels[id(made)] = (level, made)
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Give a stand-in for anything."""
-        if not name.endswith("Storage"):
-            return _Nothing
-        return type(name, (_Nothing,), {"item_bytes": _ITEM_BYTES[name]})
+    def find_class(self, module: str, name: str) -> type[_Nothing]:
+        """Give a stand-in for what PyTorch writes."""
+        if (module, name) == ("collections", "OrderedDict"):
+            return _Mapping
+        if module.partition(".")[0] != "torch":
+            raise pickle.UnpicklingError("a name that PyTorch does not write")
+        return _storage_kind(name) if name.endswith("Storage") else _Nothing
 
     def persistent_load(self, pid: Any) -> Any:
         """Note a storage."""
         kind, storage_type, key, _, numel, *_ = pid  # and in the older form, of which other it is a part
-        if kind != "storage" or type(key) is not str or type(numel) is not int or numel < 0:
+        if kind != "storage" or type(key) is not str or type(numel) is not int or not 0 <= numel < 2**63:
             raise pickle.UnpicklingError("a storage that is none")
         self.found.append((key, numel * storage_type.item_bytes))
         return _Nothing()

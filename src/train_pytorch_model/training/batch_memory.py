@@ -67,21 +67,25 @@ def fit_to_memory(step: TrainingStep, images: ImageStore, batch_size: int, world
         BatchTooLargeError: when no part fits, or the whole does not and is not to be taken in parts.
     """
     # Of few images, no process sees more than its share.
-    batch_size = min(batch_size, max(2, -(-len(images) // world.world_size)))
-    size, reason = min(world.gather(largest_part(step, images, batch_size, world.device)))
-    if not size or not (in_parts or size == batch_size):
+    largest = min(batch_size, max(2, -(-len(images) // world.world_size)))
+    size, reason = min(
+        world.gather(largest_part(step, images, largest, world.device, with_copies=world.is_main)),
+    )
+    if not size or not (in_parts or size == largest):
         raise BatchTooLargeError(reason, size)
     if in_parts:
-        step.part_size = size
-    if size < batch_size:
+        step.part_size = batch_size if size == largest else size
+    if size < largest:
         logger.warning(
             "A batch of %d images takes more memory than there is. It is learnt from in parts of %d: the step is that "
             "of the whole batch, but what is normalised over a batch is normalised over each part.",
-            batch_size, size,
+            largest, size,
         )  # fmt: skip
 
 
-def largest_part(step: TrainingStep, images: ImageStore, batch_size: int, device: torch.device) -> tuple[int, str]:
+def largest_part(
+    step: TrainingStep, images: ImageStore, batch_size: int, device: torch.device, *, with_copies: bool = True
+) -> tuple[int, str]:
     """Find the largest of a batch, its half, its quarter and so on, by which a whole batch can be learnt from.
 
     Args:
@@ -89,6 +93,7 @@ def largest_part(step: TrainingStep, images: ImageStore, batch_size: int, device
         images: to learn from.
         batch_size: of this process.
         device: that trains.
+        with_copies: leave room for the copies of the weights that the first process keeps on a host that trains.
 
     Returns:
         The number of images, 0 when not even the smallest part fits; and what the allocator said of the last that does
@@ -97,7 +102,7 @@ def largest_part(step: TrainingStep, images: ImageStore, batch_size: int, device
     pixels, labels = next(iter(images.batches([torch.arange(batch_size) % len(images)], device)))
     size, reason = batch_size, ""
     while True:
-        fault = _fault_of(step, pixels, labels, size)
+        fault = _fault_of(step, pixels, labels, size, with_copies=with_copies)
         if not fault:
             return size, reason
         reason = fault
@@ -136,12 +141,14 @@ def run_with_advice(
     raise BatchTooLargeError(reason, largest_part(step, images, batch_size, world.device)[0] if is_known else None)
 
 
-def _fault_of(step: TrainingStep, pixels: torch.Tensor, labels: torch.Tensor, part_size: int) -> str:
+def _fault_of(
+    step: TrainingStep, pixels: torch.Tensor, labels: torch.Tensor, part_size: int, *, with_copies: bool
+) -> str:
     """What the allocator says when a batch is learnt from in such parts; "" when it goes through."""
     fault = ""
     before, step.part_size = step.part_size, part_size
     try:
-        reserve = _copies_of_weights(step, pixels.device)  # noqa: F841
+        reserve = _copies_of_weights(step, pixels.device) if with_copies else None  # noqa: F841
         step.rehearse(pixels, labels, alone=True)
     except Exception as error:
         if not is_out_of_memory(error):
