@@ -215,7 +215,7 @@ class TinyNet(torch.nn.Module):
 
 def test_a_fault_of_the_network_is_told_with_its_place(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(inputs.untrained)
-    write_model_with_code(inputs.untrained, BREAKS_IN_A_STEP)
+    write_model_with_code(inputs.untrained, BREAKS_IN_A_STEP, "breaks_in_a_step")
     flags = inputs.arguments(trust_model_code="true", log_format="json")[1:]
     assert main(["check", *flags]) == 1
     line = next(line for line in map(json.loads, capfd.readouterr().err.splitlines()) if "exception" in line)
