@@ -68,9 +68,8 @@ def fit_to_memory(step: TrainingStep, images: ImageStore, batch_size: int, world
     """
     # Of few images, no process sees more than its share.
     largest = min(batch_size, max(2, -(-len(images) // world.world_size)))
-    size, reason = min(
-        world.gather(largest_part(step, images, largest, world.device, with_copies=world.is_main)),
-    )
+    found = largest_part(step, images, largest, world.device, with_copies=world.is_main)
+    size, reason = min(world.gather(found))
     if not size or not (in_parts or size == largest):
         raise BatchTooLargeError(reason, size)
     if in_parts:
