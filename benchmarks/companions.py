@@ -20,8 +20,8 @@ from tests import environments
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.decoding import decode
 from train_pytorch_model.data.threads import in_threads
-from train_pytorch_model.device import choose_device
-from train_pytorch_model.memory_format import preferred_memory_format
+from train_pytorch_model.distributed.device import choose_device
+from train_pytorch_model.models.memory_format import preferred_memory_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,9 +81,19 @@ def _write_model(path: Path) -> None:
     untrained = path / "untrained_model"
     _ours("initialize-model", path, "--model-name", _NETWORK, "--untrained-model-path", untrained)
     _ours(
-        "train", path, "--untrained-model-path", untrained, "--trained-model-path", path / "trained_model",
-        "--train-data-path", images / "train_data", "--valid-data-path", images / "valid_data", "--epochs", 1,
-    )  # fmt: skip
+        "train",
+        path,
+        "--untrained-model-path",
+        untrained,
+        "--trained-model-path",
+        path / "trained_model",
+        "--train-data-path",
+        images / "train_data",
+        "--valid-data-path",
+        images / "valid_data",
+        "--epochs",
+        1,
+    )
 
 
 def _grow(work_path: Path) -> list[list[str]]:
@@ -98,9 +108,15 @@ def _grow(work_path: Path) -> list[list[str]]:
         parts = ("--tgt-train-path", path / "first", "--tgt-test-path", path / "second")
         split = _ours("split-image-directory", path, "--src-path", path / "made", *parts)
         score = _ours(
-            "score-image-model", path, "--trained-model", work_path / "trained_model", "--dataset", path / "made",
-            "--scored-dataset", path / "scored",
-        )  # fmt: skip
+            "score-image-model",
+            path,
+            "--trained-model",
+            work_path / "trained_model",
+            "--dataset",
+            path / "made",
+            "--scored-dataset",
+            path / "scored",
+        )
         copying = _seconds_of(lambda path=path, files=files: _copy(files, path / "copy"))  # type: ignore[misc]
         decoding = _seconds_of(lambda files=files: _decode(files))  # type: ignore[misc]
         forward = _seconds_of(lambda count=count: _forward(count, _SIZE))  # type: ignore[misc]
@@ -109,10 +125,16 @@ def _grow(work_path: Path) -> list[list[str]]:
             ("split", split, copying, "copy"),
             ("score", score, forward, "the network's answers"),
         ):
-            rows.append([
-                name, f"{count:,}", f"{usage.seconds:.1f}", f"{limit:.1f} ({what})", f"{limit / usage.seconds:.2f}",
-                f"{usage.anonymous_bytes / 2**20:,.0f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    f"{count:,}",
+                    f"{usage.seconds:.1f}",
+                    f"{limit:.1f} ({what})",
+                    f"{limit / usage.seconds:.2f}",
+                    f"{usage.anonymous_bytes / 2**20:,.0f}",
+                ]
+            )
             print(rows[-1], flush=True)
         shutil.rmtree(path)
     return rows
@@ -129,20 +151,32 @@ def _beside_retired(work_path: Path) -> list[list[str]]:
     scoring = ("--trained-model", work_path / "trained_model", "--dataset", data, "--scored-dataset", target)
     jobs: dict[str, tuple[str, str, tuple[object, ...]]] = {
         "convert": (
-            "convert-to-image-directory", _CONVERT, ("--input-path", photos / "train", "--output-path", target),
+            "convert-to-image-directory",
+            _CONVERT,
+            ("--input-path", photos / "train", "--output-path", target),
         ),
         "split": (
-            "split-image-directory", _SPLIT,
+            "split-image-directory",
+            _SPLIT,
             ("--src-path", data, "--tgt-train-path", target, "--tgt-test-path", second),
         ),
         "apply transformation": (
-            "apply-image-transformation", _APPLY,
-            ("--mode", "For training", "--input-image-transform-path", how, "--input-image-dir-path", data,
-             "--output-path", target),
+            "apply-image-transformation",
+            _APPLY,
+            (
+                "--mode",
+                "For training",
+                "--input-image-transform-path",
+                how,
+                "--input-image-dir-path",
+                data,
+                "--output-path",
+                target,
+            ),
         ),
         "score": ("score-image-model", _SCORE, scoring),
         "score, ours with --precision auto": ("score-image-model", _SCORE, scoring),
-    }  # fmt: skip
+    }
     rows = []
     for name, (command, module, arguments) in jobs.items():
         seconds: dict[str, list[float]] = defaultdict(list)

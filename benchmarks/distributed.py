@@ -13,7 +13,7 @@ import torch
 from benchmarks.datasets import make_digits
 from benchmarks.processes import run_watched
 from benchmarks.results import kind, ratio, table, write_section
-from train_pytorch_model.entry import main
+from train_pytorch_model.cli.main import main
 
 _NUM_ROUNDS = 2
 _EPOCHS = 3

@@ -13,8 +13,8 @@ from PIL import Image
 from benchmarks.datasets import make_photos
 from benchmarks.processes import own_anonymous_bytes, run_watched
 from benchmarks.results import kind, table, write_section
+from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import load_image_directory
-from train_pytorch_model.entry import main
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 
 _BASE = 500

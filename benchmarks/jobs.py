@@ -16,10 +16,10 @@ from benchmarks.datasets import make_digits, make_photos
 from benchmarks.processes import Usage, run_watched
 from benchmarks.results import kind, ratio, table, write_section
 from tests import environments
+from train_pytorch_model.cli.main import main
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.decoding import read_size
 from train_pytorch_model.data.image_store import decode_all
-from train_pytorch_model.entry import main
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.ports.untrained_model import read_untrained_model
 
@@ -145,13 +145,18 @@ def measure(work_path: Path) -> None:
         for contender in job.contenders:
             usages = [result.usage for result in results[contender]]
             seconds = [usage.seconds for usage in usages]
-            rows.append([
-                str(job), contender, f"{median(seconds):.1f}", f"{min(seconds):.1f} to {max(seconds):.1f}",
-                ratio(seconds, ours),
-                f"{max(usage.host_bytes for usage in usages) / 2**20:,.0f}",
-                f"{max(usage.device_bytes for usage in usages) / 2**20:,.0f}",
-                ", ".join(f"{result.accuracy:.4f}" for result in results[contender]),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    str(job),
+                    contender,
+                    f"{median(seconds):.1f}",
+                    f"{min(seconds):.1f} to {max(seconds):.1f}",
+                    ratio(seconds, ours),
+                    f"{max(usage.host_bytes for usage in usages) / 2**20:,.0f}",
+                    f"{max(usage.device_bytes for usage in usages) / 2**20:,.0f}",
+                    ", ".join(f"{result.accuracy:.4f}" for result in results[contender]),
+                ]
+            )
         write_section("jobs", _text(rows))
 
 

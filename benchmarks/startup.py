@@ -13,7 +13,7 @@ from statistics import median
 
 from benchmarks.datasets import make_photos
 from benchmarks.results import table, write_section
-from train_pytorch_model.entry import main
+from train_pytorch_model.cli.main import main
 
 _NETWORKS = ("resnet18", "densenet201")
 _NUM_ROUNDS = 5

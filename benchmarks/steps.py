@@ -17,14 +17,14 @@ from benchmarks.peers import RECIPE, TEXTBOOK, DataLoaderTraining
 from benchmarks.results import kind, ratio, table, write_section
 from train_pytorch_model.data.image_store import DecodedImages, decode_all
 from train_pytorch_model.data.placement import choose_place
-from train_pytorch_model.device import choose_device
-from train_pytorch_model.distributed import World
+from train_pytorch_model.distributed.device import choose_device
+from train_pytorch_model.distributed.world import World
 from train_pytorch_model.ports.labelled_images import read_labelled_images
-from train_pytorch_model.training.captured_step import CapturedStep, is_captured
-from train_pytorch_model.training.hooks import Listener
+from train_pytorch_model.training.callbacks import Listener
+from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
+from train_pytorch_model.training.graph import CapturedStep, is_captured
 from train_pytorch_model.training.loop import Plan, train_epoch
 from train_pytorch_model.training.precision import choose_precision
-from train_pytorch_model.training.selection import BestModel, EarlyStopping
 from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep
 
@@ -87,8 +87,10 @@ def _make_ours(case: Case, path: Path) -> tuple[Callable[[], int], Callable[[], 
 
 def _measure(case: Case, path: Path) -> dict[str, list[float]]:
     ours, limit = _make_ours(case, path)
-    peers = {style.name: DataLoaderTraining(style, case.network, path, case.batch_size, _LEARNING_RATE)
-             for style in (TEXTBOOK, RECIPE)}  # fmt: skip
+    peers = {
+        style.name: DataLoaderTraining(style, case.network, path, case.batch_size, _LEARNING_RATE)
+        for style in (TEXTBOOK, RECIPE)
+    }
     epochs = {"ours": ours, **{name: peer.epoch for name, peer in peers.items()}, "limit": limit}
     speeds: dict[str, list[float]] = defaultdict(list)
     for number in range(_NUM_ROUNDS + 1):

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from tests.test_loop import Recorder, make_images, make_plan
-from train_pytorch_model.distributed import connected
-from train_pytorch_model.launch import read_launch
-from train_pytorch_model.training.hooks import NoKeeper
+from train_pytorch_model.distributed.launch import read_launch
+from train_pytorch_model.distributed.world import connected
+from train_pytorch_model.training.callbacks import NoKeeper
+from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import fit
-from train_pytorch_model.training.selection import BestModel
 
 
 def make_network() -> nn.Module:

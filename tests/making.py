@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import load_image_directory
-from train_pytorch_model.entry import main
 from train_pytorch_model.ports.labelled_images import LabelledImages
 
 ROOT = Path(__file__).parent.parent

@@ -109,12 +109,24 @@ def test_a_terminal_shows_one_calm_display(width: int, inputs: Inputs) -> None:
     command = [sys.executable, "-m", "train_pytorch_model", *inputs.arguments(**how)]
     session = f"training-{width}"
     subprocess.run(
-        ["tmux", "-f", "/dev/null", "new-session", "-d", "-s", session, "-x", str(width), "-y", "30",
-         f"OMP_NUM_THREADS=1 {shlex.join(command)}; echo the code is $?; sleep 600"],
+        [
+            "tmux",
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-s",
+            session,
+            "-x",
+            str(width),
+            "-y",
+            "30",
+            f"OMP_NUM_THREADS=1 {shlex.join(command)}; echo the code is $?; sleep 600",
+        ],
         check=True,
         cwd=inputs.path,
         env=dict(os.environ),  # and not what readline, which pytest loads, adds to it: COLUMNS
-    )  # fmt: skip
+    )
     try:
         live: list[list[str]] = []
         deadline = time.monotonic() + 240

@@ -20,15 +20,15 @@ from torch import nn
 from tests.jobs import Job
 from tests.making import NETWORK, ROOT, Inputs, initialize, write_image_directory
 from tests.test_step import CPU
-from train_pytorch_model.check import command
+from train_pytorch_model.cli.main import main
 from train_pytorch_model.data.image_store import DecodedImages
-from train_pytorch_model.distributed import World
-from train_pytorch_model.entry import main
+from train_pytorch_model.distributed.world import World
 from train_pytorch_model.parameters import TrainingParameters
-from train_pytorch_model.training.batch_memory import BatchTooLargeError, fit_to_memory, largest_part, out_of_memory
+from train_pytorch_model.preflight import command
+from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
+from train_pytorch_model.training.microbatches import BatchTooLargeError, fit_to_memory, largest_part, out_of_memory
 from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.predictions import predict
-from train_pytorch_model.training.selection import BestModel, EarlyStopping
 from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep
 
@@ -199,7 +199,7 @@ def run_in_little_memory(inputs: Inputs, **flags: Any) -> subprocess.CompletedPr
         "import resource, sys, torch\n"
         "torch.backends.mkldnn.enabled = False\n"  # which crashes where it finds no memory for its own code
         "from train_pytorch_model.training import step\n"
-        "from train_pytorch_model.entry import main\n"
+        "from train_pytorch_model.cli.main import main\n"
         "made = step.TrainingStep.__init__\n"
         "def make(*arguments, **options):\n"
         "    made(*arguments, **options)\n"
@@ -255,7 +255,7 @@ def test_check_says_what_would_fit(
 
 LIMITED = """
 import os, sys
-from train_pytorch_model.entry import main
+from train_pytorch_model.cli.main import main
 from train_pytorch_model.training.step import TrainingStep
 add_gradients = TrainingStep._add_gradients
 def add_or_fail(step, forward, pixels, labels, weight):

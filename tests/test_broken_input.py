@@ -32,10 +32,10 @@ from tests.making import (
 )
 from tests.test_image_directory import append_to, edit_items, edit_schema, set_categories
 from tests.test_interruptions import SMALL_DISK
+from train_pytorch_model.cli.main import main
 from train_pytorch_model.data import placement
 from train_pytorch_model.data.decoding import UnreadableImageError, decode, decode_sized, read_size
 from train_pytorch_model.designer_core import load_image_directory
-from train_pytorch_model.entry import main
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 
@@ -437,32 +437,39 @@ CASES: dict[str, Case] = {
 HERE = "tests/test_broken_input.py"
 ELSEWHERE: dict[str, tuple[str, str]] = {
     "10 million rows of images that are not there": (
-        "error", f"{HERE}::test_ten_million_rows_are_told_within_a_bounded_memory",
+        "error",
+        f"{HERE}::test_ten_million_rows_are_told_within_a_bounded_memory",
     ),
     "a flipped bit that the decoder notices": ("error", f"{HERE}::test_a_flipped_bit_is_named_or_not_noticed"),
     "a flipped bit that the decoder does not notice": (
-        "accepted", f"{HERE}::test_a_flipped_bit_is_named_or_not_noticed",
+        "accepted",
+        f"{HERE}::test_a_flipped_bit_is_named_or_not_noticed",
     ),
     "images of 100 megapixels": ("accepted", f"{HERE}::test_images_of_a_hundred_megapixels_are_brought_to_size"),
     "images too large to be decoded on all cores at a time": (
-        "accepted", f"{HERE}::test_large_images_are_decoded_fewer_at_a_time",
+        "accepted",
+        f"{HERE}::test_large_images_are_decoded_fewer_at_a_time",
     ),
     "labels such as ../x, a/b, CON, a line break, 5,000 letters": (
-        "accepted", f"{HERE}::test_no_file_is_called_by_a_label",
+        "accepted",
+        f"{HERE}::test_no_file_is_called_by_a_label",
     ),
     "an output on a disk that is read-only": ("error", f"{HERE}::test_a_read_only_disk_is_told_before_training"),
     "a batch that the memory does not hold": (
-        "error", "tests/test_batch_memory.py::test_host_memory_that_runs_out_is_told_with_the_batch_that_fits",
+        "error",
+        "tests/test_batch_memory.py::test_host_memory_that_runs_out_is_told_with_the_batch_that_fits",
     ),
     "a batch that the memory does not hold, --auto-batch-size on": (
-        "warning", "tests/test_batch_memory.py::test_parts_train_where_the_whole_does_not_fit",
+        "warning",
+        "tests/test_batch_memory.py::test_parts_train_where_the_whole_does_not_fit",
     ),
     "no shared memory, or all of it taken": ("accepted", f"{HERE}::test_no_shared_memory_is_needed"),
     "an image vanishes during the run, --image-store none": ("error", f"{HERE}::test_files_may_vanish"),
     "images vanish during the run, any other image store": ("accepted", f"{HERE}::test_files_may_vanish"),
     "a pipe in place of an image": ("error", "tests/test_hung_reads.py::test_a_pipe_in_place_of_an_image_is_told_of"),
     "a read of an image that hangs": (
-        "error", "tests/test_hung_reads.py::test_a_read_that_hangs_is_named_and_the_process_ends",
+        "error",
+        "tests/test_hung_reads.py::test_a_read_that_hangs_is_named_and_the_process_ends",
     ),
     "a disk too small for checkpoints": (
         "warning",
@@ -473,24 +480,30 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "tests/test_interruptions.py::test_an_output_too_small_for_the_model_is_told_and_the_next_run_has_it_at_once",
     ),
     "a disk too small for the decoded images": (
-        "error", "tests/test_placement.py::test_a_place_without_room_is_refused_with_the_sizes",
+        "error",
+        "tests/test_placement.py::test_a_place_without_room_is_refused_with_the_sizes",
     ),
     "a model of zip bombs, absurd shapes, NaN or endless layers": (
-        "error", "tests/test_hostile_models.py::test_harm_is_named_and_takes_no_room",
+        "error",
+        "tests/test_hostile_models.py::test_harm_is_named_and_takes_no_room",
     ),
     "code of a model that leaves its folder": (
-        "error", "tests/test_hostile_models.py::test_code_that_is_trusted_still_stays_in_its_folder",
+        "error",
+        "tests/test_hostile_models.py::test_code_that_is_trusted_still_stays_in_its_folder",
     ),
     "an archive that names files outside": (
-        "accepted", "tests/test_convert_to_image_directory.py::test_nothing_in_an_archive_escapes_the_output",
+        "accepted",
+        "tests/test_convert_to_image_directory.py::test_nothing_in_an_archive_escapes_the_output",
     ),
     "an archive that is cut or damaged": (
-        "error", "tests/test_convert_to_image_directory.py::test_an_archive_that_is_cut_anywhere_is_an_error",
+        "error",
+        "tests/test_convert_to_image_directory.py::test_an_archive_that_is_cut_anywhere_is_an_error",
     ),
     "a lost or damaged _meta.yaml, images.lst or _schema.json": (
-        "error", "tests/test_image_directory.py::test_damage_is_named_and_never_read_as_something_else",
+        "error",
+        "tests/test_image_directory.py::test_damage_is_named_and_never_read_as_something_else",
     ),
-}  # fmt: skip
+}
 
 
 def rows_of_table() -> dict[str, tuple[str, str]]:

@@ -17,10 +17,10 @@ import torchvision
 from tests.jobs import train_job
 from tests.making import NETWORK, Inputs, initialize, run_module, write_image_directory
 from tests.test_untrained_model import write_model_with_code
-from train_pytorch_model.check import command, trial
-from train_pytorch_model.check.trial import Trial
-from train_pytorch_model.command_line import build_parser
-from train_pytorch_model.entry import main
+from train_pytorch_model.cli.main import main
+from train_pytorch_model.cli.parser import build_parser
+from train_pytorch_model.preflight import command, trial
+from train_pytorch_model.preflight.trial import Trial
 
 
 def check(
@@ -56,9 +56,15 @@ def test_what_is_found_is_what_is_there(inputs: Inputs, capsys: pytest.CaptureFi
     assert found["classes"] == ["cat", "dog", "owl"]
     files = [path.stat().st_size for path in (inputs.train / "image").iterdir()]
     assert found["training"] == {
-        "path": str(inputs.train), "images": 24, "unreadable": 0, "width": 32, "height": 32, "file_bytes": sum(files),
-        "decoded_bytes": 24 * 32 * 32 * 3, "counts": {"cat": 8, "dog": 8, "owl": 8},
-    }  # fmt: skip
+        "path": str(inputs.train),
+        "images": 24,
+        "unreadable": 0,
+        "width": 32,
+        "height": 32,
+        "file_bytes": sum(files),
+        "decoded_bytes": 24 * 32 * 32 * 3,
+        "counts": {"cat": 8, "dog": 8, "owl": 8},
+    }
     assert (found["validation"]["images"], found["validation"]["counts"]) == (12, {"cat": 4, "dog": 4, "owl": 4})
     network = torchvision.models.get_model(NETWORK, num_classes=3)
     assert found["model"]["weights"] == sum(parameter.numel() for parameter in network.parameters())

@@ -13,12 +13,12 @@ import torch
 
 from tests.jobs import results
 from tests.making import Inputs, error_text
-from train_pytorch_model import training_run
 from train_pytorch_model.checkpoints import keeper
 from train_pytorch_model.checkpoints.folder import CheckpointFolder, DamagedCheckpointError, read_checkpoint
 from train_pytorch_model.checkpoints.keeper import CheckpointKeeper
+from train_pytorch_model.distributed.interruption import Interruption
 from train_pytorch_model.errors import UserError
-from train_pytorch_model.interruption import Interruption
+from train_pytorch_model.job import run as training_run
 
 
 def names(path: Path) -> list[str]:

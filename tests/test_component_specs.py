@@ -16,9 +16,9 @@ from ruamel.yaml import YAML
 
 from tests import environments
 from tests.making import ROOT
-from train_pytorch_model.command_line import build_parser
-from train_pytorch_model.companions.entry import COMPANIONS
-from train_pytorch_model.flags import flag_of
+from train_pytorch_model.cli.flags import flag_of
+from train_pytorch_model.cli.parser import build_parser
+from train_pytorch_model.modules.entry import COMPANIONS
 
 # Flags that a designer module has no use for: the folder of reports has its place, code is not trusted there, a list
 # would be read by nobody, and `weights` says what `pretrained` says.

@@ -18,8 +18,8 @@ from ruamel.yaml import YAML
 from tests import environments
 from tests.making import ROOT, Inputs, run_in_snapshot, run_module
 from tests.test_module_spec import SPEC, fill
-from train_pytorch_model.command_line import EXPORT_FORMATS, build_parser
-from train_pytorch_model.companions.entry import COMPANIONS
+from train_pytorch_model.cli.parser import EXPORT_FORMATS, build_parser
+from train_pytorch_model.modules.entry import COMPANIONS
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.pipelines.checks import faults_of_component, faults_of_pipeline
 from train_pytorch_model.pipelines.command_template import render
@@ -203,8 +203,9 @@ def test_the_designers_own_sdk_takes_every_typed_specification(project: Path) ->
     )
     finished = subprocess.run(
         [str(environments.azure_ml_component()), "-W", "ignore", "-c", code, *map(str, paths)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert finished.returncode == 0, finished.stderr
     specs = [YAML(typ="safe").load(path) for path in paths]
     expected = [f"{spec['name']} {len(spec['inputs'])} {len(spec['outputs'])}" for spec in specs]
@@ -221,8 +222,10 @@ def test_the_compiled_snapshot_alone_trains_and_holds_nothing_needless(project: 
     output = project / "compiled"
     finished = subprocess.run(
         [str(compiler), "compile", "--source", str(project / "component.yaml"), "--output", str(output)],
-        capture_output=True, text=True, cwd=project,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=project,
+    )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     compiled = next(output.rglob("component.yaml"))
     document = YAML(typ="safe").load(compiled)

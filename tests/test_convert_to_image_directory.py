@@ -19,9 +19,9 @@ from tests.making import (
     run_retired_tool,
     write_class_folders,
 )
-from train_pytorch_model.companions.annotations import read_annotations
 from train_pytorch_model.designer_core import load_image_directory
 from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.modules.annotations import read_annotations
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".gz", ".bz2")
@@ -184,17 +184,21 @@ COCO = {
 BROKEN_ANNOTATIONS: dict[str, tuple[str, str, str]] = {
     "a file that is not there": ("labels.csv", "file,label\ncat/9.png,a\n", "are not there: 'cat/9.png'"),
     "a category that is not there": (
-        "labels.json", json.dumps({**COCO, "categories": []}), "annotation 5 names no category or image",
+        "labels.json",
+        json.dumps({**COCO, "categories": []}),
+        "annotation 5 names no category or image",
     ),
     "a category without a number": ("labels.json", json.dumps({**COCO, "categories": [{}]}), "KeyError: 'id'"),
     "several labels of an image": (
-        "labels.jsonl", '\n{"image_url": "cat/0.png", "label": ["a", "b"]}', "line 2 has no 'image_url'",
+        "labels.jsonl",
+        '\n{"image_url": "cat/0.png", "label": ["a", "b"]}',
+        "line 2 has no 'image_url'",
     ),
     "a line that is no object": ("labels.jsonl", "3", "line 1 has no 'image_url'"),
     "a line that is no JSON": ("labels.jsonl", '\n\n{"image_url"', "line 3 is no JSON"),
     "no JSON": ("labels.json", "{", "labels.json cannot be used: Expecting"),
     "no UTF-8": ("labels.csv", "file,label\ncat/0.png,\udcff", "labels.csv cannot be used: 'utf-8'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", BROKEN_ANNOTATIONS)

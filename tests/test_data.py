@@ -46,8 +46,12 @@ def broken_files(folder: Path) -> dict[str, Path]:
     flipped[len(data) // 2] ^= 1
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n"
     contents = {
-        "truncated": data[: len(data) // 2], "flipped": flipped, "text": b"no image", "empty": b"", "program": program,
-    }  # fmt: skip
+        "truncated": data[: len(data) // 2],
+        "flipped": flipped,
+        "text": b"no image",
+        "empty": b"",
+        "program": program,
+    }
     paths = {name: folder / f"{name}.png" for name in contents}
     for name, content in contents.items():
         paths[name].write_bytes(bytes(content))

@@ -19,13 +19,13 @@ from tests.fit_job import make_network
 from tests.jobs import Job, process_variables, results, train_job
 from tests.making import Inputs
 from tests.test_loop import make_images
-from train_pytorch_model import distributed
 from train_pytorch_model.data.batches import shuffled, training_shares
-from train_pytorch_model.device import find_shared_gpus
-from train_pytorch_model.distributed import World, connected
+from train_pytorch_model.distributed import world as distributed
+from train_pytorch_model.distributed.device import find_shared_gpus
+from train_pytorch_model.distributed.launch import Launch
+from train_pytorch_model.distributed.world import World, connected
 from train_pytorch_model.errors import UserError
-from train_pytorch_model.launch import Launch
-from train_pytorch_model.training.captured_step import is_captured
+from train_pytorch_model.training.graph import is_captured
 
 # From the fault of one process to the end of the last.
 END_SECONDS = 30
@@ -169,8 +169,8 @@ def test_processes_that_do_not_come_are_named(inputs: Inputs) -> None:
     variables = {**process_variables(2)[0], "MASTER_ADDR": "127.0.0.1"}
     code = (
         "import os, sys\n"
-        "import train_pytorch_model.distributed as distributed\n"
-        "from train_pytorch_model.entry import main\n"
+        "import train_pytorch_model.distributed.world as distributed\n"
+        "from train_pytorch_model.cli.main import main\n"
         "distributed._MEETING_SECONDS = 2\n"
         "sys.exit(main(sys.argv[1:]))"
     )

@@ -92,9 +92,12 @@ def test_every_module_runs_in_the_conda_environment(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "trained" / "model", weights_only=True)["fc.weight"].shape == (3, 512)
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["num_images"] == 4
     failed = run_module(
-        "train", *flags_of({**data, "trained_model_path": "other", "epochs": 0}),
-        python=python, cwd=tmp_path, PYTHONPATH=str(ROOT / "src"),
-    )  # fmt: skip
+        "train",
+        *flags_of({**data, "trained_model_path": "other", "epochs": 0}),
+        python=python,
+        cwd=tmp_path,
+        PYTHONPATH=str(ROOT / "src"),
+    )
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
 

@@ -20,8 +20,10 @@ def proof(tmp_path_factory: pytest.TempPathFactory) -> Proof:
     # One thread: what forks must have no others.
     subprocess.run(
         [sys.executable, "-m", "tests.fuzzing.proof", str(path)],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
     found: Proof = json.loads(path.read_text())
     return found
 

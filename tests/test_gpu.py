@@ -15,14 +15,14 @@ from tests.making import write_class_folders
 from tests.test_loop import Recorder, make_plan
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.image_store import ImageStore, decode_all
-from train_pytorch_model.device import choose_device
-from train_pytorch_model.distributed import World
-from train_pytorch_model.training.batch_memory import BatchTooLargeError
-from train_pytorch_model.training.captured_step import CapturedStep
-from train_pytorch_model.training.hooks import NoKeeper
+from train_pytorch_model.distributed.device import choose_device
+from train_pytorch_model.distributed.world import World
+from train_pytorch_model.training.callbacks import NoKeeper
+from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
+from train_pytorch_model.training.graph import CapturedStep
 from train_pytorch_model.training.loop import fit, train_epoch
+from train_pytorch_model.training.microbatches import BatchTooLargeError
 from train_pytorch_model.training.precision import choose_precision
-from train_pytorch_model.training.selection import BestModel, EarlyStopping
 from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep
 

@@ -24,8 +24,8 @@ import torchvision
 from tests.making import ROOT, Inputs, error_code, error_text, run_here
 from tests.test_untrained_model import edit_spec, read, write, write_model_with_code
 from train_pytorch_model.errors import InvalidModelDirectoryError
-from train_pytorch_model.messages import MAX_SHOWN, shown
-from train_pytorch_model.ports.weights import read_weights
+from train_pytorch_model.models.weights import read_weights
+from train_pytorch_model.text.wording import MAX_SHOWN, shown
 
 Weights = dict[str, torch.Tensor]
 # What reading may take of address space beyond what Python and its libraries do.
@@ -183,9 +183,13 @@ def server() -> Iterator[subprocess.Popen[str]]:
     # One thread: what forks must have no others.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER], cwd=ROOT, env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as process:  # fmt: skip
+        [sys.executable, "-c", SERVER],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
         yield process
         process.communicate()
 

@@ -78,8 +78,11 @@ def test_random_operations_happen_follow_the_seed_and_stay_out_of_inference(
 ) -> None:
     assert init(tmp_path / "how", **flags) == 0
     runs: dict[str, dict[str, object]] = {
-        "first": {}, "again": {}, "other": {"random_seed": 2}, "inference": {"mode": "For inference"},
-    }  # fmt: skip
+        "first": {},
+        "again": {},
+        "other": {"random_seed": 2},
+        "inference": {"mode": "For inference"},
+    }
     given = {}
     for name, more in runs.items():
         assert apply(tmp_path / "how", images, tmp_path / name, **more) == 0
@@ -180,15 +183,17 @@ def test_the_retired_modules_and_ours_take_each_others_transformations(images: P
     assert init(tmp_path / "ours", **flags) == 0
     retired = environments.retired()
     run_retired_tool(
-        retired, f"{TRANSFORM}.init_image_transformation.init_image_transformation",
+        retired,
+        f"{TRANSFORM}.init_image_transformation.init_image_transformation",
         *("--output-path", tmp_path / "theirs", *flags_of(flags)),
-    )  # fmt: skip
+    )
     for how in ("ours", "theirs"):
         run_retired_tool(
-            retired, f"{TRANSFORM}.apply_image_transformation.apply_image_transformation",
+            retired,
+            f"{TRANSFORM}.apply_image_transformation.apply_image_transformation",
             *("--mode", "For inference", "--input-image-transform-path", tmp_path / how),
             *("--input-image-dir-path", images, "--output-path", tmp_path / f"by_theirs_{how}"),
-        )  # fmt: skip
+        )
         assert apply(tmp_path / how, images, tmp_path / f"by_ours_{how}", mode="For inference") == 0
         for ours, theirs in zip(pixels(tmp_path / f"by_ours_{how}"), pixels(tmp_path / f"by_theirs_{how}")):
             assert np.array_equal(ours, theirs)

@@ -4,9 +4,9 @@ import importlib
 
 import pytest
 
-from train_pytorch_model.entry import main
+from train_pytorch_model.cli.main import main
+from train_pytorch_model.distributed.launch import Launch, read_launch
 from train_pytorch_model.errors import UserError
-from train_pytorch_model.launch import Launch, read_launch
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.4", "MASTER_PORT": "6105"}
 MPI = {

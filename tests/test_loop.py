@@ -13,12 +13,12 @@ from torchvision.models.inception import InceptionOutputs
 
 from train_pytorch_model.data.batches import shuffled
 from train_pytorch_model.data.image_store import DecodedImages
-from train_pytorch_model.distributed import World
-from train_pytorch_model.training.hooks import Keeper, Listener, NoKeeper
+from train_pytorch_model.distributed.world import World
+from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
+from train_pytorch_model.training.callbacks import Keeper, Listener, NoKeeper
+from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import DivergedError, Plan, fit
 from train_pytorch_model.training.precision import Precision
-from train_pytorch_model.training.records import EpochRecord, EpochTiming, Reading
-from train_pytorch_model.training.selection import BestModel
 from train_pytorch_model.training.step import logits_and_loss
 
 CPU = torch.device("cpu")

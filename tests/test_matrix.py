@@ -40,11 +40,12 @@ def train(who: str, inputs: Inputs) -> None:
         assert inputs.fit(epochs=2, learning_rate=0.01) == 0
         return
     run_retired_tool(
-        environments.retired(), "dl.pytorch.train.train_pytorch_model",
+        environments.retired(),
+        "dl.pytorch.train.train_pytorch_model",
         *("--untrained-model-path", inputs.untrained, "--train-data-path", inputs.train),
         *("--valid-data-path", inputs.valid, "--trained-model-path", inputs.trained),
         *("--epochs", 1, "--batch-size", 6),
-    )  # fmt: skip
+    )
 
 
 def score(who: str, inputs: Inputs, target: Path) -> pd.DataFrame:

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 
 from tests import environments
 from tests.making import ROOT, Inputs, run_in_snapshot
-from train_pytorch_model.command_line import PORT_FLAGS, build_parser
-from train_pytorch_model.flags import flag_of
+from train_pytorch_model.cli.flags import flag_of
+from train_pytorch_model.cli.parser import PORT_FLAGS, build_parser
 from train_pytorch_model.parameters import TrainingParameters
 
 SPEC: dict[str, Any] = YAML(typ="safe").load(ROOT / "module_spec.yaml")

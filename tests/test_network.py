@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from train_pytorch_model.memory_format import preferred_memory_format
-from train_pytorch_model.network import (
+from train_pytorch_model.models.memory_format import preferred_memory_format
+from train_pytorch_model.models.network import (
     NetworkDescription,
     NetworkError,
     check_image_size,
@@ -141,13 +141,19 @@ def test_every_way_to_name_a_builder_becomes_one_that_downloads_nothing(
     ("module", "name", "init_params"),
     [
         ("torchvision.models", "MobileNetV2", {}),
-        ("torchvision.models", "VisionTransformer", {
-            "image_size": 32, "patch_size": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 16}),
-        ("timm.models.vision_transformer", "VisionTransformer", {
-            "img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}),
+        (
+            "torchvision.models",
+            "VisionTransformer",
+            {"image_size": 32, "patch_size": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 16},
+        ),
+        (
+            "timm.models.vision_transformer",
+            "VisionTransformer",
+            {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2},
+        ),
     ],
     ids=["torchvision", "torchvision with arguments", "timm"],
-)  # fmt: skip
+)
 def test_network_classes_of_known_packages_are_taken(module: str, name: str, init_params: dict[str, object]) -> None:
     description = describe(module, name, init_params)
     network, _ = with_head(description, description.build().state_dict(), 3, keep_head=True)

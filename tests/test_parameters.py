@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from train_pytorch_model.command_line import build_parser
+from train_pytorch_model.cli.parser import build_parser
 from train_pytorch_model.parameters import TrainingParameters
 
 

@@ -26,7 +26,7 @@ from train_pytorch_model.data.placement import (
     free_bytes,
     shared_rows,
 )
-from train_pytorch_model.device import fast_half_precision
+from train_pytorch_model.distributed.device import fast_half_precision
 
 CPU = torch.device("cpu")
 MEBIBYTE = 2**20

@@ -9,7 +9,7 @@ import torchvision
 from torch.amp.grad_scaler import GradScaler
 
 from tests.test_loop import make_images, make_network, make_plan, run
-from train_pytorch_model import device as hardware
+from train_pytorch_model.distributed import device as hardware
 from train_pytorch_model.training.precision import Precision, choose_precision
 from train_pytorch_model.training.step import TrainingStep
 

@@ -22,9 +22,9 @@ from PIL import Image
 from sklearn import metrics
 
 import train_pytorch_model
-from train_pytorch_model.companions.evaluation_pictures import drawable_names, in_cells
 from train_pytorch_model.data.findings import Files, compare_images, imbalance
-from train_pytorch_model.messages import seconds_in_words
+from train_pytorch_model.evaluation.plots import drawable_names, in_cells
+from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 from train_pytorch_model.report import figures, write
 from train_pytorch_model.report.contents import Report, Thumbnail
 from train_pytorch_model.report.tables import confused_pairs, time_facts
@@ -36,8 +36,8 @@ from train_pytorch_model.report.thumbnails import (
     make_samples,
 )
 from train_pytorch_model.report.write import PICTURES, SHEETS, write_report
-from train_pytorch_model.sheets import write_sheet
-from train_pytorch_model.training.records import EpochRecord, EpochTiming
+from train_pytorch_model.text.csv_cells import write_sheet
+from train_pytorch_model.text.wording import seconds_in_words
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -412,9 +412,13 @@ def test_a_copied_folder_of_sources_writes_reports(tmp_path: Path) -> None:
         "print(write.__file__, write.write_report(report, Path('written')))"
     )
     found = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(tmp_path / "code")},
-        capture_output=True, text=True, check=True, cwd=tmp_path,
-    ).stdout  # fmt: skip
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "code")},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    ).stdout
     assert str(copied) in found
     assert Page(tmp_path / "written" / "report.html").all("img")
 
@@ -533,9 +537,7 @@ def test_files_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     (tmp_path / "train" / "0").unlink()
     comparison = compare_images(train, Files(lambda number: train.path_of(1 - number), train.sizes[::-1]), 60)
     assert comparison.pairs == [(1, 0)]
-    assert comparison.warnings()[1] == (
-        "2 files could not be read when looking for images that lie in both sets."
-    )  # fmt: skip
+    assert comparison.warnings()[1] == ("2 files could not be read when looking for images that lie in both sets.")
 
 
 def test_imbalance_names_small_classes() -> None:

@@ -17,7 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.making import ROOT, error_code, error_text, run_module, write_class_folders
-from train_pytorch_model.entry import main
+from train_pytorch_model.cli.main import main
 from train_pytorch_model.pipelines.command_template import render
 
 SAMPLE = ROOT / "samples" / "pipeline.yaml"
@@ -58,14 +58,17 @@ FOLDER: dict[str, object] = {"type": "uri_folder"}
 def two_steps(tmp_path: Path) -> Path:
     """One step writes a text into a folder, the next adds to it."""
     component(
-        tmp_path / "write.yaml", "echo ${{inputs.text}} > ${{outputs.made}}/text.txt $[[; echo ${{inputs.more}} >> "
-        "${{outputs.made}}/text.txt]]",
-        {"text": {"type": "string"}, "more": {"type": "string", "optional": True}}, ("made",),
-    )  # fmt: skip
+        tmp_path / "write.yaml",
+        "echo ${{inputs.text}} > ${{outputs.made}}/text.txt $[[; echo ${{inputs.more}} >> ${{outputs.made}}/text.txt]]",
+        {"text": {"type": "string"}, "more": {"type": "string", "optional": True}},
+        ("made",),
+    )
     component(
-        tmp_path / "count.yaml", "cd ${{inputs.given}}; cat text.txt text.txt > ${{outputs.made}}/text.txt",
-        {"given": FOLDER}, ("made",),
-    )  # fmt: skip
+        tmp_path / "count.yaml",
+        "cd ${{inputs.given}}; cat text.txt text.txt > ${{outputs.made}}/text.txt",
+        {"given": FOLDER},
+        ("made",),
+    )
     jobs = {
         "second": {
             "component": "count.yaml",
@@ -165,9 +168,14 @@ def test_a_job_finds_its_variables_and_its_code_alone(tmp_path: Path) -> None:
     (tmp_path / "code" / "here.txt").write_text("snapshot")
     command = "to=${{outputs.made}}; env > $to/env_$RANK.txt; cat here.txt > $to/code_$RANK.txt; echo ${{inputs.n}}"
     component(
-        tmp_path / "distributed.yaml", command, {"n": {"type": "integer", "default": 3}}, ("made",), code="./code",
-        distribution={"type": "pytorch", "process_count_per_instance": 2}, resources={"instance_count": 2},
-    )  # fmt: skip
+        tmp_path / "distributed.yaml",
+        command,
+        {"n": {"type": "integer", "default": 3}},
+        ("made",),
+        code="./code",
+        distribution={"type": "pytorch", "process_count_per_instance": 2},
+        resources={"instance_count": 2},
+    )
     jobs = {"job": {"component": "distributed.yaml", "environment_variables": {"MINE": "1"}}}
     assert run(pipeline(tmp_path / "pipeline.yaml", jobs), tmp_path) == 0
     made = tmp_path / "run" / "steps" / "job" / "outputs" / "made"
@@ -176,8 +184,11 @@ def test_a_job_finds_its_variables_and_its_code_alone(tmp_path: Path) -> None:
         for rank in range(4)
     ]
     assert [(v["RANK"], v["LOCAL_RANK"], v["NODE_RANK"]) for v in variables] == [
-        ("0", "0", "0"), ("1", "1", "0"), ("2", "0", "1"), ("3", "1", "1"),
-    ]  # fmt: skip
+        ("0", "0", "0"),
+        ("1", "1", "0"),
+        ("2", "0", "1"),
+        ("3", "1", "1"),
+    ]
     assert {(v["WORLD_SIZE"], v["MASTER_ADDR"], v["MINE"], v["AZURE_ML_INPUT_n"]) for v in variables} == {
         ("4", "127.0.0.1", "1", "3")
     }
@@ -236,9 +247,12 @@ BROKEN: dict[str, tuple[str, object, str]] = {
 def test_a_broken_component_is_told_of_before_anything_runs(fault: str, tmp_path: Path) -> None:
     key, value, words = BROKEN[fault]
     document: dict[str, object] = {
-        "type": "command", "name": "it", "inputs": {"n": {"type": "integer", "default": 2}},
-        "outputs": {"o": FOLDER}, "command": "run ${{inputs.n}} ${{outputs.o}}",
-    }  # fmt: skip
+        "type": "command",
+        "name": "it",
+        "inputs": {"n": {"type": "integer", "default": 2}},
+        "outputs": {"o": FOLDER},
+        "command": "run ${{inputs.n}} ${{outputs.o}}",
+    }
     if key == "inputs.n":
         document["inputs"] = {"n": value}
     else:
@@ -322,10 +336,14 @@ def test_the_sample_runs_from_images_to_an_evaluation_in_its_own_snapshot(tmp_pa
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(ROOT / "component.yaml", project)
     finished = run_module(
-        "run-pipeline", project / "samples" / "pipeline.yaml", "--output-path", tmp_path / "run",
+        "run-pipeline",
+        project / "samples" / "pipeline.yaml",
+        "--output-path",
+        tmp_path / "run",
         *("--input", f"train_images={tmp_path / 'train'}", "--input", f"valid_images={tmp_path / 'valid'}"),
-        *("--input", "epochs=2", "--input", "model_name=squeezenet1_1"), cwd=tmp_path,
-    )  # fmt: skip
+        *("--input", "epochs=2", "--input", "model_name=squeezenet1_1"),
+        cwd=tmp_path,
+    )
     assert finished.returncode == 0, finished.stderr
     report = json.loads((tmp_path / "run" / "outputs" / "evaluation" / "metrics.json").read_text())
     assert report["num_images"] == 12

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.making import ROOT, Inputs, run_module
-from train_pytorch_model.masking import masked
+from train_pytorch_model.text.masking import masked
 
 SECRET = "s3cr3t-Zq7xV2pL9wK4"
 ENVIRONMENT = {
@@ -131,7 +131,7 @@ def test_arguments_that_are_refused_say_no_secret(more: tuple[str, ...], inputs:
 def test_a_thread_that_fails_says_no_secret(inputs: Inputs) -> None:
     code = (
         "import os, threading\n"
-        "from train_pytorch_model.logs import configure_logging\n"
+        "from train_pytorch_model.console.logs import configure_logging\n"
         "configure_logging()\n"
         "def fail():\n"
         "    raise RuntimeError('with ' + os.environ['MY_PASSWORD'])\n"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from train_pytorch_model.training.selection import BestModel, EarlyStopping
+from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 
 
 def stops_after(losses: list[float], patience: int) -> int | None:

@@ -31,9 +31,9 @@ from tests import environments
 from tests.making import Inputs, error_text, read_json_lines, run_here
 from tests.test_tracking import free_port
 from tests.test_untrained_model import write_model_with_code
+from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import dump_trained_model
-from train_pytorch_model.entry import main
-from train_pytorch_model.network import NetworkDescription
+from train_pytorch_model.models.network import NetworkDescription
 from train_pytorch_model.serving import exports, served_model
 from train_pytorch_model.serving.files import write_serving_files
 from train_pytorch_model.serving.served_model import BadImageError, ServedModel
@@ -217,12 +217,12 @@ BAD_BODIES: dict[str, tuple[bytes, str]] = {
     "no list": (b'{"data": "x"}', "expected a list"),
     "numbers": (b"[1]", "expected a list"),
     "too many": (json.dumps([{}] * 1001).encode(), "1001 images are more than the 1000"),
-    "no image": (b'[{"picture": "x"}]', 'entry 0: a NoneType is given where the base64'),
+    "no image": (b'[{"picture": "x"}]', "entry 0: a NoneType is given where the base64"),
     "no base64": (b'[{"image": "***"}]', '"image" of entry 0: it is no base64'),
     "base64 of something else": (b'[{"image": "aGVsbG8="}]', "it is no image that can be read"),
     "a body of something else": (b"hello", "it is no image that can be read"),
     "an image of too many pixels": (png(20_000, 1000), "it is of 20000x1000 pixels, which is too large"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.environment
@@ -313,8 +313,11 @@ def test_mlflow_loads_the_model_away_from_this_project(tmp_path: Path) -> None:
     )
     finished = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, inputs.trained / "mlflow_model", tmp_path / "images.json"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MLFLOW_TRACKING_URI": ""},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_TRACKING_URI": ""},
+    )
     assert finished.returncode == 0, finished.stderr
     given = json.loads(finished.stdout.splitlines()[-1])
     check({"columns": given["columns"], "result": given["data"]}, expected)

@@ -20,8 +20,8 @@ from tests.making import (
     write_image_directory,
 )
 from tests.test_image_directory import edit_items, edit_schema
-from train_pytorch_model.companions.split_image_directory import stratified_choice
 from train_pytorch_model.designer_core import load_image_directory
+from train_pytorch_model.modules.split_image_directory import stratified_choice
 
 
 def split(source: Path, path: Path, **flags: object) -> int:

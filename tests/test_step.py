@@ -11,11 +11,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.test_loop import CPU, Recorder, make_images, make_network, make_plan
-from train_pytorch_model.distributed import World
-from train_pytorch_model.training.captured_step import NUM_WARM_UP_STEPS, CapturedStep, is_captured
+from train_pytorch_model.distributed.world import World
+from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
+from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, is_captured
 from train_pytorch_model.training.loop import train_epoch
 from train_pytorch_model.training.precision import Precision
-from train_pytorch_model.training.selection import BestModel, EarlyStopping
 from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep
 

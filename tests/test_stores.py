@@ -11,16 +11,16 @@ import torch
 from rich.console import Console
 
 from tests.making import paths_of, write_class_folders
-from train_pytorch_model import stores
+from train_pytorch_model.console.progress import ProgressDisplay
 from train_pytorch_model.data import placement
 from train_pytorch_model.data.decoding import decode
 from train_pytorch_model.data.image_store import ImageStore
-from train_pytorch_model.datasets import Scanned, scan
-from train_pytorch_model.distributed import World
+from train_pytorch_model.distributed.world import World
 from train_pytorch_model.errors import FaultCollector
+from train_pytorch_model.job import stores
+from train_pytorch_model.job.datasets import Scanned, scan
+from train_pytorch_model.job.stores import StoreMaker
 from train_pytorch_model.ports.labelled_images import read_labelled_images
-from train_pytorch_model.progress import ProgressDisplay
-from train_pytorch_model.stores import StoreMaker
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.making import Inputs
-from train_pytorch_model.logs import configure_logging
-from train_pytorch_model.watch import leave
+from train_pytorch_model.console.logs import configure_logging
+from train_pytorch_model.distributed.watchdog import leave
 
 WIDTH = 60
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

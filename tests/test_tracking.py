@@ -18,7 +18,7 @@ import pytest
 from tests import environments
 from tests.making import Inputs, run_here, run_module, write_class_folders
 from tests.test_evaluate_model import write_scored
-from train_pytorch_model import entry
+from train_pytorch_model.cli import main as entry
 from train_pytorch_model.tracking import AzureRunSink, Metric, Tracking, open_tracking
 
 TITLES = {
@@ -42,10 +42,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("mlflow")
     port = free_port()
     command = [
-        str(environments.mlflow()), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "artifacts"),
-        "--workers", "1",
-    ]  # fmt: skip
+        str(environments.mlflow()),
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--backend-store-uri",
+        f"sqlite:///{folder}/runs.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+        "--workers",
+        "1",
+    ]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True)
         try:
@@ -229,7 +240,7 @@ def test_azureml_cores_own_offline_run_takes_what_is_logged(tmp_path: Path) -> N
     code = (
         "import sys; from pathlib import Path; from azureml.core import Run\n"
         "from train_pytorch_model.tracking import AzureRunSink, MetricsLog, Tracking\n"
-        "from train_pytorch_model.training.records import EpochRecord, EpochTiming\n"
+        "from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming\n"
         "log = MetricsLog(Path(sys.argv[1]), Tracking(AzureRunSink(Run.get_context())))\n"
         "log.epoch_done(EpochRecord(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True), EpochTiming(1, 1.0, 1.0, 9.0))\n"
     )

@@ -19,9 +19,10 @@ from PIL import Image
 
 from tests.making import ROOT, Inputs, initialize, paths_of, run_module, write_class_folders, write_image_directory
 from tests.test_untrained_model import write_model_with_code
-from train_pytorch_model import stores, training_run
 from train_pytorch_model.designer_core import load_model_spec
-from train_pytorch_model.distributed import World
+from train_pytorch_model.distributed.world import World
+from train_pytorch_model.job import run as training_run
+from train_pytorch_model.job import stores
 
 METRIC_KEYS = [
     "epoch",
@@ -120,7 +121,7 @@ def test_the_best_epoch_is_written_not_the_last_and_was_validated_in_float32(pre
     # The written weights score what that epoch scored.
     shutil.copytree(inputs.trained, inputs.path / "best")
     inputs.untrained, inputs.trained = inputs.path / "best", inputs.path / "rescored"
-    from train_pytorch_model.network import describe
+    from train_pytorch_model.models.network import describe
     from train_pytorch_model.ports.labelled_images import read_labelled_images
 
     spec = load_model_spec(inputs.path / "best")["flavor_extras"]
@@ -350,7 +351,7 @@ def test_a_model_of_its_own_code_trains_with_trust_and_carries_the_code(inputs: 
 
 def test_help_answers_without_heavy_imports() -> None:
     code = (
-        "import sys; from train_pytorch_model.entry import main\n"
+        "import sys; from train_pytorch_model.cli.main import main\n"
         "try: main(['train', '--help'])\n"
         "except SystemExit: print(sorted({'torch', 'numpy', 'PIL', 'rich', 'pandas', 'azureml'} & set(sys.modules)))"
     )
@@ -371,7 +372,7 @@ def test_raw_folders_train_to_the_same_bits_as_the_image_directory_of_them(tmp_p
 
 def test_the_package_imports_in_silence() -> None:
     finished = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "import train_pytorch_model.training_run"],
+        [sys.executable, "-W", "error", "-c", "import train_pytorch_model.job.run"],
         capture_output=True,
         text=True,
         cwd=ROOT,

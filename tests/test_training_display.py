@@ -16,9 +16,9 @@ from rich.console import Console
 
 from tests.jobs import train_job
 from tests.making import Inputs, run_module
-from train_pytorch_model import training_display
-from train_pytorch_model.training.records import EpochRecord, EpochTiming, Reading
-from train_pytorch_model.training_display import TrainingDisplay
+from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
+from train_pytorch_model.job import display as training_display
+from train_pytorch_model.job.display import TrainingDisplay
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -93,8 +93,10 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(inputs: Inputs) -> No
     command = [sys.executable, "-m", "train_pytorch_model", *inputs.arguments(print_frequency=2)]
     finished = subprocess.run(
         ["script", "-qec", shlex.join(command), "/dev/null"],
-        capture_output=True, text=True, env={**os.environ, "TERM": "dumb"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TERM": "dumb"},
+    )
     assert finished.returncode == 0
     assert "Epoch 1/1, iteration 2/4: loss" in finished.stdout
     assert "\x1b" not in finished.stdout
@@ -133,8 +135,11 @@ def test_machines_read_an_object_a_line(inputs: Inputs) -> None:
     assert [{name: line[name] for name in record} for line, record in zip(epochs, inputs.metrics())] == inputs.metrics()
     iterations = [line for line in lines if line.get("event") == "iteration"]
     assert [(line["epoch"], line["iteration"], line["num_iterations"]) for line in iterations] == [
-        (1, 2, 4), (1, 4, 4), (2, 2, 4), (2, 4, 4),
-    ]  # fmt: skip
+        (1, 2, 4),
+        (1, 4, 4),
+        (2, 2, 4),
+        (2, 4, 4),
+    ]
     assert all(line["images_per_second"] > 0 and line["learning_rate"] > 0 for line in iterations)
     failed = run_module(*inputs.arguments(batch_size=1000), "--log-format", "json")
     error = json.loads(failed.stderr.splitlines()[-1])

@@ -21,11 +21,11 @@ from torch import nn
 from tests.jobs import results, train_job
 from tests.making import Inputs
 from tests.test_loop import make_images
-from train_pytorch_model import training_report
+from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
+from train_pytorch_model.job import report as training_report
+from train_pytorch_model.job.report import History
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.training.predictions import predict
-from train_pytorch_model.training.records import EpochRecord, EpochTiming
-from train_pytorch_model.training_report import History
 
 
 def page_of(inputs: Inputs) -> str:

@@ -15,11 +15,11 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from tests.making import error_code, error_text, initialize
-from train_pytorch_model.companions.model_libraries import Torchvision
+from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import dump_trained_model, dump_untrained_model
-from train_pytorch_model.entry import main
 from train_pytorch_model.errors import InvalidModelDirectoryError
-from train_pytorch_model.network import NetworkError, describe, torchvision_builders, with_head
+from train_pytorch_model.models.libraries import Torchvision
+from train_pytorch_model.models.network import NetworkError, describe, torchvision_builders, with_head
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 
 RETIRED = "azureml.designer.modules.dl.pytorch.initialize_models.vision.classification"

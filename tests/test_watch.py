@@ -12,10 +12,11 @@ from datetime import timedelta
 import pytest
 import torch.distributed
 
-from train_pytorch_model import interruption, watch
+from train_pytorch_model.distributed import interruption
+from train_pytorch_model.distributed import watchdog as watch
+from train_pytorch_model.distributed.interruption import Interruption
+from train_pytorch_model.distributed.watchdog import Watch
 from train_pytorch_model.errors import InvalidDatasetError, ModuleError
-from train_pytorch_model.interruption import Interruption
-from train_pytorch_model.watch import Watch
 
 
 class End:

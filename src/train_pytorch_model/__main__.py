@@ -2,7 +2,7 @@
 
 import sys
 
-from train_pytorch_model.entry import main
+from train_pytorch_model.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

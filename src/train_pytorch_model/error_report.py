@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.errors import ToldError
-from train_pytorch_model.masking import masked
+from train_pytorch_model.text.masking import masked
 
 if TYPE_CHECKING:
     from train_pytorch_model.errors import ModuleError

@@ -14,14 +14,14 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from train_pytorch_model.messages import finite
-from train_pytorch_model.training.hooks import Listener
+from train_pytorch_model.text.wording import finite
+from train_pytorch_model.training.callbacks import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from train_pytorch_model.training.records import EpochRecord, EpochTiming, Reading
+    from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
 
 logger = logging.getLogger(__name__)
 

@@ -46,9 +46,12 @@ def make_bases(folder: Path, run: Callable[[Recipe, Path], object]) -> None:
     for name, network in (("shufflenet", "shufflenet_v2_x0_5"), ("squeezenet", "squeezenet1_1")):
         init_params = {"num_classes": 3}
         write(
-            folder / name, torchvision.models.get_model(network, **init_params), "torchvision.models", network,
+            folder / name,
+            torchvision.models.get_model(network, **init_params),
+            "torchvision.models",
+            network,
             init_params,
-        )  # fmt: skip
+        )
     # As the retired modules wrote it, of a network smaller than any that they knew.
     retired = Wrapper(torchvision.models.shufflenet_v2_x0_5(num_classes=3))
     init_params = {"model_name": "shufflenet_v2_x0_5", "pretrained": False, "num_classes": 3}

@@ -68,9 +68,14 @@ class Campaign:
 
         @seed(number)
         @settings(
-            max_examples=count, database=None, deadline=None, phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck), report_multiple_bugs=False, print_blob=False,
-        )  # fmt: skip
+            max_examples=count,
+            database=None,
+            deadline=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+            print_blob=False,
+        )
         @given(recipes())
         def run(recipe: Recipe) -> None:
             name = repr(recipe)

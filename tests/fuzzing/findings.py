@@ -23,7 +23,8 @@ FINDINGS = {
         "score-image-model", mutations=(Mutation("sparse", "model/index_to_label.csv", (2**20,)),)
     ),
     "a label for an output that no network has": Recipe(
-        "train", (("model", "trained"),),
+        "train",
+        (("model", "trained"),),
         mutations=(Mutation("content", "model/index_to_label.csv", (b",label\n99999999999,x\n",)),),
     ),
     "a column without a name": Recipe(
@@ -64,7 +65,8 @@ FINDINGS = {
         "split-image-directory", mutations=(Mutation("dangling link", "written"),)
     ),
     "a list of images left out, for a folder of reports that is a link to nothing": Recipe(
-        "train", flags=(("skip-unreadable-images", "true"),),
+        "train",
+        flags=(("skip-unreadable-images", "true"),),
         mutations=(Mutation("truncate", "train/*0", (0.0,)), Mutation("dangling link", "outputs")),
     ),
     "an output whose name is no UTF-8": Recipe("score-image-model", flags=(("scored-dataset", "{root}/\udc80"),)),
@@ -80,4 +82,4 @@ FINDINGS = {
     "a check whose folder of reports has too long a name": Recipe(
         "check", flags=(("outputs-path", "{root}/" + "y" * 300),)
     ),
-}  # fmt: skip
+}

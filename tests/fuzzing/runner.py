@@ -38,7 +38,7 @@ from tests.fuzzing.mutations import apply
 from tests.fuzzing.recipes import Recipe
 from tests.making import main
 from train_pytorch_model.designer_core import load_image_directory
-from train_pytorch_model.network import check_image_size, check_state, with_head
+from train_pytorch_model.models.network import check_image_size, check_state, with_head
 from train_pytorch_model.ports.image_list import file_of
 from train_pytorch_model.ports.labelled_images import read_listed_items
 from train_pytorch_model.ports.scored_table import read_scored_table
@@ -223,9 +223,13 @@ class Runner:
         with (root / "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "train_pytorch_model", *recipe.arguments(root)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root / "cwd", env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=root / "cwd",
+                env=environment,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         ended = _wait(process.pid, started, max_seconds)
         process.returncode = -1  # waited for already
         if ended.status == 0:

@@ -34,12 +34,26 @@ _NAMES = (
     *("pytorch"),
     *("torchvision.datasets", "ImageFolder", "torchvision.ops", "MLP", "torchvision.io", "read_file", "get_model"),
     *("timm"),
-    *("torch.nn", "Linear", "timm.models", "create_model", "train_pytorch_model.entry", "main", "state_dict", "pickle"),
-)  # fmt: skip
+    *(
+        "torch.nn",
+        "Linear",
+        "timm.models",
+        "create_model",
+        "train_pytorch_model.cli.main",
+        "main",
+        "state_dict",
+        "pickle",
+    ),
+)
 _LEAVES = st.one_of(
-    st.none(), st.booleans(), st.sampled_from(_NUMBERS), st.sampled_from(_FLOATS), st.sampled_from(_NAMES),
-    st.integers(-3, 3), st.text(max_size=4),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.sampled_from(_NUMBERS),
+    st.sampled_from(_FLOATS),
+    st.sampled_from(_NAMES),
+    st.integers(-3, 3),
+    st.text(max_size=4),
+)
 JSON = st.recursive(
     _LEAVES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_NAMES), inner, max_size=3),
@@ -62,7 +76,7 @@ _SNIPPETS = st.sampled_from(
         *(b"%YAML 1.1\n---\n", b"type: ImageDirectory\n", b'{"a": 1, "a": 2}', b"9" * 5000),
         *(b"image_list: images.lst\n"),
     ]
-)  # fmt: skip
+)
 _TIMES = st.sampled_from((1, 1, 1, 2, 1000, 100_000))
 _WHOLES = st.sampled_from(
     [
@@ -80,7 +94,7 @@ _WHOLES = st.sampled_from(
         *(b",x\n0,1\n"),
         *(b"columnAttributes", b'{"columnAttributes": []}', b'{"columnAttributes": [{}]}', b'{"columnAttributes": {}}'),
     ]
-)  # fmt: skip
+)
 
 
 def _mutation(kind: str, file: st.SearchStrategy[str] | str, *arguments: st.SearchStrategy[Any]) -> Any:
@@ -118,10 +132,14 @@ def _image(folder: str) -> Any:
         _mutation("image", image, st.sampled_from(_FORMATS), st.sampled_from(_MODES), side, side, frames),
         _mutation("claimed size", image, st.sampled_from(_HUGE), st.sampled_from(_HUGE)),
         _mutation(
-            "images", folder, st.sampled_from(_FORMATS), st.sampled_from(_MODES), st.sampled_from((1, 2, 8, 32, 48)),
+            "images",
+            folder,
+            st.sampled_from(_FORMATS),
+            st.sampled_from(_MODES),
+            st.sampled_from((1, 2, 8, 32, 48)),
             st.sampled_from((1, 2, 8, 32, 48)),
         ),
-    )  # fmt: skip
+    )
 
 
 def _list(folder: str) -> Any:
@@ -129,8 +147,9 @@ def _list(folder: str) -> Any:
     number = st.integers(-1, 11)
     info = st.dictionaries(
         st.sampled_from(("file_name", "base_file_name", "coco_url", "width", "height", "id")),
-        st.sampled_from(_NAMES) | JSON, max_size=2,
-    )  # fmt: skip
+        st.sampled_from(_NAMES) | JSON,
+        max_size=2,
+    )
     return st.one_of(
         _mutation("line", file, number, _STEPS, _ACTIONS, JSON),
         _mutation("line", file, number, _STEPS, _ACTIONS, JSON),
@@ -189,14 +208,18 @@ def _folder(name: str) -> Any:
             st.sampled_from(("canary.png", "train/_schema.json")),
         ),
         _mutation("content", st.sampled_from(_FOREIGN_TEXTS).map(lambda child: f"{name}/{child}"), _WHOLES),
-    )  # fmt: skip
+    )
 
 
 def _dataset(folder: str) -> Any:
     return st.one_of(
-        _image(folder), _list(folder), _schema(folder), _yaml(f"{folder}/_meta.yaml"), _folder(folder),
+        _image(folder),
+        _list(folder),
+        _schema(folder),
+        _yaml(f"{folder}/_meta.yaml"),
+        _folder(folder),
         _any_file(f"{folder}/_samples.json"),
-    )  # fmt: skip
+    )
 
 
 def _model() -> Any:
@@ -217,17 +240,17 @@ def _model() -> Any:
         _mutation("yaml", "model/model_spec.yaml", params, _ACTIONS, JSON),
         _mutation("yaml", "model/model_spec.yaml", st.tuples(*[st.integers(0, 5)] * 3), st.just("set"), _LEAVES),
     )
-    return st.one_of(
-        weights, spec, _yaml("model/_meta.yaml"), _folder("model"), _any_file("model/index_to_label.csv")
-    )  # fmt: skip
+    return st.one_of(weights, spec, _yaml("model/_meta.yaml"), _folder("model"), _any_file("model/index_to_label.csv"))
 
 
 def _transformation() -> Any:
     file = "transformation/_transforms.json"
     return st.one_of(
-        _mutation("json", file, _STEPS, _ACTIONS, JSON), _any_file(file), _yaml("transformation/_meta.yaml"),
+        _mutation("json", file, _STEPS, _ACTIONS, JSON),
+        _any_file(file),
+        _yaml("transformation/_meta.yaml"),
         _folder("transformation"),
-    )  # fmt: skip
+    )
 
 
 # Parameters.
@@ -261,7 +284,7 @@ _OUTPUTS = (
     *("{root}/canary.png/new", "{root}/" + "x" * 300, "relative", "{root}/written/", "{root}/ü\n", "/dev/null/x"),
     *("/proc/x"),
     *("{root}/link", "{root}/outside", "{root}/\udc80"),
-)  # fmt: skip
+)
 _REPORTS = (
     *(
         "{root}/outputs",
@@ -350,7 +373,7 @@ _BASES = {
     "convert-to-image-directory": {"train": DATASETS},
     "split-image-directory": {"train": DATASETS},
     "apply-image-transformation": {"train": DATASETS},
-}  # fmt: skip
+}
 _BASES["check"] = _BASES["train"]
 _PORTS = {
     "train": ("train", "valid", "model", "model"),
@@ -381,7 +404,7 @@ _EARLIER = st.one_of(
     _mutation("folder", st.sampled_from(_EARLIER_FOLDERS)),
     _mutation("dangling link", st.sampled_from(("written", "outputs", "link"))),
     _mutation("link to folder", st.sampled_from(("written", "outputs", "link", "outputs/checkpoints"))),
-)  # fmt: skip
+)
 
 
 @st.composite

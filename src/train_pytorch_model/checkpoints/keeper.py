@@ -11,7 +11,7 @@ from train_pytorch_model.errors import InterruptedRunError, first_line
 
 if TYPE_CHECKING:
     from train_pytorch_model.checkpoints.folder import CheckpointFolder
-    from train_pytorch_model.interruption import Interruption
+    from train_pytorch_model.distributed.interruption import Interruption
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +25,14 @@ class CheckpointKeeper:
     """Writes checkpoints in a thread of its own, while training goes on."""
 
     def __init__(
-        self, folder: CheckpointFolder, minutes: float, header: dict[str, Any], interruption: Interruption, *,
+        self,
+        folder: CheckpointFolder,
+        minutes: float,
+        header: dict[str, Any],
+        interruption: Interruption,
+        *,
         is_main: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Begin to keep.
 
         Args:
@@ -114,8 +119,9 @@ class CheckpointKeeper:
         except OSError as error:
             logger.warning(
                 "A checkpoint could not be written, and the training goes on: %s. The last good one stays in %s.",
-                error, self._folder.path,
-            )  # fmt: skip
+                error,
+                self._folder.path,
+            )
             return f"Its checkpoint could not be written ({first_line(error)}); the one before stands."
         logger.info("Checkpoint of epoch %d, iteration %d: %s", state["epoch"], state["iteration"], path)
         return f"Epoch {state['epoch']}, iteration {state['iteration']} is kept in {path}."

@@ -46,8 +46,9 @@ def choose_start(
         return candidate
     logger.warning(
         "Starting anew: the checkpoint in %s is of another training: %s. It stays until this run has two of its own.",
-        folder.path, reason,
-    )  # fmt: skip
+        folder.path,
+        reason,
+    )
     return None
 
 

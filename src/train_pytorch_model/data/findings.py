@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Optional
 import numpy as np
 
 from train_pytorch_model.data.threads import in_threads, reading
-from train_pytorch_model.messages import join_some, name_some
+from train_pytorch_model.text.wording import join_some, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

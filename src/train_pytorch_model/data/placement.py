@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 import torch
 
-from train_pytorch_model.messages import bytes_in_words
+from train_pytorch_model.text.wording import bytes_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

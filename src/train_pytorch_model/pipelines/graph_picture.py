@@ -66,9 +66,13 @@ def draw_graph(pipeline: Pipeline, states: Mapping[str, str], path: Path) -> Non
     for name, (x, y) in places.items():
         state = states.get(name, "not run")
         box = FancyBboxPatch(
-            (x - _WIDTH / 2 + 0.08, y - 0.22), _WIDTH - 0.16, 0.44, boxstyle="round,pad=0.08",
-            facecolor=_COLOURS[state], edgecolor="#888888",
-        )  # fmt: skip
+            (x - _WIDTH / 2 + 0.08, y - 0.22),
+            _WIDTH - 0.16,
+            0.44,
+            boxstyle="round,pad=0.08",
+            facecolor=_COLOURS[state],
+            edgecolor="#888888",
+        )
         axes.add_patch(box)
         shown = name if len(name) <= _MAX_CHARACTERS else f"{name[: _MAX_CHARACTERS - 1]}…"
         axes.text(x, y, f"{shown}\n{state}", ha="center", va="center", fontsize=9)

@@ -34,7 +34,7 @@ from train_pytorch_model.pipelines.step_run import StepPlan, run_step
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from train_pytorch_model.progress import ProgressDisplay
+    from train_pytorch_model.console.progress import ProgressDisplay
 
 logger = logging.getLogger(__name__)
 

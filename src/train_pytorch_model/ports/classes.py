@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.messages import name_some
+from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
     from train_pytorch_model.ports.labelled_images import LabelledImages

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
-from train_pytorch_model.messages import join_some, shown
 from train_pytorch_model.ports.small_files import META_FILE, is_led_out, read_meta, read_text
+from train_pytorch_model.text.wording import join_some, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

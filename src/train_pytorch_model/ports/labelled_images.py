@@ -15,7 +15,6 @@ import numpy as np
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
-from train_pytorch_model.messages import FirstFew, bytes_in_words, name_some
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import (
     Columns,
@@ -28,6 +27,7 @@ from train_pytorch_model.ports.image_list import (
 )
 from train_pytorch_model.ports.raw_images import files_not_taken, items_not_taken, load_raw_images
 from train_pytorch_model.ports.small_files import META_FILE
+from train_pytorch_model.text.wording import FirstFew, bytes_in_words, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -262,8 +262,11 @@ def _labelled(
     if unlabelled:
         logger.warning(
             "%s: %d of %d images have no label and are not used: %s.",
-            where, len(unlabelled), number, unlabelled.joined(", "),
-        )  # fmt: skip
+            where,
+            len(unlabelled),
+            number,
+            unlabelled.joined(", "),
+        )
     hidden = [name for name in columns.categories if name.startswith(".ipynb_checkpoints") or name == "__MACOSX"]
     if hidden:
         raise InvalidDatasetError(where, f"the category {name_some(hidden)} is a hidden folder taken for a class")

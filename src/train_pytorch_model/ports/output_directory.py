@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from train_pytorch_model.errors import InvalidModelDirectoryError, ModuleError, ModuleOutOfMemoryError, UserError
-from train_pytorch_model.messages import name_some
 from train_pytorch_model.ports.small_files import META_FILE, read_meta
+from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from train_pytorch_model import designer_core
 from train_pytorch_model.data.decoding import UnreadableImageError, look_at, read_size
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.messages import name_some
 from train_pytorch_model.ports.image_list import file_of
+from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
     from train_pytorch_model.ports.image_list import Columns

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
-from train_pytorch_model.messages import shown
 from train_pytorch_model.ports.image_list import is_inside
 from train_pytorch_model.ports.small_files import META_FILE, read_meta
+from train_pytorch_model.text.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torchvision import transforms
 
 from train_pytorch_model.errors import InvalidTransformationDirectoryError
-from train_pytorch_model.messages import MAX_SHOWN, shown
 from train_pytorch_model.ports.small_files import META_FILE, read_meta, read_text
+from train_pytorch_model.text.wording import MAX_SHOWN, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,18 +18,18 @@ from torchvision.models import get_model_builder
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryError
-from train_pytorch_model.messages import MAX_SHOWN, shown
-from train_pytorch_model.network import (
+from train_pytorch_model.models.network import (
     NetworkDescription,
     check_state,
     describe,
     torchvision_builders,
 )
-from train_pytorch_model.network_rules import NetworkError
+from train_pytorch_model.models.network_rules import NetworkError
+from train_pytorch_model.models.weights import read_weights
 from train_pytorch_model.ports.image_list import is_inside
 from train_pytorch_model.ports.local_code import import_local_code
 from train_pytorch_model.ports.small_files import MAX_YAML_BYTES, check_yaml, is_led_out, read_meta, read_text
-from train_pytorch_model.ports.weights import read_weights
+from train_pytorch_model.text.wording import MAX_SHOWN, shown
 
 if TYPE_CHECKING:
     import torch
@@ -286,5 +286,6 @@ def _warn_of_other_normalisation(model: UntrainedModel) -> None:
             logger.warning(
                 "The model to train on from was trained on other pixels (mean %s, std %s); "
                 "it is trained on with mean and std 0.5.",
-                mean, std,
-            )  # fmt: skip
+                mean,
+                std,
+            )

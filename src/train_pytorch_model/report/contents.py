@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from train_pytorch_model.training.records import EpochRecord, EpochTiming
+    from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 
 
 REPORT_FOLDER = "report"

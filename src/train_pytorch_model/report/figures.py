@@ -10,21 +10,21 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from train_pytorch_model.companions.evaluate_model import reliability
-from train_pytorch_model.companions.evaluation_pictures import (
+from train_pytorch_model.evaluation.plots import (
     MAX_NAMED,
     draw_confusion_matrix,
     draw_reliability,
     drawable_names,
 )
+from train_pytorch_model.modules.evaluate_model import reliability
 from train_pytorch_model.report.contents import CALIBRATION, CLASS_COUNTS, CONFUSION_MATRIX, LEARNING_CURVES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from train_pytorch_model.evaluation.records import EpochRecord
     from train_pytorch_model.report.contents import Report
-    from train_pytorch_model.training.records import EpochRecord
 
 _DPI = 150
 _TRAINING = "#1b6ca8"

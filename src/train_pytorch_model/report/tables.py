@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from train_pytorch_model.messages import seconds_in_words
+from train_pytorch_model.text.wording import seconds_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from train_pytorch_model import __version__
-from train_pytorch_model.companions.evaluate_model import compute_metrics, reliability
+from train_pytorch_model.modules.evaluate_model import compute_metrics, reliability
 from train_pytorch_model.report import figures
 from train_pytorch_model.report.contents import (
     CALIBRATION,
@@ -35,7 +35,7 @@ from train_pytorch_model.report.tables import (
     epoch_rows,
     time_facts,
 )
-from train_pytorch_model.sheets import write_sheet
+from train_pytorch_model.text.csv_cells import write_sheet
 
 if TYPE_CHECKING:
     from train_pytorch_model.report.contents import Report
@@ -81,20 +81,24 @@ def write_report(report: Report, folder: Path) -> Path:
     figures.draw_figures(report, confusion, metrics["expected_calibration_error"], folder)
     pairs = confused_pairs(confusion, report.classes)
     script = (_TEMPLATES / _SCRIPT).read_text(encoding="utf-8")
-    page = _environment().get_template(_TEMPLATE).render(
-        report=report,
-        metrics=metrics,
-        epochs=epoch_rows(report),
-        time_facts=time_facts(report),
-        rows=class_rows(report, metrics["per_class"], confusion),
-        pairs=pairs,
-        num_wrong=int(confusion.sum() - confusion.trace()),
-        pictures=_pictures(report, metrics, pairs, folder),
-        files=(*PICTURES, *SHEETS),
-        script=Markup(script),  # ours: no label is in it
-        script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        version=__version__,
-    )  # fmt: skip
+    page = (
+        _environment()
+        .get_template(_TEMPLATE)
+        .render(
+            report=report,
+            metrics=metrics,
+            epochs=epoch_rows(report),
+            time_facts=time_facts(report),
+            rows=class_rows(report, metrics["per_class"], confusion),
+            pairs=pairs,
+            num_wrong=int(confusion.sum() - confusion.trace()),
+            pictures=_pictures(report, metrics, pairs, folder),
+            files=(*PICTURES, *SHEETS),
+            script=Markup(script),  # ours: no label is in it
+            script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            version=__version__,
+        )
+    )
     path = folder / REPORT_FILE
     # What has no place in UTF-8, such as the half of a pair in a file name, is written as its number.
     path.write_bytes(page.encode("utf-8", errors="backslashreplace"))

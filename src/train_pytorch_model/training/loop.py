@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 
 from train_pytorch_model.data.batches import Share, derive_seed, normalised, shuffled, training_shares
-from train_pytorch_model.training.batch_memory import fit_to_memory, run_with_advice
-from train_pytorch_model.training.captured_step import CapturedStep
+from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
+from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
+from train_pytorch_model.training.graph import CapturedStep
 from train_pytorch_model.training.metrics import Averages, RunningSums
-from train_pytorch_model.training.records import EpochRecord, EpochTiming, Reading
+from train_pytorch_model.training.microbatches import fit_to_memory, run_with_advice
 from train_pytorch_model.training.schedule import learning_rate
-from train_pytorch_model.training.selection import BestModel, EarlyStopping
 from train_pytorch_model.training.state import TrainingState, load_weights
 from train_pytorch_model.training.step import TrainingStep, logits_and_loss
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from train_pytorch_model.data.image_store import ImageStore
-    from train_pytorch_model.distributed import World
-    from train_pytorch_model.training.hooks import Keeper, Listener
+    from train_pytorch_model.distributed.world import World
+    from train_pytorch_model.training.callbacks import Keeper, Listener
     from train_pytorch_model.training.precision import Precision
 
 # Without gradients a batch takes less memory, and a GPU does more of them at once for the same time.
@@ -101,9 +101,13 @@ def fit(
     if keeper.start is not None:
         load_weights(network, keeper.start["network"])
     step = TrainingStep(
-        network, plan.num_classes, world.device, plan.memory_format, plan.precision,
+        network,
+        plan.num_classes,
+        world.device,
+        plan.memory_format,
+        plan.precision,
         lambda network: world.parallel(network, sync_batch_norm=plan.sync_batch_norm, has_unused=plan.has_unused),
-    )  # fmt: skip
+    )
     # Nothing can be tried any more once processes wait for each other, nor alone where all normalise together.
     if plan.auto_batch_size or not (world.is_alone or plan.sync_batch_norm):
         fit_to_memory(step, train, plan.batch_size, world, in_parts=plan.auto_batch_size)
@@ -118,17 +122,27 @@ def fit(
     return run_with_advice(
         # Made where nothing outlives its failure.
         lambda: _Fit(step, train, valid, plan, world, listener, keeper, state).run(),
-        step, train, plan.batch_size, world,
-    )  # fmt: skip
+        step,
+        train,
+        plan.batch_size,
+        world,
+    )
 
 
 class _Fit:
     """One training under way."""
 
     def __init__(
-        self, step: TrainingStep, train: ImageStore, valid: ImageStore, plan: Plan, world: World, listener: Listener,
-        keeper: Keeper, state: TrainingState,
-    ) -> None:  # fmt: skip
+        self,
+        step: TrainingStep,
+        train: ImageStore,
+        valid: ImageStore,
+        plan: Plan,
+        world: World,
+        listener: Listener,
+        keeper: Keeper,
+        state: TrainingState,
+    ) -> None:
         self._step = step
         self._run_step = CapturedStep(step, plan.batch_size) if plan.captured else step
         self._train = train

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from train_pytorch_model.distributed import World
+    from train_pytorch_model.distributed.world import World
 
 TOP_K = 5
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from train_pytorch_model.device import fast_half_precision
+from train_pytorch_model.distributed.device import fast_half_precision
 
 # PyTorch begins at 65,536, finds it too large for many networks, and leaves out a step for each halving.
 _FIRST_SCALE = 1024.0

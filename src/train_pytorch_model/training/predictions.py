@@ -9,7 +9,7 @@ import torch
 
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.errors import is_out_of_memory
-from train_pytorch_model.network import logits_of
+from train_pytorch_model.models.network import logits_of
 
 if TYPE_CHECKING:
     from torch import nn

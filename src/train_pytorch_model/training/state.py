@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train_pytorch_model.state_dicts import with_entries
-from train_pytorch_model.training.records import EpochRecord, EpochTiming
+from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
+from train_pytorch_model.models.state_dicts import with_entries
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from train_pytorch_model.distributed import World
-    from train_pytorch_model.training.selection import BestModel, EarlyStopping
+    from train_pytorch_model.distributed.world import World
+    from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
     from train_pytorch_model.training.step import TrainingStep
 
 _OF_MAIN_ALONE = ("network", "momentum", "best_state")

@@ -56,9 +56,14 @@ class TrainingStep:
     """
 
     def __init__(
-        self, network: nn.Module, num_classes: int, device: torch.device, memory_format: torch.memory_format,
-        precision: Precision, parallel: Callable[[nn.Module], nn.Module] = lambda network: network,
-    ) -> None:  # fmt: skip
+        self,
+        network: nn.Module,
+        num_classes: int,
+        device: torch.device,
+        memory_format: torch.memory_format,
+        precision: Precision,
+        parallel: Callable[[nn.Module], nn.Module] = lambda network: network,
+    ) -> None:
         """Make a step.
 
         Args:
@@ -85,9 +90,13 @@ class TrainingStep:
         # A graph reads the learning rate anew in each replay, so on a GPU it lies there.
         learning_rate = torch.zeros((), device=device) if device.type == "cuda" else 0.0
         self._optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=learning_rate, momentum=MOMENTUM, nesterov=True,
-            weight_decay=WEIGHT_DECAY, fused=True,
-        )  # fmt: skip
+            self.network.parameters(),
+            lr=learning_rate,
+            momentum=MOMENTUM,
+            nesterov=True,
+            weight_decay=WEIGHT_DECAY,
+            fused=True,
+        )
         # Made by the first step, they would hold whatever the memory held where float16's first step is left out for
         # its infinite gradients. From zero, the first step is the same.
         for parameter in self.network.parameters():

@@ -1,0 +1,1 @@
+"""Several processes: launchers, the process group, the watchdog and preemption."""

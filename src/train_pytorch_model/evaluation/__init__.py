@@ -1,0 +1,1 @@
+"""Metrics, records and plots that training, reports and Evaluate Model share."""

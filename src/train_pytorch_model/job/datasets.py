@@ -1,0 +1,208 @@
+"""A dataset from its port to its store: headers, sizes, decoding, and what of it cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from train_pytorch_model.data.decoding import Size, UnreadableImageError, read_size
+from train_pytorch_model.data.findings import Files
+from train_pytorch_model.data.image_store import FilesAt, ImageStore, decode_all
+from train_pytorch_model.data.threads import in_threads
+from train_pytorch_model.errors import TRAINING_DATASET, InvalidDatasetError, as_module_error
+from train_pytorch_model.text.wording import FirstFew
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    import torch
+
+    from train_pytorch_model.console.progress import ProgressDisplay
+    from train_pytorch_model.errors import FaultCollector
+    from train_pytorch_model.ports.labelled_images import LabelledImages
+
+logger = logging.getLogger(__name__)
+
+UNREADABLE_IMAGES_FILE = "unreadable_images.json"
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A dataset whose headers have been read."""
+
+    images: LabelledImages
+    size: Size | None
+    """(height, width) that most images have; None when none can be read."""
+    kept: np.ndarray
+    """Indices of the images of that size: int64 of shape (K,)."""
+    unreadable: dict[int, str]
+    """Index of each image that cannot be read, and the reason."""
+    file_bytes: np.ndarray
+    """Size of each file, int64 of shape (N,); 0 for one that cannot be read."""
+    digest: str
+    """SHA-256 of the files, their sizes in bytes, and their labels."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the decoded images."""
+        return 0 if self.size is None else len(self.kept) * self.size[0] * self.size[1] * 3
+
+    def counts(self) -> np.ndarray:
+        """Images of each class among those that are kept, int64 of shape (number of classes,)."""
+        return np.bincount(self.images.labels[self.kept], minlength=len(self.images.classes))
+
+    def name_of(self, number: int) -> str:
+        """The file of an image by its number among those that are kept."""
+        return self.images.files[int(self.kept[number])]
+
+    def files(self) -> Files:
+        """The files of the images that are kept."""
+        return Files(FilesAt(self.images.path_of, self.kept), self.file_bytes[self.kept])
+
+
+def scan(images: LabelledImages, faults: FaultCollector) -> Scanned:
+    """Read every header: missing files, files that are no images, sizes that differ."""
+    num_bytes = np.zeros(len(images), dtype=np.int64)
+
+    def work(index: int) -> Size | str:
+        path = images.path_of(index)
+        try:
+            size = read_size(path)
+            num_bytes[index] = path.stat().st_size
+        except (UnreadableImageError, OSError) as error:
+            return str(error)
+        return size
+
+    sizes = np.zeros((len(images), 2), dtype=np.int32)
+    unreadable: dict[int, str] = {}
+    for index, result in enumerate(in_threads(work, len(images))):
+        if isinstance(result, str):
+            unreadable[index] = result
+        else:
+            sizes[index] = result
+    size = _most_common(sizes)
+    kept = np.flatnonzero((sizes == size).all(axis=1)) if size else np.zeros(0, dtype=np.int64)
+    num_different = len(images) - len(unreadable) - len(kept)
+    if num_different:
+        first = np.flatnonzero((sizes != size).any(axis=1) & (sizes > 0).all(axis=1))[0]
+        with faults.collecting():
+            raise InvalidDatasetError(
+                images.where,
+                f"its images differ in size: {_named(images, sizes, kept[0])} and {_named(images, sizes, first)}; "
+                f"{num_different} of {len(images)} differ from the first of these",
+                "Please transform input images to have the same size, see https://aka.ms/aml/init-image-transformation.",
+            )
+    return Scanned(images, size, kept, unreadable, num_bytes, _digest(images, num_bytes))
+
+
+def _digest(images: LabelledImages, num_bytes: np.ndarray) -> str:
+    digest = hashlib.sha256(json.dumps(images.classes).encode())
+    for part in (bytes(images.files), num_bytes.tobytes(), images.labels.tobytes()):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _most_common(sizes: np.ndarray) -> Size | None:
+    """The size that most images have, the earlier one of two; rows of zeros are images that cannot be read."""
+    found = sizes[sizes.any(axis=1)]
+    if not len(found):
+        return None
+    values, first, counts = np.unique(found, axis=0, return_index=True, return_counts=True)
+    height, width = values[np.lexsort((first, -counts))[0]]
+    return int(height), int(width)
+
+
+def _named(images: LabelledImages, sizes: np.ndarray, index: int) -> str:
+    height, width = sizes[index]
+    return f"{images.files[index]!r} is {width}x{height}"
+
+
+def decode(
+    scanned: Scanned, place: str, device: torch.device, display: ProgressDisplay, rows: torch.Tensor | None = None
+) -> tuple[ImageStore, Scanned]:
+    """Decode the images of a scanned dataset.
+
+    Args:
+        scanned: with a size.
+        place: where to, of `choose_place`.
+        device: that trains.
+        display: shows how far it is.
+        rows: to decode into, uint8 of shape (K, height, width, 3); made at the place when left out.
+
+    Returns:
+        The images that could be read, and the dataset that knows which those are.
+    """
+    images, kept = scanned.images, scanned.kept
+    if scanned.size is None:
+        raise AssertionError("no image can be read")
+    with display.images(images.port, "decoded", len(kept)) as advance:
+        store, failed = decode_all(
+            FilesAt(images.path_of, kept),
+            images.labels[kept],
+            scanned.size,
+            place=place,
+            device=device,
+            advance=advance,
+            rows=rows,
+        )
+    unreadable = {int(kept[index]): reason for index, reason in failed.items()}
+    readable = np.setdiff1d(kept, list(unreadable))
+    return store, replace(scanned, kept=readable, unreadable={**scanned.unreadable, **unreadable})
+
+
+def report_unreadable(
+    images: LabelledImages, unreadable: dict[int, str], outputs_path: Path | None, *, skip: bool
+) -> None:
+    """Tell of images that cannot be read: a fault, or with `skip` a list in the outputs folder.
+
+    Args:
+        images: the dataset.
+        unreadable: index of each, and the reason.
+        outputs_path: the folder; None in a process that writes nothing.
+        skip: whether they are to be left out.
+
+    Raises:
+        InvalidDatasetError: when there are any and they are not to be skipped, or when no image can be read.
+        ModuleError: when the list cannot be written.
+    """
+
+    def listed() -> Iterable[tuple[str, str]]:  # never as a whole: there may be millions
+        return chain(((images.files[index], unreadable[index]) for index in sorted(unreadable)), images.unreadable)
+
+    num_listed = len(unreadable) + len(images.unreadable)
+    if num_listed:
+        count = f"{num_listed} of {len(images) + len(images.unreadable)} images cannot be read"
+        text = FirstFew(f"{file!r}: {reason}" for file, reason in listed()).joined()
+        if not skip:
+            raise InvalidDatasetError(
+                images.where,
+                f"{count}: {text}",
+                "Mend or remove them, or leave them out with --skip-unreadable-images.",
+            )
+        where_listed = ""
+        if outputs_path is not None:
+            list_path = outputs_path / UNREADABLE_IMAGES_FILE
+            try:
+                _add_to_list(list_path, images.port, listed())
+            except OSError as error:
+                raise as_module_error(error) from error
+            where_listed = f" All are listed in {list_path}."
+        logger.warning("%s: %s and left out: %s.%s", images.where, count, text, where_listed)
+    if len(unreadable) == len(images):
+        raise InvalidDatasetError(images.where, f"none of its {len(images)} images can be read")
+
+
+def _add_to_list(path: Path, port: str, unreadable: Iterable[tuple[str, str]]) -> None:
+    try:
+        lists = json.loads(path.read_text(encoding="utf-8")) if port != TRAINING_DATASET else {}
+    except (OSError, ValueError):
+        lists = {}
+    lists[port] = [{"file_name": file, "reason": reason} for file, reason in unreadable]
+    path.write_text(json.dumps(lists, indent=2), encoding="utf-8")

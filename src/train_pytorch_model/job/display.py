@@ -1,0 +1,246 @@
+"""What a person sees of a training: one live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from train_pytorch_model.console.logs import log_progress
+from train_pytorch_model.distributed.device import gpu_memory
+from train_pytorch_model.training.callbacks import Listener
+from train_pytorch_model.training.early_stopping import EarlyStopping
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from rich.console import Console, RenderableType
+
+    from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two changes of what is shown: more often, nobody could read it.
+_INTERVAL = 0.1
+# Share of an epoch's time that training takes, where no epoch has told yet.
+_USUAL_TRAINING_SHARE = 0.85
+_UNKNOWN = "-:--:-- left"
+
+
+class TrainingDisplay(Listener):
+    """Shows how far a training is, and how well it does.
+
+    The block of a `with` statement is what it shows live.
+    """
+
+    def __init__(self, console: Console, epochs: int, patience: int, device: torch.device) -> None:
+        """Make a display.
+
+        Args:
+            console: from `configure_logging`.
+            epochs: that training will take at most.
+            patience: epochs in a row without a new lowest validation loss that it takes.
+            device: that trains.
+        """
+        self._epochs = epochs
+        self._device = device
+        self._num_iterations = 0
+        self._is_live = console.is_interactive
+        self._reading: Reading | None = None
+        self._best: EpochRecord | None = None
+        self._stopping = EarlyStopping(patience)
+        self._clock = _Clock(epochs)
+        self._shown = 0.0
+        self._batches_began: tuple[float, int] | None = None
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[count]}"),
+            TextColumn("{task.fields[left]}"),
+            expand=True,
+        )
+        self._epoch_bar = self._bars.add_task("Epochs", total=epochs, count="", left=_UNKNOWN)
+        self._batch_bar = self._bars.add_task("Batches", total=None, count="", left=_UNKNOWN)
+        self._live = Live(get_renderable=self._render, console=console, transient=True, refresh_per_second=4)
+
+    def __enter__(self) -> TrainingDisplay:
+        """Show it from here on."""
+        if self._is_live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing but the lines."""
+        if self._is_live:
+            self._live.stop()
+
+    def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
+        """Count the epochs before; the log says where training goes on."""
+        for record, timing in records:
+            self._take(record, timing)
+
+    def epoch_started(self, epoch: int, num_iterations: int) -> None:
+        """Begin the bar of batches anew."""
+        self._num_iterations = num_iterations
+        self._clock.begin(epoch)
+        self._begin_batches("Training", num_iterations)
+
+    def iteration_done(self, epoch: int, iteration: int, reading: Reading | None) -> None:
+        """Go on on the bars; elsewhere a line where there is a reading."""
+        if self._is_live:
+            self._reading = reading or self._reading
+            self._advance(iteration, self._num_iterations, is_training=True)
+        elif reading is not None:
+            memory = gpu_memory(self._device)
+            log_progress(
+                logger,
+                "iteration",
+                f"Epoch {epoch}/{self._epochs}, iteration {iteration}/{self._num_iterations}: loss {reading.loss:.6f}, "
+                f"accuracy {reading.accuracy:.4f}, {reading.images_per_second:.1f} images/s"
+                + (f", GPU memory {_memory_in_words(memory)}" if memory else ""),
+                epoch=epoch,
+                iteration=iteration,
+                num_iterations=self._num_iterations,
+                loss=reading.loss,
+                accuracy=reading.accuracy,
+                learning_rate=reading.learning_rate,
+                images_per_second=reading.images_per_second,
+                **({"gpu_memory_bytes": memory[0]} if memory else {}),
+            )
+
+    def validation_done(self, epoch: int, batch: int, num_batches: int) -> None:
+        """Go on on the bars."""
+        if self._is_live:
+            if batch == 1:
+                self._begin_batches("Validation", num_batches)
+            self._advance(batch, num_batches, is_training=False)
+
+    def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
+        """A line for the epoch."""
+        self._take(record, timing)
+        if self._is_live:
+            message = (
+                f"Epoch {record.epoch}/{self._epochs}: loss {_short(record.train_loss)}, validation loss "
+                f"{_short(record.valid_loss)}, accuracy {record.top1_acc:.4f}{' (best)' if record.is_best else ''}"
+            )
+        else:
+            top5 = "" if record.top5_acc is None else f", top5 acc {record.top5_acc:.5f}"
+            message = (
+                f"Epoch {record.epoch}/{self._epochs}: lr {record.learning_rate:.3g}, train_ips "
+                f"{timing.train_images_per_second:.1f}, train_loss {record.train_loss:.6f}, train_error "
+                f"{record.train_error:.5f}, valid_loss {record.valid_loss:.6f}, top1 acc {record.top1_acc:.5f}{top5}"
+                f"{' (best so far)' if record.is_best else ''}"
+            )
+        log_progress(logger, "epoch", message, **{**vars(timing), **vars(record)})
+
+    def _take(self, record: EpochRecord, timing: EpochTiming) -> None:
+        self._stopping.update(record.valid_loss)
+        self._clock.end(timing)
+        if record.is_best:
+            self._best = record
+
+    def _begin_batches(self, name: str, total: int) -> None:
+        self._batches_began = None
+        self._bars.reset(self._batch_bar, description=name, total=total, count=f"0/{total}", left=_UNKNOWN)
+
+    def _advance(self, done: int, total: int, *, is_training: bool) -> None:
+        now = time.monotonic()
+        if self._batches_began is None:
+            self._batches_began = (now, done)
+        if now < self._shown + _INTERVAL and done < total:
+            return
+        self._shown = now
+        epochs = self._clock.advance(done / total, is_training=is_training)
+        began, first = self._batches_began
+        left = (now - began) / (done - first) * (total - done) if done > first else None
+        self._bars.update(self._batch_bar, completed=done, count=f"{done}/{total}", left=_left(left))
+        count = f"{min(self._epochs, int(epochs) + 1)}/{self._epochs}"
+        left = self._clock.seconds_left(epochs)
+        self._bars.update(self._epoch_bar, completed=epochs, count=count, left=_left(left))
+
+    def _render(self) -> RenderableType:
+        return Group(self._bars, *self._lines())
+
+    def _lines(self) -> list[Text]:
+        """The numbers, each line short enough for 80 columns."""
+        lines = []
+        if self._reading is not None:
+            memory = gpu_memory(self._device)
+            parts = [
+                f"loss {_short(self._reading.loss)}",
+                f"accuracy {self._reading.accuracy:.4f}",
+                f"{self._reading.images_per_second:,.0f} images/s",
+                f"lr {self._reading.learning_rate:.3g}",
+                *([f"GPU {_memory_in_words(memory)}"] if memory else []),
+            ]
+            lines.append(Text("  ".join(parts), no_wrap=True, overflow="ellipsis"))
+        patience = self._stopping.patience
+        left = f"patience {patience - self._stopping.num_bad_epochs} of {patience} epochs"
+        if self._best is not None:
+            best = self._best
+            left = f"best: epoch {best.epoch}, accuracy {best.top1_acc:.4f}, loss {_short(best.valid_loss)}  {left}"
+        return [*lines, Text(left, style="dim", no_wrap=True, overflow="ellipsis")]
+
+
+def _short(loss: float) -> str:
+    return f"{loss:.4f}" if abs(loss) < 10_000 else f"{loss:.3g}"
+
+
+def _left(seconds: float | None) -> str:
+    return _UNKNOWN if seconds is None else f"{timedelta(seconds=round(seconds))} left"
+
+
+def _memory_in_words(memory: tuple[int, int]) -> str:
+    return f"{memory[0] / 2**30:.1f}/{memory[1] / 2**30:.0f} GiB"
+
+
+class _Clock:
+    """How long a training will go on, by the epochs that are done, or the one that is not."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._seconds: list[float] = []
+        self._training_share = _USUAL_TRAINING_SHARE
+        self._epoch = 1
+        self._began: tuple[float, float] | None = None
+
+    def begin(self, epoch: int) -> None:
+        """An epoch begins or goes on."""
+        self._epoch = epoch
+        self._began = None
+
+    def end(self, timing: EpochTiming) -> None:
+        """An epoch is done."""
+        self._seconds.append(timing.train_seconds + timing.valid_seconds)
+        self._training_share = timing.train_seconds / max(self._seconds[-1], 1e-9)
+
+    def advance(self, share: float, *, is_training: bool) -> float:
+        """Epochs that are done, a part of one included, when a share of this one's training or validation is."""
+        first, second = self._training_share, 1 - self._training_share
+        within = share * first if is_training else first + share * second
+        if self._began is None:  # the first step is slow, and one that goes on has a part behind it
+            self._began = (time.monotonic(), within)
+        return self._epoch - 1 + within
+
+    def seconds_left(self, epochs: float) -> float | None:
+        """Time until the last epoch is done, should all be; None while nothing is known.
+
+        Args:
+            epochs: that are done, from `advance`.
+        """
+        if self._seconds:
+            an_epoch = sum(self._seconds) / len(self._seconds)
+        else:
+            began, within = self._began or (time.monotonic(), 0.0)
+            done = epochs - (self._epoch - 1) - within
+            if done <= 0:
+                return None
+            an_epoch = (time.monotonic() - began) / done
+        return (self._epochs - epochs) * an_epoch

@@ -1,0 +1,1 @@
+"""From a description and weights to a network with the right head."""

@@ -1,0 +1,214 @@
+"""Convert to Image Directory: images in a folder or an archive become an ImageDirectory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from train_pytorch_model.data.decoding import UnreadableImageError, decode
+from train_pytorch_model.data.threads import in_threads
+from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.job.datasets import UNREADABLE_IMAGES_FILE
+from train_pytorch_model.modules.annotations import ENDINGS
+from train_pytorch_model.modules.image_layout import Labelling, common_folder, find_labels, folder_of, is_above
+from train_pytorch_model.modules.image_sources import DATASET, SourceFile, files_of
+from train_pytorch_model.modules.item_copies import copy_items
+from train_pytorch_model.ports.file_names import FileNames
+from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
+from train_pytorch_model.ports.image_list import is_image_directory
+from train_pytorch_model.ports.labelled_images import read_listed_items
+from train_pytorch_model.ports.output_directory import IMAGES, OutputDirectory
+from train_pytorch_model.ports.raw_images import IMAGE_EXTENSIONS
+from train_pytorch_model.text.wording import join_some
+
+if TYPE_CHECKING:
+    from train_pytorch_model.console.progress import ProgressDisplay
+
+logger = logging.getLogger(__name__)
+
+
+def convert_to_image_directory(
+    input_path: Path, output_path: Path, outputs_path: Path, display: ProgressDisplay
+) -> None:
+    """Write the images of a folder or an archive as an ImageDirectory. The input is only read.
+
+    Args:
+        input_path: one folder a class, a flat folder, either with a file of annotations; an archive of such; or an
+            ImageDirectory, which is copied.
+        output_path: the ImageDirectory to write.
+        outputs_path: gets the list of files that cannot be read.
+        display: shows how far it is.
+
+    Raises:
+        ModuleError: when nothing can be converted, or the output cannot be written.
+    """
+    output = OutputDirectory(output_path, "Image directory", IMAGES)
+    output.check((input_path,), outputs_path)
+    with output.writing() as folder:
+        if input_path.is_dir() and is_image_directory(input_path):
+            schema, columns, items = read_listed_items(input_path, DATASET, labelled=False)
+            logger.info("%s is an ImageDirectory already; it is copied.", input_path)
+            with display.images(DATASET, "copied") as advance:
+                copy_items(folder, schema, columns, input_path, items(), advance)
+        else:
+            _convert(input_path, folder, outputs_path, display)
+    logger.info("The image directory lies in %s.", output_path)
+
+
+def _convert(input_path: Path, folder: Path, outputs_path: Path, display: ProgressDisplay) -> None:
+    where = f"{DATASET} {input_path}"
+    with tempfile.TemporaryDirectory(prefix="annotations-") as texts_folder:
+        copies = _Copies(folder, Path(texts_folder), where)
+        with display.images(DATASET, "copied") as advance:
+            for file in files_of(input_path):
+                if copies.take(file):
+                    advance()
+        if not copies.names:
+            raise InvalidDatasetError(where, f"no image is found; images end in {' '.join(IMAGE_EXTENSIONS)}")
+        copies.warn_of_other_files()
+        labelling = find_labels(where, copies.names, copies.texts)
+    unreadable = {**_unreadable(folder, len(copies.names), display), **copies.unreadable}
+    listed = {copies.names[number]: reason for number, reason in sorted(unreadable.items())}
+    if len(unreadable) == len(copies.names):
+        reasons = join_some([f"{name!r}: {reason}" for name, reason in listed.items()])
+        raise InvalidDatasetError(where, f"none of its {len(copies.names)} images can be read: {reasons}")
+    if unreadable:
+        _report(outputs_path, where, listed, len(copies.names))
+    for number in unreadable:
+        labelling.labels[number] = None
+    _write(folder, copies.names, labelling)
+
+
+class _Copies:
+    """Copies of the images under numbers of their own, and of the text files that may hold their labels."""
+
+    def __init__(self, folder: Path, texts_folder: Path, where: str) -> None:
+        self.names = FileNames()
+        self.texts: dict[str, Path] = {}
+        self.unreadable: dict[int, str] = {}
+        self._folder = folder
+        self._texts_folder = texts_folder
+        self._where = where
+        self._common: str | None = None
+        self._other_endings: Counter[str] = Counter()
+        (folder / "image").mkdir()
+
+    def take(self, file: SourceFile) -> bool:
+        """Copy a file if it is of use; tell whether it is an image."""
+        ending = PurePosixPath(file.name).suffix.lower()
+        if PurePosixPath(file.name).name == "images.lst":
+            raise InvalidDatasetError(
+                self._where, f"{file.name} makes it an ImageDirectory", "Unpack it, and give that folder itself."
+            )
+        if ending in IMAGE_EXTENSIONS:
+            self._take_image(file)
+            return True
+        if ending not in ENDINGS:
+            self._other_endings[ending or "no ending"] += 1
+        # Beside or above all images; what one image lies beside is above no image that comes later.
+        elif self._common is None or is_above(folder_of(file.name), self._common):
+            self._take_text(file)
+        return False
+
+    def _take_image(self, file: SourceFile) -> None:
+        number = len(self.names)
+        self.names.append(file.name)
+        folder = folder_of(file.name)
+        self._common = folder if self._common is None else common_folder([f"{self._common}/x", f"{folder}/x"])
+        try:
+            _copy(file, _staged(self._folder, number))
+        except UnreadableImageError as error:
+            _staged(self._folder, number).touch()
+            self.unreadable[number] = str(error)
+
+    def _take_text(self, file: SourceFile) -> None:
+        self.texts[file.name] = self._texts_folder / str(len(self.texts))
+        try:
+            _copy(file, self.texts[file.name])
+        except UnreadableImageError as error:
+            raise InvalidDatasetError(self._where, f"{file.name} cannot be read: {error}") from error
+
+    def warn_of_other_files(self) -> None:
+        """Tell of files that are no images by their names."""
+        if self._other_endings:
+            counts = ", ".join(f"{count} of {ending}" for ending, count in self._other_endings.most_common(5))
+            logger.warning("%s: files of other kinds are left out: %s.", self._where, counts)
+
+
+def _copy(file: SourceFile, target: Path) -> None:
+    with target.open("wb") as copy:
+        for chunk in file.chunks():
+            copy.write(chunk)
+
+
+def _staged(folder: Path, number: int) -> Path:
+    return folder / "image" / f".{number}"
+
+
+def _unreadable(folder: Path, count: int, display: ProgressDisplay) -> dict[int, str]:
+    """Decode every image; give the reason for each that cannot be."""
+
+    def work(number: int) -> str | None:
+        try:
+            decode(_staged(folder, number))
+        except UnreadableImageError as error:
+            return str(error)
+        return None
+
+    with display.images(DATASET, "decoded", count) as advance:
+        unreadable = {}
+        for number, reason in enumerate(in_threads(work, count)):
+            if reason is not None:
+                unreadable[number] = reason
+            advance()
+    return unreadable
+
+
+def _write(folder: Path, names: FileNames, labelling: Labelling) -> None:
+    """Give the images their names, and write the list around them, in the order of the names they had."""
+    categories = labelling.categories
+    if categories == ():
+        categories = tuple(sorted({label for label in labelling.labels if label is not None}))
+    index = {name: number for number, name in enumerate(categories or ())}
+    taken: set[str] = set()
+    count = 0
+    with ImageDirectoryWriter(folder, make_schema(categories)) as writer:
+        for number in sorted(range(len(names)), key=names.__getitem__):
+            label = labelling.labels[number]
+            if label is None:
+                _staged(folder, number).unlink()
+                continue
+            path = PurePosixPath(names[number])
+            if categories is None:
+                if str(path) in taken:  # an archive may hold two files of one name
+                    path = path.with_name(f"{path.stem}_{count}{path.suffix}")
+                taken.add(str(path))
+                file_name = f"image/{path}"
+                item: dict[str, object] = {"image_info": {"file_name": file_name}}
+            else:
+                file_name = f"image/{index[label]}_{count}{path.suffix}"
+                item = {"image_info": {"file_name": file_name}, "category": label}
+            (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
+            _staged(folder, number).rename(folder / file_name)
+            writer.add({**item, "id": count})
+            count += 1
+    classes = "without labels" if categories is None else f"in {len(categories)} classes"
+    logger.info("%d images %s.", count, classes)
+
+
+def _report(outputs_path: Path, where: str, unreadable: dict[str, str], num_images: int) -> None:
+    path = outputs_path / UNREADABLE_IMAGES_FILE
+    listed = [{"file_name": name, "reason": reason} for name, reason in unreadable.items()]
+    path.write_text(json.dumps({DATASET: listed}, indent=2), encoding="utf-8")
+    logger.warning(
+        "%s: %d of %d images cannot be read and are left out: %s. All are listed in %s.",
+        where,
+        len(unreadable),
+        num_images,
+        join_some([f"{name!r}: {reason}" for name, reason in unreadable.items()]),
+        path,
+    )

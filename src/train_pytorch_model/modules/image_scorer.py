@@ -1,0 +1,203 @@
+"""Images to probabilities: by one network, in batches of one size each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable
+
+import numpy as np
+import torch
+
+from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode_sized, read_size
+from train_pytorch_model.data.placement import decoders_at_once
+from train_pytorch_model.data.threads import ahead, in_threads
+from train_pytorch_model.errors import InvalidDatasetError, first_line, is_out_of_memory
+from train_pytorch_model.models.memory_format import preferred_memory_format
+from train_pytorch_model.models.network import NetworkDescription, check_image_size, logits_of
+from train_pytorch_model.models.network_rules import NetworkError
+from train_pytorch_model.text.wording import join_some
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import nn
+
+    from train_pytorch_model.ports.file_names import FileNames
+    from train_pytorch_model.training.precision import Precision
+
+# Decoded before they are scored: enough to keep all cores busy, and little memory whatever there is to score.
+_BLOCK_BYTES = 16 * 2**20
+
+
+def _read_sizes(path: Path, files: FileNames) -> tuple[np.ndarray, dict[int, str]]:
+    """Height and width of every image by its header, int32 of shape (N, 2), and what cannot be read."""
+
+    def work(index: int) -> Size | str:
+        try:
+            return read_size(path / files[index])
+        except UnreadableImageError as error:
+            return str(error)
+
+    sizes = np.zeros((len(files), 2), dtype=np.int32)
+    unreadable = {}
+    for index, result in enumerate(in_threads(work, len(files))):
+        if isinstance(result, str):
+            unreadable[index] = result
+        else:
+            sizes[index] = result
+    return sizes, unreadable
+
+
+def _group(sizes: np.ndarray) -> dict[Size, np.ndarray]:
+    """Indices of the images of each size, the most frequent size first; those without a size are left out."""
+    readable = np.flatnonzero(sizes.any(axis=1))
+    distinct, which, counts = np.unique(sizes[readable], axis=0, return_inverse=True, return_counts=True)
+    parts = np.split(readable[np.argsort(which.ravel(), kind="stable")], np.cumsum(counts)[:-1])
+    order = np.argsort(-counts, kind="stable")
+    return {(int(distinct[index][0]), int(distinct[index][1])): parts[index] for index in order}
+
+
+class ImageScorer:
+    """Probabilities of images, in batches of one size each."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        description: NetworkDescription,
+        device: torch.device,
+        precision: Precision,
+        normalisation: tuple[list[float], list[float]] | None,
+        *,
+        batch_size: int,
+    ) -> None:
+        """Make ready to score.
+
+        Args:
+            network: in evaluation mode, on the device.
+            description: of the network.
+            device: that computes.
+            precision: to compute in.
+            normalisation: mean and std of each channel of pixels in [0, 1]; None to leave them there.
+            batch_size: images in a batch.
+        """
+        self._network = network
+        self._description = description
+        self._memory_format: torch.memory_format | None = None
+        self._device = device
+        self._precision = precision
+        self._batch_size = batch_size
+        mean, std = normalisation or ([0.0] * 3, [1.0] * 3)
+        self._mean, self._std = (torch.tensor(value, device=device).view(3, 1, 1) for value in (mean, std))
+
+    def score(
+        self, path: Path, files: FileNames, where: str, advance: Callable[[], None], *, skip_unreadable: bool
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Score all images.
+
+        Args:
+            path: the dataset's folder.
+            files: relative to it.
+            where: the dataset, for messages.
+            advance: called once an image.
+            skip_unreadable: whether images may be unreadable.
+
+        Returns:
+            Probabilities, float64 of shape (N, classes), NaN for images that cannot be read, and why they cannot be.
+
+        Raises:
+            InvalidDatasetError: for images that cannot be read and may not be skipped, when none can be read, or when
+                the network cannot take their size.
+        """
+        sizes, unreadable = _read_sizes(path, files)
+        if not skip_unreadable:
+            _refuse(unreadable, files, where)
+        by_size = _group(sizes)
+        probabilities: np.ndarray | None = None
+        try:
+            self._check_sizes(list(by_size))
+            for size, of_size in by_size.items():
+                for indices, chunk, reasons in self._score_size(path, files, of_size, size):
+                    if probabilities is None:
+                        probabilities = np.full((len(files), chunk.shape[1]), np.nan)
+                    probabilities[indices] = chunk
+                    unreadable.update(reasons)
+                    for _ in indices:
+                        advance()
+        except NetworkError as error:
+            hint = "Bring them to the size that it was trained on, as the training images were."
+            raise InvalidDatasetError(where, f"the network cannot take {error}", hint) from error
+        if probabilities is None or len(unreadable) == len(files) or not skip_unreadable:
+            _refuse(unreadable, files, where)
+        assert probabilities is not None  # there are images, and not all are unreadable
+        probabilities[list(unreadable)] = np.nan
+        return probabilities, unreadable
+
+    def _check_sizes(self, sizes: list[Size]) -> None:
+        """Pass images of a few sizes, without any data, through the network: the most frequent and the extremes."""
+        for size in dict.fromkeys([*sizes[:1], *([min(sizes), max(sizes)] if sizes else [])]):
+            try:
+                check_image_size(self._description, size, 1, None, training=False)
+            except NetworkError as error:
+                raise _wrong_size(size, error) from error
+
+    @torch.no_grad()
+    def _score_size(
+        self, path: Path, files: FileNames, of_size: np.ndarray, size: Size
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
+        """Indices, probabilities and what cannot be read, batch by batch."""
+        if self._memory_format is None:
+            self._memory_format = preferred_memory_format(self._network, size, self._device)
+        num_images = max(1, _BLOCK_BYTES // (size[0] * size[1] * 3))
+        blocks = np.split(of_size, range(num_images, len(of_size), num_images))
+
+        def decode_block(block: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+            return _decode(path, files, block, size)
+
+        # A GPU computes while the cores decode; on a CPU the two would only take the cores from each other.
+        decoded = ahead(decode_block, blocks, by=1) if self._device.type == "cuda" else map(decode_block, blocks)
+        for block, (rows, reasons) in zip(blocks, decoded):
+            for start in range(0, len(block), self._batch_size):
+                batch = slice(start, start + self._batch_size)
+                yield block[batch], self._probabilities(rows[batch], size, self._memory_format), reasons
+
+    def _probabilities(self, rows: np.ndarray, size: Size, memory_format: torch.memory_format) -> np.ndarray:
+        pixels = torch.from_numpy(rows).permute(0, 3, 1, 2).to(self._device)
+        try:
+            with self._precision.context():
+                output = self._network(normalised(pixels, memory_format, self._mean, self._std))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise _wrong_size(size, error) from error
+        probabilities: np.ndarray = logits_of(output).float().softmax(1).double().cpu().numpy()
+        return probabilities
+
+
+def _decode(path: Path, files: FileNames, indices: np.ndarray, size: Size) -> tuple[np.ndarray, dict[int, str]]:
+    """Pixels, uint8 of shape (B, height, width, 3), and what cannot be read."""
+    rows = np.zeros((len(indices), *size, 3), dtype=np.uint8)
+
+    def work(position: int) -> str | None:
+        try:
+            rows[position] = decode_sized(path / files[indices[position]], size)
+        except UnreadableImageError as error:
+            return str(error)
+        return None
+
+    results = enumerate(in_threads(work, len(indices), at_once=16, num_threads=decoders_at_once(size)))
+    return rows, {int(indices[position]): reason for position, reason in results if reason is not None}
+
+
+def _wrong_size(size: Size, error: Exception) -> NetworkError:
+    return NetworkError(f"images of {size[1]}x{size[0]}: {first_line(error)}")
+
+
+def _refuse(unreadable: dict[int, str], files: FileNames, where: str) -> None:
+    if unreadable:
+        listed = join_some([f"{files[index]!r}: {reason}" for index, reason in sorted(unreadable.items())])
+        raise InvalidDatasetError(
+            where,
+            f"{len(unreadable)} of {len(files)} images cannot be read: {listed}",
+            "Mend or remove them, or have them as rows with an error by --skip-unreadable-images.",
+        )

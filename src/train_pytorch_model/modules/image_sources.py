@@ -1,0 +1,188 @@
+"""Files out of a folder or an archive, one after another: nothing is unpacked, and no name is ever used as a path."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import logging
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, Callable
+
+from train_pytorch_model.data.decoding import UnreadableImageError
+from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.text.wording import name_some
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+ARCHIVE_ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".gz", ".bz2")
+DATASET = "Input"
+_CHUNK_BYTES = 2**20
+_ARCHIVE_FAULTS = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, OSError, RuntimeError, NotImplementedError),
+)
+_KINDS_BY_FIRST_BYTES = ((b"\x1f\x8b", gzip.GzipFile), (b"BZh", bz2.BZ2File), (b"\xfd7zXZ\x00", lzma.LZMAFile))
+
+
+class SourceFile:
+    """A file of a source."""
+
+    def __init__(self, name: str, open_file: Callable[[], IO[bytes]], archive: str | None = None) -> None:
+        """Name a file.
+
+        Args:
+            name: relative, with forward slashes, without `.` and `..`.
+            open_file: opens it for reading; for an archive, before the next file is asked for.
+            archive: the archive it lies in, as messages name it.
+        """
+        self.name = name
+        self._open = open_file
+        self._archive = archive
+
+    def chunks(self) -> Iterator[bytes]:
+        """The contents, piece by piece.
+
+        Raises:
+            InvalidDatasetError: when the archive is damaged.
+            UnreadableImageError: when a file of a folder cannot be read.
+        """
+        try:
+            with self._open() as stream:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    yield chunk
+        except _ARCHIVE_FAULTS as error:
+            if self._archive is None:
+                raise UnreadableImageError(str(error)) from error
+            raise _archive_error(self._archive, error) from error
+
+
+def files_of(path: Path) -> Iterator[SourceFile]:
+    """Give the files of a folder, of an archive, or of the one archive in a folder.
+
+    Hidden files and folders (a name that begins with a dot) and `__MACOSX` are passed over, and so are links, which are
+    told of.
+
+    Raises:
+        InvalidDatasetError: when the input is absent, a damaged archive, or a folder of an archive among other things.
+    """
+    where = f"{DATASET} {path}"
+    if not path.exists():
+        raise InvalidDatasetError(where, "the input path does not exist", "Give a folder or an archive of images.")
+    if not path.is_dir():
+        if not path.is_file():
+            raise InvalidDatasetError(where, "it is no regular file", "Give a folder or an archive of images.")
+        yield from _archive(path, where)
+        return
+    visible = sorted(entry for entry in path.iterdir() if not _is_hidden(entry.name))
+    archives = [entry for entry in visible if _is_archive(entry)]
+    if not archives:
+        yield from _folder(path, where)
+    elif len(visible) > 1:
+        names = [entry.name for entry in visible]
+        raise InvalidDatasetError(
+            where, f"it holds an archive among other things: {name_some(names)}", "Give one of them."
+        )
+    else:
+        yield from _archive(archives[0], where)
+
+
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and path.name.lower().endswith(ARCHIVE_ENDINGS)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _folder(path: Path, where: str) -> Iterator[SourceFile]:
+    num_links = 0
+
+    def refuse(error: OSError) -> None:
+        raise InvalidDatasetError(where, f"a folder cannot be read: {error}") from error
+
+    for folder, folders, files in os.walk(path, onerror=refuse):
+        num_links += sum(os.path.islink(os.path.join(folder, name)) for name in (*folders, *files))
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        for name in sorted(name for name in files if not _is_hidden(name)):
+            file = Path(folder) / name
+            if not os.path.islink(file) and _is_regular(file, where):
+                yield SourceFile(file.relative_to(path).as_posix(), lambda file=file: file.open("rb"))  # type: ignore[misc]
+    if num_links:
+        logger.warning("%s: %d links to files or folders are passed over.", where, num_links)
+
+
+def _is_regular(file: Path, where: str) -> bool:
+    if os.path.isfile(file) or not os.path.exists(file):  # what cannot be looked at is told of when it is opened
+        return True
+    logger.warning("%s: %s is no regular file, and is passed over.", where, file)  # a pipe would be waited for
+    return False
+
+
+def _archive(path: Path, where: str) -> Iterator[SourceFile]:
+    archive = f"{where}: the archive {path.name}"
+    try:
+        if path.name.lower().endswith(".zip"):
+            yield from _zip(path, archive)
+        else:
+            yield from _tar(path, archive)
+    except _ARCHIVE_FAULTS as error:
+        raise _archive_error(archive, error) from error
+
+
+def _archive_error(archive: str, error: BaseException) -> InvalidDatasetError:
+    return InvalidDatasetError(archive, f"it cannot be read: {error}", "Make the archive again.")
+
+
+def _plain_name(name: str) -> str | None:
+    """`./a/b.jpg` and `/a/b.jpg` as `a/b.jpg`; None for what is hidden or climbs out."""
+    parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "/"]
+    return None if not parts or any(_is_hidden(part) for part in parts) else "/".join(parts)
+
+
+def _zip(path: Path, archive: str) -> Iterator[SourceFile]:
+    with zipfile.ZipFile(path) as packed:
+        for info in packed.infolist():
+            name = None if info.is_dir() else _plain_name(info.filename)
+            if name is not None:
+                yield SourceFile(name, lambda info=info: packed.open(info), archive)  # type: ignore[misc]
+
+
+def _tar(path: Path, archive: str) -> Iterator[SourceFile]:
+    with path.open("rb") as file:
+        first = file.read(8)
+    kind: Any = next((kind for start, kind in _KINDS_BY_FIRST_BYTES if first.startswith(start)), open)
+    with kind(path, "rb") as raw:
+        stream = _Remembering(raw)
+        with tarfile.open(fileobj=stream, mode="r|") as packed:  # type: ignore[call-overload]
+            while (member := packed.next()) is not None:
+                name = _plain_name(member.name) if member.isreg() else None
+                if name is not None:
+                    yield SourceFile(name, lambda member=member: packed.extractfile(member), archive)  # type: ignore[misc]
+                packed.members.clear()  # it would remember every file of the archive
+        # To the end, where a compressed file has its checksum: tarfile stops at its own end, and at a cut.
+        while stream.read(_CHUNK_BYTES):
+            pass
+        if stream.end.strip(b"\0"):
+            raise tarfile.ReadError("it ends in the middle")
+
+
+class _Remembering:
+    """A file that remembers the last block read from it: a whole tar archive ends in blocks of zeros."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.end = b""
+
+    def read(self, count: int) -> bytes:
+        data = self._file.read(count)
+        if data:
+            self.end = data[-tarfile.BLOCKSIZE :]
+        return data

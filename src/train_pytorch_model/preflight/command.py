@@ -1,0 +1,225 @@
+"""The check command: everything that a training would take, looked at before it runs."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from train_pytorch_model.checkpoints.folder import CheckpointFolder
+from train_pytorch_model.checkpoints.resume import name_of, refusal, why_not
+from train_pytorch_model.console.logs import kept_warnings
+from train_pytorch_model.console.progress import ProgressDisplay
+from train_pytorch_model.data.findings import compare_images, imbalance
+from train_pytorch_model.data.placement import free_bytes
+from train_pytorch_model.distributed.device import choose_device, name_of_device
+from train_pytorch_model.distributed.world import World
+from train_pytorch_model.errors import ModuleOutOfMemoryError, is_out_of_memory
+from train_pytorch_model.job.plan import fingerprint_of, make_plan
+from train_pytorch_model.job.prepare import Inspected, assemble, check_counts, inspect
+from train_pytorch_model.job.stores import StoreMaker
+from train_pytorch_model.preflight.page import print_json, print_page
+from train_pytorch_model.preflight.result import Chosen, DatasetFound, Estimate, ModelFound, Need, Problem, Result
+from train_pytorch_model.preflight.trial import Trial, try_steps
+from train_pytorch_model.text.masking import masked
+from train_pytorch_model.text.wording import bytes_in_words
+from train_pytorch_model.training.microbatches import BatchTooLargeError, out_of_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from train_pytorch_model.errors import FaultCollector, ModuleError
+    from train_pytorch_model.job.datasets import Scanned
+    from train_pytorch_model.job.prepare import Prepared, Settings
+    from train_pytorch_model.training.loop import Plan
+
+# Of looking for images that lie in both sets.
+_SEARCH_SECONDS = 30.0
+
+
+def check(settings: Settings, console: Console, *, is_json: bool) -> int:
+    """Check a training, print what was found on stdout, and leave every folder as it was.
+
+    Args:
+        settings: of the training.
+        console: for progress.
+        is_json: whether to print for machines.
+
+    Returns:
+        The exit code: 0 when the training can begin, else 1.
+    """
+    with kept_warnings() as warnings:
+        result = _find_out(settings, World(device=choose_device()), ProgressDisplay(console), warnings)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a label that it has no letters for must not end the page
+        sys.stdout.reconfigure(errors="backslashreplace")
+    (print_json if is_json else print_page)(result, sys.stdout)
+    return 1 if result.problems else 0
+
+
+@contextmanager
+def _as_found(*folders: Path) -> Iterator[None]:
+    """Remove the folders that the block makes to see whether it can, and nothing else."""
+    absent = {path for folder in folders for path in (folder, *folder.parents) if not os.path.exists(path)}
+    try:
+        yield
+    finally:
+        for path in sorted(absent, key=lambda path: len(path.parts), reverse=True):
+            if os.path.isdir(path) and not any(path.iterdir()):
+                path.rmdir()
+
+
+def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned: list[str]) -> Result:
+    started = time.perf_counter()
+    with _as_found(settings.outputs_path, settings.checkpoint_path):
+        inspected = inspect(settings, world)
+    faults = inspected.faults
+    maker = StoreMaker(world, display, faults, None, skip=settings.skip_unreadable_images)
+    decoding = time.perf_counter()
+    stores = maker.look_through([inspected.train, inspected.valid], settings.parameters.image_store)
+    decoding = time.perf_counter() - decoding
+    train, valid = maker.datasets
+    inspected = replace(inspected, train=train, valid=valid)
+    check_counts(settings, world, train, faults)
+    start_seconds = time.perf_counter() - started
+    chosen = estimate = start = None
+    memory: tuple[Need, ...] = ()
+    model = _model(inspected)  # before steps change its weights
+    if not faults.faults:
+        prepared = assemble(inspected, stores, maker.place)
+        plan = make_plan(prepared, settings, world)
+        chosen = Chosen(name_of_device(world.device), str(plan.precision), maker.place, plan.captured)
+        start = _start(prepared, settings, plan, world, faults)
+        free = free_bytes(world.device)
+        try:
+            trial = try_steps(prepared, plan, world)
+        except Exception as error:
+            if not (isinstance(error, BatchTooLargeError) or is_out_of_memory(error)):
+                raise
+            faults.faults.append(out_of_memory(error, plan.batch_size))
+        else:
+            memory = _memory(prepared, trial, world.device, free)
+            faults.faults.extend(_shortages(memory))
+            estimate = _estimate(prepared, plan, trial, start_seconds, decoding)
+    return Result(
+        problems=tuple(Problem(fault.error_id, fault.code, masked(str(fault))) for fault in faults.faults),
+        warnings=(*warned, *_warnings(train, valid)),
+        classes=train.images.classes if train else (),
+        model=model,
+        training=_dataset(train),
+        validation=_dataset(valid),
+        chosen=chosen,
+        memory=memory,
+        estimate=estimate,
+        start=None if start is None else masked(start),
+    )
+
+
+def _start(prepared: Prepared, settings: Settings, plan: Plan, world: World, faults: FaultCollector) -> str:
+    """Where the training would begin."""
+    resume = settings.parameters.resume
+    folder = CheckpointFolder(settings.checkpoint_path)
+    candidate = None if resume == "never" else folder.newest()
+    fingerprint = fingerprint_of(prepared, settings, plan, world)
+    reason = why_not(folder, candidate, fingerprint, settings.parameters.epochs)
+    if reason and resume == "require":
+        faults.faults.append(refusal(folder, candidate, reason))
+    if candidate is None:
+        return "anew"
+    if reason:
+        return f"anew: the checkpoint in {folder.path} is of another training: {reason}"
+    return f"goes on from {name_of(folder, candidate)}"
+
+
+def _dataset(scanned: Scanned | None) -> DatasetFound | None:
+    if scanned is None:
+        return None
+    height, width = scanned.size or (None, None)
+    return DatasetFound(
+        path=masked(str(scanned.images.path)),
+        images=len(scanned.kept),
+        unreadable=len(scanned.unreadable) + len(scanned.images.unreadable),
+        width=width,
+        height=height,
+        file_bytes=int(scanned.file_bytes.sum()),
+        decoded_bytes=scanned.num_bytes,
+        counts=dict(zip(scanned.images.classes, scanned.counts().tolist())),
+    )
+
+
+def _model(inspected: Inspected) -> ModelFound | None:
+    if inspected.model is None or inspected.built is None:
+        return None
+    network, description, _ = inspected.built
+    given = inspected.model.state
+    parameters = dict(network.named_parameters())
+    new = [name for name, value in parameters.items() if name not in given or not _is_same(given[name], value)]
+    num_weights = sum(value.numel() for value in parameters.values())
+    return ModelFound(masked(str(inspected.model.path)), str(description), num_weights, tuple(new))
+
+
+def _is_same(given: torch.Tensor, value: torch.Tensor) -> bool:
+    return given.shape == value.shape and torch.equal(given.to(value.dtype), value.detach())
+
+
+def _warnings(train: Scanned | None, valid: Scanned | None) -> list[str]:
+    if train is None or valid is None:
+        return []
+    return [
+        *imbalance(train.counts(), train.images.classes),
+        *compare_images(train.files(), valid.files(), _SEARCH_SECONDS).warnings(valid.name_of),
+    ]
+
+
+def _memory(prepared: Prepared, trial: Trial, device: torch.device, free: Mapping[str, float]) -> tuple[Need, ...]:
+    """What takes room, and the room there was before a step took any."""
+
+    def need(what: str, place: str, num_bytes: int) -> Need:
+        place = place if place in free else "memory"
+        return Need(what, place, num_bytes, int(free[place]) if math.isfinite(free[place]) else None)
+
+    needs = []
+    if prepared.image_store != "none":
+        num_bytes = prepared.train_data.num_bytes + prepared.valid_data.num_bytes
+        needs.append(need("decoded images", prepared.image_store, num_bytes))
+    if trial.peak_bytes is not None:
+        needs.append(need("network and a batch", "device" if device.type == "cuda" else "memory", trial.peak_bytes))
+    return tuple(needs)
+
+
+def _shortages(needs: Sequence[Need]) -> list[ModuleError]:
+    """A fault for each place that would have to hold more than it has room for."""
+    faults: list[ModuleError] = []
+    for place in dict.fromkeys(need.place for need in needs):
+        there = [need for need in needs if need.place == place]
+        needed, free = sum(need.needed_bytes for need in there), there[0].free_bytes
+        if free is not None and needed > free:
+            named = " and ".join(f"{need.what} {bytes_in_words(need.needed_bytes)}" for need in there)
+            faults.append(
+                ModuleOutOfMemoryError(
+                    f"{place} has {bytes_in_words(free)} free, and training needs {bytes_in_words(needed)} there: "
+                    f"{named}. Lower the batch size, take a smaller network, or keep the images elsewhere with "
+                    "--image-store."
+                )
+            )
+    return faults
+
+
+def _estimate(prepared: Prepared, plan: Plan, trial: Trial, start_seconds: float, decoding: float) -> Estimate:
+    num_train, num_valid = len(prepared.train), len(prepared.valid)
+    seconds = (
+        math.ceil(num_train / plan.batch_size) * trial.step_seconds
+        + math.ceil(num_valid / plan.batch_size) * trial.validation_seconds
+    )
+    if prepared.image_store == "none":  # then images are decoded in every epoch, while the network computes
+        seconds = max(seconds, decoding)
+    return Estimate(start_seconds, seconds, start_seconds + plan.epochs * seconds)

@@ -1,0 +1,1 @@
+"""Wording of messages, masking of secrets, CSV cells."""
