@@ -177,10 +177,10 @@ def test_the_error_says_what_would_fit(fitting: int | None, words: str) -> None:
 
 
 def test_parts_and_normalisation_over_all_processes_exclude_each_other() -> None:
-    faults = TrainingParameters(auto_batch_size="on", sync_batch_norm="on").faults()
+    faults = TrainingParameters(microbatch_size="auto", sync_batch_norm=True).faults()
     assert [fault.message for fault in faults] == [
-        "UserError: --sync-batch-norm on cannot normalise over batches that --auto-batch-size on takes in parts. "
-        "Leave one of them off."
+        "UserError: --sync-batch-norm true needs whole batches, but --microbatch-size auto splits them. "
+        "Set --sync-batch-norm false or --microbatch-size off."
     ]
 
 
@@ -235,7 +235,7 @@ def test_host_memory_that_runs_out_is_told_with_the_batch_that_fits(large: Input
 
 
 def test_parts_train_where_the_whole_does_not_fit(large: Inputs) -> None:
-    finished = run_in_little_memory(large, auto_batch_size="on")
+    finished = run_in_little_memory(large, microbatch_size="auto")
     assert finished.returncode == 0, finished.stderr
     assert re.search(r"A batch of 64 images takes more memory .* in parts of \d+:", finished.stderr)
     assert (large.trained / "model").is_file()
@@ -270,7 +270,7 @@ sys.exit(main(sys.argv[1:]))
 
 def test_of_two_processes_both_take_the_parts_that_fit_into_the_smaller_memory(inputs: Inputs) -> None:
     (inputs.path / "limited.py").write_text(LIMITED, encoding="utf-8")
-    job = Job(inputs.path, ["limited", *inputs.arguments(auto_batch_size="on")], 2)
+    job = Job(inputs.path, ["limited", *inputs.arguments(microbatch_size="auto")], 2)
     assert job.wait() == [0, 0], job.log()
     assert "in parts of 3" in job.log()
     assert (inputs.trained / "model").is_file()

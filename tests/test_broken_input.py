@@ -459,7 +459,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_batch_memory.py::test_host_memory_that_runs_out_is_told_with_the_batch_that_fits",
     ),
-    "a batch that the memory does not hold, --auto-batch-size on": (
+    "a batch that the memory does not hold, --microbatch-size auto": (
         "warning",
         "tests/test_batch_memory.py::test_parts_train_where_the_whole_does_not_fit",
     ),

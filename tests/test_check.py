@@ -201,7 +201,7 @@ def test_long_steps_are_tried_fewer_times(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_parts_of_a_batch_are_tried_too(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
-    code, found = check(inputs, capsys, auto_batch_size="on")
+    code, found = check(inputs, capsys, microbatch_size="auto")
     assert code == 0
     assert found["estimate"]["epoch_seconds"] > 0
 

@@ -117,12 +117,15 @@ def test_the_component_has_the_five_parameters_of_the_module_and_every_setting_b
             entry["optional"],
         )
     definitions = TrainingParameters.definitions()
+    texts = YAML(typ="safe").load(TRAIN)["inputs"]
     for name, definition in definitions.items():
         given = component.inputs[name]
         assert given.default == TrainingParameters.default(name)
-        assert given.choices == definition.choices
-        lowest = definition.at_least if definition.greater_than is None else definition.greater_than + 1
-        assert given.minimum == lowest
+        assert given.choices == (definition.words if definition.kind is str else ())
+        assert texts[name]["description"] == definition.description.split(" none draws")[0]
+        if not definition.words:
+            lowest = definition.at_least if definition.greater_than is None else definition.greater_than + 1
+            assert given.minimum == lowest
         assert given.optional is (not definition.designer or definition.optional)
     beyond = {"skip_unreadable_images", "trust_model_code", "include_samples", "export"}
     assert set(component.inputs) == {*SPEC["inputs"], *definitions, *beyond}

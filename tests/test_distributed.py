@@ -96,14 +96,14 @@ def test_the_real_command_in_two_processes(inputs: Inputs) -> None:
 def test_faults_of_all_kinds_are_told_together_and_once(inputs: Inputs) -> None:
     (inputs.train / "image" / "0_0.png").unlink()
     (inputs.untrained / "model").unlink()
-    job = train_job(inputs, 2, epochs=0, batch_size=1, sync_batch_norm="on")
+    job = train_job(inputs, 2, epochs=0, batch_size=1, sync_batch_norm=True)
     assert job.wait() == [1, 1]
     error = inputs.error()
     assert error is not None
     assert (error["ErrorId"], error["ErrorCode"]) == ("GreaterThan", 4)
     lines = str(error["Message"]).splitlines()
     assert len(lines) == len(set(lines)) == 4
-    assert "--sync-batch-norm on needs GPUs" in str(error["Message"])
+    assert "--sync-batch-norm true requires GPUs" in str(error["Message"])
     assert not inputs.trained.exists()
     assert "Traceback" not in job.log() + job.log(1)
 
@@ -204,7 +204,7 @@ def test_torchrun_starts_a_crashed_job_anew_and_it_goes_on(inputs: Inputs) -> No
         "batch_size": 4,
         "precision": "float32",
         "checkpoint_minutes": 0,
-        "scale_learning_rate": "off",
+        "scale_learning_rate": False,
     }
     job = train_job(inputs, 2, **flags)
     assert job.wait() == [0, 0], job.log()

@@ -56,7 +56,7 @@ def test_the_parameters_are_the_five_with_the_codes_ranges_and_defaults() -> Non
         assert entry["optional"] is definition.optional
         lowest = definition.at_least if definition.greater_than is None else definition.greater_than + 1
         assert entry.get("min") == lowest
-        assert entry["description"] == definition.description.split(' "none"')[0]
+        assert entry["description"] == definition.description.split(" none draws")[0]
 
 
 def test_the_ports_are_typed() -> None:

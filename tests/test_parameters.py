@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from train_pytorch_model.cli.parser import build_parser
+from train_pytorch_model.errors import UserError
 from train_pytorch_model.parameters import TrainingParameters
 
 
@@ -21,6 +23,7 @@ from train_pytorch_model.parameters import TrainingParameters
         ({"learning_rate": math.inf}, "NotInRangeValue", 8),
         ({"learning_rate": 1e39}, "NotInRangeValue", 8),
         ({"warmup_epochs": -1}, "GreaterThanOrEqualTo", 5),
+        ({"microbatch_size": 0}, "GreaterThan", 4),
     ],
 )
 def test_a_value_out_of_its_range_is_a_named_error(values: dict[str, float], error_id: str, code: int) -> None:
@@ -48,6 +51,75 @@ PORTS = ["--untrained-model-path", "u", "--train-data-path", "t", "--valid-data-
 def test_the_retired_modules_flags_still_work() -> None:
     parsed = build_parser().parse_args(["train", *PORTS, "--num-warmup-steps", "2", "--print-freq", "7"])
     assert (parsed.warmup_epochs, parsed.print_frequency) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "name", "value"),
+    [
+        ("--compile", "on", "cuda_graph", "on"),
+        ("--auto-batch-size", "on", "microbatch_size", "auto"),
+        ("--auto-batch-size", "off", "microbatch_size", "off"),
+        ("--scale-learning-rate", "off", "scale_learning_rate", False),
+        ("--sync-batch-norm", "on", "sync_batch_norm", True),
+    ],
+)
+def test_flags_and_values_of_version_0_1_still_work(flag: str, text: str, name: str, value: object) -> None:
+    assert getattr(build_parser().parse_args(["train", *PORTS, flag, text]), name) == value
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "value"),
+    [
+        *[("--sync-batch-norm", text, True) for text in ("true", "True", "on", "yes", "1")],
+        *[("--sync-batch-norm", text, False) for text in ("false", "False", "OFF", "no", "0")],
+        # YAML reads an unquoted `on` as a boolean, which Azure hands on as True.
+        *[("--cuda-graph", text, "on") for text in ("on", "True", "yes")],
+        *[("--cuda-graph", text, "off") for text in ("off", "False", "0")],
+        *[("--microbatch-size", text, "auto") for text in ("auto", "on", "True")],
+        *[("--microbatch-size", text, "off") for text in ("off", "False", "no")],
+        *[("--microbatch-size", text, int(text)) for text in ("1", "8")],
+        ("--report", "False", "off"),
+    ],
+)
+def test_booleans_and_words_have_the_usual_spellings(flag: str, text: str, value: object) -> None:
+    name = flag[2:].replace("-", "_")
+    assert getattr(build_parser().parse_args(["train", *PORTS, flag, text]), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("epochs", 2, 2),
+        ("epochs", np.int64(2), 2),
+        ("learning_rate", 1, 1.0),
+        ("learning_rate", np.float32(0.5), 0.5),
+        ("random_seed", None, None),
+        ("cuda_graph", True, "on"),
+        ("sync_batch_norm", False, False),
+        ("microbatch_size", 4, 4),
+    ],
+)
+def test_values_given_in_python_are_converted(name: str, value: object, expected: object) -> None:
+    parsed = getattr(TrainingParameters.parse({name: value}), name)
+    assert (parsed, type(parsed)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("epochs", "many", "epochs: expected an integer, but got 'many'."),
+        ("epochs", 1.5, "epochs: expected an integer, but got 1.5."),
+        ("epochs", True, "epochs: expected an integer, but got True."),
+        ("epochs", None, "epochs: expected an integer, but got None."),
+        ("sync_batch_norm", 2, "sync_batch_norm: expected true or false, but got 2."),
+        ("cuda_graph", "max", "cuda_graph: expected 'auto' or 'on' or 'off', but got 'max'."),
+        ("microbatch_size", "x", "microbatch_size: expected 'off' or 'auto' or an integer, but got 'x'."),
+    ],
+)
+def test_values_of_another_kind_are_named_errors(name: str, value: object, words: str) -> None:
+    with pytest.raises(UserError) as raised:
+        TrainingParameters.parse({name: value})
+    assert str(raised.value) == words
 
 
 @pytest.mark.parametrize("text", ["none", "None", "NONE"])

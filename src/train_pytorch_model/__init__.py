@@ -1,3 +1,3 @@
 """Train PyTorch Model: an image classifier from three typed ports and five parameters."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

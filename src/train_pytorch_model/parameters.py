@@ -1,13 +1,15 @@
-"""The module's parameters: names, ranges and defaults in one place.
+"""The training parameters: names, descriptions, ranges and defaults in one place.
 
-The command line, `module_spec.yaml` and the messages are all held against these definitions.
+The command line, the Python API, the specifications and the messages are built from these definitions or tested
+against them.
 """
 
 from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field, fields
-from typing import Any, Optional
+from numbers import Integral, Real
+from typing import Any, Optional, Union
 
 from train_pytorch_model.errors import (
     GreaterThanError,
@@ -19,8 +21,13 @@ from train_pytorch_model.errors import (
 
 # double.Epsilon, the smallest positive double: the documented lower end of the learning rate.
 SMALLEST_POSITIVE = 5e-324
-# The largest float32: weights could not be multiplied by more.
+# The largest float32: weights cannot be multiplied by more.
 LARGEST_FLOAT32 = 3.4028234663852886e38
+
+_TRUE = ("true", "on", "yes", "1")
+_FALSE = ("false", "off", "no", "0")
+
+Value = Union[bool, int, float, str, None]
 
 
 @dataclass(frozen=True)
@@ -30,24 +37,84 @@ class Definition:
     title: str
     """The name in the designer and in messages."""
     kind: type
-    """`int`, `float` or `str`."""
+    """`int`, `float`, `bool` or `str`."""
     description: str
+    group: str
+    """Heading in `--help`: "training", "speed", "resuming" or "output"."""
     greater_than: Optional[int] = None
     """Exclusive lower bound."""
     at_least: Optional[float] = None
     """Inclusive lower bound."""
-    designer: bool = True
-    """Whether it is one of the designer module's five."""
+    designer: bool = False
+    """Whether it is one of the designer module's five parameters."""
     aliases: tuple[str, ...] = ()
-    """Flags of the retired module that mean the same."""
+    """Older flags with the same meaning."""
     optional: bool = False
     """Whether "none" is a value."""
-    choices: tuple[str, ...] = ()
-    """The values of a text, the default first."""
+    words: tuple[str, ...] = ()
+    """The words that are values, the default first. A parameter of kind `int` takes numbers besides."""
+
+    def parse(self, value: object) -> Value:
+        """Convert a text, or a value given in Python, to a value of the parameter.
+
+        Booleans are `true` and `false`; `on`, `off`, `yes`, `no`, `1` and `0` are understood.
+
+        Raises:
+            ValueError: if `value` is no value of this kind. Ranges are checked by `faults`.
+        """
+        text = str(value).strip().lower() if isinstance(value, (str, bool)) else ""
+        if self.optional and (value is None or text == "none"):
+            return None
+        if self.words:
+            word = self._word(text)
+            if word is not None:
+                return word
+        if self.kind is bool and text in (*_TRUE, *_FALSE):
+            return text in _TRUE
+        if self.kind in (int, float) and not isinstance(value, bool):
+            number = self._number(value)
+            if number is not None:
+                return number
+        raise ValueError(f"expected {self.expected}, but got {value!r}")
+
+    def _word(self, text: str) -> Optional[str]:
+        """The word that `text` means; YAML turns `on` and `off` into booleans, which Azure writes as True and False."""
+        if text in self.words:
+            return text
+        if self.kind is not int or not text.isdigit():
+            if text in _TRUE:
+                return "on" if "on" in self.words else "auto" if self.kind is int else None
+            if text in _FALSE and "off" in self.words:
+                return "off"
+        return None
+
+    def _number(self, value: object) -> Union[int, float, None]:
+        if isinstance(value, str):
+            try:
+                return int(value) if self.kind is int else float(value)
+            except ValueError:
+                return None
+        if isinstance(value, Integral):
+            return int(value) if self.kind is int else float(value)
+        return float(value) if self.kind is float and isinstance(value, Real) else None
+
+    @property
+    def expected(self) -> str:
+        """The values in words, for messages."""
+        kinds = {int: "an integer", float: "a number", bool: "true or false", str: ""}
+        some = [*map(repr, self.words), *([kinds[self.kind]] if self.kind is not str else [])]
+        return " or ".join([*some, *(["none"] if self.optional else [])])
+
+    @property
+    def metavar(self) -> str:
+        """The values for `--help`: `INT`, `true|false`, `auto|on|off`, `off|auto|INT`."""
+        if self.kind is bool:
+            return "true|false"
+        return "|".join([*self.words, *([self.kind.__name__.upper()] if self.kind is not str else [])])
 
     def faults(self, value: Any) -> list[ModuleError]:
-        """The faults of `value`, none when it lies in the range."""
-        if value is None or self.choices:
+        """The errors for a value outside its range; empty if it lies in the range."""
+        if value is None or isinstance(value, (str, bool)):
             return []
         if isinstance(value, float) and abs(value) > LARGEST_FLOAT32:
             return [NotInRangeValueError(self.title, self.at_least, LARGEST_FLOAT32)]
@@ -65,169 +132,179 @@ def _parameter(default: Any, definition: Definition) -> Any:
 
 @dataclass(frozen=True)
 class TrainingParameters:
-    """How to train. The first five are the designer module's."""
+    """How to train. The first five are the parameters of the designer's module."""
 
-    epochs: int = _parameter(5, Definition("Epochs", int, "Passes over the whole training dataset.", greater_than=0))
-    """Passes over the whole training dataset, > 0."""
-    batch_size: int = _parameter(16, Definition("Batch size", int, "Training images in one batch.", greater_than=0))
-    """Training images in one batch, > 0."""
+    epochs: int = _parameter(
+        5,
+        Definition(
+            "Epochs",
+            int,
+            "Number of passes over the whole training dataset.",
+            "training",
+            greater_than=0,
+            designer=True,
+        ),
+    )
+    batch_size: int = _parameter(
+        16,
+        Definition(
+            "Batch size",
+            int,
+            "Number of training images in one batch, in each process.",
+            "training",
+            greater_than=0,
+            designer=True,
+        ),
+    )
     learning_rate: float = _parameter(
         0.001,
         Definition(
             "Learning rate",
             float,
             "Initial learning rate of the stochastic gradient descent optimizer.",
+            "training",
             at_least=SMALLEST_POSITIVE,
+            designer=True,
         ),
     )
-    """Initial learning rate, >= 5e-324 and within float32."""
     random_seed: Optional[int] = _parameter(
         1,
         Definition(
             "Random seed",
             int,
-            'Any integer: the same seed gives the same model. "none" on the command line: a new one each run.',
+            "Any integer. The same seed gives the same model. none draws a new seed for each run.",
+            "training",
+            designer=True,
             optional=True,
         ),
     )
-    """Any integer; None draws a new one each run."""
     patience: int = _parameter(
         3,
         Definition(
             "Patience",
             int,
-            "Epochs in a row without a new lowest validation loss before training stops early.",
+            "Number of consecutive epochs without a new lowest validation loss after which training stops early.",
+            "training",
             greater_than=0,
+            designer=True,
         ),
     )
-    """Epochs in a row without a new lowest validation loss before training stops, > 0."""
     warmup_epochs: int = _parameter(
         0,
         Definition(
             "Warmup epochs",
             int,
-            "Epochs over which the learning rate climbs to its value.",
+            "Number of epochs over which the learning rate increases to its initial value.",
+            "training",
             at_least=0,
-            designer=False,
             aliases=("--num-warmup-steps",),
         ),
     )
-    """Epochs over which the learning rate climbs to its value, >= 0."""
-    auto_batch_size: str = _parameter(
-        "off",
+    scale_learning_rate: bool = _parameter(
+        True,
+        Definition("Scale learning rate", bool, "Multiply the learning rate by the number of processes.", "training"),
+    )
+    sync_batch_norm: bool = _parameter(
+        False,
         Definition(
-            "Auto batch size",
-            str,
-            "Whether batches that the memory does not hold are learnt from in parts.",
-            designer=False,
-            choices=("off", "on"),
+            "Sync batch norm",
+            bool,
+            "Compute batch normalization over the batches of all processes. Requires GPUs.",
+            "training",
         ),
     )
-    """Whether batches that the memory does not hold are learnt from in parts, each image counting the same."""
-    print_frequency: int = _parameter(
-        10,
-        Definition(
-            "Print frequency",
-            int,
-            "Iterations between two lines of progress.",
-            greater_than=0,
-            designer=False,
-            aliases=("--print-freq",),
-        ),
-    )
-    """Iterations between two lines of progress, > 0."""
     image_store: str = _parameter(
         "auto",
         Definition(
             "Image store",
             str,
-            "Where images lie once they are decoded: on the GPU, in memory, in a file, or nowhere.",
-            designer=False,
-            choices=("auto", "device", "memory", "disk", "none"),
+            "Where to keep the decoded images: in GPU memory, in host memory, in a file on disk, or nowhere (images "
+            "are then decoded in every epoch). auto uses the fastest place with enough free space.",
+            "speed",
+            words=("auto", "device", "memory", "disk", "none"),
         ),
     )
-    """Where images lie once they are decoded; "auto" takes the fastest place that has the room."""
     precision: str = _parameter(
         "auto",
         Definition(
             "Precision",
             str,
-            "What training steps compute in.",
-            designer=False,
-            choices=("auto", "float32", "bfloat16", "float16"),
+            "Numeric precision of training steps. Weights and validation use float32.",
+            "speed",
+            words=("auto", "float32", "bfloat16", "float16"),
         ),
     )
-    """What training steps compute in; "auto" takes the fastest that trains as well. Validation is in float32."""
-    compile: str = _parameter(
+    cuda_graph: str = _parameter(
         "auto",
         Definition(
-            "Compile",
+            "CUDA graph",
             str,
-            "Whether steps run as one CUDA graph on a GPU.",
-            designer=False,
-            choices=("auto", "on", "off"),
+            "Replay training steps as one CUDA graph on a GPU. auto does so if the run has enough steps.",
+            "speed",
+            aliases=("--compile",),
+            words=("auto", "on", "off"),
         ),
     )
-    """Whether steps run as one CUDA graph on a GPU; "auto" where there are enough of them."""
-    scale_learning_rate: str = _parameter(
-        "on",
-        Definition(
-            "Scale learning rate",
-            str,
-            "Whether the learning rate is multiplied by the number of processes.",
-            designer=False,
-            choices=("on", "off"),
-        ),
-    )
-    """Whether the learning rate is multiplied by the number of processes, each of which takes a batch of its own."""
-    sync_batch_norm: str = _parameter(
+    microbatch_size: Union[int, str] = _parameter(
         "off",
         Definition(
-            "Sync batch norm",
-            str,
-            "Whether batch normalisation is over the batches of all processes; on GPUs.",
-            designer=False,
-            choices=("off", "on"),
+            "Microbatch size",
+            int,
+            "Split batches that do not fit in memory into microbatches and accumulate their gradients. auto finds the "
+            "largest size that fits; a number sets it.",
+            "speed",
+            greater_than=0,
+            aliases=("--auto-batch-size",),
+            words=("off", "auto"),
         ),
     )
-    """Whether batch normalisation is over the batches of all processes; on GPUs."""
-    checkpoint_minutes: float = _parameter(
-        10.0,
-        Definition(
-            "Checkpoint minutes",
-            float,
-            "Minutes between two checkpoints within an epoch.",
-            at_least=0,
-            designer=False,
-        ),
-    )
-    """Minutes between two checkpoints within an epoch, >= 0."""
     resume: str = _parameter(
         "auto",
         Definition(
             "Resume",
             str,
-            "Whether to go on from a checkpoint of the same training.",
-            designer=False,
-            choices=("auto", "never", "require"),
+            "Resume from the newest checkpoint: auto if it belongs to the same run, never, or require to fail if "
+            "there is none.",
+            "resuming",
+            words=("auto", "never", "require"),
         ),
     )
-    """Whether to go on from a checkpoint: "auto" where one of the same training is there."""
+    checkpoint_minutes: float = _parameter(
+        10.0,
+        Definition(
+            "Checkpoint minutes",
+            float,
+            "Number of minutes between two checkpoints within an epoch.",
+            "resuming",
+            at_least=0,
+        ),
+    )
+    print_frequency: int = _parameter(
+        10,
+        Definition(
+            "Print frequency",
+            int,
+            "Number of iterations between two progress lines in the log.",
+            "output",
+            greater_than=0,
+            aliases=("--print-freq",),
+        ),
+    )
     report: str = _parameter(
         "auto",
         Definition(
             "Report",
             str,
-            "What the report at the end shows: nothing at all, numbers and figures, or images too.",
-            designer=False,
-            choices=("auto", "off", "basic", "full"),
+            "Content of the report: off for none, basic for metrics and figures, full for images too. auto is basic "
+            "in an Azure job or a tracked run, and full elsewhere.",
+            "output",
+            words=("auto", "off", "basic", "full"),
         ),
     )
-    """What the report at the end shows: "basic" has no images; "auto" is "basic" in a job, else "full"."""
 
     @classmethod
     def definitions(cls) -> dict[str, Definition]:
-        """Field name to definition, in the order of the fields."""
+        """The definition of each parameter by its field name, in the order of the fields."""
         return {item.name: item.metadata["definition"] for item in fields(cls)}
 
     @classmethod
@@ -235,20 +312,42 @@ class TrainingParameters:
         """The default of the parameter called `name`."""
         return next(item.default for item in fields(cls) if item.name == name)
 
+    @classmethod
+    def parse(cls, values: dict[str, object]) -> TrainingParameters:
+        """Make parameters of texts or Python values.
+
+        Args:
+            values: field name to value; the defaults are used for those that are absent.
+
+        Raises:
+            UserError: naming every value that is of the wrong kind. Ranges are checked by `faults`.
+        """
+        definitions = cls.definitions()
+        parsed: dict[str, Any] = {}
+        wrong = []
+        for name, value in values.items():
+            try:
+                parsed[name] = definitions[name].parse(value)
+            except ValueError as error:
+                wrong.append(f"{name}: {error}.")
+        if wrong:
+            raise UserError(" ".join(wrong))
+        return cls(**parsed)
+
     def faults(self) -> list[ModuleError]:
-        """Every parameter out of its range, as the designer's errors, and those that exclude each other."""
+        """The designer's errors for every parameter out of its range, and for parameters that exclude each other."""
         faults = [
             fault for name, definition in self.definitions().items() for fault in definition.faults(getattr(self, name))
         ]
-        if self.auto_batch_size == self.sync_batch_norm == "on":
+        if self.microbatch_size != "off" and self.sync_batch_norm:
             faults.append(
                 UserError(
-                    "--sync-batch-norm on cannot normalise over batches that --auto-batch-size on takes in parts. "
-                    "Leave one of them off."
+                    "--sync-batch-norm true needs whole batches, but --microbatch-size "
+                    f"{self.microbatch_size} splits them. Set --sync-batch-norm false or --microbatch-size off."
                 )
             )
         return faults
 
     def seed(self) -> int:
-        """The seed of this run: the given one, or a fresh one of 32 bits."""
+        """The seed of this run: the given one, or a new one of 32 bits."""
         return secrets.randbits(32) if self.random_seed is None else self.random_seed

@@ -309,9 +309,11 @@ _INPUTS = (
 _SWITCHES = {
     "image-store": ("auto", "device", "memory", "disk", "none", "x"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
+    "cuda-graph": ("auto", "on", "off"),
     "compile": ("auto", "on", "off"),
-    "scale-learning-rate": ("on", "off"),
-    "sync-batch-norm": ("off", "on"),
+    "scale-learning-rate": ("true", "false", "on", "off"),
+    "sync-batch-norm": ("false", "true"),
+    "microbatch-size": ("off", "auto", "1", "2", "100", "0", "-1", "x"),
     "resume": ("auto", "never", "require"),
     "report": ("off", "off", "off", "off", "basic", "full"),
     "log-format": ("text", "json"),

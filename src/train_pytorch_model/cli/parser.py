@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported here: `--help` answers at once."""
+"""The command line parser. It imports nothing heavy, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from train_pytorch_model import __version__
-from train_pytorch_model.cli.flags import add_boolean, add_logging, flag_of, parse_seed
+from train_pytorch_model.cli.flags import add_boolean, add_logging, add_parameter, flag_of
 from train_pytorch_model.cli.modules import add_companions
 from train_pytorch_model.cli.pipelines import add_run_pipeline
 from train_pytorch_model.parameters import TrainingParameters
@@ -15,15 +15,16 @@ from train_pytorch_model.text.masking import masked
 
 EXPORT_FORMATS = ("mlflow", "onnx")
 PORT_FLAGS = {
-    "untrained_model_path": "Untrained model (UntrainedModelDirectory, or a trained ModelDirectory to train on from)",
-    "train_data_path": "Training dataset (ImageDirectory, or one folder a class)",
-    "valid_data_path": "Validation dataset (ImageDirectory, or one folder a class)",
-    "trained_model_path": "Trained model (ModelDirectory) to write",
+    "untrained_model_path": "Untrained model: an UntrainedModelDirectory, or a ModelDirectory to train further.",
+    "train_data_path": "Training dataset: an ImageDirectory, or a folder with one subfolder per class.",
+    "valid_data_path": "Validation dataset: an ImageDirectory, or a folder with one subfolder per class.",
+    "trained_model_path": "Folder to write the trained model (a ModelDirectory) to.",
 }
+_GROUPS = ("training", "speed", "resuming", "output")
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that repeats no secret when it says what is wrong; those of the commands are of its class."""
+    """A parser that masks secrets in its error messages. The subparsers of the commands are of this class too."""
 
     def error(self, message: str) -> NoReturn:
         super().error(masked(message))
@@ -51,7 +52,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "train",
         help="train a model",
-        description="Train a model and write it for Score Image Model.",
+        description="Train an image classifier and write it as a ModelDirectory for Score Image Model.",
         allow_abbrev=False,
     )
     _add_training_arguments(parser)
@@ -60,9 +61,9 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "check",
-        help="look at everything that train would take, and write nothing",
-        description="Check a training before it runs: with the arguments of train, and nothing is written. The exit "
-        "code is 0 when it can begin, and 1 when there is something to mend.",
+        help="check the inputs, the settings and the memory of a training run, and write nothing",
+        description="Check a training run before it starts. Takes the arguments of train and writes nothing. "
+        "The exit code is 0 if training can start and 1 if there are problems.",
         allow_abbrev=False,
     )
     _add_training_arguments(parser)
@@ -70,40 +71,36 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
     for name, description in PORT_FLAGS.items():
-        parser.add_argument(flag_of(name), type=Path, required=True, metavar="DIR", help=description)
+        data.add_argument(flag_of(name), type=Path, required=True, metavar="DIR", help=description)
+    add_boolean(data, "skip_unreadable_images", "Skip images that cannot be read, and list them.")
+    add_boolean(data, "trust_model_code", "Allow the untrained model to import any code.")
+    groups = {title: parser.add_argument_group(title) for title in _GROUPS}
     for name, definition in TrainingParameters.definitions().items():
-        parser.add_argument(
-            flag_of(name),
-            *definition.aliases,
-            dest=name,
-            type=parse_seed if definition.optional else definition.kind,
-            default=TrainingParameters.default(name),
-            choices=definition.choices or None,
-            metavar="|".join(definition.choices) or definition.kind.__name__.upper(),
-            help=f"{definition.description} Default: %(default)s.",
-        )
-    parser.add_argument(
+        add_parameter(groups[definition.group], name, definition, TrainingParameters.default(name))
+    groups["resuming"].add_argument(
+        "--checkpoint-path",
+        type=Path,
+        metavar="DIR",
+        help="Folder for checkpoints. Default: checkpoints in --outputs-path.",
+    )
+    output = groups["output"]
+    output.add_argument(
         "--outputs-path",
         type=Path,
         default=Path("outputs"),
         metavar="DIR",
-        help="Folder for metrics and reports; Azure uploads ./outputs of a job. Default: %(default)s.",
+        help="Folder for metrics and the report. An Azure job uploads ./outputs. Default: %(default)s.",
     )
-    parser.add_argument(
-        "--checkpoint-path",
-        type=Path,
-        metavar="DIR",
-        help="Folder for checkpoints, from which an interrupted run goes on. Default: checkpoints in --outputs-path.",
-    )
-    add_boolean(parser, "skip_unreadable_images", "Leave out images that cannot be read, and list them.")
-    add_boolean(parser, "trust_model_code", "Let the untrained model name any code to import.")
-    parser.add_argument(
+    output.add_argument(
         "--export",
         action="append",
         choices=EXPORT_FORMATS,
         default=[],
         metavar="|".join(EXPORT_FORMATS),
-        help="Write the model in one more form beside its own; may stand several times.",
+        help="Also write the trained model in this format. Can be given several times.",
     )
-    add_boolean(parser, "include_samples", "Ship three training images inside the trained model.")
+    add_boolean(
+        output, "include_samples", "Store three training images in the trained model, as the retired module did."
+    )

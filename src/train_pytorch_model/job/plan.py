@@ -20,7 +20,7 @@ def make_plan(prepared: Prepared, settings: Settings, world: World) -> Plan:
     """Choose what the settings leave open."""
     parameters = settings.parameters
     num_steps = parameters.epochs * (len(prepared.train) // parameters.batch_size)
-    is_scaled = parameters.scale_learning_rate == "on"
+    is_scaled = parameters.scale_learning_rate
     return Plan(
         num_classes=len(prepared.train_data.images.classes),
         epochs=parameters.epochs,
@@ -33,15 +33,15 @@ def make_plan(prepared: Prepared, settings: Settings, world: World) -> Plan:
         precision=choose_precision(parameters.precision, world.device, prepared.network),
         memory_format=prepared.memory_format,
         captured=is_captured(
-            parameters.compile,
+            parameters.cuda_graph,
             world.device,
             num_steps,
             is_known=prepared.description.is_known,
             is_alone=world.is_alone,
         ),
-        sync_batch_norm=parameters.sync_batch_norm == "on",
+        sync_batch_norm=parameters.sync_batch_norm,
         has_unused=not prepared.description.is_known,
-        auto_batch_size=parameters.auto_batch_size == "on",
+        auto_batch_size=parameters.microbatch_size != "off",
     )
 
 

@@ -231,10 +231,10 @@ def check_counts(settings: Settings, world: World, train: Scanned | None, faults
                 f"{world.world_size} processes were started for {num_images} training images, and each needs at least "
                 "one. Start fewer processes."
             )
-    if parameters.sync_batch_norm == "on" and not world.is_alone and world.device.type != "cuda":
+    if parameters.sync_batch_norm and not world.is_alone and world.device.type != "cuda":
         with faults.collecting():
             raise UserError(
-                "--sync-batch-norm on needs GPUs: PyTorch has no such normalisation for CPUs. Leave it off."
+                "--sync-batch-norm true requires GPUs: PyTorch has no synchronized batch normalization for CPUs."
             )
 
 

@@ -34,9 +34,9 @@ def is_captured(wanted: str, device: torch.device, num_steps: int, *, is_known: 
         is_alone: whether one process trains. What several exchange within a step is left out of graphs.
     """
     if wanted == "on" and device.type != "cuda":
-        logger.warning("--compile on: there are no CUDA graphs on a CPU; steps run one by one.")
+        logger.warning("--cuda-graph on: there are no CUDA graphs on a CPU; steps run one by one.")
     if wanted == "on" and not is_alone:
-        logger.warning("--compile on: with several processes there are no CUDA graphs; steps run one by one.")
+        logger.warning("--cuda-graph on: with several processes there are no CUDA graphs; steps run one by one.")
     if device.type != "cuda" or wanted == "off" or not is_alone:
         return False
     return wanted == "on" or (is_known and num_steps >= _MIN_STEPS)

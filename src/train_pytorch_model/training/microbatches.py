@@ -48,7 +48,7 @@ def out_of_memory(error: BaseException, batch_size: int) -> ModuleOutOfMemoryErr
     else:
         advice = (
             f"Lower the batch size (it is {batch_size}) to {fitting}, which fits; or keep it and have it learnt from "
-            "in parts, with --auto-batch-size on"
+            "in microbatches, with --microbatch-size auto"
         )
     return ModuleOutOfMemoryError(f"{first_line(error)}. {advice}, or keep the images elsewhere with --image-store.")
 
