@@ -8,6 +8,7 @@ import pytest
 
 from tests.making import write_class_folders
 from train_pytorch_model.designer_core import load_image_directory
+from train_pytorch_model.errors import UserError
 
 
 def test_names_that_others_have_put_back_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,9 +17,11 @@ def test_names_that_others_have_put_back_stay(tmp_path: Path, monkeypatch: pytes
     assert collections.Iterable is list  # type: ignore[attr-defined]
 
 
-def test_a_release_without_code_is_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_designer_core_is_reported_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "azureml.studio.core.io.image_directory", None)
-    with pytest.raises(
-        ImportError, match=r"azureml-designer-core 0\.0\.86 is needed, but .* Release 0\.0\.87 .* is empty"
-    ):
+    with pytest.raises(UserError) as raised:
         load_image_directory(tmp_path)
+    assert str(raised.value).startswith("azureml-designer-core 0.0.86 is required, but azureml.studio.core.io")
+    assert str(raised.value).endswith("python -m pip install --no-deps azureml-designer-core==0.0.86")

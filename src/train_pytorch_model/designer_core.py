@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ImageFile, PngImagePlugin
 
+from train_pytorch_model.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -28,6 +30,7 @@ _MODEL_META = "azureml.designer.core.model.model_spec.builtin_model_meta"
 _STATE_DICT_MODEL = "azureml.designer.core.model.builtin_models.pytorch.state_dict"
 
 MODEL_SPEC_FILE = "model_spec.yaml"
+INSTALL_COMMAND = "python -m pip install --no-deps azureml-designer-core==0.0.86"
 
 
 @contextmanager
@@ -57,9 +60,9 @@ def _import(module: str) -> Any:
         with _names_of_older_libraries():
             return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(
-            f"azureml-designer-core 0.0.86 is needed, but {module} cannot be imported: {error}. "
-            "Release 0.0.87 of it is empty: install the versions that requirements.lock or conda_env.yaml name."
+        raise UserError(
+            f"azureml-designer-core 0.0.86 is required, but {module} cannot be imported: {error}. "
+            f"Install it without its pins, which no current Python can meet: {INSTALL_COMMAND}"
         ) from error
     finally:
         root.handlers[:] = handlers

@@ -139,6 +139,23 @@ def conda() -> Path:
     return python
 
 
+def installed(version: str) -> Path:
+    """Python of a new environment that holds what `pip install .` brings, at the locked versions.
+
+    Args:
+        version: of Python, such as "3.12".
+    """
+    folder = VENVS / f"installed-{version}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    python = folder / "bin" / "python"
+    _run(UV, "venv", "--quiet", "--python", _require(version), folder)
+    # The command is `pip install .`; uv links the packages that other environments hold too.
+    constraints = ("-c", ROOT / "requirements.lock")
+    _run(UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *constraints, ROOT)
+    return python
+
+
 def _synced(name: str, base: Path) -> Path:
     lock = HERE / f"{name}.lock"
     folder, fresh = _prepare(name, lock.read_bytes())
