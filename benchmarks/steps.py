@@ -20,9 +20,9 @@ from train_pytorch_model.data.placement import choose_place
 from train_pytorch_model.distributed.device import choose_device
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.ports.labelled_images import read_labelled_images
-from train_pytorch_model.training.callbacks import Listener
+from train_pytorch_model.training.callbacks import Callback
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
-from train_pytorch_model.training.graph import CapturedStep, is_captured
+from train_pytorch_model.training.graph import CapturedStep, use_cuda_graph
 from train_pytorch_model.training.loop import Plan, train_epoch
 from train_pytorch_model.training.precision import choose_precision
 from train_pytorch_model.training.state import TrainingState
@@ -61,13 +61,13 @@ def _make_ours(case: Case, path: Path) -> tuple[Callable[[], int], Callable[[], 
         precision = choose_precision("auto", device, network)
         plan = Plan(NUM_CLASSES, 10, case.batch_size, _LEARNING_RATE, 0, 10, 1, 10, precision, torch.channels_last)
         step = TrainingStep(network, NUM_CLASSES, device, plan.memory_format, precision)
-        is_graph = is_captured("auto", device, num_steps=1000, is_known=True)
+        is_graph = use_cuda_graph("auto", device, num_steps=1000, is_known=True)
         runs.append((step, CapturedStep(step, case.batch_size) if is_graph else step, plan))
 
     def ours() -> int:
         step, run_step, plan = runs[0]
         step.begin_epoch(_LEARNING_RATE)
-        train_epoch(TrainingState(step, BestModel(), EarlyStopping(1)), run_step, store, plan, world, Listener())
+        train_epoch(TrainingState(step, BestModel(), EarlyStopping(1)), run_step, store, plan, world, Callback())
         return len(store) // case.batch_size
 
     pixels = torch.randint(0, 256, (case.batch_size, case.size, case.size, 3), dtype=torch.uint8, device=device)

@@ -12,7 +12,7 @@ from torch import nn
 from tests.test_loop import Recorder, make_images, make_plan
 from train_pytorch_model.distributed.launch import read_launch
 from train_pytorch_model.distributed.world import connected
-from train_pytorch_model.training.callbacks import NoKeeper
+from train_pytorch_model.training.callbacks import NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import fit
 
@@ -30,7 +30,7 @@ def main() -> None:
     with connected(read_launch(os.environ), print) as world:
         plan = make_plan(epochs=4, batch_size=batch_size // world.world_size)
         valid = make_images(37, seed=1)
-        fit(make_network(), make_images(num_images), valid, plan, world, best, recorder, NoKeeper())
+        fit(make_network(), make_images(num_images), valid, plan, world, best, recorder, NoCheckpointer())
         if world.is_main:
             torch.save(
                 {

@@ -54,11 +54,11 @@ def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield pixels, torch.randint(0, 3, (14,), generator=generator)
 
 
-@pytest.mark.parametrize("part_size", [13, 7, 4, 3, 2])
-def test_a_batch_in_parts_is_the_same_step(part_size: int) -> None:
+@pytest.mark.parametrize("microbatch_size", [13, 7, 4, 3, 2])
+def test_a_batch_in_parts_is_the_same_step(microbatch_size: int) -> None:
     whole = make_step(plain())
     parts = make_step(copy.deepcopy(whole.network))
-    parts.part_size = part_size
+    parts.microbatch_size = microbatch_size
     for pixels, labels in batches():
         for step in (whole, parts):
             step.begin_epoch(0.1)
@@ -101,7 +101,7 @@ def test_parts_are_halved_until_they_fit_and_nothing_is_learnt(takes: int, expec
     size, reason = largest_part(step, images(), 14, CPU)
     assert size == expected
     assert bool(reason) == (takes < 14)
-    assert step.part_size is None
+    assert step.microbatch_size is None
     assert all(torch.equal(value, before[key]) for key, value in step.network.state_dict().items())
     assert all(parameter.grad is None for parameter in step.network.parameters())
     if expected:
@@ -127,12 +127,12 @@ def test_a_process_tries_no_more_than_its_share_of_few_images() -> None:
     step = make_step(Hungry(7, MemoryError()))
     # Of 14 images, each of two processes sees 7, whatever the batch size.
     fit_to_memory(step, images(), 64, OneOf(world_size=2), in_parts=False)
-    assert step.part_size is None
+    assert step.microbatch_size is None
     with pytest.raises(BatchTooLargeError) as raised:
         fit_to_memory(step, images(), 64, World(), in_parts=False)
     assert raised.value.fitting == 7
     fit_to_memory(step, images(), 64, OneOf(world_size=2), in_parts=True)
-    assert step.part_size == 64  # by which validation goes too
+    assert step.microbatch_size == 64  # by which validation goes too
 
 
 def test_another_fault_is_not_taken_for_memory() -> None:
@@ -163,9 +163,9 @@ def test_a_run_that_goes_on_takes_the_parts_of_before_where_they_fit(
     now: int | None, then: int | None, expected: int | None
 ) -> None:
     states = [TrainingState(make_step(plain()), BestModel(), EarlyStopping(3)) for _ in range(2)]
-    states[0].step.part_size, states[1].step.part_size = then, now
-    states[1].restore(states[0].capture(World()), World())
-    assert states[1].step.part_size == expected
+    states[0].step.microbatch_size, states[1].step.microbatch_size = then, now
+    states[1].restore(states[0].snapshot(World()), World())
+    assert states[1].step.microbatch_size == expected
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ from train_pytorch_model.training.step import TrainingStep
 add_gradients = TrainingStep._add_gradients
 def add_or_fail(step, forward, pixels, labels, weight):
     # The second process has less memory than the first.
-    if os.environ["RANK"] == "1" and (step.part_size or len(labels)) > 3:
+    if os.environ["RANK"] == "1" and (step.microbatch_size or len(labels)) > 3:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")
     add_gradients(step, forward, pixels, labels, weight)
 TrainingStep._add_gradients = add_or_fail

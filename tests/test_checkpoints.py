@@ -13,9 +13,9 @@ import torch
 
 from tests.jobs import results
 from tests.making import Inputs, error_text
-from train_pytorch_model.checkpoints import keeper
+from train_pytorch_model.checkpoints import writer
 from train_pytorch_model.checkpoints.folder import CheckpointFolder, DamagedCheckpointError, read_checkpoint
-from train_pytorch_model.checkpoints.keeper import CheckpointKeeper
+from train_pytorch_model.checkpoints.writer import CheckpointWriter
 from train_pytorch_model.distributed.interruption import Interruption
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.job import run as training_run
@@ -100,15 +100,15 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path: Path, monkeypatch: pytes
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(keeper.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(writer.time, "monotonic", lambda: self.now)
 
 
-def make_keeper(path: Path, minutes: float, **how: Any) -> CheckpointKeeper:
-    return CheckpointKeeper(CheckpointFolder(path), minutes, {}, Interruption(print), **how)
+def make_writer(path: Path, minutes: float, **how: Any) -> CheckpointWriter:
+    return CheckpointWriter(CheckpointFolder(path), minutes, {}, Interruption(print), **how)
 
 
 def when_due(
-    kept: CheckpointKeeper, clock: Clock, seconds: int, *, at_epoch_end: bool, capture: float = 0.0
+    kept: CheckpointWriter, clock: Clock, seconds: int, *, at_epoch_end: bool, capture: float = 0.0
 ) -> list[int]:
     """The seconds at which a checkpoint is written, asked every second."""
 
@@ -121,7 +121,7 @@ def when_due(
         clock.now = 1000.0 + second
         if kept.is_due(at_epoch_end=at_epoch_end):
             due.append(second)
-            kept.keep(take)
+            kept.save(take)
             kept.wait()
             clock.now = 1000.0 + second
     return due
@@ -144,13 +144,13 @@ def test_checkpoints_come_at_their_interval_and_at_the_ends_of_epochs_half_a_min
 ) -> None:
     clock = Clock(monkeypatch)
     monkeypatch.setattr(CheckpointFolder, "write", lambda self, content: self.path)
-    assert when_due(make_keeper(tmp_path, minutes), clock, 1200, at_epoch_end=at_epoch_end) == due
+    assert when_due(make_writer(tmp_path, minutes), clock, 1200, at_epoch_end=at_epoch_end) == due
 
 
 def test_slow_ones_come_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     monkeypatch.setattr(CheckpointFolder, "write", lambda self, content: self.path)
-    kept = make_keeper(tmp_path, 10)
+    kept = make_writer(tmp_path, 10)
     due = when_due(kept, clock, 600, at_epoch_end=True, capture=2.0)
     assert kept.blocked_seconds == pytest.approx(2.0 * len(due))
     # Two seconds of waiting need a hundred of training.
@@ -158,10 +158,10 @@ def test_slow_ones_come_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_other_processes_neither_ask_nor_write(tmp_path: Path) -> None:
-    kept = make_keeper(tmp_path, 0, is_main=False)
+    kept = make_writer(tmp_path, 0, is_main=False)
     assert not kept.is_due(at_epoch_end=True)
     captured = []
-    kept.keep(lambda: captured.append(1) or {})
+    kept.save(lambda: captured.append(1) or {})
     assert captured == [1]  # what it has goes to the first process
     kept.finish()
     assert names(tmp_path) == []
@@ -362,14 +362,14 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, inputs: Inputs, num_polls: int, 
     """Stop as SIGTERM does, the `num_polls`-th time that the training looks."""
     looks = []
 
-    class Asked(CheckpointKeeper):
+    class Asked(CheckpointWriter):
         @property
         def is_stop_requested(self) -> bool:
             looks.append(1)
             return len(looks) == num_polls
 
     with monkeypatch.context() as patched:
-        patched.setattr(training_run, "CheckpointKeeper", Asked)
+        patched.setattr(training_run, "CheckpointWriter", Asked)
         assert inputs.fit(**{**FLAGS, **flags}) == 75
 
 

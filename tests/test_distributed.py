@@ -25,7 +25,7 @@ from train_pytorch_model.distributed.device import find_shared_gpus
 from train_pytorch_model.distributed.launch import Launch
 from train_pytorch_model.distributed.world import World, connected
 from train_pytorch_model.errors import UserError
-from train_pytorch_model.training.graph import is_captured
+from train_pytorch_model.training.graph import use_cuda_graph
 
 # From the fault of one process to the end of the last.
 END_SECONDS = 30
@@ -194,8 +194,8 @@ def test_two_processes_on_one_gpu_are_named() -> None:
 
 def test_graphs_hold_no_exchange_between_processes() -> None:
     gpu = torch.device("cuda")
-    assert is_captured("auto", gpu, 100, is_known=True)
-    assert not is_captured("on", gpu, 100, is_known=True, is_alone=False)
+    assert use_cuda_graph("auto", gpu, 100, is_known=True)
+    assert not use_cuda_graph("on", gpu, 100, is_known=True, is_alone=False)
 
 
 def test_torchrun_starts_a_crashed_job_anew_and_it_goes_on(inputs: Inputs) -> None:

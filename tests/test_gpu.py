@@ -17,7 +17,7 @@ from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.image_store import ImageStore, decode_all
 from train_pytorch_model.distributed.device import choose_device
 from train_pytorch_model.distributed.world import World
-from train_pytorch_model.training.callbacks import NoKeeper
+from train_pytorch_model.training.callbacks import NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.graph import CapturedStep
 from train_pytorch_model.training.loop import fit, train_epoch
@@ -42,7 +42,7 @@ def run(
     built = torchvision.models.get_model(network, num_classes=4).to(device)
     values = {"precision": choose_precision("auto", device, built), "memory_format": torch.channels_last, **plan}
     recorder, best = Recorder(), BestModel()
-    fit(built, store, store, make_plan(**values), World(device=device), best, recorder, NoKeeper())
+    fit(built, store, store, make_plan(**values), World(device=device), best, recorder, NoCheckpointer())
     return recorder, best
 
 
@@ -69,7 +69,7 @@ def test_a_graph_gives_the_same_weights_as_steps_one_by_one(
     device = choose_device()
     store = make_store(tmp_path, place, device)
     with caplog.at_level(logging.INFO):
-        plain, captured, again = (run(store, device, network, captured=flag)[1] for flag in (False, True, True))
+        plain, captured, again = (run(store, device, network, cuda_graph=flag)[1] for flag in (False, True, True))
     assert caplog.text.count("run as one CUDA graph") == 2
     for key, value in plain.state.items():
         assert torch.equal(captured.state[key], value)
@@ -133,7 +133,7 @@ def test_what_no_graph_can_hold_trains_on_step_by_step(caplog: pytest.LogCapture
 def test_a_batch_that_the_gpu_does_not_hold_is_told_of_and_taken_in_parts(captured: bool, tmp_path: Path) -> None:
     device = choose_device()
     store = make_store(tmp_path, "memory", device)
-    large = {"batch_size": 84, "epochs": 1, "captured": captured}
+    large = {"batch_size": 84, "epochs": 1, "cuda_graph": captured}
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     run(store, device, **large)
@@ -147,7 +147,7 @@ def test_a_batch_that_the_gpu_does_not_hold_is_told_of_and_taken_in_parts(captur
         assert caught.value.fitting is not None
         assert 0 < caught.value.fitting < 84
         torch.cuda.empty_cache()
-        _, best = run(store, device, auto_batch_size=True, **large)
+        _, best = run(store, device, microbatch_size="auto", **large)
         assert best.epoch == 1
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)

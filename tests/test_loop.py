@@ -15,7 +15,7 @@ from train_pytorch_model.data.batches import shuffled
 from train_pytorch_model.data.image_store import DecodedImages
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
-from train_pytorch_model.training.callbacks import Keeper, Listener, NoKeeper
+from train_pytorch_model.training.callbacks import Callback, Checkpointer, NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import DivergedError, Plan, fit
 from train_pytorch_model.training.precision import Precision
@@ -52,7 +52,7 @@ def make_plan(**values: Any) -> Plan:
     return Plan(**{**defaults, **values})
 
 
-class Recorder(Listener):
+class Recorder(Callback):
     def __init__(self) -> None:
         self.losses: list[float | None] = []
         self.records: list[EpochRecord] = []
@@ -68,10 +68,10 @@ class Recorder(Listener):
 
 
 def run(
-    network: nn.Module, plan: Plan, train: DecodedImages, valid: DecodedImages, keeper: Keeper | None = None
+    network: nn.Module, plan: Plan, train: DecodedImages, valid: DecodedImages, checkpointer: Checkpointer | None = None
 ) -> tuple[Recorder, BestModel, bool]:
     recorder, best = Recorder(), BestModel()
-    stopped = fit(network, train, valid, plan, World(), best, recorder, keeper or NoKeeper())
+    stopped = fit(network, train, valid, plan, World(), best, recorder, checkpointer or NoCheckpointer())
     return recorder, best, stopped
 
 

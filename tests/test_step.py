@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.test_loop import CPU, Recorder, make_images, make_network, make_plan
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
-from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, is_captured
+from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, use_cuda_graph
 from train_pytorch_model.training.loop import train_epoch
 from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.state import TrainingState
@@ -83,7 +83,7 @@ def test_replayed_steps_equal_steps_one_by_one(fault: str, caplog: pytest.LogCap
 def test_steps_are_captured_on_a_gpu_where_it_pays(
     wanted: str, device: str, num_steps: int, is_known: bool, captured: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert is_captured(wanted, torch.device(device), num_steps, is_known=is_known) is captured
+    assert use_cuda_graph(wanted, torch.device(device), num_steps, is_known=is_known) is captured
     assert ("no CUDA graphs on a CPU" in caplog.text) is (wanted == "on" and device == "cpu")
 
 

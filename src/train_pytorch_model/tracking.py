@@ -15,13 +15,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from train_pytorch_model.text.wording import finite
-from train_pytorch_model.training.callbacks import Listener
+from train_pytorch_model.training.callbacks import Callback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
+    from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def open_tracking() -> Tracking:
         return Tracking()
 
 
-class MetricsLog(Listener):
+class MetricsLog(Callback):
     """Hears of epochs and writes them down."""
 
     def __init__(self, outputs_path: Path, tracking: Tracking) -> None:
@@ -248,35 +248,3 @@ class MetricsLog(Listener):
     def _append(self, name: str, values: dict[str, Any]) -> None:
         with (self._outputs_path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(values)) + "\n")
-
-
-class Listeners(Listener):
-    """Several listeners as one."""
-
-    def __init__(self, *listeners: Listener) -> None:
-        self._listeners = listeners
-
-    def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
-        """Pass it on."""
-        for listener in self._listeners:
-            listener.training_resumed(records)
-
-    def epoch_started(self, epoch: int, num_iterations: int) -> None:
-        """Pass it on."""
-        for listener in self._listeners:
-            listener.epoch_started(epoch, num_iterations)
-
-    def iteration_done(self, epoch: int, iteration: int, reading: Reading | None) -> None:
-        """Pass it on."""
-        for listener in self._listeners:
-            listener.iteration_done(epoch, iteration, reading)
-
-    def validation_done(self, epoch: int, batch: int, num_batches: int) -> None:
-        """Pass it on."""
-        for listener in self._listeners:
-            listener.validation_done(epoch, batch, num_batches)
-
-    def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
-        """Pass it on."""
-        for listener in self._listeners:
-            listener.epoch_done(record, timing)

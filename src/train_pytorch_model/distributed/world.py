@@ -114,11 +114,11 @@ class World:
         torch.distributed.all_gather_object(values, value, group=self._control)
         return values
 
-    def share(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What process 0 gives."""
         return value if self.is_alone else self._broadcast_object(value, 0, self._control)
 
-    def share_on_node(self, value: T) -> T:
+    def broadcast_on_node(self, value: T) -> T:
         """What the leader of this node gives."""
         return value if len(self.node) == 1 else self._broadcast_object(value, self.node[0], self._node_group)
 

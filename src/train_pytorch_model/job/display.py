@@ -14,7 +14,7 @@ from rich.text import Text
 
 from train_pytorch_model.console.logs import log_progress
 from train_pytorch_model.distributed.device import gpu_memory
-from train_pytorch_model.training.callbacks import Listener
+from train_pytorch_model.training.callbacks import Callback
 from train_pytorch_model.training.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _USUAL_TRAINING_SHARE = 0.85
 _UNKNOWN = "-:--:-- left"
 
 
-class TrainingDisplay(Listener):
+class TrainingDisplay(Callback):
     """Shows how far a training is, and how well it does.
 
     The block of a `with` statement is what it shows live.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.training.graph import is_captured
+from train_pytorch_model.training.graph import use_cuda_graph
 from train_pytorch_model.training.loop import Plan
 from train_pytorch_model.training.precision import choose_precision
 
@@ -32,7 +32,7 @@ def make_plan(prepared: Prepared, settings: Settings, world: World) -> Plan:
         print_frequency=parameters.print_frequency,
         precision=choose_precision(parameters.precision, world.device, prepared.network),
         memory_format=prepared.memory_format,
-        captured=is_captured(
+        cuda_graph=use_cuda_graph(
             parameters.cuda_graph,
             world.device,
             num_steps,
@@ -41,7 +41,7 @@ def make_plan(prepared: Prepared, settings: Settings, world: World) -> Plan:
         ),
         sync_batch_norm=parameters.sync_batch_norm,
         has_unused=not prepared.description.is_known,
-        auto_batch_size=parameters.microbatch_size != "off",
+        microbatch_size=parameters.microbatch_size,
     )
 
 

@@ -147,7 +147,7 @@ def prepare(settings: Settings, world: World, display: ProgressDisplay) -> Prepa
                 shared = maker.share([train, valid], wanted, files)
             train, valid = maker.datasets
         if len(world.node) > 1:
-            train, valid, shared = world.share_on_node((train, valid, shared))
+            train, valid, shared = world.broadcast_on_node((train, valid, shared))
             stores = shared.open(world.device) if shared else stores
             if not world.is_leader:
                 built = _build(model, train, valid, settings, faults)

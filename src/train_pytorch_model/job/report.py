@@ -26,7 +26,7 @@ from train_pytorch_model.report.contents import (
 )
 from train_pytorch_model.text.masking import masked
 from train_pytorch_model.text.wording import bytes_in_words, seconds_in_words
-from train_pytorch_model.training.callbacks import Listener
+from train_pytorch_model.training.callbacks import Callback
 from train_pytorch_model.training.predictions import predict
 from train_pytorch_model.training.state import load_weights
 
@@ -57,7 +57,7 @@ _SEARCH_PART = 0.2
 _MAX_PROBABILITIES = 50_000_000
 
 
-class History(Listener):
+class History(Callback):
     """Keeps what the epochs came to."""
 
     def __init__(self) -> None:
@@ -236,7 +236,7 @@ def _facts(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]]]
                 ("Processes", str(training.world_size)),
                 ("Precision", str(plan.precision)),
                 ("Image store", prepared.image_store),
-                ("CUDA graph", "where the network allows it" if plan.captured else "no"),
+                ("CUDA graph", "where the network allows it" if plan.cuda_graph else "no"),
                 ("Learning rate at its highest", f"{plan.learning_rate:g}"),
                 ("This run", seconds_in_words(training.seconds)),
             ],

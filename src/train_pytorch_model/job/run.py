@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from train_pytorch_model.checkpoints.folder import CheckpointFolder
-from train_pytorch_model.checkpoints.keeper import CheckpointKeeper
 from train_pytorch_model.checkpoints.resume import choose_start, drawn_before
+from train_pytorch_model.checkpoints.writer import CheckpointWriter
 from train_pytorch_model.console.logs import kept_warnings
 from train_pytorch_model.console.progress import ProgressDisplay
 from train_pytorch_model.data.decoding import UnreadableImageError
@@ -38,7 +38,8 @@ from train_pytorch_model.job.report import (
 from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory
 from train_pytorch_model.ports.trained_model import write_trained_model
 from train_pytorch_model.report.contents import REPORT_FOLDER, remove_report
-from train_pytorch_model.tracking import METRICS_FILE, Listeners, MetricsLog
+from train_pytorch_model.tracking import METRICS_FILE, MetricsLog
+from train_pytorch_model.training.callbacks import CallbackList
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import DivergedError, fit
 from train_pytorch_model.training.microbatches import BatchTooLargeError, out_of_memory
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.errors import ModuleError
     from train_pytorch_model.evaluation.records import EpochRecord
     from train_pytorch_model.tracking import Tracking
-    from train_pytorch_model.training.callbacks import Listener
+    from train_pytorch_model.training.callbacks import Callback
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class _Run:
         self._started = time.perf_counter()
         self._best = BestModel()
         self._prepared: Prepared | None = None
-        self._keeper: CheckpointKeeper | None = None
+        self._keeper: CheckpointWriter | None = None
         self._finished: FinishedTraining | None = None
         self._is_cuda = False
 
@@ -120,7 +121,7 @@ class _Run:
         folder = CheckpointFolder(settings.checkpoint_path)
         candidate = folder.newest() if world.is_main and parameters.resume != "never" else None
         if parameters.random_seed is None:
-            settings = replace(settings, seed=world.share(drawn_before(candidate, settings.seed)))
+            settings = replace(settings, seed=world.broadcast(drawn_before(candidate, settings.seed)))
             logger.info("Random seed %d was drawn for this run; --random-seed %d repeats it.", *[settings.seed] * 2)
         prepared = self._prepared = prepare(settings, world, ProgressDisplay(self._console))
         plan = make_plan(prepared, settings, world)
@@ -129,7 +130,7 @@ class _Run:
         differing = {name for other in world.gather(fingerprint) for name in other if other[name] != fingerprint[name]}
         if differing:
             raise UserError(f"The processes do not train the same. They differ in: {', '.join(sorted(differing))}.")
-        keeper = self._keeper = CheckpointKeeper(
+        keeper = self._keeper = CheckpointWriter(
             folder,
             parameters.checkpoint_minutes,
             {"fingerprint": fingerprint, "seed": settings.seed},
@@ -138,12 +139,14 @@ class _Run:
         )
         if world.is_main:
             is_required = parameters.resume == "require"
-            keeper.start = choose_start(folder, candidate, fingerprint, parameters.epochs, is_required=is_required)
-        keeper.has_start = world.share(keeper.start is not None)
+            keeper.resume_from = choose_start(
+                folder, candidate, fingerprint, parameters.epochs, is_required=is_required
+            )
+        keeper.is_resuming = world.broadcast(keeper.resume_from is not None)
         del candidate
         display = TrainingDisplay(self._console, parameters.epochs, parameters.patience, world.device)
         history = History()
-        listeners: list[Listener] = [history, display]
+        listeners: list[Callback] = [history, display]
         if world.is_main:
             # What an earlier run left there must not pass for this run's.
             self._remove_earlier()
@@ -157,7 +160,7 @@ class _Run:
                 plan,
                 world,
                 self._best,
-                Listeners(*listeners),
+                CallbackList(*listeners),
                 keeper,
             )
         if keeper.blocked_seconds:

@@ -97,7 +97,7 @@ def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned
     if not faults.faults:
         prepared = assemble(inspected, stores, maker.place)
         plan = make_plan(prepared, settings, world)
-        chosen = Chosen(name_of_device(world.device), str(plan.precision), maker.place, plan.captured)
+        chosen = Chosen(name_of_device(world.device), str(plan.precision), maker.place, plan.cuda_graph)
         start = _start(prepared, settings, plan, world, faults)
         free = free_bytes(world.device)
         try:

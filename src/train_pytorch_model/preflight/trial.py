@@ -58,7 +58,7 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
     before = _memory_in_use(device)
     network = prepared.network.to(device)
     step = TrainingStep(network, plan.num_classes, device, plan.memory_format, plan.precision)
-    if plan.auto_batch_size:
+    if plan.microbatch_size == "auto":
         fit_to_memory(step, prepared.train, plan.batch_size, world, in_parts=True)
     step.begin_epoch(plan.learning_rate)
     shares = training_shares(shuffled(len(prepared.train), plan.seed, 1), plan.batch_size)[:2]
@@ -66,14 +66,14 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
     batches = list(prepared.train.batches([share.indices for share in shares], device))
 
     def time_steps() -> float:
-        return _time(CapturedStep(step, plan.batch_size) if plan.captured else step, batches, device)
+        return _time(CapturedStep(step, plan.batch_size) if plan.cuda_graph else step, batches, device)
 
     step_seconds = run_with_advice(time_steps, step, prepared.train, plan.batch_size, world)
     network.eval()
 
     @torch.no_grad()
     def validate(pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        at_once = step.part_size or plan.batch_size
+        at_once = step.microbatch_size or plan.batch_size
         for part, part_labels in zip(torch.split(pixels, at_once), torch.split(labels, at_once)):
             logits_and_loss(network(normalised(part, plan.memory_format)), part_labels)
 

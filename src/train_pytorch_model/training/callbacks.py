@@ -1,4 +1,4 @@
-"""Whom the training loop speaks with while it runs."""
+"""The interfaces through which the training loop reports progress and saves checkpoints."""
 
 from __future__ import annotations
 
@@ -10,60 +10,95 @@ if TYPE_CHECKING:
     from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
 
 
-class Listener:
-    """Who hears of progress; whoever wants to hear of something takes the method of it."""
+class Callback:
+    """Receives the events of a training; subclasses override the methods that they need."""
 
     def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
-        """Training goes on after epochs that an earlier run has done."""
+        """Called once when training resumes, with the epochs that an earlier run completed."""
 
     def epoch_started(self, epoch: int, num_iterations: int) -> None:
-        """Epoch `epoch`, from 1, begins or goes on."""
+        """Called when epoch `epoch`, counted from 1, starts or resumes."""
 
     def iteration_done(self, epoch: int, iteration: int, reading: Reading | None) -> None:
-        """Iteration `iteration`, from 1, is done; there is a reading every `print_frequency` iterations."""
+        """Called after each iteration, counted from 1; every `print_frequency` iterations with a reading."""
 
     def validation_done(self, epoch: int, batch: int, num_batches: int) -> None:
-        """Batch `batch`, from 1, of this process's validation batches is done."""
+        """Called after each validation batch of this process, counted from 1."""
 
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
-        """An epoch is trained and validated."""
+        """Called after an epoch has been trained and validated."""
 
 
-class Keeper(Protocol):
-    """Who keeps checkpoints."""
+class CallbackList(Callback):
+    """Passes each event to several callbacks, in order."""
 
-    start: Optional[dict[str, Any]]
-    """The checkpoint to go on from; of process 0, the others may have none."""
-    has_start: bool
-    """Whether there is one; the same in all processes."""
+    def __init__(self, *callbacks: Callback) -> None:
+        self._callbacks = callbacks
+
+    def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
+        """See `Callback`."""
+        for callback in self._callbacks:
+            callback.training_resumed(records)
+
+    def epoch_started(self, epoch: int, num_iterations: int) -> None:
+        """See `Callback`."""
+        for callback in self._callbacks:
+            callback.epoch_started(epoch, num_iterations)
+
+    def iteration_done(self, epoch: int, iteration: int, reading: Reading | None) -> None:
+        """See `Callback`."""
+        for callback in self._callbacks:
+            callback.iteration_done(epoch, iteration, reading)
+
+    def validation_done(self, epoch: int, batch: int, num_batches: int) -> None:
+        """See `Callback`."""
+        for callback in self._callbacks:
+            callback.validation_done(epoch, batch, num_batches)
+
+    def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
+        """See `Callback`."""
+        for callback in self._callbacks:
+            callback.epoch_done(record, timing)
+
+
+class Checkpointer(Protocol):
+    """Decides when to save a checkpoint, and saves it.
+
+    A `snapshot` function copies the state of the training and returns the copy; see `TrainingState.snapshot`.
+    """
+
+    resume_from: Optional[dict[str, Any]]
+    """The snapshot to resume from. Only rank 0 needs to have it."""
+    is_resuming: bool
+    """Whether training resumes from a snapshot; the same in all processes."""
 
     @property
     def is_stop_requested(self) -> bool:
-        """Whether to stop after a checkpoint; all processes do when one is asked to."""
+        """Whether to save a checkpoint and stop. When one process is asked to stop, all processes do."""
 
     def is_due(self, *, at_epoch_end: bool) -> bool:
-        """Whether a checkpoint is wanted now; process 0's answer counts."""
+        """Return whether to save a checkpoint now; only rank 0's answer counts."""
 
-    def keep(self, capture: Callable[[], dict[str, Any]]) -> None:
-        """Write a checkpoint while training goes on. All processes call it, and process 0 writes."""
+    def save(self, snapshot: Callable[[], dict[str, Any]]) -> None:
+        """Save a checkpoint while training continues. All processes call it; rank 0 writes the file."""
 
-    def stop(self, capture: Callable[[], dict[str, Any]]) -> None:
-        """Write a checkpoint, likewise, and raise what ends the run."""
+    def save_and_stop(self, snapshot: Callable[[], dict[str, Any]]) -> None:
+        """Save a checkpoint and raise the error that ends the run. All processes call it; rank 0 writes the file."""
 
 
-class NoKeeper:
-    """Keeps nothing."""
+class NoCheckpointer:
+    """Saves no checkpoints."""
 
-    start: Optional[dict[str, Any]] = None
-    has_start = False
+    resume_from: Optional[dict[str, Any]] = None
+    is_resuming = False
     is_stop_requested = False
 
     def is_due(self, *, at_epoch_end: bool) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
-    def keep(self, capture: Callable[[], dict[str, Any]]) -> None:
-        """Not called."""
+    def save(self, snapshot: Callable[[], dict[str, Any]]) -> None:
+        """Do nothing; never called, because no checkpoint is ever due."""
 
-    def stop(self, capture: Callable[[], dict[str, Any]]) -> None:
-        """Not called."""
+    def save_and_stop(self, snapshot: Callable[[], dict[str, Any]]) -> None:
+        """Do nothing; never called, because no stop is ever requested."""

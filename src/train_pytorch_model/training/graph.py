@@ -22,7 +22,7 @@ Replay = Callable[[], None]
 Capture = Callable[[Callable[[], None]], Replay]
 
 
-def is_captured(wanted: str, device: torch.device, num_steps: int, *, is_known: bool, is_alone: bool = True) -> bool:
+def use_cuda_graph(wanted: str, device: torch.device, num_steps: int, *, is_known: bool, is_alone: bool = True) -> bool:
     """Whether steps are to run as a CUDA graph, and a line in the log when that is not what was asked for.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 import torch
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.data.image_store import ImageStore
     from train_pytorch_model.distributed.world import World
-    from train_pytorch_model.training.callbacks import Keeper, Listener
+    from train_pytorch_model.training.callbacks import Callback, Checkpointer
     from train_pytorch_model.training.precision import Precision
 
 # Without gradients a batch takes less memory, and a GPU does more of them at once for the same time.
@@ -48,14 +48,15 @@ class Plan:
     precision: Precision
     """Of training; validation is in float32, so that it says what Score Image Model will."""
     memory_format: torch.memory_format = torch.contiguous_format
-    captured: bool = False
+    cuda_graph: bool = False
     """Whether steps run as a CUDA graph."""
     sync_batch_norm: bool = False
     """Whether batch normalisation is over the batches of all processes."""
     has_unused: bool = False
     """Whether a step may leave out some of the weights."""
-    auto_batch_size: bool = False
-    """Whether batches that the memory does not hold are learnt from in parts."""
+    microbatch_size: Union[int, str] = "off"
+    """"off": a batch must fit in memory. "auto": split batches into the largest microbatches that fit, and accumulate
+    their gradients. N: split every batch into microbatches of at most N images."""
 
 
 class DivergedError(Exception):
@@ -74,8 +75,8 @@ def fit(
     plan: Plan,
     world: World,
     best: BestModel,
-    listener: Listener,
-    keeper: Keeper,
+    callback: Callback,
+    checkpointer: Checkpointer,
 ) -> bool:
     """Train until the epochs are over or the validation loss stops falling.
 
@@ -88,8 +89,8 @@ def fit(
         plan: how.
         world: who trains, and where.
         best: takes the best weights, in process 0, as they come, so that they are at hand whatever ends the training.
-        listener: hears of progress.
-        keeper: keeps checkpoints, and has the one to go on from.
+        callback: hears of progress.
+        checkpointer: keeps checkpoints, and has the one to go on from.
 
     Returns:
         Whether training stopped early.
@@ -98,8 +99,8 @@ def fit(
         DivergedError: when the training loss is not finite.
         BatchTooLargeError: when a step takes more memory than there is.
     """
-    if keeper.start is not None:
-        load_weights(network, keeper.start["network"])
+    if checkpointer.resume_from is not None:
+        load_weights(network, checkpointer.resume_from["network"])
     step = TrainingStep(
         network,
         plan.num_classes,
@@ -109,19 +110,19 @@ def fit(
         lambda network: world.parallel(network, sync_batch_norm=plan.sync_batch_norm, has_unused=plan.has_unused),
     )
     # Nothing can be tried any more once processes wait for each other, nor alone where all normalise together.
-    if plan.auto_batch_size or not (world.is_alone or plan.sync_batch_norm):
-        fit_to_memory(step, train, plan.batch_size, world, in_parts=plan.auto_batch_size)
+    if plan.microbatch_size == "auto" or not (world.is_alone or plan.sync_batch_norm):
+        fit_to_memory(step, train, plan.batch_size, world, in_parts=plan.microbatch_size == "auto")
     if not world.is_alone:
         share = training_shares(shuffled(len(train), 0, 0), plan.batch_size, world.rank, world.world_size)[0]
         step.rehearse(*next(iter(train.batches([share.indices], world.device))))
     state = TrainingState(step, best, EarlyStopping(plan.patience))
-    if keeper.has_start:
-        state.restore(keeper.start, world)
-        keeper.start = None  # as large as three models
-        listener.training_resumed(state.records)
+    if checkpointer.is_resuming:
+        state.restore(checkpointer.resume_from, world)
+        checkpointer.resume_from = None  # as large as three models
+        callback.training_resumed(state.records)
     return run_with_advice(
         # Made where nothing outlives its failure.
-        lambda: _Fit(step, train, valid, plan, world, listener, keeper, state).run(),
+        lambda: _Fit(step, train, valid, plan, world, callback, checkpointer, state).run(),
         step,
         train,
         plan.batch_size,
@@ -139,18 +140,18 @@ class _Fit:
         valid: ImageStore,
         plan: Plan,
         world: World,
-        listener: Listener,
-        keeper: Keeper,
+        callback: Callback,
+        checkpointer: Checkpointer,
         state: TrainingState,
     ) -> None:
         self._step = step
-        self._run_step = CapturedStep(step, plan.batch_size) if plan.captured else step
+        self._run_step = CapturedStep(step, plan.batch_size) if plan.cuda_graph else step
         self._train = train
         self._valid = valid
         self._plan = plan
         self._world = world
-        self._listener = listener
-        self._keeper = keeper
+        self._callback = callback
+        self._checkpointer = checkpointer
         self._state = state
 
     def run(self) -> bool:
@@ -160,9 +161,9 @@ class _Fit:
             state.records.append((record, timing))
             state.epoch, state.iteration, state.seconds = record.epoch + 1, 0, 0.0
             state.stopping.update(record.valid_loss)
-            self._listener.epoch_done(record, timing)
-            if self._world.share(self._keeper.is_due(at_epoch_end=True)):
-                self._keeper.keep(self._capture)
+            self._callback.epoch_done(record, timing)
+            if self._world.broadcast(self._checkpointer.is_due(at_epoch_end=True)):
+                self._checkpointer.save(self._snapshot)
         return state.stopping.is_over and state.epoch <= plan.epochs
 
     def _run_epoch(self) -> tuple[EpochRecord, EpochTiming]:
@@ -174,12 +175,12 @@ class _Fit:
         else:
             # Dropout and its like draw from the global generator: seeded anew, an epoch depends on nothing before it.
             torch.manual_seed(derive_seed(plan.seed, f"epoch of {world.rank}" if world.rank else "epoch", epoch))
-        trained = train_epoch(state, self._run_step, self._train, plan, world, self._listener, self._between_steps)
+        trained = train_epoch(state, self._run_step, self._train, plan, world, self._callback, self._between_steps)
         # What batch normalisation has seen differs between processes; the model is process 0's.
         world.copy_from_main(self._step.network.buffers())
         started = time.perf_counter()
         validated = evaluate(
-            self._step.network, self._valid, plan, world, self._step.part_size, self._between_validations
+            self._step.network, self._valid, plan, world, self._step.microbatch_size, self._between_validations
         )
         valid_seconds = time.perf_counter() - started
         network = self._step.network if world.is_main else None
@@ -202,24 +203,24 @@ class _Fit:
         return record, timing
 
     def _between_validations(self, batch: int, num_batches: int) -> None:
-        self._listener.validation_done(self._state.epoch, batch, num_batches)
+        self._callback.validation_done(self._state.epoch, batch, num_batches)
         self._between_steps()
 
     def _between_steps(self, has_diverged: bool = False) -> None:
         """Do what all processes must do together."""
-        state, keeper = self._state, self._keeper
+        state, checkpointer = self._state, self._checkpointer
         is_due, is_stop, diverged = self._world.any_of(
-            (keeper.is_due(at_epoch_end=False), keeper.is_stop_requested, has_diverged)
+            (checkpointer.is_due(at_epoch_end=False), checkpointer.is_stop_requested, has_diverged)
         )
         if diverged:
             raise DivergedError(state.epoch, state.iteration)
         if is_stop:
-            keeper.stop(self._capture)
+            checkpointer.save_and_stop(self._snapshot)
         if is_due:
-            keeper.keep(self._capture)
+            checkpointer.save(self._snapshot)
 
-    def _capture(self) -> dict[str, Any]:
-        return self._state.capture(self._world)
+    def _snapshot(self) -> dict[str, Any]:
+        return self._state.snapshot(self._world)
 
 
 def train_epoch(
@@ -228,7 +229,7 @@ def train_epoch(
     train: ImageStore,
     plan: Plan,
     world: World,
-    listener: Listener,
+    callback: Callback,
     between_steps: Callable[[bool], None] = lambda has_diverged: None,
 ) -> Averages:
     """Learn from every image once, or from those that are left of the epoch.
@@ -239,13 +240,13 @@ def train_epoch(
         train: images to learn from.
         plan: how.
         world: who trains, and where.
-        listener: hears of progress.
+        callback: hears of progress.
         between_steps: called after each step with whether the loss is no longer finite.
     """
     step = state.step
     order = shuffled(len(train), plan.seed, state.epoch)
     shares = training_shares(order, plan.batch_size, world.rank, world.world_size)
-    listener.epoch_started(state.epoch, len(shares))
+    callback.epoch_started(state.epoch, len(shares))
     left: list[Share] = shares[state.iteration :]
     batches = train.batches([share.indices for share in left], world.device)
     started, before = time.perf_counter(), state.seconds
@@ -265,7 +266,7 @@ def train_epoch(
                 loss, _, num_right, _, num_images = numbers
                 rate = num_images * world.world_size / state.seconds
                 reading = Reading(loss, num_right / num_images, step.learning_rate, rate)
-            listener.iteration_done(state.epoch, iteration, reading)
+            callback.iteration_done(state.epoch, iteration, reading)
         between_steps(has_diverged)
     return step.sums.read(world)
 
@@ -276,7 +277,7 @@ def evaluate(
     images: ImageStore,
     plan: Plan,
     world: World,
-    part_size: int | None = None,
+    microbatch_size: int | None = None,
     between_batches: Callable[[int, int], None] = lambda batch, num_batches: None,
 ) -> Averages:
     """Loss and accuracy over all images, each counted once, in float32 and evaluation mode.
@@ -286,13 +287,13 @@ def evaluate(
         images: of which each process takes every `world_size`-th batch.
         plan: how.
         world: who does it.
-        part_size: images that the memory holds in training, where it holds no whole batch.
+        microbatch_size: images that the memory holds in training, where it holds no whole batch.
         between_batches: called after each batch, as often in every process, with its number from 1 and how many
             there are.
     """
     network.eval()
     sums = RunningSums.zero(plan.num_classes, world.device)
-    batch_size = part_size or plan.batch_size * (_VALIDATION_BATCHES_ON_GPU if world.device.type == "cuda" else 1)
+    batch_size = microbatch_size or plan.batch_size * (_VALIDATION_BATCHES_ON_GPU if world.device.type == "cuda" else 1)
     batches = torch.split(torch.arange(len(images)), batch_size)
     delivered = iter(images.batches(batches[world.rank :: world.world_size], world.device))
     num_batches = math.ceil(len(batches) / world.world_size)

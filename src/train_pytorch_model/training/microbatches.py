@@ -73,7 +73,7 @@ def fit_to_memory(step: TrainingStep, images: ImageStore, batch_size: int, world
     if not size or not (in_parts or size == largest):
         raise BatchTooLargeError(reason, size)
     if in_parts:
-        step.part_size = batch_size if size == largest else size
+        step.microbatch_size = batch_size if size == largest else size
     if size < largest:
         logger.warning(
             "A batch of %d images takes more memory than there is. It is learnt from in parts of %d: the step is that "
@@ -137,16 +137,16 @@ def run_with_advice(
         reason = first_line(error)
     # Out of the handler, whose error holds all that the step has made.
     _free(world.device)
-    is_known = world.is_alone and step.part_size is None
+    is_known = world.is_alone and step.microbatch_size is None
     raise BatchTooLargeError(reason, largest_part(step, images, batch_size, world.device)[0] if is_known else None)
 
 
 def _fault_of(
-    step: TrainingStep, pixels: torch.Tensor, labels: torch.Tensor, part_size: int, *, with_copies: bool
+    step: TrainingStep, pixels: torch.Tensor, labels: torch.Tensor, microbatch_size: int, *, with_copies: bool
 ) -> str:
     """What the allocator says when a batch is learnt from in such parts; "" when it goes through."""
     fault = ""
-    before, step.part_size = step.part_size, part_size
+    before, step.microbatch_size = step.microbatch_size, microbatch_size
     try:
         reserve = _copies_of_weights(step, pixels.device) if with_copies else None  # noqa: F841
         step.rehearse(pixels, labels, alone=True)
@@ -155,7 +155,7 @@ def _fault_of(
             raise
         fault = first_line(error)
     finally:
-        step.part_size = before
+        step.microbatch_size = before
     if fault:
         _free(pixels.device)
     return fault

@@ -42,7 +42,7 @@ class TrainingState:
     records: list[tuple[EpochRecord, EpochTiming]] = field(default_factory=list)
     """Of the epochs before."""
 
-    def capture(self, world: World) -> dict[str, Any]:
+    def snapshot(self, world: World) -> dict[str, Any]:
         """Copy everything to the CPU. All processes call it; the copies of process 0 are the ones to keep.
 
         Returns:
@@ -64,7 +64,7 @@ class TrainingState:
             "network": _copied(self.step.network.state_dict()),
             "momentum": [buffer.to("cpu", copy=True) for buffer in self.step.momentum],
             "scaler": self.step.scaler.state_dict(),
-            "part_size": self.step.part_size,
+            "part_size": self.step.microbatch_size,
             "best": {"epoch": self.best.epoch, "top1_acc": self.best.top1_acc, "valid_loss": self.best.valid_loss},
             "best_state": dict(self.best.state),  # on the CPU, and never written to
             "stopping": {"lowest_loss": self.stopping.lowest_loss, "num_bad_epochs": self.stopping.num_bad_epochs},
@@ -73,24 +73,24 @@ class TrainingState:
         }
 
     def restore(self, saved: dict[str, Any] | None, world: World) -> None:
-        """Go back to where `capture` was called. All processes call it, the others without what process 0 has.
+        """Go back to where `snapshot` was called. All processes call it, the others without what process 0 has.
 
         The weights are in the network already, and with several processes the same in all of them.
 
         Args:
-            saved: from `capture`; of process 0.
+            saved: from `snapshot`; of process 0.
             world: the processes, as many as there were.
         """
-        common = world.share({key: value for key, value in (saved or {}).items() if key not in _OF_MAIN_ALONE})
+        common = world.broadcast({key: value for key, value in (saved or {}).items() if key not in _OF_MAIN_ALONE})
         momentum = self.step.momentum
         with torch.no_grad():
             for buffer, values in zip(momentum, saved["momentum"] if saved else ()):
                 buffer.copy_(values)
         world.copy_from_main(momentum)
         self.step.scaler.load_state_dict(common["scaler"])
-        if self.step.part_size and common.get("part_size"):
+        if self.step.microbatch_size and common.get("part_size"):
             # The same parts give the same bits, where the memory holds them still.
-            self.step.part_size = min(self.step.part_size, common["part_size"])
+            self.step.microbatch_size = min(self.step.microbatch_size, common["part_size"])
         self.epoch, self.iteration, self.seconds = common["epoch"], common["iteration"], common["seconds"]
         for name, value in common["best"].items():
             setattr(self.best, name, value)

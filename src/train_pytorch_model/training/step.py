@@ -77,7 +77,7 @@ class TrainingStep:
         self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         """Of the last batch."""
-        self.part_size: int | None = None
+        self.microbatch_size: int | None = None
         """Images of a batch that are learnt from at a time, where the memory holds no more; None for all."""
         self._forward = parallel(self.network)
         self.sums = RunningSums.zero(num_classes, device)
@@ -156,7 +156,7 @@ class TrainingStep:
         self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor, weight: float
     ) -> None:
         """Forward, loss and backward, part by part; each image counts the same."""
-        num_parts = _num_parts(len(labels), self.part_size or len(labels))
+        num_parts = _num_parts(len(labels), self.microbatch_size or len(labels))
         parts = zip(pixels.tensor_split(num_parts), labels.tensor_split(num_parts))
         self.loss.zero_()
         for number, (part, part_labels) in enumerate(parts, start=1):
@@ -175,6 +175,6 @@ class TrainingStep:
             self.sums.add(loss.detach(), logits.detach(), part_labels)
 
 
-def _num_parts(num_images: int, part_size: int) -> int:
+def _num_parts(num_images: int, microbatch_size: int) -> int:
     """Parts of a batch; none is of a single image, over which nothing can be normalised, unless the batch is."""
-    return max(1, min(-(-num_images // part_size), num_images // 2))
+    return max(1, min(-(-num_images // microbatch_size), num_images // 2))

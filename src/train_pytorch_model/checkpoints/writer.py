@@ -21,7 +21,7 @@ _CLOSEST_SECONDS = 30.0
 _LARGEST_SHARE = 0.02
 
 
-class CheckpointKeeper:
+class CheckpointWriter:
     """Writes checkpoints in a thread of its own, while training goes on."""
 
     def __init__(
@@ -42,9 +42,9 @@ class CheckpointKeeper:
             interruption: says when to stop.
             is_main: whether this process writes.
         """
-        self.start: dict[str, Any] | None = None
+        self.resume_from: dict[str, Any] | None = None
         """The checkpoint to go on from, in the process that writes, until the training has it."""
-        self.has_start = False
+        self.is_resuming = False
         """Whether there is one; the same in all processes."""
         self.blocked_seconds = 0.0
         """That training has waited."""
@@ -73,10 +73,10 @@ class CheckpointKeeper:
         self._is_asked = time.monotonic() - self._last >= interval
         return self._is_asked
 
-    def keep(self, capture: Callable[[], dict[str, Any]]) -> None:
-        """Write what `capture` gives while training goes on."""
+    def save(self, snapshot: Callable[[], dict[str, Any]]) -> None:
+        """Write what `snapshot` gives while training goes on."""
         started = time.monotonic()
-        state = capture()
+        state = snapshot()
         if not self._is_main:
             return
         self.wait()
@@ -87,14 +87,14 @@ class CheckpointKeeper:
         self._last_blocked = self._last - started
         self.blocked_seconds += self._last_blocked
 
-    def stop(self, capture: Callable[[], dict[str, Any]]) -> None:
-        """Write what `capture` gives and end the run.
+    def save_and_stop(self, snapshot: Callable[[], dict[str, Any]]) -> None:
+        """Write what `snapshot` gives and end the run.
 
         Raises:
             InterruptedRunError: always.
         """
         self._interruption.extend()
-        state = capture()
+        state = snapshot()
         last = ""
         if self._is_main:
             self.wait()
