@@ -13,7 +13,7 @@ from sklearn import metrics
 
 from tests import environments
 from tests.making import Inputs, error_code, error_text, run_here, run_retired_tool
-from train_pytorch_model.modules.evaluate_model import calibration_error, compute_metrics
+from train_pytorch_model.evaluation.metrics import calibration_error, compute_metrics
 from train_pytorch_model.ports.scored_table import write_scored_table
 
 

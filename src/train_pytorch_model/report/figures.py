@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from train_pytorch_model.evaluation.metrics import reliability
 from train_pytorch_model.evaluation.plots import (
     MAX_NAMED,
     draw_confusion_matrix,
     draw_reliability,
     drawable_names,
 )
-from train_pytorch_model.modules.evaluate_model import reliability
 from train_pytorch_model.report.contents import CALIBRATION, CLASS_COUNTS, CONFUSION_MATRIX, LEARNING_CURVES
 
 if TYPE_CHECKING:

@@ -61,12 +61,6 @@ class EpochRow:
     train_images_per_second: Optional[float]
 
 
-def confusion_of(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts of each true class (row) and predicted class (column): int of shape (C, C)."""
-    counts = np.bincount(truth.astype(np.int64) * num_classes + predicted, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
-
-
 def class_rows(report: Report, per_class: Mapping[str, Mapping[str, Any]], confusion: np.ndarray) -> list[ClassRow]:
     """One row a class, in the model's order.
 

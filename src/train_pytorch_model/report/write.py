@@ -15,7 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from train_pytorch_model import __version__
-from train_pytorch_model.modules.evaluate_model import compute_metrics, reliability
+from train_pytorch_model.evaluation.metrics import compute_metrics, confusion_matrix, reliability
 from train_pytorch_model.report import figures
 from train_pytorch_model.report.contents import (
     CALIBRATION,
@@ -31,7 +31,6 @@ from train_pytorch_model.report.tables import (
     Pair,
     class_rows,
     confused_pairs,
-    confusion_of,
     epoch_rows,
     time_facts,
 )
@@ -76,7 +75,7 @@ def write_report(report: Report, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     # The areas under curves would take longer than the rest of the report.
     metrics = compute_metrics(report.truth, report.probabilities, report.classes, with_areas=False)
-    confusion = confusion_of(report.truth, report.probabilities.argmax(axis=1), len(report.classes))
+    confusion = confusion_matrix(report.truth, report.probabilities.argmax(axis=1), len(report.classes))
     _write_sheets(report, metrics, confusion, folder)
     figures.draw_figures(report, confusion, metrics["expected_calibration_error"], folder)
     pairs = confused_pairs(confusion, report.classes)
