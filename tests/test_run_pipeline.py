@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -286,6 +287,17 @@ def test_a_broken_pipeline_is_told_of_before_anything_runs(fault: str, tmp_path:
     assert words in message(tmp_path)
 
 
+def test_a_cycle_of_steps_is_an_error(tmp_path: Path) -> None:
+    component(tmp_path / "it.yaml", "run ${{inputs.i}} ${{outputs.o}}", {"i": FOLDER}, ("o",))
+    sources = {"a": "b", "b": "a", "after": "a"}
+    jobs = {
+        name: {"component": "it.yaml", "inputs": {"i": f"${{{{parent.jobs.{source}.outputs.o}}}}"}}
+        for name, source in sources.items()
+    }
+    assert run(pipeline(tmp_path / "pipeline.yaml", dict(jobs)), tmp_path) == 1
+    assert re.search("the jobs (a -> b -> a|b -> a -> b) form a cycle", message(tmp_path))
+
+
 def test_what_is_wrong_with_an_input_of_the_pipeline_is_told_before_anything_runs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -357,7 +369,7 @@ def test_only_a_folder_of_an_earlier_run_is_written_into(two_steps: Path, tmp_pa
     (tmp_path / "run" / "outputs" / "result").mkdir(parents=True)
     (tmp_path / "run" / "outputs" / "result" / "mine.txt").write_text("mine")
     assert run(two_steps, tmp_path) == 1
-    assert "no earlier run's" in message(tmp_path)
+    assert "not from an earlier run" in message(tmp_path)
     assert (tmp_path / "run" / "outputs" / "result" / "mine.txt").read_text() == "mine"
 
 
@@ -422,7 +434,7 @@ def test_a_folder_that_another_run_is_at_work_in_is_left_alone(two_steps: Path, 
     with (tmp_path / "run" / ".pipeline-run").open("a") as mark:
         fcntl.flock(mark, fcntl.LOCK_EX)
         assert run(two_steps, tmp_path, "--force") == 1
-    assert "Another run is at work" in message(tmp_path)
+    assert "Another run is using" in message(tmp_path)
     assert run(two_steps, tmp_path, "--force") == 0
 
 

@@ -108,26 +108,27 @@ def _run(arguments: argparse.Namespace, console: Console, ending: _Ending, launc
     elif arguments.command == "run-pipeline":
         _run_pipeline(arguments, console)
     else:
-        from train_pytorch_model.modules.entry import COMPANIONS
+        from train_pytorch_model.modules.entry import MODULES
         from train_pytorch_model.ports.output_directory import make_outputs_folder
 
         make_outputs_folder(arguments.outputs_path)
-        COMPANIONS[arguments.command](arguments, console, ending.tracking)
+        MODULES[arguments.command](arguments, console, ending.tracking)
     return 0
 
 
 def _run_pipeline(arguments: argparse.Namespace, console: Console) -> None:
     from train_pytorch_model.console.progress import ProgressDisplay
-    from train_pytorch_model.pipelines.run_pipeline import run_pipeline
+    from train_pytorch_model.pipelines.run_pipeline import run_pipeline, terminated_as_interrupted
 
-    run_pipeline(
-        arguments.pipeline,
-        dict(arguments.inputs),
-        arguments.output_path,
-        display=ProgressDisplay(console),
-        dry_run=arguments.dry_run,
-        force=arguments.force,
-    )
+    with terminated_as_interrupted():
+        run_pipeline(
+            arguments.pipeline,
+            inputs=dict(arguments.inputs),
+            output_path=arguments.output_path,
+            dry_run=arguments.dry_run,
+            force=arguments.force,
+            display=ProgressDisplay(console),
+        )
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

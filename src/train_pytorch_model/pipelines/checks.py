@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from graphlib import CycleError
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.pipelines.command_template import optional_inputs, placeholders, required_inputs
@@ -166,11 +167,8 @@ def _faults_of_source(source: Source, port: Port, pipeline: Pipeline) -> list[st
 
 
 def _faults_of_order(pipeline: Pipeline) -> list[str]:
-    done: set[str] = set()
-    while True:
-        ready = {name for name, step in pipeline.steps.items() if (step.needs & set(pipeline.steps)) <= done} - done
-        if not ready:
-            break
-        done |= ready
-    circle = sorted(set(pipeline.steps) - done)
-    return [f"{pipeline.path}: the jobs {', '.join(circle)} wait for each other"] if circle else []
+    try:
+        pipeline.sorter().prepare()
+    except CycleError as error:
+        return [f"{pipeline.path}: the jobs {' -> '.join(error.args[1])} form a cycle"]
+    return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -121,6 +122,25 @@ class Pipeline:
     """None where a value must be given."""
     outputs: tuple[str, ...]
     steps: dict[str, Step]
+
+    def sorter(self) -> TopologicalSorter[str]:
+        """Return a new sorter of the names of the steps; its `prepare` raises an error for a cycle."""
+        return TopologicalSorter({name: sorted(step.needs & set(self.steps)) for name, step in self.steps.items()})
+
+    def generations(self) -> list[list[str]]:
+        """Group the names of the steps: each step only depends on steps of earlier groups.
+
+        Raises:
+            graphlib.CycleError: if steps depend on each other.
+        """
+        order = list(self.steps)
+        sorter, groups = self.sorter(), []
+        sorter.prepare()
+        while sorter.is_active():
+            ready = sorter.get_ready()
+            groups.append(sorted(ready, key=order.index))
+            sorter.done(*ready)
+        return groups
 
 
 def read_pipeline(path: Path) -> Pipeline:

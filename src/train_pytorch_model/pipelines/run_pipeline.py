@@ -28,11 +28,11 @@ from train_pytorch_model.pipelines.definition import (
     StepOutput,
     read_pipeline,
 )
-from train_pytorch_model.pipelines.graph_picture import draw_graph
+from train_pytorch_model.pipelines.graph_plot import draw_graph
 from train_pytorch_model.pipelines.step_run import StepPlan, run_step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from train_pytorch_model.console.progress import ProgressDisplay
 
@@ -43,70 +43,82 @@ _MARK_FILE = ".pipeline-run"
 
 
 def run_pipeline(
-    path: Path, values: dict[str, str], output_path: Path, *, display: ProgressDisplay, dry_run: bool, force: bool
-) -> None:
-    """Run every step of a pipeline whose inputs or code have changed since it last ended well.
+    pipeline: Path,
+    *,
+    inputs: Mapping[str, str],
+    output_path: Path,
+    dry_run: bool = False,
+    force: bool = False,
+    display: ProgressDisplay,
+) -> dict[str, Path]:
+    """Run every step of a pipeline whose inputs or code have changed since its last successful run.
 
     Args:
-        path: of the pipeline's YAML.
-        values: of its inputs, by name; a folder is relative to where the command is given.
-        output_path: gets `outputs/<name>` for each output of the pipeline, and `steps/<name>` with the log of each.
-        display: shows how far it is.
-        dry_run: check, and print the graph and the commands, but run nothing.
-        force: run every step.
+        pipeline: the YAML of a pipeline job.
+        inputs: values of the pipeline's inputs, by name; a folder is relative to the current directory.
+        output_path: where to write `outputs/<name>` for each output of the pipeline, `steps/<name>` for each step with
+            its log, and the graph as `graph.svg`.
+        dry_run: whether to only check the pipeline and log the graph and the commands.
+        force: whether to run every step, changed or not.
+        display: shows the progress.
+
+    Returns:
+        The folder of each output of the pipeline, by name. A dry run does not write them.
 
     Raises:
-        ModuleError: for a pipeline that cannot run, with all that is wrong; or the error of the step that failed.
+        ModuleError: if the pipeline cannot run, with all its faults; or the error of the step that failed.
     """
     try:
-        pipeline = _with_values(read_pipeline(path), values)
+        definition = _with_values(read_pipeline(pipeline), inputs)
     except PipelineError as error:
         raise UserError(str(error)) from error
-    faults = faults_of_pipeline(pipeline)
+    faults = faults_of_pipeline(definition)
     if faults:
         raise UserError("The pipeline cannot run: " + "; ".join(faults))
-    run = _Run(pipeline, output_path.resolve(), force=force)
-    for line in graph_lines(pipeline):
+    run = _Run(definition, output_path.resolve(), force=force)
+    for line in graph_lines(definition):
         logger.info("%s", line)
+    outputs = {name: output_path / "outputs" / name for name in definition.outputs}
     if dry_run:
-        for name in pipeline.steps:
-            logger.info("%s: %s", name, run.plan(pipeline.steps[name]).command)
-        return
-    with _owned(output_path, pipeline), _ended_by_signals():
+        for name, step in definition.steps.items():
+            logger.info("%s: %s", name, run.plan(step).command)
+        return outputs
+    with _locked(output_path, definition):
         try:
             run.all_steps(display)
         finally:
-            draw_graph(pipeline, run.states, output_path / GRAPH_FILE)
-    for name in pipeline.outputs:
-        logger.info("Output %s: %s", name, output_path / "outputs" / name)
+            draw_graph(definition, run.states, output_path / GRAPH_FILE)
+    for name, path in outputs.items():
+        logger.info("Output %s: %s", name, path)
+    return outputs
 
 
 @contextmanager
-def _owned(folder: Path, pipeline: Pipeline) -> Iterator[None]:
-    """Hold the folder of the run, which is new, empty, or that of an earlier run, and that no other run is at work in.
+def _locked(folder: Path, pipeline: Pipeline) -> Iterator[None]:
+    """Lock the folder of the run, which must be new, empty, or the folder of an earlier run that has ended.
 
     Raises:
-        UserError: when it is none of these, or an input lies in it.
+        UserError: if it is not, or an input overlaps with it.
     """
     for source in (*pipeline.inputs.values(), *(s for step in pipeline.steps.values() for s in step.inputs.values())):
         if isinstance(source, LocalData):
             path = (pipeline.path.parent / source.path).resolve()
             if folder.resolve() in (path, *path.parents) or path in folder.resolve().parents:
-                raise UserError(f"The input {path} is, holds or lies in {folder}. Give another --output-path.")
+                raise UserError(f"The input {path} overlaps with the folder {folder}. Give another --output-path.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARK_FILE).is_file():
-        raise UserError(f"{folder} holds files that are no earlier run's. Give another --output-path.")
+        raise UserError(f"{folder} contains files that are not from an earlier run. Give another --output-path.")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _MARK_FILE).open("a", encoding="utf-8") as mark:
         try:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"Another run is at work in {folder}. Give another --output-path.") from error
+            raise UserError(f"Another run is using {folder}. Give another --output-path.") from error
         yield
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let what ends this process end its steps too, as an interrupt at the keyboard does."""
+def terminated_as_interrupted() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP too, so that steps end with this process. For the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -123,9 +135,9 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def graph_lines(pipeline: Pipeline) -> list[str]:
-    """The graph in words, a line a step, each after those that it takes from."""
+    """Describe the graph, one line per step, each step after those that it depends on."""
     lines = []
-    for step in in_order(pipeline):
+    for step in (pipeline.steps[name] for names in pipeline.generations() for name in names):
         sources = [
             f"{name} from {source.step}.{source.output}"
             if isinstance(source, StepOutput)
@@ -133,26 +145,15 @@ def graph_lines(pipeline: Pipeline) -> list[str]:
             for name, source in step.inputs.items()
             if isinstance(source, (StepOutput, PipelineInput))
         ]
-        lines.append(f"{step.name}: {', '.join(sources) or 'takes no input of others'}")
+        lines.append(f"{step.name}: {', '.join(sources) or 'depends on no other step'}")
     return lines
 
 
-def in_order(pipeline: Pipeline) -> list[Step]:
-    """The steps, each after those that it takes from."""
-    done: list[Step] = []
-    waiting = list(pipeline.steps.values())
-    while waiting:
-        step = next(step for step in waiting if step.needs <= {other.name for other in done})
-        waiting.remove(step)
-        done.append(step)
-    return done
-
-
-def _with_values(pipeline: Pipeline, values: dict[str, str]) -> Pipeline:
+def _with_values(pipeline: Pipeline, values: Mapping[str, str]) -> Pipeline:
     unknown = sorted(set(values) - set(pipeline.inputs))
     if unknown:
         raise PipelineError(
-            f"{pipeline.path}: it has no input {', '.join(unknown)}; it has {', '.join(pipeline.inputs) or 'none'}"
+            f"{pipeline.path}: there is no input {', '.join(unknown)}; there is {', '.join(pipeline.inputs) or 'none'}"
         )
     folders = {
         source.name
@@ -168,36 +169,37 @@ def _with_values(pipeline: Pipeline, values: dict[str, str]) -> Pipeline:
 
 
 class _Run:
-    """One run: where things lie, and which steps have ended how."""
+    """One run: its folders and the states of its steps."""
 
     def __init__(self, pipeline: Pipeline, folder: Path, *, force: bool) -> None:
         self.states: dict[str, str] = {}
-        """What has become of each step: "run", "reused", "failed" or "not run"."""
+        """State of each step: "run", "reused", "failed" or "not run"."""
         self._pipeline = pipeline
         self._folder = folder
         self._force = force
         self._is_cancelled = threading.Event()
 
     def all_steps(self, display: ProgressDisplay) -> None:
-        """Run the steps in their order, side by side where none waits for another."""
-        waiting = in_order(self._pipeline)
-        self.states = {step.name: "not run" for step in waiting}
-        under_way: dict[Future[None], Step] = {}
+        """Run each step as soon as those that it depends on are done; independent steps run in parallel."""
+        self.states = dict.fromkeys(self._pipeline.steps, "not run")
+        sorter = self._pipeline.sorter()
+        sorter.prepare()
+        running: dict[Future[None], Step] = {}
         error: ModuleError | None = None
-        with ThreadPoolExecutor(len(waiting)) as pool:
+        with ThreadPoolExecutor(len(self.states)) as pool:
             try:
-                while (waiting and error is None) or under_way:
-                    done = {name for name, state in self.states.items() if state in ("run", "reused")}
-                    for step in [step for step in waiting if step.needs <= done] if error is None else []:
-                        waiting.remove(step)
-                        under_way[pool.submit(self._step, step, display)] = step
-                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                        step = under_way.pop(future)
+                while (sorter.is_active() and error is None) or running:
+                    for name in sorter.get_ready() if error is None else ():
+                        step = self._pipeline.steps[name]
+                        running[pool.submit(self._step, step, display)] = step
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        step = running.pop(future)
                         try:
                             future.result()
+                            sorter.done(step.name)
                         except ModuleError as fault:
                             self._is_cancelled.set()
-                            # A step that was ended because another had failed has no fault of its own.
+                            # A step that was cancelled because another one had failed is not at fault.
                             error = error or fault
                             self.states[step.name] = "failed" if error is fault else "not run"
                         except Exception:
@@ -210,7 +212,7 @@ class _Run:
             raise error
 
     def plan(self, step: Step) -> StepPlan:
-        """What a step is to run."""
+        """Plan the command, the folder and the variables of a step."""
         folder = self._folder / "steps" / step.name
         inputs = self._input_values(step)
         outputs = {name: str(path) for name, path in self._outputs(step).items()}
@@ -227,15 +229,15 @@ class _Run:
         key = reuse.step_key(step.component, plan.command, inputs, plan.variables, self._folder)
         if step.component.is_deterministic and not self._force and reuse.is_finished(plan.folder, key, outputs):
             self.states[step.name] = "reused"
-            logger.info("%s: nothing has changed since it last ended well; its outputs are used again.", step.name)
+            logger.info("%s: unchanged since its last successful run; its outputs are reused.", step.name)
             return
         reuse.begin(plan.folder)
         for path in outputs.values():
             shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(parents=True)  # as Azure mounts them
+            path.mkdir(parents=True)  # Azure mounts existing folders too
         started = time.perf_counter()
         with display.step(step.name):
-            logger.info("%s: started; its log is %s.", step.name, plan.log)
+            logger.info("%s: started; log: %s", step.name, plan.log)
             run_step(plan, self._is_cancelled)
         if self._is_cancelled.is_set():
             return
@@ -251,7 +253,7 @@ class _Run:
         }
 
     def _input_values(self, step: Step) -> dict[str, str]:
-        """Each input's text as Azure writes it into a command; a default where none is given."""
+        """Each input as the text that Azure writes into a command; its default if no value is given."""
         folders = self._input_folders(step)
         values: dict[str, str] = {}
         for name, port in step.component.inputs.items():
