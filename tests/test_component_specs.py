@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from tests import environments
 from tests.making import ROOT
 from train_pytorch_model.cli.flags import flag_of
 from train_pytorch_model.cli.parser import build_parser
-from train_pytorch_model.modules.entry import COMPANIONS
+from train_pytorch_model.modules.entry import MODULES
+from train_pytorch_model.modules.transform_options import TransformOptions
 
 # Flags that a designer module has no use for: the folder of reports has its place, code is not trusted there, a list
 # would be read by nobody, and `weights` says what `pretrained` says.
@@ -51,10 +53,10 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
 
 def test_every_companion_has_a_specification() -> None:
-    assert {path.parent.name for path in (ROOT / "components").glob("*/module_spec.yaml")} == set(COMPANIONS)
+    assert {path.parent.name for path in (ROOT / "components").glob("*/module_spec.yaml")} == set(MODULES)
 
 
-@pytest.mark.parametrize("command", COMPANIONS)
+@pytest.mark.parametrize("command", MODULES)
 def test_ports_and_parameters_are_the_flags_of_the_command(command: str) -> None:
     spec = spec_of(command)
     actions = {action.dest: action for action in parser_of(command)._actions}
@@ -68,7 +70,7 @@ def test_ports_and_parameters_are_the_flags_of_the_command(command: str) -> None
             assert set(entry["enum"]) == set(actions[name].choices or ())
 
 
-@pytest.mark.parametrize("command", COMPANIONS)
+@pytest.mark.parametrize("command", MODULES)
 def test_the_command_hands_every_value_to_its_flag(command: str) -> None:
     spec = spec_of(command)
     values = {name: entry.get("default", f"/{name}") for name, entry in spec["inputs"].items()}
@@ -84,6 +86,21 @@ def test_the_command_hands_every_value_to_its_flag(command: str) -> None:
         assert parsed[name] == (Path(value) if is_path else value)
 
 
+@pytest.mark.parametrize("name", ["component.yaml", "module_spec.yaml"])
+def test_transform_options_are_the_inputs_of_init_image_transformation(name: str) -> None:
+    inputs = YAML(typ="safe").load(ROOT / "components" / "init-image-transformation" / name)["inputs"]
+    assert list(inputs) == [option.name for option in fields(TransformOptions)]
+    for option in fields(TransformOptions):
+        entry = inputs[option.name]
+        assert entry["default"] == option.default
+        assert entry["description"] == option.metadata["description"]
+        assert entry["type"].lower() == ("boolean" if option.default is False else "integer")
+        assert (entry.get("min"), entry.get("max")) == (
+            option.metadata.get("minimum"),
+            option.metadata.get("maximum"),
+        )
+
+
 @pytest.mark.environment
 def test_azure_ai_ml_takes_them_all(tmp_path: Path) -> None:
     for name in ("components", "src"):
@@ -95,7 +112,7 @@ def test_azure_ai_ml_takes_them_all(tmp_path: Path) -> None:
     )
     assert finished.returncode == 0, finished.stderr
     reports = json.loads(finished.stdout.splitlines()[-1])
-    assert len(reports) == len(COMPANIONS)
+    assert len(reports) == len(MODULES)
     for path, (passed, messages, command, files) in reports.items():
         assert (passed, messages) == (True, {})
         assert command == spec_of(Path(path).parent.name)["command"]

@@ -19,7 +19,7 @@ from tests import environments
 from tests.making import ROOT, Inputs, run_in_snapshot, run_module
 from tests.test_module_spec import SPEC, fill
 from train_pytorch_model.cli.parser import EXPORT_FORMATS, build_parser
-from train_pytorch_model.modules.entry import COMPANIONS
+from train_pytorch_model.modules.entry import MODULES
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.pipelines.checks import faults_of_component, faults_of_pipeline
 from train_pytorch_model.pipelines.command_template import render
@@ -32,7 +32,7 @@ from train_pytorch_model.pipelines.definition import (
 )
 
 TRAIN = ROOT / "component.yaml"
-COMPONENTS = [TRAIN, *(ROOT / "components" / name / "component.yaml" for name in COMPANIONS)]
+COMPONENTS = [TRAIN, *(ROOT / "components" / name / "component.yaml" for name in MODULES)]
 PIPELINES = [ROOT / "samples" / "pipeline.yaml", ROOT / "samples" / "pipeline_two_nodes.yaml"]
 KINDS = {"Integer": "integer", "Float": "number", "Boolean": "boolean", "Enum": "string", "String": "string"}
 LOAD = """

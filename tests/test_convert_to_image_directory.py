@@ -453,7 +453,7 @@ def test_class_folders_in_two_places_and_images_beside_them_are_told_of(
     assert convert(folders, tmp_path / "ours") == 0
     said = capfd.readouterr().err
     assert "1 images lie in no class folder and are left out: 'cover.png'." in said
-    assert "1 of .gif" in said
+    assert "1 .gif" in said
     assert len(read_labelled_images(tmp_path / "ours", "Training dataset")) == 12
 
 

@@ -199,7 +199,7 @@ def test_a_model_without_normalisation_and_labels_takes_plain_pixels_and_counts(
     (tmp_path / "flat").mkdir()
     Image.new("RGB", (32, 32), (255, 0, 0)).save(tmp_path / "flat" / "0.png")
     assert score(tmp_path / "model", tmp_path / "flat", tmp_path / "scored") == 0
-    assert "says nothing of a column 'image': its pixels are not normalised" in capfd.readouterr().err
+    assert "The model has no input 'image', so the pixels are not normalised" in capfd.readouterr().err
     model = read_untrained_model(tmp_path / "model", trust_code=False)
     network = model.description.build().eval()
     network.load_state_dict(model.state)
@@ -217,7 +217,7 @@ def test_two_outputs_of_one_name_are_refused(trained: Inputs, tmp_path: Path) ->
     labels.write_text(labels.read_text().replace("dog", "cat"))
     assert score(model, trained.valid, tmp_path / "scored") == 1
     assert error_code(tmp_path / "outputs") == ("InvalidModelDirectory", 159)
-    assert "several outputs are called ['cat']" in error_text(tmp_path / "outputs")
+    assert "several outputs have the label ['cat']" in error_text(tmp_path / "outputs")
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,7 @@ def test_weights_come_from_a_file_or_a_folder_of_torchvisions_names(tmp_path: Pa
     [
         (["--model-name", "resnet19"], "Did you mean resnet18"),
         (["--model-name", "resnet18", "--weights", "nowhere.pth"], "neither a file nor a folder"),
-        (["--model-name", "resnet18", "--weights", "."], "holds none of resnet18-f37072fd.pth"),
+        (["--model-name", "resnet18", "--weights", "."], "contains none of resnet18-f37072fd.pth"),
         (["--model-name", "resnet18", "--weights", "other.pth"], "do not fit"),
         (["--model-name", "resnet18", "--weights", "half.safetensors"], "no weights that can be loaded safely"),
         (["--model-name", "resnet18", "--memory-efficient", "true"], "cannot be built"),
@@ -432,7 +432,7 @@ def test_default_weights_come_out_of_torchvisions_cache(caches: Path) -> None:
     torch.save({"state_dict": given}, cached)
     assert initialize_exit_code(caches, "--model-name", "squeezenet1_1", "--weights", "default") == 1
     assert error_code(caches / "outputs") == ("InvalidModelDirectory", 159)
-    assert "squeezenet1_1-b8a52dc0.pth is no flat state_dict of tensors" in error_text(caches / "outputs")
+    assert "squeezenet1_1-b8a52dc0.pth is not a flat state_dict of tensors" in error_text(caches / "outputs")
 
 
 def test_default_weights_come_out_of_timms_cache(caches: Path) -> None:

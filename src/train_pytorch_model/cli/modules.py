@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from train_pytorch_model.cli.flags import add_boolean, add_outputs_path, flag_of, parse_seed
+from train_pytorch_model.modules.transform_options import TransformOptions
 
 
 def add_companions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -158,38 +160,19 @@ def _add_init_transformation(commands: argparse._SubParsersAction[argparse.Argum
     parser.add_argument(
         "--output-path", type=Path, required=True, metavar="DIR", help="TransformationDirectory to write."
     )
-    for name, default, description in _TRANSFORMATIONS:
-        if default is False:
-            add_boolean(parser, name, description)
+    for option in fields(TransformOptions):
+        description = option.metadata["description"]
+        if option.default is False:
+            add_boolean(parser, option.name, description)
         else:
             parser.add_argument(
-                flag_of(name), type=int, default=default, metavar="INT", help=f"{description} Default: %(default)s."
+                flag_of(option.name),
+                type=int,
+                default=option.default,
+                metavar="INT",
+                help=f"{description} Default: %(default)s.",
             )
     add_outputs_path(parser)
-
-
-_TRANSFORMATIONS = (
-    ("resize", False, "Bring the shorter side to a size."),
-    ("size", 256, "Of the shorter side, in pixels."),
-    ("center_crop", False, "Cut out the centre."),
-    ("crop_size", 224, "Side of the centre, in pixels."),
-    ("pad", False, "Add a black border."),
-    ("padding", 0, "Width of the border, in pixels."),
-    ("color_jitter", False, "Vary brightness, contrast, saturation and hue a little."),
-    ("grayscale", False, "Take the colours away."),
-    ("random_resized_crop", False, "Cut out a part of random size and bring it to a size."),
-    ("random_resized_crop_size", 256, "Of that part, in pixels."),
-    ("random_crop", False, "Cut out a random part."),
-    ("random_crop_size", 224, "Side of that part, in pixels."),
-    ("random_horizontal_flip", False, "Mirror every second image, left to right."),
-    ("random_vertical_flip", False, "Mirror every second image, top to bottom."),
-    ("random_rotation", False, "Rotate."),
-    ("random_rotation_degrees", 0, "At most, either way."),
-    ("random_affine", False, "Rotate about the centre, as an affine map."),
-    ("random_affine_degrees", 0, "At most, either way."),
-    ("random_grayscale", False, "Take the colours of every tenth image away."),
-    ("random_perspective", False, "Look at every second image from aside."),
-)
 
 
 def _add_apply_transformation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,4 +1,4 @@
-"""Apply Image Transformation: every image of an ImageDirectory is changed as a transformation says."""
+"""Apply Image Transformation: transform every image of an ImageDirectory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchvision import transforms
 from train_pytorch_model.data.batches import derive_seed
 from train_pytorch_model.data.decoding import look_at, opened
 from train_pytorch_model.data.threads import num_cores
-from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.errors import InvalidDatasetError, UserError
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
 from train_pytorch_model.ports.image_list import file_of, info_of_copy
 from train_pytorch_model.ports.labelled_images import read_listed_items
@@ -41,51 +41,63 @@ _ITEMS_AT_ONCE = 1024
 
 
 def apply_image_transformation(
-    transformation_path: Path,
-    data_path: Path,
+    input_image_transform_path: Path,
+    input_image_dir_path: Path,
     output_path: Path,
-    outputs_path: Path,
     *,
     mode: str,
-    seed: int,
+    random_seed: int,
+    outputs_path: Path,
     display: ProgressDisplay,
-) -> None:
-    """Write the changed images as PNG, under their own names and labels, in their own order.
+) -> int:
+    """Write the transformed images as PNG, with their names, labels and order.
 
     Args:
-        transformation_path: a TransformationDirectory.
-        data_path: an ImageDirectory, labelled or not, or raw images.
+        input_image_transform_path: a TransformationDirectory.
+        input_image_dir_path: an ImageDirectory, labelled or not, or raw images.
         output_path: the ImageDirectory to write.
-        outputs_path: the folder of reports.
-        mode: "For training", or "For inference" without the random operations.
-        seed: what is random about an image depends on this and its place in the list alone.
-        display: shows how far it is.
+        mode: "For training" for all operations, "For inference" for those that are not random.
+        random_seed: the randomness of an image depends only on this seed and its index in the list.
+        outputs_path: the folder of reports, which must not overlap with the output.
+        display: shows the progress.
+
+    Returns:
+        The number of images.
 
     Raises:
-        ModuleError: for an input or an output that cannot be used; images that cannot be read or changed are named.
+        ModuleError: if an input or the output cannot be used. Images that cannot be read or transformed are listed.
     """
+    if mode not in (FOR_TRAINING, FOR_INFERENCE):
+        raise UserError(f"Expected `mode` to be {FOR_TRAINING!r} or {FOR_INFERENCE!r}, but got {mode!r}")
     output = OutputDirectory(output_path, "Output image directory", IMAGES)
-    output.check((transformation_path, data_path), outputs_path)
-    transform = make_transforms(read_transformation(transformation_path), for_training=mode == FOR_TRAINING)
-    schema, columns, items = read_listed_items(data_path, _DATASET, labelled=False)
+    output.check((input_image_transform_path, input_image_dir_path), outputs_path)
+    operations = read_transformation(input_image_transform_path)
+    transform = make_transforms(operations, for_training=mode == FOR_TRAINING)
+    schema, columns, items = read_listed_items(input_image_dir_path, _DATASET, labelled=False)
     faults: list[str] = []
+    num_images = 0
     with _workers() as pool, output.writing() as folder, ImageDirectoryWriter(folder, schema) as writer:
-        with display.images(_DATASET, "changed") as advance:
-            for item, fault in _changed(pool, items(), columns, data_path, folder, transform, seed):
+        with display.images(_DATASET, "transformed") as advance:
+            for item, fault in _transformed(
+                pool, items(), columns, input_image_dir_path, folder, transform, random_seed
+            ):
                 if fault is None:
                     writer.add(item)
+                    num_images += 1
                 else:
                     faults.append(fault)
                 advance()
         if faults:
             raise InvalidDatasetError(
-                f"{_DATASET} {data_path}", f"{len(faults)} images cannot be changed: {join_some(faults)}"
+                f"{_DATASET} {input_image_dir_path}",
+                f"{len(faults)} images cannot be transformed: {join_some(faults)}",
             )
-    logger.info("The changed images lie in %s.", output_path)
+    logger.info("Saved the transformed images to %s.", output_path)
+    return num_images
 
 
 def _workers() -> ProcessPoolExecutor:
-    """Processes, since what is random is drawn from one generator a process; begun while there is no thread yet."""
+    """Processes rather than threads, as torch has one random generator per process. Forked before threads start."""
     pool = ProcessPoolExecutor(
         num_cores(), mp_context=multiprocessing.get_context("fork"), initializer=torch.set_num_threads, initargs=(1,)
     )
@@ -93,7 +105,7 @@ def _workers() -> ProcessPoolExecutor:
     return pool
 
 
-def _changed(
+def _transformed(
     pool: ProcessPoolExecutor,
     items: Iterator[dict[str, Any]],
     columns: Columns,
@@ -102,9 +114,9 @@ def _changed(
     transform: transforms.Compose,
     seed: int,
 ) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """Each item as it is to be listed, and why its image could not be changed."""
+    """Each item of the new image list, with the reason if its image could not be transformed."""
     names: set[str] = set()
-    work = partial(_change, transform=transform)
+    work = partial(_transform, transform=transform)
     number = 0
     while block := list(islice(items, _ITEMS_AT_ONCE)):
         jobs, listed = [], []
@@ -121,7 +133,7 @@ def _changed(
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """The name with the ending .png; where another image has taken that, with the old ending before it."""
+    """The name with the extension .png; the old extension stays before it if another image has the short name."""
     path = PurePosixPath(name)
     candidates = [str(path.with_suffix(".png")), f"{name}.png"]
     candidates += [f"{name}_{number}.png" for number in range(len(taken))] if candidates[1] in taken else []
@@ -130,14 +142,14 @@ def _free_name(name: str, taken: set[str]) -> str:
     return free
 
 
-def _change(job: tuple[Path, Path, int], transform: Callable[[Image.Image], Image.Image]) -> str | None:
-    """Change one image; give the reason when it cannot be."""
+def _transform(job: tuple[Path, Path, int], transform: Callable[[Image.Image], Image.Image]) -> str | None:
+    """Transform one image; return the reason if it fails."""
     source, target, seed = job
     torch.manual_seed(seed)
     try:
         with opened(source) as image:
-            # Quick to write and to read; smaller files would cost most of the time.
+            # Higher compression would take most of the time.
             transform(image.convert("RGB")).save(target, format="PNG", compress_level=1)
-    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+    except Exception as error:  # the exceptions of Pillow's decoders are not documented
         return f"{source.name!r}: {error or type(error).__name__}"
     return None

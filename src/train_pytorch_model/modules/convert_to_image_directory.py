@@ -1,4 +1,4 @@
-"""Convert to Image Directory: images in a folder or an archive become an ImageDirectory."""
+"""Convert to Image Directory: write the images of a folder or an archive as an ImageDirectory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import logging
 import tempfile
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Optional
 
 from train_pytorch_model.data.decoding import UnreadableImageError, decode
 from train_pytorch_model.data.threads import in_threads
@@ -31,60 +32,93 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class ConvertedImages:
+    """The output of Convert to Image Directory."""
+
+    output_path: Path
+    num_images: int
+    classes: Optional[tuple[str, ...]]
+    """In the order of their ids; None for images without labels."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Files that could not be read, with the reason."""
+
+
 def convert_to_image_directory(
-    input_path: Path, output_path: Path, outputs_path: Path, display: ProgressDisplay
-) -> None:
+    input_path: Path, output_path: Path, *, outputs_path: Path, display: ProgressDisplay
+) -> ConvertedImages:
     """Write the images of a folder or an archive as an ImageDirectory. The input is only read.
 
     Args:
-        input_path: one folder a class, a flat folder, either with a file of annotations; an archive of such; or an
-            ImageDirectory, which is copied.
+        input_path: one folder per class, or a flat folder, either with an optional file of annotations; an archive of
+            one of these; or an ImageDirectory, which is copied.
         output_path: the ImageDirectory to write.
-        outputs_path: gets the list of files that cannot be read.
-        display: shows how far it is.
+        outputs_path: the folder of reports, where the list of unreadable images is written.
+        display: shows the progress.
+
+    Returns:
+        The number of images, the classes and the skipped files.
 
     Raises:
-        ModuleError: when nothing can be converted, or the output cannot be written.
+        ModuleError: if there is no image that can be converted, or the output cannot be written.
     """
     output = OutputDirectory(output_path, "Image directory", IMAGES)
     output.check((input_path,), outputs_path)
     with output.writing() as folder:
         if input_path.is_dir() and is_image_directory(input_path):
-            schema, columns, items = read_listed_items(input_path, DATASET, labelled=False)
-            logger.info("%s is an ImageDirectory already; it is copied.", input_path)
-            with display.images(DATASET, "copied") as advance:
-                copy_items(folder, schema, columns, input_path, items(), advance)
+            converted = _copy_directory(input_path, output_path, folder, display)
         else:
-            _convert(input_path, folder, outputs_path, display)
-    logger.info("The image directory lies in %s.", output_path)
+            converted = _convert(input_path, output_path, folder, outputs_path, display)
+    logger.info("Saved the image directory to %s.", output_path)
+    return converted
 
 
-def _convert(input_path: Path, folder: Path, outputs_path: Path, display: ProgressDisplay) -> None:
+def _copy_directory(input_path: Path, output_path: Path, folder: Path, display: ProgressDisplay) -> ConvertedImages:
+    schema, columns, items = read_listed_items(input_path, DATASET, labelled=False)
+    logger.info("%s is already an ImageDirectory; copying it.", input_path)
+    with display.images(DATASET, "copied") as advance:
+        num_images = copy_items(folder, schema, columns, input_path, items(), advance)
+    return ConvertedImages(output_path, num_images, _classes_of(schema))
+
+
+def _classes_of(schema: dict[str, Any]) -> Optional[tuple[str, ...]]:
+    for column in schema["columnAttributes"]:
+        properties = column.get("properties")
+        categories = properties.get("categories") if isinstance(properties, dict) else None
+        if isinstance(categories, list):
+            return tuple(str(entry.get("name")) for entry in categories if isinstance(entry, dict))
+    return None
+
+
+def _convert(
+    input_path: Path, output_path: Path, folder: Path, outputs_path: Path, display: ProgressDisplay
+) -> ConvertedImages:
     where = f"{DATASET} {input_path}"
     with tempfile.TemporaryDirectory(prefix="annotations-") as texts_folder:
         copies = _Copies(folder, Path(texts_folder), where)
         with display.images(DATASET, "copied") as advance:
             for file in files_of(input_path):
-                if copies.take(file):
+                if copies.add(file):
                     advance()
         if not copies.names:
-            raise InvalidDatasetError(where, f"no image is found; images end in {' '.join(IMAGE_EXTENSIONS)}")
+            raise InvalidDatasetError(where, f"no image was found; images end in {' '.join(IMAGE_EXTENSIONS)}")
         copies.warn_of_other_files()
         labelling = find_labels(where, copies.names, copies.texts)
     unreadable = {**_unreadable(folder, len(copies.names), display), **copies.unreadable}
-    listed = {copies.names[number]: reason for number, reason in sorted(unreadable.items())}
+    skipped = {copies.names[number]: reason for number, reason in sorted(unreadable.items())}
     if len(unreadable) == len(copies.names):
-        reasons = join_some([f"{name!r}: {reason}" for name, reason in listed.items()])
+        reasons = join_some([f"{name!r}: {reason}" for name, reason in skipped.items()])
         raise InvalidDatasetError(where, f"none of its {len(copies.names)} images can be read: {reasons}")
     if unreadable:
-        _report(outputs_path, where, listed, len(copies.names))
+        _report(outputs_path, where, skipped, len(copies.names))
     for number in unreadable:
         labelling.labels[number] = None
-    _write(folder, copies.names, labelling)
+    num_images, classes = _write(folder, copies.names, labelling)
+    return ConvertedImages(output_path, num_images, classes, skipped)
 
 
 class _Copies:
-    """Copies of the images under numbers of their own, and of the text files that may hold their labels."""
+    """Copies the images under temporary numbers, and the text files that may hold their labels."""
 
     def __init__(self, folder: Path, texts_folder: Path, where: str) -> None:
         self.names = FileNames()
@@ -97,24 +131,25 @@ class _Copies:
         self._other_endings: Counter[str] = Counter()
         (folder / "image").mkdir()
 
-    def take(self, file: SourceFile) -> bool:
-        """Copy a file if it is of use; tell whether it is an image."""
+    def add(self, file: SourceFile) -> bool:
+        """Copy a file that is an image or may hold labels; return whether it is an image."""
         ending = PurePosixPath(file.name).suffix.lower()
         if PurePosixPath(file.name).name == "images.lst":
             raise InvalidDatasetError(
-                self._where, f"{file.name} makes it an ImageDirectory", "Unpack it, and give that folder itself."
+                self._where, f"it contains an ImageDirectory ({file.name})", "Unpack it and give that folder."
             )
         if ending in IMAGE_EXTENSIONS:
-            self._take_image(file)
+            self._add_image(file)
             return True
         if ending not in ENDINGS:
-            self._other_endings[ending or "no ending"] += 1
-        # Beside or above all images; what one image lies beside is above no image that comes later.
+            self._other_endings[ending or "without an extension"] += 1
+        # Only a file beside or above all images can hold labels. As images are added, their common folder only moves
+        # up, so a file that is not above it now never will be.
         elif self._common is None or is_above(folder_of(file.name), self._common):
-            self._take_text(file)
+            self._add_text(file)
         return False
 
-    def _take_image(self, file: SourceFile) -> None:
+    def _add_image(self, file: SourceFile) -> None:
         number = len(self.names)
         self.names.append(file.name)
         folder = folder_of(file.name)
@@ -125,7 +160,7 @@ class _Copies:
             _staged(self._folder, number).touch()
             self.unreadable[number] = str(error)
 
-    def _take_text(self, file: SourceFile) -> None:
+    def _add_text(self, file: SourceFile) -> None:
         self.texts[file.name] = self._texts_folder / str(len(self.texts))
         try:
             _copy(file, self.texts[file.name])
@@ -133,10 +168,10 @@ class _Copies:
             raise InvalidDatasetError(self._where, f"{file.name} cannot be read: {error}") from error
 
     def warn_of_other_files(self) -> None:
-        """Tell of files that are no images by their names."""
+        """Log how many files have an extension of neither images nor annotations."""
         if self._other_endings:
-            counts = ", ".join(f"{count} of {ending}" for ending, count in self._other_endings.most_common(5))
-            logger.warning("%s: files of other kinds are left out: %s.", self._where, counts)
+            counts = ", ".join(f"{count} {ending}" for ending, count in self._other_endings.most_common(5))
+            logger.warning("%s: skipped files of other kinds: %s.", self._where, counts)
 
 
 def _copy(file: SourceFile, target: Path) -> None:
@@ -150,7 +185,7 @@ def _staged(folder: Path, number: int) -> Path:
 
 
 def _unreadable(folder: Path, count: int, display: ProgressDisplay) -> dict[int, str]:
-    """Decode every image; give the reason for each that cannot be."""
+    """Decode every image and return the reason for each that cannot be decoded."""
 
     def work(number: int) -> str | None:
         try:
@@ -168,8 +203,8 @@ def _unreadable(folder: Path, count: int, display: ProgressDisplay) -> dict[int,
     return unreadable
 
 
-def _write(folder: Path, names: FileNames, labelling: Labelling) -> None:
-    """Give the images their names, and write the list around them, in the order of the names they had."""
+def _write(folder: Path, names: FileNames, labelling: Labelling) -> tuple[int, Optional[tuple[str, ...]]]:
+    """Rename the images and list them, in the order of their original names; return their number and classes."""
     categories = labelling.categories
     if categories == ():
         categories = tuple(sorted({label for label in labelling.labels if label is not None}))
@@ -184,7 +219,7 @@ def _write(folder: Path, names: FileNames, labelling: Labelling) -> None:
                 continue
             path = PurePosixPath(names[number])
             if categories is None:
-                if str(path) in taken:  # an archive may hold two files of one name
+                if str(path) in taken:  # an archive may contain two files of the same name
                     path = path.with_name(f"{path.stem}_{count}{path.suffix}")
                 taken.add(str(path))
                 file_name = f"image/{path}"
@@ -196,8 +231,9 @@ def _write(folder: Path, names: FileNames, labelling: Labelling) -> None:
             _staged(folder, number).rename(folder / file_name)
             writer.add({**item, "id": count})
             count += 1
-    classes = "without labels" if categories is None else f"in {len(categories)} classes"
-    logger.info("%d images %s.", count, classes)
+    kind = "without labels" if categories is None else f"in {len(categories)} classes"
+    logger.info("%d images %s.", count, kind)
+    return count, categories
 
 
 def _report(outputs_path: Path, where: str, unreadable: dict[str, str], num_images: int) -> None:
@@ -205,7 +241,7 @@ def _report(outputs_path: Path, where: str, unreadable: dict[str, str], num_imag
     listed = [{"file_name": name, "reason": reason} for name, reason in unreadable.items()]
     path.write_text(json.dumps({DATASET: listed}, indent=2), encoding="utf-8")
     logger.warning(
-        "%s: %d of %d images cannot be read and are left out: %s. All are listed in %s.",
+        "%s: skipped %d of %d images that cannot be read: %s. The full list is in %s.",
         where,
         len(unreadable),
         num_images,

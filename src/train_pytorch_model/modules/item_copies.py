@@ -1,4 +1,4 @@
-"""Items of one ImageDirectory copied into another, with their files."""
+"""Copies the items of one ImageDirectory into another, with their files."""
 
 from __future__ import annotations
 
@@ -28,20 +28,24 @@ def copy_items(
     source: Path,
     items: Iterator[dict[str, Any]],
     advance: Callable[[], None],
-) -> None:
-    """Write items and copies of their files, side by side, a bounded number at a time.
+) -> int:
+    """Write items and copies of their files in several threads. Names, ids and order are kept.
 
     Args:
-        folder: gets an ImageDirectory.
-        schema: of it.
-        columns: of the schema.
-        source: the directory that the items are of.
-        items: names, ids and order are kept.
-        advance: called once an item.
+        folder: an empty folder, where the ImageDirectory is written.
+        schema: its schema.
+        columns: the columns of the schema.
+        source: the directory that the items come from.
+        items: read in blocks, so that a list of any length fits in memory.
+        advance: called once per item.
+
+    Returns:
+        The number of items.
 
     Raises:
-        InvalidDatasetError: when a file of the source cannot be read.
+        InvalidDatasetError: if a file of the source cannot be read.
     """
+    num_items = 0
     with ImageDirectoryWriter(folder, schema) as writer:
         while block := list(islice(items, _ITEMS_AT_ONCE)):
 
@@ -51,6 +55,8 @@ def copy_items(
             for item in in_threads(copy, len(block)):
                 writer.add(item)
                 advance()
+            num_items += len(block)
+    return num_items
 
 
 def _copy(item: dict[str, Any], columns: Columns, source: Path, folder: Path) -> dict[str, Any]:
@@ -65,7 +71,7 @@ def _copy(item: dict[str, Any], columns: Columns, source: Path, folder: Path) ->
 
 
 def _pieces(source: Path, name: str) -> Iterator[bytes]:
-    """A file in pieces: nothing says how large it is."""
+    """The content of a file of unknown size, piece by piece."""
     file = source / name
     try:
         check_regular(file)

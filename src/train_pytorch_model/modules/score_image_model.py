@@ -1,12 +1,13 @@
-"""Score Image Model: a trained model and images become a table of probabilities and labels."""
+"""Score Image Model: write a table of the probabilities and labels that a trained model predicts."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from train_pytorch_model.distributed.device import choose_device
 from train_pytorch_model.errors import (
@@ -28,11 +29,13 @@ from train_pytorch_model.text.csv_cells import write_sheet
 from train_pytorch_model.training.precision import choose_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import nn
 
     from train_pytorch_model.console.progress import ProgressDisplay
+    from train_pytorch_model.ports.image_list import Columns
 
 logger = logging.getLogger(__name__)
 
@@ -41,66 +44,100 @@ _ERROR = "Error"
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to score, and how."""
+class ScoredImages:
+    """The output of Score Image Model."""
 
-    model_path: Path
-    data_path: Path
-    scored_path: Path
-    outputs_path: Path
-    precision: str = "float32"
-    batch_size: int = 16
-    skip_unreadable_images: bool = False
-    trust_model_code: bool = False
-    write_csv: bool = False
+    scored_dataset: Path
+    num_images: int
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Files that could not be read, with the reason."""
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Read the table: one row per image, in the order of the image list."""
+        return pd.read_parquet(self.scored_dataset / "_data.parquet")
 
 
-def score_image_model(request: Request, display: ProgressDisplay) -> None:
+def score_image_model(
+    trained_model: Path,
+    dataset: Path,
+    scored_dataset: Path,
+    *,
+    precision: str = "float32",
+    batch_size: int = 16,
+    csv: bool = False,
+    skip_unreadable_images: bool = False,
+    trust_model_code: bool = False,
+    outputs_path: Path,
+    display: ProgressDisplay,
+) -> ScoredImages:
     """Score every image and write the table, in the order of the image list.
 
+    Args:
+        trained_model: a ModelDirectory.
+        dataset: an ImageDirectory, labelled or not, or raw images.
+        scored_dataset: the table to write.
+        precision: "float32", "bfloat16", "float16", or "auto" for the best that the device has.
+        batch_size: images in one batch.
+        csv: whether to write the table as `_data.csv` too.
+        skip_unreadable_images: whether an image that cannot be read becomes a row with an error instead of failing.
+        trust_model_code: whether the model may import code from outside torchvision and timm.
+        outputs_path: the folder of reports, which must not overlap with the output.
+        display: shows the progress.
+
+    Returns:
+        The number of images and those that were skipped.
+
     Raises:
-        ModuleError: for a model, a dataset or an output that cannot be used.
+        ModuleError: if the model, the dataset or the output cannot be used.
     """
-    if request.batch_size < 1:
-        raise GreaterThanError("Batch size", request.batch_size, 0)
-    output = OutputDirectory(request.scored_path, "Scored dataset", TABLE)
-    output.check((request.model_path, request.data_path), request.outputs_path)
+    if batch_size < 1:
+        raise GreaterThanError("Batch size", batch_size, 0)
+    output = OutputDirectory(scored_dataset, "Scored dataset", TABLE)
+    output.check((trained_model, dataset), outputs_path)
     device = choose_device()
-    model = read_model(
-        request.model_path,
-        TRAINED_MODEL,
-        "Give the output of a Train PyTorch Model step.",
-        trust_code=request.trust_model_code,
-    )
+    hint = "Give the output of a Train PyTorch Model step."
+    model = read_model(trained_model, TRAINED_MODEL, hint, trust_code=trust_model_code)
     network = _build(model)
-    schema, columns, items = read_listed_items(request.data_path, _DATASET, labelled=False)
-    passed_on = sorted(column["name"] for column in schema["columnAttributes"] if not column.get("isFeature", True))
+    where = f"{_DATASET} {dataset}"
+    schema, columns, items = read_listed_items(dataset, _DATASET, labelled=False)
+    files, values = _read_columns(schema, columns, items(), where)
+    normalisation = model.normalisations.get(columns.image)
+    if normalisation is None:
+        logger.warning("The model has no input %r, so the pixels are not normalised.", columns.image)
+    scorer = ImageScorer(
+        network.to(device),
+        model.description,
+        device,
+        choose_precision(precision, device, network),
+        normalisation,
+        batch_size=batch_size,
+    )
+    with display.images(_DATASET, "scored", len(files)) as advance:
+        probabilities, unreadable = scorer.score(dataset, files, where, advance, skip_unreadable=skip_unreadable_images)
+    table = _make_columns(values, probabilities, _labels(model, probabilities.shape[1]), unreadable)
+    _write(output, table, _label_column(schema), write_csv=csv)
+    logger.info("Scored %d images and saved the table to %s.", len(files) - len(unreadable), scored_dataset)
+    skipped = {files[index]: reason for index, reason in sorted(unreadable.items())}
+    return ScoredImages(scored_dataset, len(files) - len(unreadable), skipped)
+
+
+def _read_columns(
+    schema: dict[str, Any], columns: Columns, items: Iterator[dict[str, Any]], where: str
+) -> tuple[FileNames, dict[str, list[Any]]]:
+    """The files of a dataset, and the values of its other columns, which become columns of the table."""
+    names = sorted(column["name"] for column in schema["columnAttributes"] if not column.get("isFeature", True))
     files = FileNames()
-    values: dict[str, list[Any]] = {name: [] for name in passed_on}
-    for item in items():
+    values: dict[str, list[Any]] = {name: [] for name in names}
+    for item in items:
         files.append(file_of(item, columns) or "")
-        for name in passed_on:
+        for name in names:
             values[name].append(item.get(name))
-    for name in passed_on:
+    for name in names:
         try:
             check_column(name, values[name])
         except ValueError as error:
-            raise InvalidDatasetError(f"{_DATASET} {request.data_path}", str(error)) from error
-    normalisation = model.normalisations.get(columns.image)
-    if normalisation is None:
-        logger.warning("The model says nothing of a column %r: its pixels are not normalised.", columns.image)
-    precision = choose_precision(request.precision, device, network)
-    scorer = ImageScorer(
-        network.to(device), model.description, device, precision, normalisation, batch_size=request.batch_size
-    )
-    where = f"{_DATASET} {request.data_path}"
-    with display.images(_DATASET, "scored", len(files)) as advance:
-        probabilities, unreadable = scorer.score(
-            request.data_path, files, where, advance, skip_unreadable=request.skip_unreadable_images
-        )
-    table = _make_columns(values, probabilities, _labels(model, probabilities.shape[1]), unreadable)
-    _write(output, table, _label_column(schema), write_csv=request.write_csv)
-    logger.info("%d images are scored in %s.", len(files) - len(unreadable), request.scored_path)
+            raise InvalidDatasetError(where, str(error)) from error
+    return files, values
 
 
 def _build(model: UntrainedModel) -> nn.Module:
@@ -109,7 +146,7 @@ def _build(model: UntrainedModel) -> nn.Module:
         network = model.description.build()
     except NetworkError as error:
         raise InvalidModelDirectoryError(TRAINED_MODEL, f"in {model.path}, {error}") from error
-    # Whose counters of batches may be missing, which scoring has no use for; all else was checked.
+    # Only num_batches_tracked may be missing, which evaluation does not need; all other entries were checked.
     network.load_state_dict(model.state, strict=False)
     return network.eval()
 
@@ -119,7 +156,7 @@ def _labels(model: UntrainedModel, num_outputs: int) -> list[str]:
     labels += [str(index) for index in range(len(labels), num_outputs)]
     twice = sorted({label for label in labels if labels.count(label) > 1}) if len(set(labels)) < len(labels) else []
     if twice:
-        raise InvalidModelDirectoryError(TRAINED_MODEL, f"in {model.path}, several outputs are called {twice}")
+        raise InvalidModelDirectoryError(TRAINED_MODEL, f"in {model.path}, several outputs have the label {twice}")
     return labels
 
 

@@ -1,8 +1,9 @@
-"""Split Image Directory: one labelled ImageDirectory becomes two."""
+"""Split Image Directory: split one labelled ImageDirectory into two."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,66 +23,81 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DATASET = "Image directory"
-# Of the fraction that was asked for.
-_TOLERATED = 0.02
+_FIRST, _SECOND = "First output", "Second output"
+# A larger difference between the requested and the actual fraction is logged.
+_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class SplitImages:
+    """The two outputs of Split Image Directory."""
+
+    tgt_train_path: Path
+    tgt_test_path: Path
+    num_train_images: int
+    num_test_images: int
+    classes: tuple[str, ...]
+    """Categories of the dataset, in the order of their ids; both outputs have all of them."""
 
 
 def split_image_directory(
-    source_path: Path,
-    train_path: Path,
-    test_path: Path,
-    outputs_path: Path,
+    src_path: Path,
+    tgt_train_path: Path,
+    tgt_test_path: Path,
     *,
     fraction: float,
-    seed: int,
+    random_seed: int,
+    outputs_path: Path,
     display: ProgressDisplay,
-) -> None:
-    """Write two ImageDirectories, each with every class; names, ids, order and categories are kept.
+) -> SplitImages:
+    """Split a dataset, stratified by class. Names, ids, order and categories of the images are kept.
 
     Args:
-        source_path: a labelled ImageDirectory, or raw images in one folder a class.
-        train_path: gets `fraction` of the images of each class.
-        test_path: gets the others.
-        outputs_path: the folder of reports.
+        src_path: a labelled ImageDirectory, or raw images in one folder per class.
+        tgt_train_path: the first ImageDirectory to write, with `fraction` of the images of each class.
+        tgt_test_path: the second ImageDirectory to write, with the other images.
         fraction: in [1/n, 1 - 1/n] for n images.
-        seed: of the choice.
-        display: shows how far it is.
+        random_seed: seed of the random choice.
+        outputs_path: the folder of reports, which must not overlap with the outputs.
+        display: shows the progress.
+
+    Returns:
+        The numbers of images and the classes.
 
     Raises:
-        ModuleError: for a dataset or a fraction that cannot be split, or an output that cannot be written.
+        ModuleError: if the dataset cannot be read or split by the fraction, or an output cannot be written.
     """
-    outputs = [
-        OutputDirectory(path, name, IMAGES)
-        for path, name in ((train_path, "First output"), (test_path, "Second output"))
-    ]
-    for output, other in zip(outputs, (test_path, train_path)):
-        output.check((source_path, other), outputs_path)
-    schema, columns, items = read_listed_items(source_path, _DATASET, labelled=True)
+    train, test = OutputDirectory(tgt_train_path, _FIRST, IMAGES), OutputDirectory(tgt_test_path, _SECOND, IMAGES)
+    train.check((src_path, tgt_test_path), outputs_path)
+    test.check((src_path, tgt_train_path), outputs_path)
+    schema, columns, items = read_listed_items(src_path, _DATASET, labelled=True)
     labels = [str(item.get(columns.label)) for item in items()]
     if len(labels) < 2:
-        raise InvalidDatasetError(f"{_DATASET} {source_path}", f"it holds {len(labels)} images; two are needed")
+        raise InvalidDatasetError(f"{_DATASET} {src_path}", f"it holds {len(labels)} images; two are needed")
     if not 1 / len(labels) <= fraction <= 1 - 1 / len(labels):
         raise NotInRangeValueError("Split fraction", 1 / len(labels), 1 - 1 / len(labels))
-    is_first = stratified_choice(labels, fraction, seed)
-    _tell(labels, is_first, fraction)
-    with outputs[0].writing() as first, outputs[1].writing() as second:
-        for folder, wanted, name in ((first, True, "First output"), (second, False, "Second output")):
+    is_first = stratified_choice(labels, fraction, random_seed)
+    _warn(labels, is_first, fraction)
+    with train.writing() as first, test.writing() as second:
+        for folder, wanted, name in ((first, True, _FIRST), (second, False, _SECOND)):
             chosen = (item for item, is_in_first in zip(items(), is_first) if is_in_first == wanted)
             with display.images(name, "copied", int((is_first == wanted).sum())) as advance:
-                copy_items(folder, schema, columns, source_path, chosen, advance)
+                copy_items(folder, schema, columns, src_path, chosen, advance)
+    num_train = int(is_first.sum())
+    return SplitImages(tgt_train_path, tgt_test_path, num_train, len(labels) - num_train, columns.categories)
 
 
 def stratified_choice(labels: list[str], fraction: float, seed: int) -> np.ndarray:
-    """Choose images such that each class is split by the same fraction, as near as whole images allow.
+    """Choose images so that each class is split by the same fraction, as closely as whole images allow.
 
-    The counts are rounded by largest remainders, so that the whole is split by the fraction too, unless that would
-    leave a class of two or more images out of a part: each has at least one image in both. Classes of one image count
-    as one class here.
+    The counts are rounded by the largest remainder method, so that the whole dataset is split by the fraction too.
+    Each class of two or more images keeps at least one image on both sides. All classes of a single image are treated
+    as one class.
 
     Args:
-        labels: of N images.
-        fraction: of the images to choose.
-        seed: of the choice.
+        labels: label of each of N images.
+        fraction: fraction of the images to choose, in (0, 1).
+        seed: seed of the random choice.
 
     Returns:
         Whether each image is chosen: bool of shape (N,).
@@ -102,16 +118,17 @@ def stratified_choice(labels: list[str], fraction: float, seed: int) -> np.ndarr
     return is_chosen
 
 
-def _tell(labels: list[str], is_first: np.ndarray, fraction: float) -> None:
-    """Warn of a share that whole images did not allow, and of classes that are not on both sides."""
-    if abs(is_first.mean() - fraction) > _TOLERATED:
+def _warn(labels: list[str], is_first: np.ndarray, fraction: float) -> None:
+    """Log a fraction that whole images did not allow, and the classes that an output lacks."""
+    if abs(is_first.mean() - fraction) > _TOLERANCE:
         logger.warning(
-            "The first output has %.3f of the images instead of %.3f: classes of few images have one in each part.",
+            "The first output has a fraction of %.3f of the images instead of %.3f, because each class of two or more "
+            "images has at least one image in both outputs.",
             is_first.mean(),
             fraction,
         )
     every = set(labels)
-    for part, wanted in (("first", True), ("second", False)):
+    for output, wanted in (("first", True), ("second", False)):
         present = {label for label, is_in_first in zip(labels, is_first) if is_in_first == wanted}
         if every - present:
-            logger.warning("The %s output has no image of %s.", part, name_some(sorted(every - present)))
+            logger.warning("The %s output has no image of %s.", output, name_some(sorted(every - present)))
