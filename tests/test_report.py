@@ -35,7 +35,7 @@ from train_pytorch_model.report.thumbnails import (
     make_mistakes,
     make_samples,
 )
-from train_pytorch_model.report.write import PICTURES, SHEETS, write_report
+from train_pytorch_model.report.write import FIGURES, TABLES, write_report
 from train_pytorch_model.text.csv_cells import write_sheet
 from train_pytorch_model.text.wording import seconds_in_words
 
@@ -187,7 +187,7 @@ def test_hostile_labels_are_text_on_the_page_and_nothing_else(tmp_path: Path) ->
     assert "alert(" not in page.scripts[0]
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "{{ 7*7 }}" in page.text
-    assert {path.name for path in tmp_path.rglob("*")} == {"report", "report.html", *PICTURES, *SHEETS}
+    assert {path.name for path in tmp_path.rglob("*")} == {"report", "report.html", *FIGURES, *TABLES}
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 100, 1000])
@@ -306,7 +306,7 @@ def test_the_sheet_of_learning_curves_holds_records_and_timings(written: Written
 def test_no_cell_of_a_sheet_begins_a_formula(tmp_path: Path) -> None:
     write_report(make_report(HOSTILE), tmp_path)
     begins_formula = ("=", "+", "-", "@", "\t", "\r")
-    for name in SHEETS:
+    for name in TABLES:
         for row in read_sheet(tmp_path / name):
             for cell in row:
                 assert not cell.startswith(begins_formula) or is_number(cell)
@@ -435,20 +435,20 @@ def test_pairs_are_those_that_sorting_all_mistakes_gives() -> None:
     )[:20]
     found = confused_pairs(confusion, classes)
     assert [(pair.label, pair.predicted) for pair in found] == [item[2:] for item in expected]
-    assert [pair.share for pair in found] == pytest.approx([-item[1] for item in expected])
+    assert [pair.fraction for pair in found] == pytest.approx([-item[1] for item in expected])
 
 
 @pytest.mark.parametrize("count", [61, 120, 121, 1000])
 def test_cells_of_a_large_matrix_are_means_over_the_classes_that_occur(count: int) -> None:
     random = np.random.default_rng(count)
-    shares = random.dirichlet(np.ones(count), count)
+    fractions = random.dirichlet(np.ones(count), count)
     is_present = random.random(count) > 0.3
-    shares[~is_present] = 0
-    cells, width = in_cells(shares, is_present)
+    fractions[~is_present] = 0
+    cells, width = in_cells(fractions, is_present)
     assert len(cells) <= 120
     assert (count <= 120) == (width == 1)
     rows = np.flatnonzero(is_present[:width])
-    assert cells[0, 1] == pytest.approx(np.mean([shares[row, width : 2 * width].sum() for row in rows]))
+    assert cells[0, 1] == pytest.approx(np.mean([fractions[row, width : 2 * width].sum() for row in rows]))
     held = [is_present[start : start + width].any() for start in range(0, count, width)]
     assert cells.sum(axis=1) == pytest.approx(np.array(held, dtype=float))
 

@@ -47,7 +47,7 @@ def test_a_report_says_what_was_trained_on_what_and_how_well(inputs: Inputs) -> 
     metrics = inputs.metrics()
     best = [record for record in metrics if record["is_best"]][-1]
     assert f"{100 * float(str(best['top1_acc'])):.1f} %" in page
-    assert f"The model of epoch {best['epoch']} was kept" in page
+    assert f"The model of epoch {best['epoch']} was saved" in page
     assert "All epochs that were asked for are done." in page
     for definition in TrainingParameters.definitions().values():
         assert definition.title in page
@@ -176,7 +176,7 @@ def test_images_are_drawn_where_all_would_take_too_long(inputs: Inputs, monkeypa
     monkeypatch.setattr(training_report, "_LEAST_SECONDS", 1e-9)
     monkeypatch.setattr(training_report, "_SHARE", 0)
     assert inputs.fit(report="basic") == 0
-    assert "on 1 of 12 validation images, drawn at random, of 3 classes" in page_of(inputs)
+    assert "on 1 validation image of 3 classes, a random sample of all 12" in page_of(inputs)
 
 
 def test_epochs_of_the_run_before_are_in_the_history() -> None:

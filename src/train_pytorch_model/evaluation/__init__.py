@@ -1,1 +1,1 @@
-"""Metrics, records and plots that training, reports and Evaluate Model share."""
+"""Metrics, records and plots, shared by training, the report and Evaluate Model."""

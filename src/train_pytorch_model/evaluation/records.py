@@ -1,4 +1,4 @@
-"""What one epoch came to, and how far one is."""
+"""Results of epochs, and the progress within one."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Optional
 
 @dataclass(frozen=True)
 class Reading:
-    """What is known within an epoch."""
+    """Progress within an epoch."""
 
     loss: float
-    """Of the last batch of this process."""
+    """Loss of the last batch of this process."""
     accuracy: float
-    """Top-1, over this process's images of the epoch so far, while the weights were changing."""
+    """Top-1 accuracy over this process's images of the epoch so far, while the weights change."""
     learning_rate: float
     images_per_second: float
-    """Of all processes, over the epoch so far."""
+    """Throughput of all processes, averaged over the epoch so far."""
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch came to."""
+    """Results of one epoch."""
 
     epoch: int
     """From 1."""
     learning_rate: float
     train_loss: float
-    """Mean over the images, in training mode, while the weights were changing."""
+    """Mean over the images, in training mode, while the weights change."""
     train_error: float
-    """1 - top-1 accuracy, likewise."""
+    """1 - top-1 accuracy, computed in the same way."""
     valid_loss: float
     top1_acc: float
     top5_acc: Optional[float]
@@ -39,7 +39,7 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class EpochTiming:
-    """How long one epoch took."""
+    """Duration of one epoch."""
 
     epoch: int
     train_seconds: float

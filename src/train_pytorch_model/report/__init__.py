@@ -1,1 +1,1 @@
-"""The report of a finished training: one page, with the pictures and tables that it is made of beside it."""
+"""The report of a finished training run: an HTML page, and its figures and tables as separate files."""

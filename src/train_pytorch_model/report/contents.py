@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The contents of a report, and the names of its files."""
 
 from __future__ import annotations
 
@@ -16,68 +16,68 @@ if TYPE_CHECKING:
 
 
 REPORT_FOLDER = "report"
-"""In the outputs folder."""
+"""Name of the report's folder in the outputs folder."""
 REPORT_FILE = "report.html"
 LEARNING_CURVES = "learning_curves.png"
 CONFUSION_MATRIX = "confusion_matrix.png"
 CALIBRATION = "calibration.png"
 CLASS_COUNTS = "class_counts.png"
-PICTURES = (LEARNING_CURVES, CONFUSION_MATRIX, CALIBRATION, CLASS_COUNTS)
-SHEETS = ("learning_curves.csv", "confusion_matrix.csv", "calibration.csv", "per_class.csv")
+FIGURES = (LEARNING_CURVES, CONFUSION_MATRIX, CALIBRATION, CLASS_COUNTS)
+TABLES = ("learning_curves.csv", "confusion_matrix.csv", "calibration.csv", "per_class.csv")
 
 
 def remove_report(folder: Path) -> None:
-    """Remove the files of a report, and the folder when nothing else is in it."""
+    """Remove the files of a report, and the folder if it is empty then."""
     with contextlib.suppress(OSError):
-        for name in (REPORT_FILE, *PICTURES, *SHEETS):
+        for name in (REPORT_FILE, *FIGURES, *TABLES):
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture of one image."""
+    """A small version of one image."""
 
     label: str
     """The true class."""
     predicted: Optional[str]
-    """The predicted class; None for an image that was not scored."""
+    """The predicted class; None for an image that was not predicted."""
     confidence: Optional[float]
-    """The probability of the predicted class, in [0, 1]; None likewise."""
+    """Probability of the predicted class, in [0, 1]; None if `predicted` is None."""
     file_name: str
-    """As the dataset names it. It is shown, never opened."""
+    """Name in the dataset. It is only shown, never opened."""
     jpeg: bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """One finished training."""
+    """A finished training run."""
 
     title: str
     facts: list[tuple[str, list[tuple[str, str]]]]
-    """Groups of names and values: the parameters, the data, the versions of libraries, …"""
+    """Groups of names and values, such as the parameters or the versions of libraries."""
     records: Sequence[EpochRecord]
-    """One an epoch, at least one; numbers that are not finite are left out of curves."""
+    """One record per epoch, at least one. Numbers that are not finite leave gaps in the curves."""
     timings: Sequence[EpochTiming]
-    """Of the same epochs, or of some of them."""
+    """Timings of these epochs, or of some of them."""
     best_epoch: int
-    """The epoch of the model that was kept, from 1."""
+    """Epoch of the model that was saved, from 1."""
     stop_reason: str
-    """Why the training ended when it did, as a sentence."""
+    """A sentence that says why training ended."""
     classes: tuple[str, ...]
     """Names of the C classes, in the model's order."""
     train_counts: np.ndarray
     """Training images of each class, int of shape (C,)."""
     valid_counts: np.ndarray
-    """Validation images of each class, likewise."""
+    """Validation images of each class, int of shape (C,)."""
     truth: np.ndarray
     """True class of each of the N validation images, int of shape (N,), N > 0."""
     probabilities: np.ndarray
-    """What the kept model says of them, float of shape (N, C), each row summing to one."""
+    """Probabilities that the saved model predicts for them, float of shape (N, C), each row summing to one."""
     drawn_from: Optional[int] = None
-    """Validation images in all, where the N were drawn from them at random."""
+    """Number of all validation images, if the N are a random sample of them."""
     warnings: tuple[str, ...] = ()
     mistakes: tuple[Thumbnail, ...] = ()
-    """Thumbnails of validation images that were predicted wrongly, the surest first; none in a basic report."""
+    """Thumbnails of wrongly predicted validation images, the most confident first; none in a basic report."""
     samples: tuple[Thumbnail, ...] = ()
-    """Thumbnails of a few images a class; none in a basic report."""
+    """Thumbnails of a few images per class; none in a basic report."""

@@ -1,4 +1,4 @@
-"""The pictures of a report. The confusion matrix and the calibration are those of Evaluate Model."""
+"""Draws the figures of a report. Evaluate Model draws the same confusion matrix and reliability diagram."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 _DPI = 150
 _TRAINING = "#1b6ca8"
 _VALIDATION = "#c2541b"
-# Losses further apart than this are drawn on a logarithmic scale.
+# If the ratio of the largest and the smallest loss is above this, their axis is logarithmic.
 _LOG_RATIO = 30
 
 
 def draw_figures(report: Report, confusion: np.ndarray, error: float, folder: Path) -> None:
-    """Draw all pictures of a report into a folder.
+    """Draw all figures of a report.
 
     Args:
-        report: what to draw.
+        report: the report to draw.
         confusion: counts, int of shape (C, C); rows are true classes, columns predicted ones.
         error: the expected calibration error, in [0, 1].
-        folder: where the PNGs go.
+        folder: where to write the PNG files.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that the font lacks, or of a layout that is tight
+        warnings.simplefilter("ignore")  # about glyphs that the font lacks, or a tight layout
         draw_learning_curves(report.records, report.best_epoch, folder / LEARNING_CURVES)
         draw_confusion_matrix(confusion, list(report.classes), folder / CONFUSION_MATRIX)
         draw_reliability(*reliability(report.truth, report.probabilities), error, folder / CALIBRATION)
@@ -55,8 +55,8 @@ def draw_learning_curves(records: Sequence[EpochRecord], best_epoch: int, path: 
 
     Args:
         records: at least one; numbers that are None or not finite leave a gap.
-        best_epoch: marked where it is among them.
-        path: of the PNG.
+        best_epoch: the epoch to mark, if it is among the records.
+        path: the PNG to write.
     """
     epochs = [record.epoch for record in records]
     figure = Figure(figsize=(4.8, 6.4), layout="constrained")
@@ -102,20 +102,20 @@ def _draw_pair(axes: Any, epochs: Sequence[int], train: np.ndarray, valid: np.nd
 
 
 def _marked(epochs: Sequence[int]) -> dict[str, Any]:
-    """Few points are marked each: a line through one alone would not be seen."""
+    """Markers for curves of few points: a curve of a single point would be invisible without."""
     return {"marker": "o", "markersize": 3.5} if len(epochs) <= 40 else {}
 
 
 def draw_class_counts(train: np.ndarray, valid: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Draw how many images each class has, as bars.
+    """Draw the number of images of each class as bars.
 
-    Up to 60 classes are named, and have their numbers at the bars; more are put in order of their training images.
+    Up to 60 classes are named, with their numbers at the bars. More classes are sorted by their training images.
 
     Args:
         train: training images of each class, int of shape (C,).
-        valid: validation images likewise.
+        valid: validation images of each class, int of shape (C,).
         classes: names of the C classes.
-        path: of the PNG.
+        path: the PNG to write.
     """
     if len(classes) <= MAX_NAMED:
         figure = _named_counts(train, valid, classes)
@@ -126,7 +126,7 @@ def draw_class_counts(train: np.ndarray, valid: np.ndarray, classes: Sequence[st
         places = np.arange(len(classes))
         axes.fill_between(places, train[order], step="mid", color=_TRAINING, label="training", linewidth=0)
         axes.fill_between(places, valid[order], step="mid", color=_VALIDATION, label="validation", linewidth=0)
-        axes.set(xlabel="classes, those with most training images first", ylabel="images", xlim=(0, len(classes) - 1))
+        axes.set(xlabel="classes, sorted by training images", ylabel="images", xlim=(0, len(classes) - 1))
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path, dpi=_DPI)

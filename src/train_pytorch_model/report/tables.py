@@ -1,4 +1,4 @@
-"""The numbers of a report, as rows."""
+"""The tables of a report, as rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_PAIRS = 20
 
 @dataclass(frozen=True)
 class ClassRow:
-    """How well one class is recognised; the metrics are in [0, 1]."""
+    """Metrics of one class, each in [0, 1]."""
 
     number: int
     label: str
@@ -31,23 +31,23 @@ class ClassRow:
     recall: float
     f1: float
     is_predicted: bool
-    """Whether any image was predicted as this class: without one, the precision says nothing."""
+    """Whether any image was predicted as this class; otherwise, the precision is undefined."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two classes taken for each other."""
+    """A true class and the class that some of its images were wrongly predicted as."""
 
     label: str
     predicted: str
     images: int
-    share: float
-    """Of the images of the true class, in (0, 1]."""
+    fraction: float
+    """Fraction of the images of the true class, in (0, 1]."""
 
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch; what is unknown or not finite is None."""
+    """One epoch. Numbers that are unknown or not finite are None."""
 
     epoch: int
     learning_rate: Optional[float]
@@ -62,11 +62,11 @@ class EpochRow:
 
 
 def class_rows(report: Report, per_class: Mapping[str, Mapping[str, Any]], confusion: np.ndarray) -> list[ClassRow]:
-    """One row a class, in the model's order.
+    """Make one row per class, in the model's order.
 
     Args:
-        report: names and training images.
-        per_class: what `compute_metrics` says of each class.
+        report: provides the names and the numbers of training images.
+        per_class: metrics of each class, from `compute_metrics`.
         confusion: int of shape (C, C).
     """
     predictions = confusion.sum(axis=0)
@@ -80,20 +80,21 @@ def class_rows(report: Report, per_class: Mapping[str, Mapping[str, Any]], confu
 
 
 def confused_pairs(confusion: np.ndarray, classes: tuple[str, ...], limit: int = MAX_PAIRS) -> list[Pair]:
-    """The pairs of true and predicted class that occur most often, of equally frequent ones the larger share first."""
+    """Find the most frequent pairs of true and predicted class; ties are sorted by the fraction of the true class."""
     rows, columns = np.nonzero(confusion)
     is_wrong = rows != columns
     rows, columns = rows[is_wrong], columns[is_wrong]
     counts = confusion[rows, columns]
-    shares = counts / confusion.sum(axis=1)[rows]
-    order = np.lexsort((-shares, -counts))[:limit]
+    fractions = counts / confusion.sum(axis=1)[rows]
+    order = np.lexsort((-fractions, -counts))[:limit]
     return [
-        Pair(classes[rows[place]], classes[columns[place]], int(counts[place]), float(shares[place])) for place in order
+        Pair(classes[rows[place]], classes[columns[place]], int(counts[place]), float(fractions[place]))
+        for place in order
     ]
 
 
 def epoch_rows(report: Report) -> list[EpochRow]:
-    """One row an epoch, with its timing where there is one."""
+    """Make one row per epoch, with its timing if it is known."""
     timings = {timing.epoch: timing for timing in report.timings}
     rows = []
     for record in report.records:
@@ -125,7 +126,7 @@ def _error(accuracy: Optional[float]) -> Optional[float]:
 
 
 def time_facts(report: Report) -> list[tuple[str, str]]:
-    """How long the epochs took, as names and values; none where nothing was timed."""
+    """Summarise how long the epochs took, as names and values; empty without timings."""
     if not report.timings:
         return []
     rates = [

@@ -1,4 +1,4 @@
-"""Small pictures of images: the surest mistakes, and a few samples a class."""
+"""Thumbnails: the most confident mistakes, and a few samples of each class."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 MAX_MISTAKES = 24
 MAX_SAMPLES = 60
-MAX_SAMPLES_A_CLASS = 3
+MAX_SAMPLES_PER_CLASS = 3
 MAX_PIXELS = 160
 _QUALITY = 80
 
 
 def choose_mistakes(truth: np.ndarray, probabilities: np.ndarray, limit: int = MAX_MISTAKES) -> np.ndarray:
-    """Images predicted wrongly, the most confident first.
+    """Choose wrongly predicted images, the most confident first.
 
     Args:
         truth: true classes, int of shape (N,).
         probabilities: float of shape (N, C).
-        limit: of images.
+        limit: the largest number of images.
 
     Returns:
-        Their indices, int of shape (M,), M <= limit; of equally confident ones the first goes first.
+        Their indices, int of shape (M,), M <= limit; ties are sorted by index.
     """
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != truth)
     order = np.argsort(-probabilities[wrong].max(axis=1), kind="stable")
@@ -37,18 +37,18 @@ def choose_mistakes(truth: np.ndarray, probabilities: np.ndarray, limit: int = M
 
 
 def choose_samples(
-    labels: np.ndarray, num_classes: int, per_class: int = MAX_SAMPLES_A_CLASS, limit: int = MAX_SAMPLES
+    labels: np.ndarray, num_classes: int, per_class: int = MAX_SAMPLES_PER_CLASS, limit: int = MAX_SAMPLES
 ) -> np.ndarray:
-    """A few images a class, the same every time.
+    """Choose a few images of each class, deterministically.
 
-    Images of a class are taken from its beginning, middle and end, because neighbours are often alike. Where the
-    limit allows less than one a class, classes are taken at equal distances.
+    Images are spread over their class from its first to its last, because neighbours are often similar. If there are
+    more classes than the limit, the classes are spread in the same way.
 
     Args:
         labels: class of each image, int of shape (N,).
         num_classes: C.
-        per_class: the most images of one class.
-        limit: the most images in all.
+        per_class: the largest number of images of one class.
+        limit: the largest number of images in total.
 
     Returns:
         Indices, int of shape (M,), M <= limit, in the order of the classes.
@@ -65,7 +65,7 @@ def choose_samples(
 
 
 def _spread(count: int, taken: int) -> np.ndarray:
-    """`taken` different numbers below `count`, from the first to the last at equal distances."""
+    """`taken` distinct numbers from 0 to `count` - 1, evenly spaced."""
     return np.round(np.linspace(0, count - 1, taken)).astype(np.int64)
 
 
@@ -76,14 +76,14 @@ def make_mistakes(
     pixels_of: Callable[[int], np.ndarray],
     name_of: Callable[[int], str],
 ) -> tuple[Thumbnail, ...]:
-    """Thumbnails of the most confident mistakes.
+    """Make thumbnails of the most confident mistakes.
 
     Args:
         truth: true classes, int of shape (N,).
         probabilities: float of shape (N, C).
         classes: names of the C classes.
-        pixels_of: the image at an index, uint8 of shape (H, W, 3).
-        name_of: the name of its file.
+        pixels_of: returns the image at an index, uint8 of shape (H, W, 3).
+        name_of: returns the name of its file.
     """
     thumbnails = []
     for index in choose_mistakes(truth, probabilities).tolist():
@@ -100,13 +100,13 @@ def make_samples(
     pixels_of: Callable[[int], np.ndarray],
     name_of: Callable[[int], str],
 ) -> tuple[Thumbnail, ...]:
-    """Thumbnails of a few images a class.
+    """Make thumbnails of a few images of each class.
 
     Args:
         labels: class of each image, int of shape (N,).
         classes: names of the C classes.
-        pixels_of: the image at an index, uint8 of shape (H, W, 3).
-        name_of: the name of its file.
+        pixels_of: returns the image at an index, uint8 of shape (H, W, 3).
+        name_of: returns the name of its file.
     """
     return tuple(
         Thumbnail(classes[labels[index]], None, None, name_of(index), make_jpeg(pixels_of(index)))
@@ -115,7 +115,7 @@ def make_samples(
 
 
 def make_jpeg(pixels: np.ndarray) -> bytes:
-    """A JPEG of at most 160 pixels on a side, of nothing but the pixels: no metadata.
+    """Encode an image as a JPEG of at most 160 pixels on a side, without metadata.
 
     Args:
         pixels: uint8 of shape (H, W, 3).

@@ -1,4 +1,4 @@
-"""Writes the report: one page that needs nothing else, and its pictures and tables as files beside it."""
+"""Writes the report: one self-contained HTML page, and its figures and tables as separate files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from train_pytorch_model.report.contents import (
     CALIBRATION,
     CLASS_COUNTS,
     CONFUSION_MATRIX,
+    FIGURES,
     LEARNING_CURVES,
-    PICTURES,
     REPORT_FILE,
-    SHEETS,
+    TABLES,
 )
 from train_pytorch_model.report.tables import (
     EpochRow,
@@ -39,44 +39,44 @@ from train_pytorch_model.text.csv_cells import write_sheet
 if TYPE_CHECKING:
     from train_pytorch_model.report.contents import Report
 
-# By path: a copied folder of sources is enough.
+# By path rather than importlib.resources, so that a copied folder of sources works.
 _TEMPLATES = Path(__file__).parent / "templates"
 _TEMPLATE = "report.html"
 _SCRIPT = "sorting.js"
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A picture as the page embeds it."""
+class _Figure:
+    """A figure as the page embeds it."""
 
-    address: str
-    """All of it, as a data URI."""
-    alternative: str
+    data_uri: str
+    alternative_text: str
     width: int
+    """In pixels."""
     height: int
     """In pixels."""
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Write report.html, and the PNG and CSV of each figure.
+    """Write report.html, and a PNG and a CSV file for each figure.
 
     Args:
-        report: what to write.
-        folder: where; it is made where it is not there, and files of an earlier report in it are replaced.
+        report: the report to write.
+        folder: where to write it. It is created if it does not exist; files of an earlier report are replaced.
 
     Returns:
         The path of report.html.
 
     Raises:
-        ValueError: when the arrays and names of the report do not fit together.
-        OSError: when the folder cannot be written.
+        ValueError: if the shapes of the report's arrays do not match.
+        OSError: if the folder cannot be written.
     """
     _check(report)
     folder.mkdir(parents=True, exist_ok=True)
     # The areas under curves would take longer than the rest of the report.
     metrics = compute_metrics(report.truth, report.probabilities, report.classes, with_areas=False)
     confusion = confusion_matrix(report.truth, report.probabilities.argmax(axis=1), len(report.classes))
-    _write_sheets(report, metrics, confusion, folder)
+    _write_tables(report, metrics, confusion, folder)
     figures.draw_figures(report, confusion, metrics["expected_calibration_error"], folder)
     pairs = confused_pairs(confusion, report.classes)
     script = (_TEMPLATES / _SCRIPT).read_text(encoding="utf-8")
@@ -91,15 +91,15 @@ def write_report(report: Report, folder: Path) -> Path:
             rows=class_rows(report, metrics["per_class"], confusion),
             pairs=pairs,
             num_wrong=int(confusion.sum() - confusion.trace()),
-            pictures=_pictures(report, metrics, pairs, folder),
-            files=(*PICTURES, *SHEETS),
-            script=Markup(script),  # ours: no label is in it
-            script_sum=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            figures=_figures(report, metrics, pairs, folder),
+            files=(*FIGURES, *TABLES),
+            script=Markup(script),  # a constant, so it needs no escaping
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             version=__version__,
         )
     )
     path = folder / REPORT_FILE
-    # What has no place in UTF-8, such as the half of a pair in a file name, is written as its number.
+    # File names may contain lone surrogates, which UTF-8 cannot encode.
     path.write_bytes(page.encode("utf-8", errors="backslashreplace"))
     return path
 
@@ -125,12 +125,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(shown=_shown, number=_number, fixed=_fixed, percent=_percent, address=_address)
+    environment.filters.update(shown=_shown, number=_number, fixed=_fixed, percent=_percent, data_uri=_data_uri)
     return environment
 
 
 def _shown(text: str) -> str:
-    """A text with a visible sign for each control character."""
+    """Replace each control character of a text by a visible symbol."""
     return "".join(chr(0x2400 + ord(letter)) if letter < " " else letter for letter in text)
 
 
@@ -146,8 +146,8 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def _write_sheets(report: Report, metrics: dict[str, Any], confusion: np.ndarray, folder: Path) -> None:
-    curves, matrix, calibration, per_class = (folder / name for name in SHEETS)
+def _write_tables(report: Report, metrics: dict[str, Any], confusion: np.ndarray, folder: Path) -> None:
+    curves, matrix, calibration, per_class = (folder / name for name in TABLES)
     write_sheet(curves, [field.name for field in fields(EpochRow)], map(astuple, epoch_rows(report)))
     write_sheet(
         matrix,
@@ -166,37 +166,37 @@ def _write_sheets(report: Report, metrics: dict[str, Any], confusion: np.ndarray
     )
 
 
-def _pictures(report: Report, metrics: dict[str, Any], pairs: list[Pair], folder: Path) -> dict[str, _Picture]:
-    """The pictures by the names of their files without the ending, with what they show in words."""
+def _figures(report: Report, metrics: dict[str, Any], pairs: list[Pair], folder: Path) -> dict[str, _Figure]:
+    """The figures by the stems of their file names, with alternative texts."""
     last = report.records[-1]
     counts = report.train_counts
-    most = f" Most often, {pairs[0].label} is taken for {pairs[0].predicted}." if pairs else ""
+    most = f" The most frequent mistake: {pairs[0].label} is predicted as {pairs[0].predicted}." if pairs else ""
     words = {
         LEARNING_CURVES: (
-            f"Curves of loss, error and learning rate over {len(report.records)} epochs. In the last, the training "
-            f"loss is {_number(last.train_loss)} and the validation loss {_number(last.valid_loss)}; epoch "
-            f"{report.best_epoch} was the best. All numbers are in the table of epochs."
+            f"Curves of loss, error and learning rate over {len(report.records)} epochs. In the last epoch, the "
+            f"training loss is {_number(last.train_loss)} and the validation loss {_number(last.valid_loss)}. The best "
+            f"epoch is {report.best_epoch}. All numbers are in the table of epochs."
         ),
         CONFUSION_MATRIX: (
             f"Confusion matrix of {len(report.classes)} classes: {_percent(metrics['accuracy'])} of "
-            f"{len(report.truth)} validation images lie on the diagonal.{most}"
+            f"{len(report.truth)} validation images are on the diagonal.{most}"
         ),
         CALIBRATION: (
             "Accuracy against confidence. The expected calibration error is "
             f"{metrics['expected_calibration_error']:.3f}."
         ),
         CLASS_COUNTS: (
-            f"Bars of the images of each class: from {counts.min()} to {counts.max()} training images. All numbers "
-            "are in the table of classes."
+            f"Number of images of each class: from {counts.min()} to {counts.max()} training images. All numbers are "
+            "in the table of classes."
         ),
     }
-    pictures = {}
+    embedded = {}
     for name, alternative in words.items():
         data = (folder / name).read_bytes()
         with Image.open(io.BytesIO(data)) as image:
-            pictures[Path(name).stem] = _Picture(_address(data, "png"), alternative, *image.size)
-    return pictures
+            embedded[Path(name).stem] = _Figure(_data_uri(data, "png"), alternative, *image.size)
+    return embedded
 
 
-def _address(data: bytes, kind: str) -> str:
+def _data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -10,7 +10,7 @@
     var headers = Array.prototype.slice.call(header.parentNode.children);
     var column = headers.indexOf(header);
     var now = header.getAttribute("aria-sort");
-    // Numbers are first wanted from the largest, names from the first.
+    // The first click sorts a column in its own direction, such as metrics from the lowest; the next click reverses it.
     var order = now === "none" ? header.getAttribute("data-first") : now === "ascending" ? "descending" : "ascending";
     headers.forEach(function (other) { if (other.hasAttribute("aria-sort")) { other.setAttribute("aria-sort", "none"); } });
     header.setAttribute("aria-sort", order);
