@@ -622,7 +622,7 @@ def test_no_module_waits_for_a_pipe(module: str, inputs: Inputs, capfd: pytest.C
         folders = write_class_folders(inputs.path / "raw")
         os.mkfifo(folders / "cat" / "x.png")
         assert run_here("convert-to-image-directory", input_path=folders, output_path=out, **outputs) == 0
-        assert "x.png is no regular file, and is passed over" in capfd.readouterr().err
+        assert "x.png, which is not a regular file" in capfd.readouterr().err
         return
     pipe = first_image(inputs)
     pipe.unlink()

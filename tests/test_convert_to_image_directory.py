@@ -182,20 +182,20 @@ COCO = {
     "categories": [{"id": 1, "name": "cat"}],
 }
 BROKEN_ANNOTATIONS: dict[str, tuple[str, str, str]] = {
-    "a file that is not there": ("labels.csv", "file,label\ncat/9.png,a\n", "are not there: 'cat/9.png'"),
+    "a file that is not there": ("labels.csv", "file,label\ncat/9.png,a\n", "do not exist: 'cat/9.png'"),
     "a category that is not there": (
         "labels.json",
         json.dumps({**COCO, "categories": []}),
-        "annotation 5 names no category or image",
+        "annotation 5 refers to an undefined category or image",
     ),
     "a category without a number": ("labels.json", json.dumps({**COCO, "categories": [{}]}), "KeyError: 'id'"),
     "several labels of an image": (
         "labels.jsonl",
         '\n{"image_url": "cat/0.png", "label": ["a", "b"]}',
-        "line 2 has no 'image_url'",
+        "line 2 must have strings as 'image_url'",
     ),
-    "a line that is no object": ("labels.jsonl", "3", "line 1 has no 'image_url'"),
-    "a line that is no JSON": ("labels.jsonl", '\n\n{"image_url"', "line 3 is no JSON"),
+    "a line that is no object": ("labels.jsonl", "3", "line 1 must have strings as 'image_url'"),
+    "a line that is no JSON": ("labels.jsonl", '\n\n{"image_url"', "line 3 is not JSON"),
     "no JSON": ("labels.json", "{", "labels.json cannot be used: Expecting"),
     "no UTF-8": ("labels.csv", "file,label\ncat/0.png,\udcff", "labels.csv cannot be used: 'utf-8'"),
 }
@@ -234,7 +234,7 @@ def test_texts_that_are_no_annotations_leave_the_folders_labels(
     (folders / "dog" / "z.csv").write_text("file,label\n0.png,other\n")  # of one folder's images alone
     assert convert(folders, tmp_path / "ours") == 0
     assert contents(tmp_path / "ours") == contents(tmp_path / "expected")
-    assert "sizes.csv gives no labels: its columns are ['name', 'width']" in capfd.readouterr().err
+    assert "sizes.csv has no labels: its columns are ['name', 'width']" in capfd.readouterr().err
 
 
 def test_annotations_of_several_categories_an_image_are_refused(folders: Path, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_annotations_of_several_categories_an_image_are_refused(folders: Path, t
     document["annotations"].append({"id": 99, "image_id": 0, "category_id": 7})
     (folders / "labels.json").write_text(json.dumps(document))
     assert convert(folders, tmp_path / "ours") == 1
-    assert "give one category an image" in error_text(tmp_path / "outputs")
+    assert "give each image one category" in error_text(tmp_path / "outputs")
     assert not (tmp_path / "ours").exists()
 
 
@@ -319,7 +319,7 @@ def test_a_tar_that_is_cut_between_two_files_is_an_error(folders: Path, tmp_path
         cut = [member.offset for member in packed.getmembers() if member.isfile()][4]
     archive.write_bytes(archive.read_bytes()[:cut])
     assert convert(archive, tmp_path / "ours") == 1
-    assert "it ends in the middle" in error_text(tmp_path / "outputs")
+    assert "it is truncated" in error_text(tmp_path / "outputs")
     assert not (tmp_path / "ours").exists()
 
 
@@ -452,7 +452,7 @@ def test_class_folders_in_two_places_and_images_beside_them_are_told_of(
     (folders / "cat" / "moving.gif").write_bytes(b"GIF")
     assert convert(folders, tmp_path / "ours") == 0
     said = capfd.readouterr().err
-    assert "1 images lie in no class folder and are left out: 'cover.png'." in said
+    assert "skipped 1 images outside of class folders: 'cover.png'." in said
     assert "1 .gif" in said
     assert len(read_labelled_images(tmp_path / "ours", "Training dataset")) == 12
 

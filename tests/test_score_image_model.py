@@ -172,7 +172,7 @@ def test_images_of_a_size_that_the_network_cannot_take_are_named_before_scoring(
         (
             "raise ValueError('odd sides only')",
             "InvalidDataset",
-            "the network cannot take images of 40x40: odd sides only",
+            "the network does not support images of 40x40: odd sides only",
         ),
         ("torch.empty(2**50)", "ModuleOutOfMemory", "memory"),
     ],

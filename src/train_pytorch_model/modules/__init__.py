@@ -1,1 +1,1 @@
-"""The modules that stand before and after Train PyTorch Model in a pipeline."""
+"""The modules around Train PyTorch Model in a pipeline, one function per module."""

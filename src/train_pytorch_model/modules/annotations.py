@@ -1,4 +1,4 @@
-"""Labels from a file beside the images: COCO, an export of Azure Machine Learning data labeling, or a CSV."""
+"""Reads labels from a file: COCO, an export of Azure Machine Learning data labeling, or a CSV."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ENDINGS = (".json", ".jsonl", ".csv")
-# Larger files are no annotations that a person keeps beside images.
+# No realistic file of annotations is larger.
 _MAX_BYTES = 2**30
 _FILE_COLUMNS = ("file", "file_name", "filename", "image", "path")
 _LABEL_COLUMNS = ("label", "category", "class")
@@ -29,27 +29,33 @@ _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://[^/]*/", re.IGNORECASE)
 
 
 class Annotations:
-    """Which file has which label."""
+    """The labels of files, by the names that a file of annotations gives them."""
 
     def __init__(self, labels: Iterable[tuple[str, str]], categories: Iterable[str] | None = None) -> None:
-        """Hold labels.
+        """Strip names and labels.
 
         Args:
-            labels: names of files as the annotations give them, and the label of each; an empty one is none.
-            categories: all of them, in order; those that occur, sorted, when left out.
+            labels: names of files and their labels; an empty label means that the file has none.
+            categories: all categories, in order; None for the labels that occur, sorted.
         """
         self._labels = [(name.strip(), label.strip()) for name, label in labels if label.strip()]
         given = sorted({label for _, label in self._labels}) if categories is None else categories
         self.categories = tuple(given)
 
     def match(self, files: Iterable[str]) -> dict[str, str]:
-        """The labels by the names that the files really have.
+        """Match the annotated names with the files that exist.
 
-        Annotations may name a file from another root (`images/a.jpg`, or the address of a datastore): the longest
-        ending of such a name that is a file counts, and else the one file of that last name.
+        Annotations may name a file relative to another root (`images/a.jpg`, or the URL of a datastore). Such a name
+        matches the file that is its longest suffix, or else the only file with the same last component.
+
+        Args:
+            files: names of the files that exist, with forward slashes.
+
+        Returns:
+            The label of each labelled file.
 
         Raises:
-            ValueError: when a file that is labelled is not there, or has several labels.
+            ValueError: if a labelled file does not exist, or has several labels.
         """
         present = set(files)
         by_last_name: dict[str, list[str]] = {}
@@ -68,17 +74,20 @@ class Annotations:
             elif matched.setdefault(found, label) != label:
                 several.append(f"{found!r} is {matched[found]!r} and {label!r}")
         if several:
-            raise ValueError(f"images of several categories: {join_some(several)}; give one category an image")
+            raise ValueError(f"images of several categories: {join_some(several)}; give each image one category")
         if missing:
-            raise ValueError(f"{len(missing)} labelled files are not there: {join_some(missing)}")
+            raise ValueError(f"{len(missing)} labelled files do not exist: {join_some(missing)}")
         return matched
 
 
 def parse_annotations(name: str, content: bytes) -> Annotations | None:
-    """Read a file of annotations; None when it is no such file.
+    """Parse a file that may hold annotations.
+
+    Returns:
+        The annotations; None if the file holds none.
 
     Raises:
-        ValueError: when it is one but cannot be used.
+        ValueError: if the annotations cannot be used.
     """
     text = content.decode("utf-8-sig")
     if name.lower().endswith(".csv"):
@@ -97,7 +106,7 @@ def _coco(document: Mapping[str, Any]) -> Annotations:
     labels = []
     for annotation in document["annotations"]:
         if annotation.get("category_id") not in names or annotation.get("image_id") not in files:
-            raise ValueError(f"annotation {annotation.get('id')!r} names no category or image of the file")
+            raise ValueError(f"annotation {annotation.get('id')!r} refers to an undefined category or image")
         labels.append((files[annotation["image_id"]], names[annotation["category_id"]]))
     return Annotations(labels, (names[number] for number in sorted(names)))
 
@@ -109,10 +118,10 @@ def _labeling_export(text: str) -> Iterator[tuple[str, str]]:
         try:
             entry = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"line {number} is no JSON: {error}") from error
+            raise ValueError(f"line {number} is not JSON: {error}") from error
         address, label = (entry.get(key) if isinstance(entry, dict) else None for key in ("image_url", "label"))
         if not isinstance(address, str) or not isinstance(label, str):
-            raise ValueError(f"line {number} has no 'image_url' and one 'label' as text; give one class an image")
+            raise ValueError(f"line {number} must have strings as 'image_url' and 'label'; give each image one class")
         path = _SCHEME.sub("", address)
         yield unquote(path.partition("?")[0] if address.lower().startswith("http") else path), label
 
@@ -123,20 +132,23 @@ def _csv(name: str, text: str) -> Annotations | None:
     file = next((columns[title] for title in _FILE_COLUMNS if title in columns), None)
     label = next((columns[title] for title in _LABEL_COLUMNS if title in columns), None)
     if file is None or label is None:
-        logger.warning("%s gives no labels: its columns are %s, and no 'file' and 'label'.", name, list(columns))
+        logger.warning("%s has no labels: its columns are %s, but 'file' and 'label' are needed.", name, list(columns))
         return None
     return Annotations((row[file] or "", row[label] or "") for row in rows)
 
 
 def read_annotations(where: str, files: Mapping[str, Path]) -> tuple[str, Annotations] | None:
-    """The annotations among text files, and the name of the one that holds them; None when there are none.
+    """Read the annotations from text files.
 
     Args:
         where: the dataset, for messages.
-        files: where each lies, by name.
+        files: paths of the text files, by name.
+
+    Returns:
+        The name of the file that holds annotations, and the annotations; None if there is no such file.
 
     Raises:
-        InvalidDatasetError: when a file is damaged, or several hold annotations.
+        InvalidDatasetError: if a file is damaged, or several files hold annotations.
     """
     found: dict[str, Annotations] = {}
     for name, path in files.items():
@@ -147,10 +159,10 @@ def read_annotations(where: str, files: Mapping[str, Path]) -> tuple[str, Annota
         except (ValueError, csv.Error, RecursionError) as error:
             raise InvalidDatasetError(where, f"the annotations in {name} cannot be used: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
-            reason = f"they are not laid out as COCO's ({type(error).__name__}: {error})"
+            reason = f"they do not have the structure of COCO ({type(error).__name__}: {error})"
             raise InvalidDatasetError(where, f"the annotations in {name} cannot be used: {reason}") from error
         if annotations is not None:
             found[name] = annotations
     if len(found) > 1:
-        raise InvalidDatasetError(where, f"several files hold annotations: {', '.join(found)}", "Leave one of them.")
+        raise InvalidDatasetError(where, f"several files hold annotations: {', '.join(found)}", "Keep one of them.")
     return next(iter(found.items()), None)

@@ -1,4 +1,4 @@
-"""Which image has which label: by a file of annotations, by the folder it lies in, or none at all."""
+"""Finds the label of each image: from a file of annotations, from its folder, or none."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Labelling:
-    """What each image is labelled."""
+    """The labels of images."""
 
     labels: list[Optional[str]]
-    """None for an image that is left out; empty where there are no labels at all."""
+    """One per image: None for a skipped image, an empty text for an unlabelled one."""
     categories: Optional[tuple[str, ...]]
-    """All that there may be, in order; None where there are no labels; empty where the labels that occur are all."""
+    """All categories, in order; empty for those that occur in `labels`; None for unlabelled images."""
 
 
 def find_labels(where: str, names: Sequence[str], texts: Mapping[str, Path]) -> Labelling:
@@ -33,11 +33,11 @@ def find_labels(where: str, names: Sequence[str], texts: Mapping[str, Path]) -> 
 
     Args:
         where: the dataset, for messages.
-        names: of the images, relative, with forward slashes.
-        texts: where files that may hold annotations lie, by name; those beside or above all images count.
+        names: relative names of the images, with forward slashes.
+        texts: paths of files that may hold annotations, by name; only those beside or above all images are read.
 
     Raises:
-        InvalidDatasetError: when annotations do not fit, or folders say several things.
+        InvalidDatasetError: if annotations do not match the images, or the folders are ambiguous.
     """
     common = common_folder(names)
     texts = {name: path for name, path in texts.items() if is_above(folder_of(name), common)}
@@ -51,22 +51,22 @@ def find_labels(where: str, names: Sequence[str], texts: Mapping[str, Path]) -> 
     except ValueError as error:
         raise InvalidDatasetError(where, f"in {file}, {error}") from error
     labels = [by_name.get(name[start:]) for name in names]
-    _warn_of_left_out(where, [name for name, label in zip(names, labels) if label is None], "have no label there")
+    _warn_of_skipped(where, [name for name, label in zip(names, labels) if label is None], f"without a label in {file}")
     return Labelling(labels, annotations.categories)
 
 
 def folder_of(name: str) -> str:
-    """The folder of a relative name, empty for the top."""
+    """Return the folder of a relative name; it is empty for the top folder."""
     return name.rpartition("/")[0]
 
 
 def is_above(folder: str, other: str) -> bool:
-    """Whether a folder is or holds another; the top, which is called by the empty text, holds all."""
+    """Whether a folder is another folder or contains it. The empty text is the top folder, which contains all."""
     return not folder or folder == other or other.startswith(folder + "/")
 
 
 def common_folder(names: Sequence[str]) -> str:
-    """The deepest folder that holds all files."""
+    """Return the deepest folder that contains all files."""
     common = folder_of(names[0])
     for name in names:
         while not is_above(common, folder_of(name)):
@@ -75,7 +75,7 @@ def common_folder(names: Sequence[str]) -> str:
 
 
 def _by_folders(where: str, names: Sequence[str]) -> Labelling:
-    """One folder a class: the folders around those are passed through."""
+    """Labels by one folder per class; the folders above those have no meaning."""
     folders = [folder_of(name) for name in names]
     roots = Counter(folder_of(folder) for folder in folders if folder)
     if not roots:
@@ -84,20 +84,22 @@ def _by_folders(where: str, names: Sequence[str]) -> Labelling:
     apart = [other for other in roots if not is_above(other, root) and not is_above(root, other)]
     if apart:
         raise InvalidDatasetError(
-            where, f"class folders lie in several folders: {name_some(sorted([root, *apart]))}", "Give one of them."
+            where,
+            f"several folders have class folders: {name_some(sorted([root, *apart]))}",
+            "Give one of them.",
         )
     is_in_class = [bool(folder) and folder_of(folder) == root for folder in folders]
     if sum(is_in_class) < len(names) / 2:
         raise InvalidDatasetError(
             where,
-            f"{len(names) - sum(is_in_class)} of {len(names)} images lie in no class folder of {root or 'the input'!r}",
-            "Put every image into the folder of its class, or all of them into one folder without labels.",
+            f"{len(names) - sum(is_in_class)} of {len(names)} images are in no class folder of {root or 'the input'!r}",
+            "Put each image into the folder of its class, or all images into one folder without labels.",
         )
-    _warn_of_left_out(where, [name for name, is_in in zip(names, is_in_class) if not is_in], "lie in no class folder")
+    _warn_of_skipped(where, [name for name, is_in in zip(names, is_in_class) if not is_in], "outside of class folders")
     labels = [folder.rpartition("/")[2] if is_in else None for folder, is_in in zip(folders, is_in_class)]
     return Labelling(labels, ())
 
 
-def _warn_of_left_out(where: str, names: list[str], why: str) -> None:
+def _warn_of_skipped(where: str, names: list[str], why: str) -> None:
     if names:
-        logger.warning("%s: %d images %s and are left out: %s.", where, len(names), why, name_some(names))
+        logger.warning("%s: skipped %d images %s: %s.", where, len(names), why, name_some(names))

@@ -1,4 +1,4 @@
-"""Images to probabilities: by one network, in batches of one size each."""
+"""Computes the probabilities of images with one network, in batches of equal image size."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from train_pytorch_model.ports.file_names import FileNames
     from train_pytorch_model.training.precision import Precision
 
-# Decoded before they are scored: enough to keep all cores busy, and little memory whatever there is to score.
+# Bytes of pixels decoded at once: enough to keep all cores busy, and a bounded amount of memory.
 _BLOCK_BYTES = 16 * 2**20
 
 
 def _read_sizes(path: Path, files: FileNames) -> tuple[np.ndarray, dict[int, str]]:
-    """Height and width of every image by its header, int32 of shape (N, 2), and what cannot be read."""
+    """Height and width of each image from its header, int32 of shape (N, 2), and the reasons for unreadable ones."""
 
     def work(index: int) -> Size | str:
         try:
@@ -50,7 +50,7 @@ def _read_sizes(path: Path, files: FileNames) -> tuple[np.ndarray, dict[int, str
 
 
 def _group(sizes: np.ndarray) -> dict[Size, np.ndarray]:
-    """Indices of the images of each size, the most frequent size first; those without a size are left out."""
+    """Indices of the images of each size, the most frequent size first, without those whose size is unknown."""
     readable = np.flatnonzero(sizes.any(axis=1))
     distinct, which, counts = np.unique(sizes[readable], axis=0, return_inverse=True, return_counts=True)
     parts = np.split(readable[np.argsort(which.ravel(), kind="stable")], np.cumsum(counts)[:-1])
@@ -59,7 +59,7 @@ def _group(sizes: np.ndarray) -> dict[Size, np.ndarray]:
 
 
 class ImageScorer:
-    """Probabilities of images, in batches of one size each."""
+    """Computes the probabilities of images, in batches of equal image size."""
 
     def __init__(
         self,
@@ -71,15 +71,15 @@ class ImageScorer:
         *,
         batch_size: int,
     ) -> None:
-        """Make ready to score.
+        """Keep the network.
 
         Args:
             network: in evaluation mode, on the device.
-            description: of the network.
-            device: that computes.
-            precision: to compute in.
-            normalisation: mean and std of each channel of pixels in [0, 1]; None to leave them there.
-            batch_size: images in a batch.
+            description: the description that the network was built from.
+            device: the device to compute on.
+            precision: the precision to compute in.
+            normalisation: mean and standard deviation of each channel, for pixels in [0, 1]; None for no normalisation.
+            batch_size: the largest number of images in a batch.
         """
         self._network = network
         self._description = description
@@ -96,18 +96,19 @@ class ImageScorer:
         """Score all images.
 
         Args:
-            path: the dataset's folder.
-            files: relative to it.
+            path: the folder of the dataset.
+            files: names of the N images, relative to it.
             where: the dataset, for messages.
-            advance: called once an image.
-            skip_unreadable: whether images may be unreadable.
+            advance: called once per image.
+            skip_unreadable: whether to skip unreadable images instead of failing.
 
         Returns:
-            Probabilities, float64 of shape (N, classes), NaN for images that cannot be read, and why they cannot be.
+            Probabilities, float64 of shape (N, classes), NaN for unreadable images; and the reason for each of those,
+            by index.
 
         Raises:
-            InvalidDatasetError: for images that cannot be read and may not be skipped, when none can be read, or when
-                the network cannot take their size.
+            InvalidDatasetError: if an image is unreadable and must not be skipped, if all images are unreadable, or if
+                the network does not support their size.
         """
         sizes, unreadable = _read_sizes(path, files)
         if not skip_unreadable:
@@ -125,16 +126,16 @@ class ImageScorer:
                     for _ in indices:
                         advance()
         except NetworkError as error:
-            hint = "Bring them to the size that it was trained on, as the training images were."
-            raise InvalidDatasetError(where, f"the network cannot take {error}", hint) from error
+            hint = "Transform them to the size of the training images."
+            raise InvalidDatasetError(where, f"the network does not support {error}", hint) from error
         if probabilities is None or len(unreadable) == len(files) or not skip_unreadable:
             _refuse(unreadable, files, where)
-        assert probabilities is not None  # there are images, and not all are unreadable
+        assert probabilities is not None  # there is at least one readable image
         probabilities[list(unreadable)] = np.nan
         return probabilities, unreadable
 
     def _check_sizes(self, sizes: list[Size]) -> None:
-        """Pass images of a few sizes, without any data, through the network: the most frequent and the extremes."""
+        """Check the most frequent, the smallest and the largest size with the network on the meta device."""
         for size in dict.fromkeys([*sizes[:1], *([min(sizes), max(sizes)] if sizes else [])]):
             try:
                 check_image_size(self._description, size, 1, None, training=False)
@@ -145,7 +146,7 @@ class ImageScorer:
     def _score_size(
         self, path: Path, files: FileNames, of_size: np.ndarray, size: Size
     ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
-        """Indices, probabilities and what cannot be read, batch by batch."""
+        """Indices, probabilities and the reasons for unreadable images, batch by batch."""
         if self._memory_format is None:
             self._memory_format = preferred_memory_format(self._network, size, self._device)
         num_images = max(1, _BLOCK_BYTES // (size[0] * size[1] * 3))
@@ -154,7 +155,7 @@ class ImageScorer:
         def decode_block(block: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
             return _decode(path, files, block, size)
 
-        # A GPU computes while the cores decode; on a CPU the two would only take the cores from each other.
+        # Decoding overlaps with a GPU's computation; on a CPU, both would compete for the same cores.
         decoded = ahead(decode_block, blocks, by=1) if self._device.type == "cuda" else map(decode_block, blocks)
         for block, (rows, reasons) in zip(blocks, decoded):
             for start in range(0, len(block), self._batch_size):
@@ -175,7 +176,7 @@ class ImageScorer:
 
 
 def _decode(path: Path, files: FileNames, indices: np.ndarray, size: Size) -> tuple[np.ndarray, dict[int, str]]:
-    """Pixels, uint8 of shape (B, height, width, 3), and what cannot be read."""
+    """Pixels, uint8 of shape (B, height, width, 3), and the reasons for unreadable images."""
     rows = np.zeros((len(indices), *size, 3), dtype=np.uint8)
 
     def work(position: int) -> str | None:
@@ -199,5 +200,5 @@ def _refuse(unreadable: dict[int, str], files: FileNames, where: str) -> None:
         raise InvalidDatasetError(
             where,
             f"{len(unreadable)} of {len(files)} images cannot be read: {listed}",
-            "Mend or remove them, or have them as rows with an error by --skip-unreadable-images.",
+            "Repair or remove them, or use --skip-unreadable-images to get rows with an error instead.",
         )

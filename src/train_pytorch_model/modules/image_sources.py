@@ -1,4 +1,4 @@
-"""Files out of a folder or an archive, one after another: nothing is unpacked, and no name is ever used as a path."""
+"""Reads the files of a folder or an archive one by one. Archives are not unpacked; names in them are never paths."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ _KINDS_BY_FIRST_BYTES = ((b"\x1f\x8b", gzip.GzipFile), (b"BZh", bz2.BZ2File), (b
 
 
 class SourceFile:
-    """A file of a source."""
+    """A file in a folder or an archive."""
 
     def __init__(self, name: str, open_file: Callable[[], IO[bytes]], archive: str | None = None) -> None:
-        """Name a file.
+        """Keep the name of a file and how to open it.
 
         Args:
-            name: relative, with forward slashes, without `.` and `..`.
-            open_file: opens it for reading; for an archive, before the next file is asked for.
-            archive: the archive it lies in, as messages name it.
+            name: relative name, with forward slashes, without `.` and `..`.
+            open_file: opens the file for reading. A file in an archive must be read before the next one.
+            archive: the name of its archive in messages; None for a file in a folder.
         """
         self.name = name
         self._open = open_file
         self._archive = archive
 
     def chunks(self) -> Iterator[bytes]:
-        """The contents, piece by piece.
+        """Read the content, piece by piece.
 
         Raises:
-            InvalidDatasetError: when the archive is damaged.
-            UnreadableImageError: when a file of a folder cannot be read.
+            InvalidDatasetError: if the archive is damaged.
+            UnreadableImageError: if a file in a folder cannot be read.
         """
         try:
             with self._open() as stream:
@@ -65,20 +65,21 @@ class SourceFile:
 
 
 def files_of(path: Path) -> Iterator[SourceFile]:
-    """Give the files of a folder, of an archive, or of the one archive in a folder.
+    """Iterate over the files of a folder, of an archive, or of the only archive in a folder.
 
-    Hidden files and folders (a name that begins with a dot) and `__MACOSX` are passed over, and so are links, which are
-    told of.
+    Hidden files and folders (a name that begins with a dot) and `__MACOSX` are skipped. Links and special files are
+    skipped with a warning.
 
     Raises:
-        InvalidDatasetError: when the input is absent, a damaged archive, or a folder of an archive among other things.
+        InvalidDatasetError: if the input does not exist, is a damaged archive, or is a folder that contains an archive
+            and other files.
     """
     where = f"{DATASET} {path}"
     if not path.exists():
         raise InvalidDatasetError(where, "the input path does not exist", "Give a folder or an archive of images.")
     if not path.is_dir():
         if not path.is_file():
-            raise InvalidDatasetError(where, "it is no regular file", "Give a folder or an archive of images.")
+            raise InvalidDatasetError(where, "it is not a regular file", "Give a folder or an archive of images.")
         yield from _archive(path, where)
         return
     visible = sorted(entry for entry in path.iterdir() if not _is_hidden(entry.name))
@@ -88,7 +89,7 @@ def files_of(path: Path) -> Iterator[SourceFile]:
     elif len(visible) > 1:
         names = [entry.name for entry in visible]
         raise InvalidDatasetError(
-            where, f"it holds an archive among other things: {name_some(names)}", "Give one of them."
+            where, f"it contains an archive and other files: {name_some(names)}", "Give one of them."
         )
     else:
         yield from _archive(archives[0], where)
@@ -116,13 +117,13 @@ def _folder(path: Path, where: str) -> Iterator[SourceFile]:
             if not os.path.islink(file) and _is_regular(file, where):
                 yield SourceFile(file.relative_to(path).as_posix(), lambda file=file: file.open("rb"))  # type: ignore[misc]
     if num_links:
-        logger.warning("%s: %d links to files or folders are passed over.", where, num_links)
+        logger.warning("%s: skipped %d links to files or folders.", where, num_links)
 
 
 def _is_regular(file: Path, where: str) -> bool:
-    if os.path.isfile(file) or not os.path.exists(file):  # what cannot be looked at is told of when it is opened
+    if os.path.isfile(file) or not os.path.exists(file):  # an inaccessible file is reported when it is opened
         return True
-    logger.warning("%s: %s is no regular file, and is passed over.", where, file)  # a pipe would be waited for
+    logger.warning("%s: skipped %s, which is not a regular file.", where, file)  # reading a pipe would block
     return False
 
 
@@ -138,11 +139,11 @@ def _archive(path: Path, where: str) -> Iterator[SourceFile]:
 
 
 def _archive_error(archive: str, error: BaseException) -> InvalidDatasetError:
-    return InvalidDatasetError(archive, f"it cannot be read: {error}", "Make the archive again.")
+    return InvalidDatasetError(archive, f"it cannot be read: {error}", "Create the archive again.")
 
 
 def _plain_name(name: str) -> str | None:
-    """`./a/b.jpg` and `/a/b.jpg` as `a/b.jpg`; None for what is hidden or climbs out."""
+    """`a/b.jpg` for `./a/b.jpg` and `/a/b.jpg`; None for a hidden file or a name with `..`."""
     parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "/"]
     return None if not parts or any(_is_hidden(part) for part in parts) else "/".join(parts)
 
@@ -160,22 +161,23 @@ def _tar(path: Path, archive: str) -> Iterator[SourceFile]:
         first = file.read(8)
     kind: Any = next((kind for start, kind in _KINDS_BY_FIRST_BYTES if first.startswith(start)), open)
     with kind(path, "rb") as raw:
-        stream = _Remembering(raw)
+        stream = _KeepsEnd(raw)
         with tarfile.open(fileobj=stream, mode="r|") as packed:  # type: ignore[call-overload]
             while (member := packed.next()) is not None:
                 name = _plain_name(member.name) if member.isreg() else None
                 if name is not None:
                     yield SourceFile(name, lambda member=member: packed.extractfile(member), archive)  # type: ignore[misc]
-                packed.members.clear()  # it would remember every file of the archive
-        # To the end, where a compressed file has its checksum: tarfile stops at its own end, and at a cut.
+                packed.members.clear()  # otherwise, the list of all members stays in memory
+        # Read to the end, where a compressed file has its checksum. tarfile stops at the end of the tar data, and does
+        # not report a truncated file.
         while stream.read(_CHUNK_BYTES):
             pass
         if stream.end.strip(b"\0"):
-            raise tarfile.ReadError("it ends in the middle")
+            raise tarfile.ReadError("it is truncated")
 
 
-class _Remembering:
-    """A file that remembers the last block read from it: a whole tar archive ends in blocks of zeros."""
+class _KeepsEnd:
+    """A file that keeps the last block read from it: a complete tar archive ends in blocks of zeros."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
