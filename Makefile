@@ -12,7 +12,7 @@ UV := $(VENV)/bin/uv
 UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
-.PHONY: setup sample test test-all test-gpu soak fuzz audit coverage bench pictures lint format lock clean
+.PHONY: setup sample test test-all test-gpu soak fuzz audit coverage bench pictures docs lint format lock clean
 
 setup: $(INSTALLED)
 
@@ -64,6 +64,10 @@ coverage: setup
 pictures: setup
 	$(RUN) -m tests.pictures
 
+# The documentation as a site, in site/.
+docs: setup
+	$(RUN) -m tests.documentation
+
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -81,7 +85,8 @@ lock: setup
 	$(UV_LOCK) --python-version 3.9 tests/environments/azure_ml_component.in -o tests/environments/azure_ml_component.lock
 	for name in audit azure_ai_ml browser mldesigner mlflow inference_server; do \
 		$(UV_LOCK) --python-version 3.11 tests/environments/$$name.in -o tests/environments/$$name.lock || exit 1; done
+	$(UV_LOCK) --python-version 3.11 requirements/docs.in -o requirements/docs.lock
 	cp requirements.lock environment/requirements.lock
 
 clean:
-	rm -rf $(VENV) .venvs sample_run
+	rm -rf $(VENV) .venvs sample_run site

@@ -39,7 +39,11 @@ def main() -> int:
     """Audit all locks; 1 when there is anything to judge."""
     tools = environments.audit().parent
     print(f"Bill of materials: {write_bill(tools)}")
-    locks = [ROOT / "requirements-dev.lock", *sorted(environments.HERE.glob("*.lock"))]
+    locks = [
+        ROOT / "requirements-dev.lock",
+        ROOT / "requirements" / "docs.lock",
+        *sorted(environments.HERE.glob("*.lock")),
+    ]
     is_clean = [audit(tools, lock, "--require-hashes") for lock in locks]
     dependencies = YAML(typ="safe").load((ROOT / "conda_env.yaml").read_text(encoding="utf-8"))["dependencies"]
     packages = next(item["pip"] for item in dependencies if isinstance(item, dict))

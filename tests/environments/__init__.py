@@ -101,6 +101,11 @@ def browser() -> Path:
     return _synced("browser", Path(sys.executable))
 
 
+def docs() -> Path:
+    """Python of an environment that holds MkDocs."""
+    return _synced("docs", Path(sys.executable), ROOT / "requirements" / "docs.lock")
+
+
 def audit() -> Path:
     """Python of an environment that holds pip-audit and cyclonedx-bom."""
     return _synced("audit", Path(sys.executable))
@@ -156,8 +161,8 @@ def installed(version: str) -> Path:
     return python
 
 
-def _synced(name: str, base: Path) -> Path:
-    lock = HERE / f"{name}.lock"
+def _synced(name: str, base: Path, lock: Path | None = None) -> Path:
+    lock = lock or HERE / f"{name}.lock"
     folder, fresh = _prepare(name, lock.read_bytes())
     python = folder / "bin" / "python"
     if fresh:
