@@ -40,7 +40,7 @@ def run_until_it_hangs(name: str, inputs: Inputs, *arguments: object) -> subproc
 def test_a_read_that_hangs_is_named_and_the_process_ends(command: str, inputs: Inputs) -> None:
     image = sorted((inputs.valid / "image").iterdir())[5]
     finished = run_until_it_hangs(f"valid/image/{image.name}", inputs, command, *inputs.arguments()[1:])
-    assert f"{image} has been read for" in finished.stderr
+    assert f"Reading {image} has taken" in finished.stderr
     # What is wrong goes into the log of a training, and onto the page of a check, which is broken into lines.
     told = finished.stderr if command == "train" else "".join(finished.stdout.split())
     assert (f"{image} could not be read in" if command == "train" else f"{image}couldnotbereadin") in told

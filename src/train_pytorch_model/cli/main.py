@@ -58,17 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if launch.rank == 0:
         ending.tell(error)
     code = code if error is None else error.exit_code
-    if _has_hung_reads() or (code and launch.world_size > 1):  # threads would keep the process
+    if code and launch.world_size > 1:  # threads would keep the process
         from train_pytorch_model.distributed.watchdog import leave
 
         leave(code)
     return code
-
-
-def _has_hung_reads() -> bool:
-    from train_pytorch_model.data import threads
-
-    return threads.is_hung
 
 
 class _Ending:

@@ -1,7 +1,8 @@
-"""Work on many things side by side, and what to do when one of them never ends."""
+"""Parallel work in threads, and the detection of file reads that never return."""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -9,7 +10,8 @@ import time
 from collections import deque
 from concurrent import futures
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Callable, TypeVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Callable, Optional, TypeVar
 
 from train_pytorch_model.errors import HungReadError
 
@@ -23,20 +25,17 @@ logger = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-# A file that takes so long to read is told of; one that takes so much longer will never come.
+# A read that takes longer than this is reported; one that takes longer than the second number counts as hung.
 _LONG_SECONDS = 60.0
 _ENDLESS_SECONDS = 300.0
 
-# What each thread reads, and since when.
+# The file that each thread reads, and the time at which the read began.
 _reading: dict[int, tuple[Path, float]] = {}
-
-is_hung = False
-"""Whether a thread of this process reads without end, which nothing can stop."""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Say that this thread reads a file for as long as the block lasts."""
+    """Register that this thread reads a file inside the block, so that a hung read can be named."""
     thread = threading.get_ident()
     _reading[thread] = (path, time.monotonic())
     try:
@@ -46,99 +45,149 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(
     work: Callable[[int], _Result], count: int, *, at_once: int = 64, num_threads: int | None = None
 ) -> Iterator[_Result]:
-    """`work(0)`, `work(1)`, … `work(count - 1)`, done side by side, given in order.
+    """Compute `work(0)`, `work(1)`, … `work(count - 1)` in parallel and yield the results in order.
 
-    Decoders release the interpreter's lock, so threads use all cores and share one array.
+    Decoders release the interpreter's lock, so threads use all cores and can write to one array.
 
     Args:
-        work: what to do with each number.
-        count: of numbers.
-        at_once: numbers that a thread takes at a time.
-        num_threads: the most that may be at work; one a core when left out.
+        work: the function to call with each number.
+        count: how many numbers there are.
+        at_once: how many numbers form one task of a thread.
+        num_threads: the maximum number of threads; one per core by default.
 
     Raises:
-        HungReadError: when a file is read without end.
+        HungReadError: if reading a file does not return.
     """
     cores = min(num_cores(), num_threads or num_cores())
     chunks = (range(start, min(start + at_once, count)) for start in range(0, count, at_once))
-    with _pool(cores) as pool:
-        # A bounded number of chunks under way: a million futures at once would be a gigabyte.
-        under_way: deque[Future[list[_Result]]] = deque()
+    with _threads(cores) as threads:
+        # The number of pending chunks is bounded: a million futures would take a gigabyte.
+        pending: deque[Future[list[_Result]]] = deque()
         for chunk in chunks:
-            under_way.append(pool.submit(lambda numbers: [work(number) for number in numbers], chunk))
-            if len(under_way) > 4 * cores:
-                yield from _result(under_way.popleft())
-        while under_way:
-            yield from _result(under_way.popleft())
+            pending.append(threads.submit(lambda numbers: [work(number) for number in numbers], chunk))
+            if len(pending) > 4 * cores:
+                yield from _result(pending.popleft())
+        while pending:
+            yield from _result(pending.popleft())
 
 
 def ahead(work: Callable[[_Item], _Result], items: Iterable[_Item], *, by: int = 2) -> Iterator[_Result]:
-    """`work(item)` for each item in order, done in a thread that is up to `by` items ahead of whoever asks.
+    """Yield `work(item)` for each item in order, computed in a thread that is up to `by` items ahead of the consumer.
 
     Raises:
-        HungReadError: when a file is read without end.
+        HungReadError: if reading a file does not return.
     """
-    with _pool(1) as pool:
-        under_way: deque[Future[_Result]] = deque()
+    with _threads(1) as threads:
+        pending: deque[Future[_Result]] = deque()
         for item in items:
-            under_way.append(pool.submit(work, item))
-            if len(under_way) > by:
-                yield _result(under_way.popleft())
-        while under_way:
-            yield _result(under_way.popleft())
+            pending.append(threads.submit(work, item))
+            if len(pending) > by:
+                yield _result(pending.popleft())
+        while pending:
+            yield _result(pending.popleft())
+
+
+class _DaemonThreads:
+    """A thread pool that cannot keep the process alive: nothing can stop a thread that hangs in a read.
+
+    The threads of `concurrent.futures.ThreadPoolExecutor` are joined when the interpreter exits.
+    """
+
+    def __init__(self, max_threads: int) -> None:
+        self._max_threads = max_threads
+        self._threads: list[threading.Thread] = []
+        self._tasks: SimpleQueue[Optional[Callable[[], None]]] = SimpleQueue()
+        self._is_cancelled = False
+
+    def submit(self, work: Callable[[_Item], _Result], item: _Item) -> Future[_Result]:
+        """Compute `work(item)` in one of the threads."""
+        future: Future[_Result] = futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work(item))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._tasks.put(run)
+        if len(self._threads) < self._max_threads:
+            thread = threading.Thread(target=self._run_tasks, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return future
+
+    def _run_tasks(self) -> None:
+        while (task := self._tasks.get()) is not None and not self._is_cancelled:
+            task()
+            del task  # its result and its arrays are not needed while the thread waits for the next task
+
+    def cancel(self) -> None:
+        """Tell the threads to end after the tasks that they are running; drop all others."""
+        self._is_cancelled = True
+        for _ in self._threads:
+            self._tasks.put(None)
+
+    def close(self) -> None:
+        """Drop the tasks that have not begun, and wait until all threads have ended."""
+        self.cancel()
+        for thread in self._threads:
+            thread.join()
 
 
 @contextmanager
-def _pool(size: int) -> Iterator[futures.ThreadPoolExecutor]:
-    """Threads that are waited for, but for those of which one hangs."""
-    pool = futures.ThreadPoolExecutor(max_workers=size)
+def _threads(max_threads: int) -> Iterator[_DaemonThreads]:
+    """Provide threads, and wait for them at the end of the block unless one of them hangs."""
+    threads = _DaemonThreads(max_threads)
+    # A traceback can keep the block open until the interpreter exits, which must not happen during a task.
+    atexit.register(threads.close)
     try:
-        yield pool
+        yield threads
     except HungReadError:
-        pool.shutdown(wait=False, cancel_futures=True)
+        threads.cancel()
         raise
     except BaseException:
-        pool.shutdown(cancel_futures=True)
+        threads.close()
         raise
-    pool.shutdown()
+    else:
+        threads.close()
+    finally:
+        atexit.unregister(threads.close)
 
 
 def _result(future: Future[_Result]) -> _Result:
-    looks = _Looks()
+    detector = _HangDetector()
     while True:
         try:
             return future.result(_LONG_SECONDS)
         except futures.TimeoutError:
-            if future.done():  # just now, or by an error of this kind of its own
+            if future.done():  # completed just now, or failed with a TimeoutError of its own
                 return future.result()
-            looks.look()
+            detector.check()
 
 
-class _Looks:
-    """Looks at what is being read, again and again; a machine that stood still meanwhile has not looked."""
+class _HangDetector:
+    """Finds hung reads by the number of checks that saw them, which a suspended machine does not increase."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[Path, float], int] = {}
 
-    def look(self) -> None:
-        """Tell of reads that take long; raise an error for one that was there in as many looks as make it endless."""
-        global is_hung
-        under_way = list(_reading.values())
-        self._counts = {read: self._counts.get(read, 0) + 1 for read in under_way}
-        for path, since in under_way:
+    def check(self) -> None:
+        """Log reads that take long; raise an error for one that has been seen in too many checks."""
+        reads = list(_reading.values())
+        self._counts = {read: self._counts.get(read, 0) + 1 for read in reads}
+        for path, since in reads:
             seconds = time.monotonic() - since
             if self._counts[path, since] * _LONG_SECONDS >= _ENDLESS_SECONDS:
-                is_hung = True
                 raise HungReadError(
-                    f"{path} could not be read in {seconds:.0f} s: its disk or its mount does not answer. "
-                    "Copy the images to a disk of this machine, or mend the mount, and start the run again."
+                    f"{path} could not be read in {seconds:.0f} s: its disk or mount does not respond. "
+                    "Copy the images to a disk of this machine, or repair the mount, and start the run again."
                 )
             if seconds > _LONG_SECONDS:
-                logger.warning("%s has been read for %.0f s.", path, seconds)
+                logger.warning("Reading %s has taken %.0f s so far.", path, seconds)
