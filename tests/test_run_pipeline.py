@@ -216,17 +216,21 @@ BROKEN: dict[str, tuple[str, object, str]] = {
     "default below min": ("inputs.n", {"type": "integer", "default": 0, "min": 1}, "the default 0 is below min 1"),
     "min above max": ("inputs.n", {"type": "integer", "min": 3, "max": 2}, "min 3 is above max 2"),
     "default above max": ("inputs.n", {"type": "number", "default": 3, "max": 2.5}, "the default 3 is above max 2.5"),
-    "default that is no boolean": ("inputs.n", {"type": "boolean", "default": "maybe"}, "'maybe' is no boolean"),
-    "default that is no text": ("inputs.n", {"type": "string", "default": ["a"]}, "['a'] is no string"),
+    "default that is no boolean": (
+        "inputs.n",
+        {"type": "boolean", "default": "maybe"},
+        "'maybe' is not of type boolean",
+    ),
+    "default that is no text": ("inputs.n", {"type": "string", "default": ["a"]}, "['a'] is not of type string"),
     "bound that is no number": ("inputs.n", {"type": "integer", "min": "low"}, "min is 'low' for type integer"),
     "bound of a text": ("inputs.n", {"type": "string", "max": 3}, "max is 3 for type string"),
-    "choices that are no list": ("inputs.n", {"type": "integer", "enum": 3}, "enum is 3 and no list"),
-    "unknown type": ("inputs.n", {"type": "mltable"}, "of no type that is known"),
-    "inputs without names": ("inputs", ["n"], "inputs is no mapping of names to values"),
-    "another kind of component": ("type", "parallel", "it is no component of type command"),
-    "another distribution": ("distribution", {"type": "mpi"}, "distribution 'mpi' is not pytorch"),
-    "default not in enum": ("inputs.n", {"type": "string", "default": "x", "enum": ["a"]}, "'x' is none of a"),
-    "default of a wrong type": ("inputs.n", {"type": "integer", "default": "many"}, "'many' is no integer"),
+    "choices that are no list": ("inputs.n", {"type": "integer", "enum": 3}, "enum is 3, which is not a list"),
+    "unknown type": ("inputs.n", {"type": "mltable"}, "has no known type"),
+    "inputs without names": ("inputs", ["n"], "inputs is not a mapping"),
+    "another kind of component": ("type", "parallel", "it is not a component of type command"),
+    "another distribution": ("distribution", {"type": "mpi"}, "only distribution pytorch is supported, but got 'mpi'"),
+    "default not in enum": ("inputs.n", {"type": "string", "default": "x", "enum": ["a"]}, "'x' is not one of a"),
+    "default of a wrong type": ("inputs.n", {"type": "integer", "default": "many"}, "'many' is not of type integer"),
     "folder with a default": ("inputs.n", {"type": "uri_folder", "default": "x"}, "a folder cannot have a default"),
     "undeclared input": (
         "command",
@@ -235,12 +239,12 @@ BROKEN: dict[str, tuple[str, object, str]] = {
     ),
     "no number of nodes": ("resources", {"instance_count": "two"}, "instance_count is 'two'"),
     "a number without end": ("inputs.n", {"type": "number", "default": 10**400, "max": 3}, "is above max 3"),
-    "no finite number": ("inputs.n", {"type": "number", "default": float("inf")}, "inf is no number"),
-    "optional outside": ("inputs.n", {"type": "integer", "optional": True}, "optional input n stands outside"),
-    "required inside": ("command", "run $[[${{inputs.n}}]] ${{outputs.o}}", "required input n stands inside"),
-    "shared memory": ("resources", {"shm_size": "lots"}, "shm_size 'lots' is no number"),
-    "name": ("name", "Not a name", "is not made of"),
-    "code": ("code", "./nowhere", "is not there"),
+    "no finite number": ("inputs.n", {"type": "number", "default": float("inf")}, "inf is not of type number"),
+    "optional outside": ("inputs.n", {"type": "integer", "optional": True}, "optional input n is outside of"),
+    "required inside": ("command", "run $[[${{inputs.n}}]] ${{outputs.o}}", "required input n is inside of"),
+    "shared memory": ("resources", {"shm_size": "lots"}, "shm_size 'lots' is not a number"),
+    "name": ("name", "Not a name", "may only contain a-z"),
+    "code": ("code", "./nowhere", "does not exist"),
 }
 
 
@@ -265,16 +269,19 @@ def test_a_broken_component_is_told_of_before_anything_runs(fault: str, tmp_path
 
 BROKEN_JOBS: dict[str, tuple[dict[object, object], str]] = {
     "out of range": ({"n": 0}, "0 is below min 1"),
-    "no number": ({"n": "abc"}, "'abc' is no integer"),
-    "a number for a folder": ({"n": 2, "data": 3}, "input data: 3 is given where a folder is expected"),
+    "no number": ({"n": "abc"}, "'abc' is not of type integer"),
+    "a number for a folder": ({"n": 2, "data": 3}, "input data: expected a folder, but got 3"),
     "no input of this name": ({"n": 2, 7: 1}, "the component has no input 7"),
     "unknown input": ({"n": 2, "m": 1}, "the component has no input m"),
     "no value": ({}, "the required input n has no value"),
     "unknown step": ({"n": "${{parent.jobs.other.outputs.o}}"}, "parent.jobs.other.outputs.o is not declared"),
-    "folder for a number": ({"n": "${{parent.jobs.job.outputs.o}}"}, "a folder is given where integer is expected"),
+    "folder for a number": (
+        {"n": "${{parent.jobs.job.outputs.o}}"},
+        "expected a value of type integer, but got a folder",
+    ),
     "unknown input of the pipeline": ({"n": "${{parent.inputs.other}}"}, "parent.inputs.other is not declared"),
-    "absent folder": ({"n": 1, "data": {"type": "uri_folder", "path": "./nowhere"}}, "nowhere is not there"),
-    "elsewhere": ({"n": 1, "data": {"type": "uri_folder", "path": "azureml:x@latest"}}, "lies elsewhere"),
+    "absent folder": ({"n": 1, "data": {"type": "uri_folder", "path": "./nowhere"}}, "nowhere does not exist"),
+    "elsewhere": ({"n": 1, "data": {"type": "uri_folder", "path": "azureml:x@latest"}}, "is not on this machine"),
 }
 
 
@@ -308,7 +315,7 @@ def test_what_is_wrong_with_an_input_of_the_pipeline_is_told_before_anything_run
     path = pipeline(tmp_path / "pipeline.yaml", {"job": {"component": "it.yaml", "inputs": wanted}}, inputs=inputs)
     assert run(path, tmp_path) == 1
     assert "the pipeline's input n has no value; give one with --input n=…" in message(tmp_path)
-    assert "two words has a character that a shell would take apart" in message(tmp_path)
+    assert "two words contains a character that is special to a shell" in message(tmp_path)
     with pytest.raises(SystemExit) as ended:
         run(path, tmp_path, "--input", "n")
     assert ended.value.code == 2

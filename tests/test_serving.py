@@ -211,17 +211,17 @@ def png(width: int, height: int) -> bytes:
 
 BAD_BODIES: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "the body is empty"),
-    "half of JSON": (b"[", "the body is no JSON"),
-    "brackets without end": (b"[" * 100_000, "the body is no JSON"),
+    "half of JSON": (b"[", "the body is not JSON"),
+    "brackets without end": (b"[" * 100_000, "the body is not JSON"),
     "no images": (b"[]", "expected a list"),
     "no list": (b'{"data": "x"}', "expected a list"),
     "numbers": (b"[1]", "expected a list"),
-    "too many": (json.dumps([{}] * 1001).encode(), "1001 images are more than the 1000"),
-    "no image": (b'[{"picture": "x"}]', "entry 0: a NoneType is given where the base64"),
-    "no base64": (b'[{"image": "***"}]', '"image" of entry 0: it is no base64'),
-    "base64 of something else": (b'[{"image": "aGVsbG8="}]', "it is no image that can be read"),
-    "a body of something else": (b"hello", "it is no image that can be read"),
-    "an image of too many pixels": (png(20_000, 1000), "it is of 20000x1000 pixels, which is too large"),
+    "too many": (json.dumps([{}] * 1001).encode(), "at most 1000 images, but this one has 1001"),
+    "no image": (b'[{"picture": "x"}]', "entry 0: expected the base64 of an image file, but got a NoneType"),
+    "no base64": (b'[{"image": "***"}]', '"image" of entry 0: it is not base64'),
+    "base64 of something else": (b'[{"image": "aGVsbG8="}]', "it is not a readable image"),
+    "a body of something else": (b"hello", "it is not a readable image"),
+    "an image of too many pixels": (png(20_000, 1000), "it has 20000x1000 pixels, which is too large"),
 }
 
 
@@ -242,7 +242,7 @@ def test_the_scoring_script_does_not_start_without_a_model(
 ) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path / "empty"))
-    with pytest.raises(FileNotFoundError, match=r"no model_spec.yaml lies under"):
+    with pytest.raises(FileNotFoundError, match=r"there is no model_spec.yaml under"):
         import_served("score", monkeypatch).init()
 
 
@@ -253,7 +253,7 @@ def test_an_image_that_the_network_cannot_take_is_named_by_its_size(tmp_path: Pa
     dump_trained_model(
         tmp_path, network, extras, image_column="image", index_to_label=labels, mean=[0.5] * 3, std=[0.5] * 3
     )
-    with pytest.raises(BadImageError, match="the network takes no images of 9x8: "):
+    with pytest.raises(BadImageError, match="the network does not support images of 9x8: "):
         ServedModel(tmp_path).answer([Image.new("RGB", (9, 8))])
 
 
@@ -401,7 +401,7 @@ def test_what_a_library_fetches_is_left_out_when_it_is_served() -> None:
 
 
 def test_what_is_trusted_must_be_a_network_too() -> None:
-    with pytest.raises(ValueError, match=r"collections.Counter gives a Counter, not a network"):
+    with pytest.raises(ValueError, match=r"collections.Counter returns a Counter, not a network"):
         served_model._build("collections", "Counter", {}, trusted=True)
 
 
@@ -435,5 +435,5 @@ def test_a_models_own_code_is_served_and_no_bomb_of_it(tmp_path: Path, monkeypat
     with zipfile.ZipFile(inputs.trained / "local_dependencies.zip", "w", zipfile.ZIP_DEFLATED) as packed:
         for number in range(257):
             packed.writestr(f"mine/{number}", bytes(2**20))
-    with pytest.raises(ValueError, match="too much for code"):
+    with pytest.raises(ValueError, match="is too large for code"):
         ServedModel(inputs.trained)

@@ -1,1 +1,1 @@
-"""Pipelines of Azure Machine Learning, run on this machine from the very YAML that the cloud gets."""
+"""Runs pipelines of Azure Machine Learning on this machine, from the same YAML as in the cloud."""

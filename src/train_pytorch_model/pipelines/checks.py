@@ -1,6 +1,6 @@
-"""What is wrong with a component or a pipeline, as far as it can be seen before anything runs.
+"""Finds the faults of components and pipelines before anything runs.
 
-Azure's own local validation lets most of this through, and the job then fails minutes later on a cluster.
+Azure's own local validation misses most of them, and the job then fails minutes later on a cluster.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _SHARED_MEMORY = re.compile(r"^\d+[bkmg]$", re.IGNORECASE)
 
 
 def faults_of_component(component: Component) -> list[str]:
-    """Every fault of a component, in words."""
+    """Describe every fault of a component."""
     faults = []
     if not _NAME.match(component.name):
-        faults.append(f"the name {component.name!r} is not made of a-z, 0-9 and _")
+        faults.append(f"the name {component.name!r} may only contain a-z, 0-9 and _")
     for name, port in component.inputs.items():
         faults += [f"input {name}: {fault}" for fault in _faults_of_port(port)]
     faults += _faults_of_command(component)
     if component.code is not None and not component.code.is_dir():
-        faults.append(f"the folder of code {component.code} is not there")
+        faults.append(f"the code folder {component.code} does not exist")
     if component.shared_memory is not None and not _SHARED_MEMORY.match(str(component.shared_memory)):
-        faults.append(f"shm_size {component.shared_memory!r} is no number with b, k, m or g")
+        faults.append(f"shm_size {component.shared_memory!r} is not a number with the unit b, k, m or g")
     return [f"{component.path}: {fault}" for fault in faults]
 
 
@@ -57,18 +57,18 @@ def _faults_of_command(component: Component) -> list[str]:
     faults = []
     known = {("inputs", name) for name in component.inputs} | {("outputs", name) for name in component.outputs}
     named = placeholders(component.command)
-    faults += [f"the command names {kind}.{name}, which is not declared" for kind, name in sorted(named - known)]
+    faults += [f"the command uses {kind}.{name}, which is not declared" for kind, name in sorted(named - known)]
     for name in sorted(required_inputs(component.command) & set(component.inputs)):
         if component.inputs[name].optional:
-            faults.append(f"the optional input {name} stands outside $[[ ]] in the command")
+            faults.append(f"the optional input {name} is outside of $[[ ]] in the command")
     for name in sorted(optional_inputs(component.command) & set(component.inputs)):
         if not component.inputs[name].optional:
-            faults.append(f"the required input {name} stands inside $[[ ]] in the command")
+            faults.append(f"the required input {name} is inside of $[[ ]] in the command")
     return faults
 
 
 def faults_of_value(value: Any, port: Port) -> list[str]:
-    """What keeps a literal, or its text, from being a value of an input, in words."""
+    """Describe why a literal, or its text, is not a valid value of an input; empty if it is valid."""
     kind = LITERAL_TYPES[port.type]
     if isinstance(value, str) and kind is not str:
         value = _parsed(value, kind)
@@ -81,14 +81,14 @@ def faults_of_value(value: Any, port: Port) -> list[str]:
         str: value is not None and not isinstance(value, (list, dict)),
     }
     if not is_right[kind]:
-        return [f"{value!r} is no {port.type}"]
+        return [f"{value!r} is not of type {port.type}"]
     faults = []
     if port.minimum is not None and value < port.minimum:
         faults.append(f"{value!r} is below min {port.minimum}")
     if port.maximum is not None and value > port.maximum:
         faults.append(f"{value!r} is above max {port.maximum}")
     if port.choices and str(value) not in port.choices and value not in port.choices:
-        faults.append(f"{value!r} is none of {', '.join(port.choices)}")
+        faults.append(f"{value!r} is not one of {', '.join(port.choices)}")
     return faults
 
 
@@ -102,7 +102,7 @@ def _parsed(text: str, kind: type) -> Any:
 
 
 def faults_of_pipeline(pipeline: Pipeline) -> list[str]:
-    """Every fault of a pipeline and of its components, in words."""
+    """Describe every fault of a pipeline and of its components."""
     components = {step.component.path: step.component for step in pipeline.steps.values()}
     faults = [fault for component in components.values() for fault in faults_of_component(component)]
     for name, source in pipeline.inputs.items():
@@ -117,12 +117,12 @@ def faults_of_pipeline(pipeline: Pipeline) -> list[str]:
 
 def _faults_of_data(data: LocalData, pipeline_path: Path) -> list[str]:
     if re.match(r"^(azureml|https?|wasbs?|abfss?):", data.path):
-        return [f"{data.path!r} lies elsewhere; give a folder of this machine"]
+        return [f"{data.path!r} is not on this machine; give a local folder"]
     path = (pipeline_path.parent / data.path).resolve()
     if not path.exists():
-        return [f"{path} is not there"]
+        return [f"{path} does not exist"]
     if re.search(r"[^\w./+:@%,=-]", str(path)):
-        return [f"{path} has a character that a shell would take apart; give a path without"]
+        return [f"{path} contains a character that is special to a shell; give a path without it"]
     return []
 
 
@@ -131,7 +131,7 @@ def _faults_of_step(step: Step, pipeline: Pipeline) -> list[str]:
     faults = [f"the component has no input {name}" for name in step.inputs if name not in ports]
     faults += [f"the component has no output {name}" for name in step.outputs if name not in step.component.outputs]
     faults += [
-        f"output {name} is to be the pipeline's {target}, which is not declared"
+        f"output {name} is bound to the pipeline's output {target}, which is not declared"
         for name, target in step.outputs.items()
         if target not in pipeline.outputs
     ]
@@ -149,20 +149,20 @@ def _faults_of_source(source: Source, port: Port, pipeline: Pipeline) -> list[st
         if source.name not in pipeline.inputs:
             return [f"parent.inputs.{source.name} is not declared"]
         given = pipeline.inputs[source.name]
-        if given is None:  # which is told of by itself, as what is wrong with its folder is
+        if given is None:  # faults_of_pipeline reports it, and faults of its folder too
             return []
         if isinstance(given, LocalData):
-            return [] if port.is_folder else [f"a folder is given where {port.type} is expected"]
+            return [] if port.is_folder else [f"expected a value of type {port.type}, but got a folder"]
         source = given
     if isinstance(source, StepOutput):
         step = pipeline.steps.get(source.step)
         if step is None or source.output not in step.component.outputs:
             return [f"parent.jobs.{source.step}.outputs.{source.output} is not declared"]
-        return [] if port.is_folder else [f"a folder is given where {port.type} is expected"]
+        return [] if port.is_folder else [f"expected a value of type {port.type}, but got a folder"]
     if isinstance(source, LocalData):
         return _faults_of_data(source, pipeline.path)
     if port.is_folder:
-        return [f"{source.value!r} is given where a folder is expected"]
+        return [f"expected a folder, but got {source.value!r}"]
     return faults_of_value(source.value, port)
 
 

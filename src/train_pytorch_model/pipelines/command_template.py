@@ -1,4 +1,4 @@
-"""The command of a component, with its placeholders: `${{inputs.x}}`, `${{outputs.y}}`, `$[[--flag ${{inputs.z}}]]`."""
+"""Command templates of components: `${{inputs.x}}`, `${{outputs.y}}`, `$[[--flag ${{inputs.z}}]]`."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ _OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
 
 
 def placeholders(command: str) -> set[tuple[str, str]]:
-    """All ("inputs" or "outputs", name) that a command names."""
+    """Find the pairs ("inputs" or "outputs", name) that a command uses."""
     return {(found[1], found[2]) for found in _PLACEHOLDER.finditer(command)}
 
 
 def optional_inputs(command: str) -> set[str]:
-    """Inputs named inside `$[[ ]]`."""
+    """Find the inputs that are used inside of `$[[ ]]`."""
     return {name for part in _OPTIONAL.findall(command) for kind, name in placeholders(part) if kind == "inputs"}
 
 
 def required_inputs(command: str) -> set[str]:
-    """Inputs named outside `$[[ ]]`."""
+    """Find the inputs that are used outside of `$[[ ]]`."""
     return {name for kind, name in placeholders(_OPTIONAL.sub("", command)) if kind == "inputs"}
 
 
 def render(command: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
-    """Put values into a command, as text and without quotes, as Azure does.
+    """Fill in the values of a command, as text without quotes, as Azure does.
 
     Args:
         command: the template.
-        inputs: values by name; a part in `$[[ ]]` stays out when a value that it names is not here.
-        outputs: likewise.
+        inputs: values of inputs, by name. A part in `$[[ ]]` is omitted if one of its values is missing.
+        outputs: paths of outputs, by name.
+
+    Returns:
+        The command.
 
     Raises:
-        KeyError: when a value outside `$[[ ]]` is missing.
+        KeyError: if a value outside of `$[[ ]]` is missing.
     """
     values = {"inputs": inputs, "outputs": outputs}
 

@@ -1,4 +1,4 @@
-"""A pipeline and its components, read from their YAML: what `az ml job create` takes, as far as it says what runs."""
+"""Reads pipelines and their components from the YAML of `az ml job create`: the keys that define what runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STEP_OUTPUT = re.compile(r"^\$\{\{\s*parent\.jobs\.(\w+)\.outputs\.(\w+)\s*\}\}
 
 
 class PipelineError(Exception):
-    """What is wrong with a file; the text says where."""
+    """A fault in a YAML file; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Port:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is data and no literal."""
+        """Whether it is data rather than a literal."""
         return self.type in FOLDER_TYPES
 
 
@@ -50,25 +50,25 @@ class Component:
     outputs: dict[str, Port]
     command: str
     code: Optional[Path]
-    """The folder that the command runs in a copy of."""
+    """The folder of code; the command runs in a copy of it."""
     num_processes: Optional[int]
-    """Processes on each node, where it is started by `distribution: pytorch`; else None."""
+    """Processes per node for `distribution: pytorch`; otherwise None."""
     num_nodes: int
     is_deterministic: bool
     shared_memory: Optional[str]
-    """Such as `16g`."""
+    """A number with a unit, such as `16g`."""
 
 
 @dataclass(frozen=True)
 class PipelineInput:
-    """The value of an input of the pipeline, by name."""
+    """A reference to an input of the pipeline."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """The output of a step, as an input of another."""
+    """A reference to the output of another step."""
 
     step: str
     output: str
@@ -76,14 +76,14 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class LocalData:
-    """A folder or a file on this machine, or an address elsewhere."""
+    """A folder or a file, by its path or URI."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class Literal:
-    """A number, a boolean or a text."""
+    """A number, a boolean or a string."""
 
     value: Any
 
@@ -91,7 +91,7 @@ class Literal:
 Given = Union[LocalData, Literal]
 """A value of an input."""
 Source = Union[PipelineInput, StepOutput, Given]
-"""Where the value of an input comes from."""
+"""What an input of a step is bound to."""
 
 
 @dataclass(frozen=True)
@@ -101,25 +101,25 @@ class Step:
     name: str
     component: Component
     inputs: dict[str, Source]
-    """For each input that is given."""
+    """Sources of the inputs that have one."""
     outputs: dict[str, str]
-    """The pipeline's output that an output of the step is, where it is one."""
+    """The outputs that are outputs of the pipeline, with their names there."""
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def needs(self) -> set[str]:
-        """Names of the steps whose outputs it takes."""
+        """Names of the steps that it depends on."""
         return {source.step for source in self.inputs.values() if isinstance(source, StepOutput)}
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Steps, and what flows between them."""
+    """Steps and how their inputs and outputs are connected."""
 
     path: Path
     name: str
     inputs: dict[str, Optional[Given]]
-    """None where a value must be given."""
+    """Values of the inputs; None for an input without a value."""
     outputs: tuple[str, ...]
     steps: dict[str, Step]
 
@@ -147,11 +147,11 @@ def read_pipeline(path: Path) -> Pipeline:
     """Read a pipeline job.
 
     Raises:
-        PipelineError: for a file that is absent, no YAML, or of another kind.
+        PipelineError: if a file does not exist, is not YAML, or does not define a pipeline or a component.
     """
     document = _read_yaml(path)
     if document.get("type") != "pipeline":
-        raise PipelineError(f"{path}: type is {document.get('type')!r} where pipeline is expected")
+        raise PipelineError(f"{path}: expected type pipeline, but got {document.get('type')!r}")
     inputs = {name: _pipeline_input(value) for name, value in _mapping(document, "inputs", path).items()}
     jobs = _mapping(document, "jobs", path)
     if not jobs:
@@ -165,14 +165,14 @@ def read_component(path: Path) -> Component:
     """Read a command component.
 
     Raises:
-        PipelineError: as `read_pipeline` does.
+        PipelineError: if the file does not exist, is not YAML, or does not define a command component.
     """
     document = _read_yaml(path)
     if document.get("type", "command") != "command" or not isinstance(document.get("command"), str):
-        raise PipelineError(f"{path}: it is no component of type command")
+        raise PipelineError(f"{path}: it is not a component of type command")
     distribution = _mapping(document, "distribution", path)
     if distribution and str(distribution.get("type")).lower() != "pytorch":
-        raise PipelineError(f"{path}: distribution {distribution.get('type')!r} is not pytorch, the one that runs here")
+        raise PipelineError(f"{path}: only distribution pytorch is supported, but got {distribution.get('type')!r}")
     resources = _mapping(document, "resources", path)
     code = document.get("code")
     return Component(
@@ -191,7 +191,7 @@ def read_component(path: Path) -> Component:
 
 def _read_step(name: str, job: Any, path: Path) -> Step:
     if not isinstance(job, dict) or not isinstance(job.get("component"), str):
-        raise PipelineError(f"{path}: job {name!r} names no component by its file")
+        raise PipelineError(f"{path}: job {name!r} must name the file of its component")
     component = read_component((path.parent / job["component"]).resolve())
     distribution, resources = (_mapping(job, key, path) for key in ("distribution", "resources"))
     if distribution or resources:
@@ -238,15 +238,15 @@ def _pipeline_input(value: Any) -> Optional[Given]:
 
 def _port(entry: Any, path: Path) -> Port:
     if not isinstance(entry, dict) or entry.get("type") not in (*FOLDER_TYPES, *LITERAL_TYPES):
-        raise PipelineError(f"{path}: an input or output is {entry!r}, of no type that is known")
+        raise PipelineError(f"{path}: an input or output is {entry!r}, which has no known type")
     for key in ("min", "max"):
         is_number = isinstance(entry.get(key), (int, float)) and entry["type"] in ("integer", "number")
         if entry.get(key) is not None and not is_number:
             raise PipelineError(
-                f"{path}: {key} is {entry[key]!r} for type {entry['type']}; numbers bound an integer or a number"
+                f"{path}: {key} is {entry[key]!r} for type {entry['type']}, but only integers and numbers have bounds"
             )
     if not isinstance(entry.get("enum") or [], list):
-        raise PipelineError(f"{path}: enum is {entry['enum']!r} and no list")
+        raise PipelineError(f"{path}: enum is {entry['enum']!r}, which is not a list")
     return Port(
         type=entry["type"],
         optional=bool(entry.get("optional", False)),
@@ -263,19 +263,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, YAMLError, RecursionError) as error:
         raise PipelineError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict):
-        raise PipelineError(f"{path} holds no mapping of keys to values")
+        raise PipelineError(f"{path} does not contain a mapping")
     return document
 
 
 def _mapping(document: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
     value = document.get(key) or {}
     if not isinstance(value, dict):
-        raise PipelineError(f"{path}: {key} is no mapping of names to values")
+        raise PipelineError(f"{path}: {key} is not a mapping")
     return {str(name): item for name, item in value.items()}
 
 
 def _count(document: dict[str, Any], key: str, default: Optional[int], path: Path) -> Optional[int]:
     value = document.get(key, default)
     if value is not None and (not isinstance(value, int) or value < 1):
-        raise PipelineError(f"{path}: {key} is {value!r} and no whole number from 1")
+        raise PipelineError(f"{path}: {key} is {value!r}, which is not a positive integer")
     return value

@@ -1,4 +1,4 @@
-"""Whether a step need not run again: what it was made of, as one number."""
+"""Decides whether a step can be reused: hashes of everything that its outputs depend on."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _RECORD_FILE = "finished.json"
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of the names, sizes and times of the files of a folder, or of one file."""
+    """Hash the names, sizes and modification times of the files of a folder, or of one file."""
     files = [path]
     if path.is_dir():
-        # Links to folders count by what they lead to.
+        # Links to folders are followed.
         walked = os.walk(path, followlinks=True)
         files = sorted(Path(folder) / name for folder, _, names in walked for name in names)
     digest = hashlib.sha256()
@@ -37,14 +37,14 @@ def fingerprint(path: Path) -> str:
 def step_key(
     component: Component, command: str, inputs: Mapping[str, str], variables: Mapping[str, str], run_folder: Path
 ) -> str:
-    """A hash of all that a step's outputs depend on.
+    """Hash everything that a step's outputs depend on.
 
     Args:
-        component: its code counts by content.
-        command: with its values, wherever they lie.
-        inputs: fingerprint of each folder.
-        variables: of the job.
-        run_folder: of the pipeline's run.
+        component: the component; the contents of its code are hashed.
+        command: the command with all values filled in.
+        inputs: fingerprint of each input folder.
+        variables: environment variables of the job.
+        run_folder: the folder of the pipeline's run, which is not part of the code.
     """
     processes = [component.num_nodes, component.num_processes]
     libraries = sorted(f"{item.metadata['Name']}=={item.version}" for item in distributions())
@@ -57,7 +57,7 @@ def step_key(
 
 
 def is_finished(folder: Path, key: str, outputs: Mapping[str, Path]) -> bool:
-    """Whether a step has ended well with this very key, and its outputs still are as it left them."""
+    """Whether the step last succeeded with this key, and its outputs have not changed since."""
     try:
         record = json.loads((folder / _RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -66,13 +66,13 @@ def is_finished(folder: Path, key: str, outputs: Mapping[str, Path]) -> bool:
 
 
 def begin(folder: Path) -> None:
-    """Forget that the step has ended well."""
+    """Remove the record of an earlier success."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _RECORD_FILE).unlink(missing_ok=True)
 
 
 def finish(folder: Path, key: str, outputs: Mapping[str, Path]) -> None:
-    """Remember that it has."""
+    """Record that the step succeeded."""
     (folder / _RECORD_FILE).write_text(json.dumps(_record(key, outputs), indent=2), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Run a pipeline of Azure Machine Learning on this machine."""
+"""Runs a pipeline of Azure Machine Learning on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code that a step runs in a copy of, without what the cloud would not get either."""
+"""Copies the code of a step, without the files that are not uploaded to the cloud either."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _IGNORE_FILE = ".amlignore"
 
 
 def snapshot_files(code: Path, run_folder: Path) -> list[Path]:
-    """The files of a component's code, relative to it, in order.
+    """List the files of a component's code, relative to it, in a fixed order.
 
     Args:
-        code: the folder. Names and patterns of names in its `.amlignore` are left out.
-        run_folder: of the pipeline's run, which is left out where it lies in the code.
+        code: the folder of code. Names that match a line of its `.amlignore` are ignored.
+        run_folder: the folder of the pipeline's run, which is ignored too.
     """
     ignored = list(_NEVER)
     if (code / _IGNORE_FILE).is_file():
@@ -37,7 +37,13 @@ def _is_ignored(name: str, patterns: list[str]) -> bool:
 
 
 def copy_snapshot(code: Path, run_folder: Path, target: Path) -> None:
-    """Copy the code into a folder that is not there yet."""
+    """Copy the code into a new folder.
+
+    Args:
+        code: the folder of code.
+        run_folder: the folder of the pipeline's run, which is not copied.
+        target: a folder that does not exist yet.
+    """
     target.mkdir(parents=True)
     for file in snapshot_files(code, run_folder):
         (target / file).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One step of a pipeline as processes on this machine: its folder, its variables, its log, how it ends."""
+"""Runs one step of a pipeline as processes on this machine, with its folder, variables and log."""
 
 from __future__ import annotations
 
@@ -26,51 +26,51 @@ if TYPE_CHECKING:
     from train_pytorch_model.pipelines.definition import Component
 
 _POLL_SECONDS = 0.05
-# What a process gets between the request to end and the order.
+# Time between SIGTERM and SIGKILL.
 _GRACE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """All that a step needs to run."""
+    """Everything that is needed to run a step."""
 
     name: str
     component: Component
     command: str
-    """With every value in place."""
+    """The command with all values filled in."""
     folder: Path
-    """Gets the copy of the code, the log and the record of how it ended."""
+    """The folder of the step: a copy of the code, the log and the record of its success."""
     variables: Mapping[str, str]
     run_folder: Path
-    """Of the whole run."""
+    """The folder of the pipeline's run."""
 
     @property
     def log(self) -> Path:
-        """What its first process says."""
+        """The log of the first process."""
         return self.folder / "log.txt"
 
     @property
     def work(self) -> Path:
-        """Where it runs: a copy of the component's code, as in the cloud."""
+        """The working directory: a copy of the component's code, as in the cloud."""
         return self.folder / "work"
 
 
 def run_step(plan: StepPlan, is_cancelled: threading.Event) -> None:
-    """Run a step to its end.
+    """Run a step and wait for its end.
 
     Args:
-        plan: what to run.
-        is_cancelled: ends it early when set.
+        plan: the step to run.
+        is_cancelled: stops the step early when it is set.
 
     Raises:
-        StepFailedError: with the error that the step itself reported, or the end of its log.
+        StepFailedError: if the step fails, with the error that it reported, or else the last line of its log.
     """
     shutil.rmtree(plan.work, ignore_errors=True)
     if plan.component.code is None:
         plan.work.mkdir(parents=True)
     else:
         copy_snapshot(plan.component.code, plan.run_folder, plan.work)
-    # What an earlier run reported there must not pass for this one's.
+    # The report of an earlier run must not be mistaken for this run's.
     shutil.rmtree(plan.work / "outputs", ignore_errors=True)
     processes: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as stack:
@@ -92,7 +92,7 @@ def _log_of(plan: StepPlan, rank: int) -> Path:
 
 def _start(plan: StepPlan, variables: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     environment = {**os.environ, **plan.variables, **variables}
-    # `python` in a command is the one that runs this, as it is the environment's own in the cloud.
+    # `python` in a command is this interpreter, as it is the environment's interpreter in the cloud.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     return subprocess.Popen(
         ["bash", "-c", plan.command],
@@ -106,14 +106,14 @@ def _start(plan: StepPlan, variables: Mapping[str, str], log: IO[bytes]) -> subp
 
 
 def _process_variables(component: Component) -> list[dict[str, str]]:
-    """What each process of `distribution: pytorch` finds in its environment; one process with nothing otherwise."""
+    """Environment variables of each process for `distribution: pytorch`; otherwise, one process without any."""
     if component.num_processes is None:
         return [{}]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     world_size = component.num_nodes * component.num_processes
-    # Processes that each take all cores would slow each other many times over.
+    # Processes that each use all cores would slow each other down severely.
     num_threads = max(1, (os.cpu_count() or 1) // world_size)
     return [
         {
@@ -130,7 +130,7 @@ def _process_variables(component: Component) -> list[dict[str, str]]:
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], is_cancelled: threading.Event) -> list[int | None]:
-    """Exit codes, as soon as all have ended well, one has failed, or the whole is cancelled; None of one that runs."""
+    """Wait until all succeed, one fails, or the step is cancelled; return exit codes, None for running processes."""
     while not is_cancelled.is_set():
         codes = [process.poll() for process in processes]
         if all(code is not None for code in codes) or any(codes):
@@ -143,7 +143,7 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
     for sent in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _GRACE_SECONDS
         for process in processes:
-            # The whole group, of which some may outlive the first.
+            # The whole process group, as children may outlive their parent.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, sent)
         for process in processes:
@@ -158,8 +158,8 @@ def _error(plan: StepPlan, rank: int, code: int) -> ModuleError:
         error_id, error_code, text = exception["ErrorId"], exception["ErrorCode"], exception["Message"]
         text = text[len(error_id) + 2 :] if text.startswith(f"{error_id}: ") else text
         return StepFailedError(plan.name, error_id, error_code, text, plan.log)
-    except (OSError, ValueError, KeyError, TypeError):  # it failed before it could report
+    except (OSError, ValueError, KeyError, TypeError):  # the step failed before it wrote a report
         log = _log_of(plan, rank)
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        end = lines[-1] if lines else "it said nothing"
+        end = lines[-1] if lines else "its log is empty"
         return StepFailedError(plan.name, "UserError", 2000, f"it ended with exit code {code}: {end}", log)

@@ -1,1 +1,1 @@
-"""Files that a trained model carries, to be served without this package; they are copied, not imported."""
+"""Files that a trained model is served with. They are copied into the model and run without this package."""

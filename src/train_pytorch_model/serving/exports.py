@@ -1,4 +1,4 @@
-"""The trained model in forms that others take, beside its own files: an MLflow model and an ONNX file."""
+"""Exports a trained model to MLflow or ONNX, in addition to its own files."""
 
 from __future__ import annotations
 
@@ -25,49 +25,52 @@ _HERE = Path(__file__).parent
 
 
 def check_formats(format_names: tuple[str, ...]) -> None:
-    """Make sure, before any work, that the libraries of the formats are installed.
+    """Check, before any work, that the libraries of the formats are installed.
+
+    Args:
+        format_names: "mlflow" or "onnx" or both.
 
     Raises:
-        UserError: when one is not.
+        UserError: if one is not installed.
     """
     missing = [name for name in format_names if find_spec(name) is None]
     if missing:
         raise UserError(
             f"--export {missing[0]} needs the package {missing[0]!r}, which is not installed. "
-            "Install it, or leave out the flag."
+            "Install it, or omit the flag."
         )
 
 
 def export(format_name: str, folder: Path, network: nn.Module, description: NetworkDescription, **what: Any) -> None:
-    """Write one more form of a model into its folder.
+    """Export a model into its own folder.
 
     Args:
         format_name: "mlflow" or "onnx".
-        folder: of the model, complete.
-        network: the trained one, on the CPU.
-        description: of the network.
+        folder: the complete ModelDirectory.
+        network: the trained network, on the CPU.
+        description: the description that the network was built from.
         what: `labels` in the order of the outputs, `mean` and `std` of each channel, `image_size` in pixels.
 
     Raises:
-        UserError: when the format cannot say what the network does.
+        UserError: if the network cannot be expressed in the format.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of their own future, and of type hints within them
+            warnings.simplefilter("ignore")  # about deprecations and type hints within the exporters
             if format_name == "mlflow":
                 _export_mlflow(folder, description)
             else:
                 _export_onnx(folder / ONNX_FILE, network, **what)
     except OSError:
-        raise  # of the disk, which the folder's writer tells of
-    except Exception as error:  # exporters raise whatever they come upon
+        raise  # the writer of the folder reports errors of the disk
+    except Exception as error:  # the exceptions of exporters are not documented
         raise UserError(
-            f"The model cannot be exported to {format_name}: {first_line(error)}. Leave out --export {format_name}."
+            f"The model cannot be exported to {format_name}: {first_line(error)}. Omit --export {format_name}."
         ) from error
 
 
 class _FromPixels(nn.Module):
-    """A network from pixels to probabilities, with the normalisation inside."""
+    """A network from pixels to probabilities, including the normalisation."""
 
     def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
         super().__init__()
@@ -75,7 +78,7 @@ class _FromPixels(nn.Module):
         self.mean, self.std = (nn.Buffer(torch.tensor(values).view(3, 1, 1)) for values in (mean, std))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Probabilities, float32 of shape (B, classes), of uint8 pixels of shape (B, 3, height, width)."""
+        """Compute probabilities, float32 of shape (B, classes), from uint8 pixels of shape (B, 3, height, width)."""
         logits: torch.Tensor = self.network((images.float() / 255 - self.mean) / self.std)
         return logits.softmax(1)
 
@@ -89,7 +92,7 @@ def _export_onnx(
     std: list[float],
     image_size: tuple[int, int],
 ) -> None:
-    import onnx  # heavy, and only asked for by few
+    import onnx  # an optional dependency that is slow to import
 
     model = _FromPixels(network, mean, std).eval()
     example = torch.zeros(2, 3, *image_size, dtype=torch.uint8)
@@ -110,7 +113,7 @@ def _export_onnx(
 
 
 def _export_mlflow(folder: Path, description: NetworkDescription) -> None:
-    import mlflow.pyfunc  # likewise
+    import mlflow.pyfunc  # an optional dependency that is slow to import
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 

@@ -1,4 +1,4 @@
-"""Writes into a trained model what serves it."""
+"""Writes the files that a trained model is served with."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SERVING_FILES = ("score.py", "served_model.py", "conda_env.yaml")
 
 
 def write_serving_files(folder: Path, description: NetworkDescription) -> None:
-    """Copy the scoring script into a ModelDirectory, with an environment of the versions that the model was made by.
+    """Write the scoring script and an environment with the installed versions of the libraries into a ModelDirectory.
 
     Args:
-        folder: of the model.
-        description: of its network; names the library that it comes from.
+        folder: the ModelDirectory.
+        description: the description of its network, which names the library that it comes from.
     """
     for name in ("score.py", "served_model.py"):
         shutil.copyfile(_HERE / name, folder / name)
@@ -28,12 +28,16 @@ def write_serving_files(folder: Path, description: NetworkDescription) -> None:
 
 
 def requirements(description: NetworkDescription) -> list[str]:
-    """What the scoring needs, by name and version."""
+    """List the packages that scoring needs, with their versions.
+
+    Args:
+        description: the description of the network, which names the library that it comes from.
+    """
     packages = ["torch", "torchvision", "pillow"]
     library = description.module.partition(".")[0]
     if library == "timm":
         packages.append(library)
-    # The local part says for which CUDA a build is, and is no part of what an index is asked for.
+    # Without the local part, such as +cu128: package indexes do not have these builds.
     return [f"{name}=={version(name).partition('+')[0]}" for name in packages] + ["pyyaml>=6"]
 
 

@@ -1,4 +1,4 @@
-"""What MLflow calls to load a model: a column of images, in base64 or as bytes, becomes Score's columns."""
+"""Loads a model for MLflow. It predicts the columns of Score Image Model for a column of images, base64 or bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class _Predictor:
         self._model = model
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """A row of probabilities and a label for each image of the column `image`."""
+        """Predict probabilities and a label for each image of the column `image`."""
         images = model_input["image"]
         decoded = [decode(image) if isinstance(image, bytes) else decode_base64(image) for image in images]
         answer = self._model.answer(decoded)

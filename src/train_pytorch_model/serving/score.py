@@ -1,8 +1,8 @@
-"""Serves the model that it lies beside, as an online endpoint of Azure Machine Learning runs it.
+"""Scoring script for an online endpoint of Azure Machine Learning: serves the model in the same folder.
 
-A request is a JSON list of `{"image": "<base64 of an image file>"}`, or `{"data": …}` of the same, or an image file
-itself as the body. The answer is `{"columns": […], "result": [[…], …]}`: a probability a class and the label, a row an
-image.
+The body of a request is a JSON list of `{"image": "<base64 of an image file>"}`, or `{"data": […]}` with such a list,
+or an image file. The response is `{"columns": […], "result": [[…], …]}`, with one row per image: the probability of
+each class and the label.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _MODEL: ServedModel | None = None
 
 
 class BadRequestError(Exception):
-    """A request that cannot be answered; the text says why."""
+    """An invalid request; the message says why."""
 
 
 def init() -> None:
-    """Load the model, once, when the server starts."""
+    """Load the model. The server calls it once, at its start."""
     global _MODEL
     root = Path(os.environ.get("AZUREML_MODEL_DIR", Path(__file__).parent))
     found = sorted(root.rglob("model_spec.yaml"))
     if not found:
-        raise FileNotFoundError(f"no model_spec.yaml lies under {root}")
+        raise FileNotFoundError(f"there is no model_spec.yaml under {root}")
     _MODEL = ServedModel(found[0].parent)
 
 
 @rawhttp  # type: ignore[untyped-decorator]
 def run(request: Any) -> Any:
-    """Answer one request."""
-    assert _MODEL is not None, "init() comes first"
+    """Respond to one request."""
+    assert _MODEL is not None, "init() must run first"
     try:
         return AMLResponse(_MODEL.answer(_read_images(request.get_data())), 200, json_str=True)
     except (BadRequestError, BadImageError) as error:
@@ -51,7 +51,7 @@ def run(request: Any) -> Any:
 
 
 def _read_images(body: bytes) -> Iterator[Any]:
-    """The images of a request, one by one, so that no more than one lies decoded."""
+    """Iterate over the images of a request, so that only one at a time is decoded in memory."""
     if not body:
         raise BadRequestError("the body is empty; send a JSON list of images or an image file")
     if body.lstrip()[:1] not in (b"[", b"{"):
@@ -60,12 +60,12 @@ def _read_images(body: bytes) -> Iterator[Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"the body is no JSON: {error}") from error
+        raise BadRequestError(f"the body is not JSON: {error}") from error
     entries = document.get("data") if isinstance(document, dict) else document
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise BadRequestError('expected a list of {"image": "<base64>"}, or {"data": [...]} of the same')
+        raise BadRequestError('expected a list of {"image": "<base64>"}, or {"data": [...]} with such a list')
     if len(entries) > _MAX_ENTRIES:
-        raise BadRequestError(f"{len(entries)} images are more than the {_MAX_ENTRIES} that one request may hold")
+        raise BadRequestError(f"a request may contain at most {_MAX_ENTRIES} images, but this one has {len(entries)}")
     for number, entry in enumerate(entries):
         try:
             yield decode_base64(entry.get("image"))

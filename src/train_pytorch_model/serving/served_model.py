@@ -1,7 +1,7 @@
-"""The model that this file lies beside, loaded and asked: a ModelDirectory without the package that wrote it.
+"""Loads and runs the model in the same folder, a ModelDirectory, without the package that wrote it.
 
-It needs nothing but torch, Pillow, PyYAML and the library of the network. Images become what Score Image Model makes of
-them, and the columns are its own.
+It only needs torch, Pillow, PyYAML and the library of the network. Columns and probabilities are those of Score Image
+Model.
 """
 
 from __future__ import annotations
@@ -30,32 +30,37 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Classes and builders of these need no trust; others of the same libraries fetch files or call what they are told to.
+# Classes and builders of these packages are safe to call. Other functions of the same libraries may download files or
+# call arbitrary code.
 _PACKAGES_OF_NETWORKS = ("torchvision.models", "timm.models")
-# Arguments that would fetch weights or read files; the model's own weights are loaded over them anyway.
+# Arguments that would download weights or read files. The weights of the model replace them anyway.
 _WEIGHT_ARGUMENTS = frozenset(
     [
         *("weights", "weights_backbone", "pretrained", "pretrained_backbone", "progress"),
         *("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
     ]
 )
-# The variable that says to trust a network of another package, as --trust-model-code did when it was trained.
+# The environment variable that allows networks of other packages, as --trust-model-code does in training.
 _TRUST = "TRUST_MODEL_CODE"
 _MAX_CODE_BYTES = 256 * 2**20
 _MAX_PIXELS = 16_000_000
-# What Score Image Model takes: nothing that starts another program.
+# The formats of Score Image Model, without those that Pillow decodes with external programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF", "MPO")
 
 
 class BadImageError(Exception):
-    """Something that is no image; the text says why."""
+    """An invalid image; the message says why."""
 
 
 class ServedModel:
-    """The network with its labels and its normalisation."""
+    """A network with its labels and its normalisation."""
 
     def __init__(self, folder: Path) -> None:
-        """Load a ModelDirectory."""
+        """Load a ModelDirectory.
+
+        Raises:
+            ValueError: if the network is neither of a known library nor trusted.
+        """
         spec = yaml.safe_load((folder / "model_spec.yaml").read_text(encoding="utf-8"))
         extras = spec["flavor_extras"]
         has_code = bool(spec.get("local_dependencies"))
@@ -78,10 +83,10 @@ class ServedModel:
         self._labels = {int(row[0]): row[column] for row in rows[1:] if row}
 
     def answer(self, images: Iterable[Image.Image]) -> dict[str, Any]:
-        """The columns and rows of Score Image Model's table for images, taken one by one.
+        """Compute the columns and rows of Score Image Model's table for images, one image at a time.
 
         Raises:
-            BadImageError: when the network cannot take one.
+            BadImageError: if the network does not support the size of an image.
         """
         probabilities = [self._probabilities(image) for image in images]
         labels = [self._labels.get(index, str(index)) for index in range(len(probabilities[0]))]
@@ -96,13 +101,13 @@ class ServedModel:
         try:
             logits = self._network(pixels[None].contiguous())
         except (RuntimeError, AssertionError) as error:
-            raise BadImageError(f"the network takes no images of {rgb.width}x{rgb.height}: {error}") from error
+            raise BadImageError(f"the network does not support images of {rgb.width}x{rgb.height}: {error}") from error
         row: list[float] = logits.float().softmax(1)[0].double().tolist()
         return row
 
 
 def _build(module: str, name: str, arguments: dict[str, Any], *, trusted: bool) -> nn.Module:
-    """A network, of a known library's class of networks or by a builder of its list; of trusted code, by anything."""
+    """Build a network with a class or a builder of a known library; if trusted, with any callable."""
     if not trusted:
         arguments = {key: value for key, value in arguments.items() if key not in _WEIGHT_ARGUMENTS}
         if not _is_known(module, name, arguments):
@@ -112,14 +117,16 @@ def _build(module: str, name: str, arguments: dict[str, Any], *, trusted: bool) 
             )
     network = getattr(importlib.import_module(module), name)(**arguments)
     if not isinstance(network, nn.Module):
-        raise ValueError(f"{module}.{name} gives a {type(network).__name__}, not a network")
+        raise ValueError(f"{module}.{name} returns a {type(network).__name__}, not a network")
     return network
 
 
 def _is_known(module: str, name: str, arguments: dict[str, Any]) -> bool:
-    """Told by the names alone, before anything is imported that is not known."""
+    """Whether the names refer to a network of a known library. No other module is imported to decide it."""
     if module == "timm":
-        networks = importlib.import_module("timm").list_models()  # no address or folder, which it would take too
+        networks = importlib.import_module(
+            "timm"
+        ).list_models()  # create_model would also accept the URL or the folder of a model
         return name == "create_model" and str(arguments.get("model_name")) in networks
     if not _is_of_networks(module):
         return False
@@ -136,42 +143,42 @@ def _is_of_networks(module: str) -> bool:
 
 
 def _import_local_code(archive: Path) -> None:
-    """Unpack the code of a model that was trusted when it was trained; zipfile keeps every name within the folder."""
-    target = Path(tempfile.mkdtemp(prefix="model-code-"))  # which nobody else may enter
+    """Unpack and import the code of a model that was trusted in training. zipfile keeps all files within the folder."""
+    target = Path(tempfile.mkdtemp(prefix="model-code-"))  # accessible to this user only
     with zipfile.ZipFile(archive) as packed:
         if sum(entry.file_size for entry in packed.infolist()) > _MAX_CODE_BYTES:
-            raise ValueError(f"{archive.name} holds too much for code")
+            raise ValueError(f"{archive.name} is too large for code")
         packed.extractall(target)
     sys.path[:0] = [str(target), *(str(entry) for entry in target.iterdir() if entry.is_dir())]
 
 
 def decode_base64(text: object) -> Image.Image:
-    """An image out of the base64 of its file, with or without a browser's `data:image/png;base64,` before it.
+    """Decode an image from the base64 of its file, with or without a prefix such as `data:image/png;base64,`.
 
     Raises:
-        BadImageError: when it is none.
+        BadImageError: if it is not a string, not base64, or not an image.
     """
     if not isinstance(text, str):
-        raise BadImageError(f"a {type(text).__name__} is given where the base64 of an image file is expected")
+        raise BadImageError(f"expected the base64 of an image file, but got a {type(text).__name__}")
     try:
         return decode(base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True))
     except (binascii.Error, ValueError) as error:
-        raise BadImageError(f"it is no base64: {error}") from error
+        raise BadImageError(f"it is not base64: {error}") from error
 
 
 def decode(data: bytes) -> Image.Image:
-    """An image out of its file.
+    """Decode an image from the content of its file.
 
     Raises:
-        BadImageError: when it is none, or too large.
+        BadImageError: if it is not an image, or too large.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         size = image.width * image.height
         if size <= _MAX_PIXELS:
             image.load()
-    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
-        raise BadImageError(f"it is no image that can be read: {error}") from error
+    except Exception as error:  # the exceptions of Pillow's decoders are not documented
+        raise BadImageError(f"it is not a readable image: {error}") from error
     if size > _MAX_PIXELS:
-        raise BadImageError(f"it is of {image.width}x{image.height} pixels, which is too large")
+        raise BadImageError(f"it has {image.width}x{image.height} pixels, which is too large")
     return image
