@@ -1,6 +1,6 @@
-"""The sample: scikit-learn's handwritten digits, through the pipeline that the cloud would run, on this machine.
+"""Runs the sample pipeline on this machine with scikit-learn's handwritten digits.
 
-Nothing is downloaded: the 1,797 digits of the UCI test set come with scikit-learn.
+Nothing is downloaded: scikit-learn contains the 1,797 digits of the UCI test set. The cloud runs the same pipeline.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PIPELINE = Path(__file__).parent / "pipeline.yaml"
 
 
 def write_image_folders(target: Path) -> None:
-    """Write the digits as 64x64 RGB PNGs, one folder a class: 80 % under `train`, 20 % under `valid`, stratified."""
+    """Write the digits as 64x64 RGB PNGs, one folder per class: 80 % to `train` and 20 % to `valid`, stratified."""
     digits = load_digits()
     parts = train_test_split(np.arange(len(digits.target)), test_size=0.2, random_state=0, stratify=digits.target)
     for part, indices in zip(("train", "valid"), parts):
@@ -34,9 +34,14 @@ def write_image_folders(target: Path) -> None:
 
 
 def main() -> None:
-    """Make the images, run the pipeline, and say where the model lies and how good it is."""
+    """Write the images, run the pipeline, and print the path and the accuracy of the model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--path", type=Path, default=Path("sample_run"), help="Folder to work in, made anew.")
+    parser.add_argument(
+        "--path",
+        type=Path,
+        default=Path("sample_run"),
+        help="Working folder. It is deleted first. Default: %(default)s.",
+    )
     path = parser.parse_args().path
     shutil.rmtree(path, ignore_errors=True)
     write_image_folders(path / "images")
@@ -48,8 +53,8 @@ def main() -> None:
     subprocess.run(command, check=True)
     report = json.loads((path / "run" / "outputs" / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     print(f"Trained model: {path / 'run' / 'outputs' / 'trained_model'}")
-    print(f"Report of the training: {path / 'run' / 'steps' / 'train' / 'work' / 'outputs' / 'report' / 'report.html'}")
-    print(f"Pictures of how good it is: {path / 'run' / 'outputs' / 'evaluation'}")
+    print(f"Training report: {path / 'run' / 'steps' / 'train' / 'work' / 'outputs' / 'report' / 'report.html'}")
+    print(f"Evaluation plots: {path / 'run' / 'outputs' / 'evaluation'}")
     print(f"Validation accuracy: {report['accuracy']:.4f}")
 
 

@@ -1,4 +1,4 @@
-"""The typed specifications of the companions, held against their command lines and against azure-ai-ml."""
+"""The typed specifications of the modules agree with their command lines and load in azure-ai-ml."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def test_every_companion_has_a_specification() -> None:
+def test_every_module_has_a_specification() -> None:
     assert {path.parent.name for path in (ROOT / "components").glob("*/module_spec.yaml")} == set(MODULES)
 
 

@@ -1,4 +1,4 @@
-"""component.yaml, its companions and the sample pipelines, held against the code and against Azure's own SDKs."""
+"""The component files and the sample pipelines agree with the code and load in Azure's own SDKs."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_pipeline_has_no_fault_but_for_images_not_made_yet(path: Path) -> None
 
 
 @pytest.mark.parametrize("path", COMPONENTS[1:], ids=names(COMPONENTS[1:]))
-def test_a_companion_says_what_its_typed_specification_says(path: Path) -> None:
+def test_a_component_agrees_with_its_typed_specification(path: Path) -> None:
     spec = YAML(typ="safe").load(path.with_name("module_spec.yaml"))
     document = YAML(typ="safe").load(path)
     for key in ("name", "version", "display_name", "description", "is_deterministic"):
@@ -100,7 +100,7 @@ def test_a_companion_says_what_its_typed_specification_says(path: Path) -> None:
     for name, entry in spec["inputs"].items():
         given = document["inputs"][name]
         assert given["type"] == KINDS.get(entry["type"], "uri_folder")
-        for key in ("default", "min", "enum"):
+        for key in ("description", "default", "min", "enum"):
             assert given.get(key) == entry.get(key)
         assert given.get("optional", False) == entry["optional"]
     assert re.sub(r"\$\{(\{[^}]+\})\}", r"\1", document["command"]) == spec["command"]
