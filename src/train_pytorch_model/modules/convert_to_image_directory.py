@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Optional
@@ -14,11 +13,10 @@ from train_pytorch_model.data.decoding import UnreadableImageError, decode
 from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.job.datasets import UNREADABLE_IMAGES_FILE
-from train_pytorch_model.modules.annotations import ENDINGS
-from train_pytorch_model.modules.image_layout import Labelling, common_folder, find_labels, folder_of, is_above
-from train_pytorch_model.modules.image_sources import DATASET, SourceFile, files_of
+from train_pytorch_model.modules.image_layout import Labelling, find_labels
+from train_pytorch_model.modules.image_sources import DATASET, files_of
 from train_pytorch_model.modules.item_copies import copy_items
-from train_pytorch_model.ports.file_names import FileNames
+from train_pytorch_model.modules.staged_images import StagedImages, staged_path
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
 from train_pytorch_model.ports.image_list import is_image_directory
 from train_pytorch_model.ports.labelled_images import read_listed_items
@@ -28,6 +26,7 @@ from train_pytorch_model.text.wording import join_some
 
 if TYPE_CHECKING:
     from train_pytorch_model.console.progress import ProgressDisplay
+    from train_pytorch_model.ports.file_names import FileNames
 
 logger = logging.getLogger(__name__)
 
@@ -95,93 +94,25 @@ def _convert(
 ) -> ConvertedImages:
     where = f"{DATASET} {input_path}"
     with tempfile.TemporaryDirectory(prefix="annotations-") as texts_folder:
-        copies = _Copies(folder, Path(texts_folder), where)
+        staged = StagedImages(folder, Path(texts_folder), where)
         with display.images(DATASET, "copied") as advance:
             for file in files_of(input_path):
-                if copies.add(file):
+                if staged.add(file):
                     advance()
-        if not copies.names:
+        if not staged.names:
             raise InvalidDatasetError(where, f"no image was found; images end in {' '.join(IMAGE_EXTENSIONS)}")
-        copies.warn_of_other_files()
-        labelling = find_labels(where, copies.names, copies.texts)
-    unreadable = {**_unreadable(folder, len(copies.names), display), **copies.unreadable}
-    skipped = {copies.names[number]: reason for number, reason in sorted(unreadable.items())}
-    if len(unreadable) == len(copies.names):
+        staged.warn_of_other_files()
+        labelling = find_labels(where, staged.names, staged.texts)
+    unreadable = {**_unreadable(folder, len(staged.names), display), **staged.unreadable}
+    skipped = {staged.names[number]: reason for number, reason in sorted(unreadable.items())}
+    if len(unreadable) == len(staged.names):
         reasons = join_some([f"{name!r}: {reason}" for name, reason in skipped.items()])
-        raise InvalidDatasetError(where, f"none of its {len(copies.names)} images can be read: {reasons}")
+        raise InvalidDatasetError(where, f"none of its {len(staged.names)} images can be read: {reasons}")
     if unreadable:
-        _report(outputs_path, where, skipped, len(copies.names))
-    for number in unreadable:
-        labelling.labels[number] = None
-    num_images, classes = _write(folder, copies.names, labelling)
+        _report(outputs_path, where, skipped, len(staged.names))
+    labels = [None if number in unreadable else label for number, label in enumerate(labelling.labels)]
+    num_images, classes = _write(folder, staged.names, Labelling(labels, labelling.categories))
     return ConvertedImages(output_path, num_images, classes, skipped)
-
-
-class _Copies:
-    """Copies the images under temporary numbers, and the text files that may hold their labels."""
-
-    def __init__(self, folder: Path, texts_folder: Path, where: str) -> None:
-        self.names = FileNames()
-        self.texts: dict[str, Path] = {}
-        self.unreadable: dict[int, str] = {}
-        self._folder = folder
-        self._texts_folder = texts_folder
-        self._where = where
-        self._common: str | None = None
-        self._other_endings: Counter[str] = Counter()
-        (folder / "image").mkdir()
-
-    def add(self, file: SourceFile) -> bool:
-        """Copy a file that is an image or may hold labels; return whether it is an image."""
-        ending = PurePosixPath(file.name).suffix.lower()
-        if PurePosixPath(file.name).name == "images.lst":
-            raise InvalidDatasetError(
-                self._where, f"it contains an ImageDirectory ({file.name})", "Unpack it and give that folder."
-            )
-        if ending in IMAGE_EXTENSIONS:
-            self._add_image(file)
-            return True
-        if ending not in ENDINGS:
-            self._other_endings[ending or "without an extension"] += 1
-        # Only a file beside or above all images can hold labels. As images are added, their common folder only moves
-        # up, so a file that is not above it now never will be.
-        elif self._common is None or is_above(folder_of(file.name), self._common):
-            self._add_text(file)
-        return False
-
-    def _add_image(self, file: SourceFile) -> None:
-        number = len(self.names)
-        self.names.append(file.name)
-        folder = folder_of(file.name)
-        self._common = folder if self._common is None else common_folder([f"{self._common}/x", f"{folder}/x"])
-        try:
-            _copy(file, _staged(self._folder, number))
-        except UnreadableImageError as error:
-            _staged(self._folder, number).touch()
-            self.unreadable[number] = str(error)
-
-    def _add_text(self, file: SourceFile) -> None:
-        self.texts[file.name] = self._texts_folder / str(len(self.texts))
-        try:
-            _copy(file, self.texts[file.name])
-        except UnreadableImageError as error:
-            raise InvalidDatasetError(self._where, f"{file.name} cannot be read: {error}") from error
-
-    def warn_of_other_files(self) -> None:
-        """Log how many files have an extension of neither images nor annotations."""
-        if self._other_endings:
-            counts = ", ".join(f"{count} {ending}" for ending, count in self._other_endings.most_common(5))
-            logger.warning("%s: skipped files of other kinds: %s.", self._where, counts)
-
-
-def _copy(file: SourceFile, target: Path) -> None:
-    with target.open("wb") as copy:
-        for chunk in file.chunks():
-            copy.write(chunk)
-
-
-def _staged(folder: Path, number: int) -> Path:
-    return folder / "image" / f".{number}"
 
 
 def _unreadable(folder: Path, count: int, display: ProgressDisplay) -> dict[int, str]:
@@ -189,7 +120,7 @@ def _unreadable(folder: Path, count: int, display: ProgressDisplay) -> dict[int,
 
     def work(number: int) -> str | None:
         try:
-            decode(_staged(folder, number))
+            decode(staged_path(folder, number))
         except UnreadableImageError as error:
             return str(error)
         return None
@@ -215,7 +146,7 @@ def _write(folder: Path, names: FileNames, labelling: Labelling) -> tuple[int, O
         for number in sorted(range(len(names)), key=names.__getitem__):
             label = labelling.labels[number]
             if label is None:
-                _staged(folder, number).unlink()
+                staged_path(folder, number).unlink()
                 continue
             path = PurePosixPath(names[number])
             if categories is None:
@@ -228,7 +159,7 @@ def _write(folder: Path, names: FileNames, labelling: Labelling) -> tuple[int, O
                 file_name = f"image/{index[label]}_{count}{path.suffix}"
                 item = {"image_info": {"file_name": file_name}, "category": label}
             (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
-            _staged(folder, number).rename(folder / file_name)
+            staged_path(folder, number).rename(folder / file_name)
             writer.add({**item, "id": count})
             count += 1
     kind = "without labels" if categories is None else f"in {len(categories)} classes"

@@ -1,0 +1,105 @@
+"""Copies the files of a source until the names of its images are known."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from train_pytorch_model.data.decoding import UnreadableImageError
+from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.modules.annotations import ENDINGS
+from train_pytorch_model.modules.image_layout import common_folder, folder_of, is_above
+from train_pytorch_model.ports.file_names import FileNames
+from train_pytorch_model.ports.raw_images import IMAGE_EXTENSIONS
+
+if TYPE_CHECKING:
+    from train_pytorch_model.modules.image_sources import SourceFile
+
+logger = logging.getLogger(__name__)
+
+
+class StagedImages:
+    """Copies of images, by number in the order in which they were added, and of text files that may hold labels."""
+
+    def __init__(self, folder: Path, texts_folder: Path, where: str) -> None:
+        """Create the folder of the images.
+
+        Args:
+            folder: the ImageDirectory being written; the images are staged in it.
+            texts_folder: an empty folder for the text files.
+            where: the dataset, for messages.
+        """
+        self.names = FileNames()
+        """Original names of the images."""
+        self.texts: dict[str, Path] = {}
+        """Copies of the text files, by name."""
+        self.unreadable: dict[int, str] = {}
+        """Reasons for the images that could not be copied."""
+        self._folder = folder
+        self._texts_folder = texts_folder
+        self._where = where
+        self._common: str | None = None
+        self._other_endings: Counter[str] = Counter()
+        (folder / "image").mkdir()
+
+    def add(self, file: SourceFile) -> bool:
+        """Copy a file if it is an image or may hold labels.
+
+        Returns:
+            Whether it is an image.
+
+        Raises:
+            InvalidDatasetError: if the file belongs to an ImageDirectory, or an archive or a text file cannot be read.
+        """
+        ending = PurePosixPath(file.name).suffix.lower()
+        if PurePosixPath(file.name).name == "images.lst":
+            raise InvalidDatasetError(
+                self._where, f"it contains an ImageDirectory ({file.name})", "Unpack it and give that folder."
+            )
+        if ending in IMAGE_EXTENSIONS:
+            self._add_image(file)
+            return True
+        if ending not in ENDINGS:
+            self._other_endings[ending or "without an extension"] += 1
+        # Only a file beside or above all images can hold labels. As images are added, their common folder only moves
+        # up, so a file that is not above it now never will be.
+        elif self._common is None or is_above(folder_of(file.name), self._common):
+            self._add_text(file)
+        return False
+
+    def _add_image(self, file: SourceFile) -> None:
+        number = len(self.names)
+        self.names.append(file.name)
+        folder = folder_of(file.name)
+        self._common = folder if self._common is None else common_folder([f"{self._common}/x", f"{folder}/x"])
+        try:
+            _copy(file, staged_path(self._folder, number))
+        except UnreadableImageError as error:
+            staged_path(self._folder, number).touch()
+            self.unreadable[number] = str(error)
+
+    def _add_text(self, file: SourceFile) -> None:
+        self.texts[file.name] = self._texts_folder / str(len(self.texts))
+        try:
+            _copy(file, self.texts[file.name])
+        except UnreadableImageError as error:
+            raise InvalidDatasetError(self._where, f"{file.name} cannot be read: {error}") from error
+
+    def warn_of_other_files(self) -> None:
+        """Log how many files have an extension of neither images nor annotations."""
+        if self._other_endings:
+            counts = ", ".join(f"{count} {ending}" for ending, count in self._other_endings.most_common(5))
+            logger.warning("%s: skipped files of other kinds: %s.", self._where, counts)
+
+
+def _copy(file: SourceFile, target: Path) -> None:
+    with target.open("wb") as copy:
+        for chunk in file.chunks():
+            copy.write(chunk)
+
+
+def staged_path(folder: Path, number: int) -> Path:
+    """Return the path of the copy of an image."""
+    return folder / "image" / f".{number}"
