@@ -23,13 +23,8 @@ from train_pytorch_model.modules.entry import MODULES
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.pipelines.checks import faults_of_component, faults_of_pipeline
 from train_pytorch_model.pipelines.command_template import render
-from train_pytorch_model.pipelines.definition import (
-    Literal,
-    PipelineInput,
-    StepOutput,
-    read_component,
-    read_pipeline,
-)
+from train_pytorch_model.pipelines.definition import Literal, PipelineInput, StepOutput
+from train_pytorch_model.pipelines.yaml_files import read_component, read_pipeline
 
 TRAIN = ROOT / "component.yaml"
 COMPONENTS = [TRAIN, *(ROOT / "components" / name / "component.yaml" for name in MODULES)]

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import shutil
 import signal
 import threading
-import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.errors import ModuleError, UserError
-from train_pytorch_model.pipelines import reuse
+from train_pytorch_model.errors import UserError
 from train_pytorch_model.pipelines.checks import faults_of_pipeline
-from train_pytorch_model.pipelines.command_template import render
 from train_pytorch_model.pipelines.definition import (
     Literal,
     LocalData,
     Pipeline,
     PipelineError,
     PipelineInput,
-    Step,
     StepOutput,
-    read_pipeline,
 )
+from train_pytorch_model.pipelines.execution import PipelineRun
 from train_pytorch_model.pipelines.graph_plot import draw_graph
-from train_pytorch_model.pipelines.step_run import StepPlan, run_step
+from train_pytorch_model.pipelines.yaml_files import read_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,7 +69,7 @@ def run_pipeline(
     faults = faults_of_pipeline(definition)
     if faults:
         raise UserError("The pipeline cannot run: " + "; ".join(faults))
-    run = _Run(definition, output_path.resolve(), force=force)
+    run = PipelineRun(definition, output_path.resolve(), force=force)
     for line in graph_lines(definition):
         logger.info("%s", line)
     outputs = {name: output_path / "outputs" / name for name in definition.outputs}
@@ -166,116 +160,3 @@ def _with_values(pipeline: Pipeline, values: Mapping[str, str]) -> Pipeline:
         for name, value in values.items()
     }
     return replace(pipeline, inputs={**pipeline.inputs, **given})
-
-
-class _Run:
-    """One run: its folders and the states of its steps."""
-
-    def __init__(self, pipeline: Pipeline, folder: Path, *, force: bool) -> None:
-        self.states: dict[str, str] = {}
-        """State of each step: "run", "reused", "failed" or "not run"."""
-        self._pipeline = pipeline
-        self._folder = folder
-        self._force = force
-        self._is_cancelled = threading.Event()
-
-    def all_steps(self, display: ProgressDisplay) -> None:
-        """Run each step as soon as those that it depends on are done; independent steps run in parallel."""
-        self.states = dict.fromkeys(self._pipeline.steps, "not run")
-        sorter = self._pipeline.sorter()
-        sorter.prepare()
-        running: dict[Future[None], Step] = {}
-        error: ModuleError | None = None
-        with ThreadPoolExecutor(len(self.states)) as pool:
-            try:
-                while (sorter.is_active() and error is None) or running:
-                    for name in sorter.get_ready() if error is None else ():
-                        step = self._pipeline.steps[name]
-                        running[pool.submit(self._step, step, display)] = step
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        step = running.pop(future)
-                        try:
-                            future.result()
-                            sorter.done(step.name)
-                        except ModuleError as fault:
-                            self._is_cancelled.set()
-                            # A step that was cancelled because another one had failed is not at fault.
-                            error = error or fault
-                            self.states[step.name] = "failed" if error is fault else "not run"
-                        except Exception:
-                            self.states[step.name] = "failed"
-                            raise
-            except BaseException:
-                self._is_cancelled.set()
-                raise
-        if error is not None:
-            raise error
-
-    def plan(self, step: Step) -> StepPlan:
-        """Plan the command, the folder and the variables of a step."""
-        folder = self._folder / "steps" / step.name
-        inputs = self._input_values(step)
-        outputs = {name: str(path) for name, path in self._outputs(step).items()}
-        variables = {f"AZURE_ML_INPUT_{name}": value for name, value in inputs.items()}
-        variables.update({f"AZURE_ML_OUTPUT_{name}": value for name, value in outputs.items()})
-        variables.update(step.environment)
-        return StepPlan(
-            step.name, step.component, render(step.component.command, inputs, outputs), folder, variables, self._folder
-        )
-
-    def _step(self, step: Step, display: ProgressDisplay) -> None:
-        plan, outputs = self.plan(step), self._outputs(step)
-        inputs = {name: reuse.fingerprint(Path(value)) for name, value in self._input_folders(step).items()}
-        key = reuse.step_key(step.component, plan.command, inputs, plan.variables, self._folder)
-        if step.component.is_deterministic and not self._force and reuse.is_finished(plan.folder, key, outputs):
-            self.states[step.name] = "reused"
-            logger.info("%s: unchanged since its last successful run; its outputs are reused.", step.name)
-            return
-        reuse.begin(plan.folder)
-        for path in outputs.values():
-            shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(parents=True)  # Azure mounts existing folders too
-        started = time.perf_counter()
-        with display.step(step.name):
-            logger.info("%s: started; log: %s", step.name, plan.log)
-            run_step(plan, self._is_cancelled)
-        if self._is_cancelled.is_set():
-            return
-        self.states[step.name] = "run"
-        reuse.finish(plan.folder, key, outputs)
-        logger.info("%s: done in %.1f s.", step.name, time.perf_counter() - started)
-
-    def _outputs(self, step: Step) -> dict[str, Path]:
-        own = self._folder / "steps" / step.name / "outputs"
-        return {
-            name: self._folder / "outputs" / step.outputs[name] if name in step.outputs else own / name
-            for name in step.component.outputs
-        }
-
-    def _input_values(self, step: Step) -> dict[str, str]:
-        """Each input as the text that Azure writes into a command; its default if no value is given."""
-        folders = self._input_folders(step)
-        values: dict[str, str] = {}
-        for name, port in step.component.inputs.items():
-            source = self._resolved(step, name)
-            if name in folders:
-                values[name] = folders[name]
-            elif isinstance(source, Literal):
-                values[name] = str(source.value)
-            elif port.default is not None:
-                values[name] = str(port.default)
-        return values
-
-    def _input_folders(self, step: Step) -> dict[str, str]:
-        folders = {}
-        for name in step.component.inputs:
-            source = self._resolved(step, name)
-            if isinstance(source, StepOutput):
-                folders[name] = str(self._outputs(self._pipeline.steps[source.step])[source.output])
-            elif isinstance(source, LocalData):
-                folders[name] = str((self._pipeline.path.parent / source.path).resolve())
-        return folders
-
-    def _resolved(self, step: Step, name: str) -> object:
-        source = step.inputs.get(name)
-        return self._pipeline.inputs[source.name] if isinstance(source, PipelineInput) else source
