@@ -72,7 +72,7 @@ def initialize_model(
         weights: "none" for random weights; "default" for the library's best, from its cache or downloaded; a file; or
             a folder that contains a file of the library's name.
         pretrained: the same as `weights="default"`, as the retired modules called it; `weights` takes precedence.
-        memory_efficient: whether a DenseNet uses checkpointing to save memory.
+        memory_efficient: whether a DenseNet recomputes activations to save memory.
         zero_init_residual: whether each residual block of a ResNet starts as the identity.
         random_seed: seed of random weights; None for different ones each time.
         outputs_path: the folder of reports, which must not overlap with the output.

@@ -15,6 +15,7 @@ from train_pytorch_model.errors import (
     GreaterThanError,
     InvalidDatasetError,
     InvalidModelDirectoryError,
+    UserError,
 )
 from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PRECISIONS = ("float32", "auto", "bfloat16", "float16")
 _DATASET = "Testing dataset"
 _ERROR = "Error"
 
@@ -92,6 +94,8 @@ def score_image_model(
     """
     if batch_size < 1:
         raise GreaterThanError("Batch size", batch_size, 0)
+    if precision not in PRECISIONS:
+        raise UserError(f"Expected `precision` to be one of {', '.join(PRECISIONS)}, but got {precision!r}")
     output = OutputDirectory(scored_dataset, "Scored dataset", TABLE)
     output.check((trained_model, dataset), outputs_path)
     device = choose_device()
