@@ -23,7 +23,8 @@ from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.training.callbacks import Callback
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.graph import CapturedStep, use_cuda_graph
-from train_pytorch_model.training.loop import Plan, train_epoch
+from train_pytorch_model.training.loop import train_epoch
+from train_pytorch_model.training.plan import Plan
 from train_pytorch_model.training.precision import choose_precision
 from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep

@@ -1,4 +1,4 @@
-"""One of several processes that train a small network with the loop itself: `-m tests.fit_job OUTPUT IMAGES BATCH`."""
+"""A process that trains a small network with the loop: `-m tests.fit_job OUTPUT IMAGES BATCH [MICROBATCH]`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from train_pytorch_model.training.loop import fit
 
 
 def make_network() -> nn.Module:
-    """Neither batch normalisation nor dropout, which depend on how many images a process sees at once."""
+    """Return a network without batch normalization and dropout, which depend on the images of one process."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4))
 
 
 def main() -> None:
-    """Train, and let process 0 write what came of it."""
+    """Train, and write the results in rank 0."""
     output, num_images, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    microbatch_size = int(sys.argv[4]) if sys.argv[4:] else "off"
     best, recorder = BestModel(), Recorder()
     with connected(read_launch(os.environ), print) as world:
-        plan = make_plan(epochs=4, batch_size=batch_size // world.world_size)
+        plan = make_plan(epochs=4, batch_size=batch_size // world.world_size, microbatch_size=microbatch_size)
         valid = make_images(37, seed=1)
         fit(make_network(), make_images(num_images), valid, plan, world, best, recorder, NoCheckpointer())
         if world.is_main:

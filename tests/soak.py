@@ -90,7 +90,7 @@ class Soak:
             print(f"NOT EQUAL ({count} processes, {precision}), exit codes {codes}:\n{job.log()}")
 
     def _note(self, before: tuple[str, int] | None, job: Job) -> None:
-        if before is not None and "Going on from the checkpoint" in job.log():
+        if before is not None and "Resuming from the checkpoint" in job.log():
             self.resumed[before] += 1
 
     def table(self) -> str:

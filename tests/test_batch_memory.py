@@ -1,4 +1,4 @@
-"""Batches that the memory does not hold: what would fit is told, or they are learnt from in parts."""
+"""Gradient accumulation over microbatches, and batches that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -17,16 +17,25 @@ import pytest
 import torch
 from torch import nn
 
+from tests.fit_job import make_network as make_plain_network
 from tests.jobs import Job
 from tests.making import NETWORK, ROOT, Inputs, initialize, write_image_directory
-from tests.test_step import CPU
+from tests.test_loop import CPU, make_images, make_plan, run
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.data.image_store import DecodedImages
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.preflight import command
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
-from train_pytorch_model.training.microbatches import BatchTooLargeError, fit_to_memory, largest_part, out_of_memory
+from train_pytorch_model.training.microbatches import (
+    BatchTooLargeError,
+    find_microbatch_size,
+    fixed_microbatch_size,
+    out_of_memory,
+    run_with_advice,
+    set_microbatch_size,
+)
+from train_pytorch_model.training.plan import Plan
 from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.predictions import predict
 from train_pytorch_model.training.state import TrainingState
@@ -34,7 +43,8 @@ from train_pytorch_model.training.step import TrainingStep
 
 BATCH = 64
 SIZE = 96
-# Over what Python, its libraries, the network and the images take: some, but not all, of a batch's activations.
+# Bytes that training may use in addition to Python, its libraries, the network and the images: enough for some of a
+# batch's activations, but not for all.
 ROOM = 80 * 2**20
 
 
@@ -55,7 +65,7 @@ def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("microbatch_size", [13, 7, 4, 3, 2])
-def test_a_batch_in_parts_is_the_same_step(microbatch_size: int) -> None:
+def test_a_step_in_microbatches_equals_a_step_of_the_whole_batch(microbatch_size: int) -> None:
     whole = make_step(plain())
     parts = make_step(copy.deepcopy(whole.network))
     parts.microbatch_size = microbatch_size
@@ -71,7 +81,7 @@ def test_a_batch_in_parts_is_the_same_step(microbatch_size: int) -> None:
 
 
 class Hungry(nn.Module):
-    """Runs out of memory where it is given more images than it takes; counts what it was given."""
+    """Raises an error for more than `takes` images; records the number of images of each call."""
 
     def __init__(self, takes: int, error: Exception) -> None:
         super().__init__()
@@ -88,6 +98,10 @@ class Hungry(nn.Module):
         return output
 
 
+def plan(batch_size: int, microbatch_size: int | str = "off") -> Plan:
+    return make_plan(batch_size=batch_size, microbatch_size=microbatch_size)
+
+
 def images() -> DecodedImages:
     pixels, labels = next(batches())
     return DecodedImages(pixels, labels)
@@ -95,17 +109,17 @@ def images() -> DecodedImages:
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.")])
 @pytest.mark.parametrize(("takes", "expected"), [(14, 14), (13, 7), (7, 7), (5, 4), (2, 2), (1, 0)])
-def test_parts_are_halved_until_they_fit_and_nothing_is_learnt(takes: int, expected: int, error: Exception) -> None:
+def test_microbatches_are_halved_until_they_fit(takes: int, expected: int, error: Exception) -> None:
     step = make_step(Hungry(takes, error))
     before = copy.deepcopy(step.network.state_dict())
-    size, reason = largest_part(step, images(), 14, CPU)
+    size, reason = find_microbatch_size(step, images(), 14, CPU)
     assert size == expected
     assert bool(reason) == (takes < 14)
     assert step.microbatch_size is None
     assert all(torch.equal(value, before[key]) for key, value in step.network.state_dict().items())
     assert all(parameter.grad is None for parameter in step.network.parameters())
     if expected:
-        fit_to_memory(step, images(), 14, World(), in_parts=True)
+        set_microbatch_size(step, images(), plan(14, "auto"), World())
         step.begin_epoch(0.1)
         step.network.given.clear()
         step(*next(batches()))
@@ -113,32 +127,32 @@ def test_parts_are_halved_until_they_fit_and_nothing_is_learnt(takes: int, expec
         assert max(step.network.given) <= takes
     else:
         with pytest.raises(BatchTooLargeError):
-            fit_to_memory(step, images(), 14, World(), in_parts=True)
+            set_microbatch_size(step, images(), plan(14, "auto"), World())
 
 
 class OneOf(World):
-    """A process of several, of which the others find what it finds."""
+    """One of several processes, which all gather the same value."""
 
     def gather(self, value: Any) -> list[Any]:
         return [value] * self.world_size
 
 
-def test_a_process_tries_no_more_than_its_share_of_few_images() -> None:
+def test_a_process_tries_no_more_than_its_shard_of_a_small_dataset() -> None:
     step = make_step(Hungry(7, MemoryError()))
-    # Of 14 images, each of two processes sees 7, whatever the batch size.
-    fit_to_memory(step, images(), 64, OneOf(world_size=2), in_parts=False)
+    # Each of two processes gets 7 of 14 images, for any larger batch size.
+    set_microbatch_size(step, images(), plan(64), OneOf(world_size=2), is_tried=True)
     assert step.microbatch_size is None
     with pytest.raises(BatchTooLargeError) as raised:
-        fit_to_memory(step, images(), 64, World(), in_parts=False)
+        set_microbatch_size(step, images(), plan(64), World(), is_tried=True)
     assert raised.value.fitting == 7
-    fit_to_memory(step, images(), 64, OneOf(world_size=2), in_parts=True)
-    assert step.microbatch_size == 64  # by which validation goes too
+    set_microbatch_size(step, images(), plan(64, "auto"), OneOf(world_size=2))
+    assert step.microbatch_size == 64  # validation uses it as its batch size
 
 
-def test_another_fault_is_not_taken_for_memory() -> None:
+def test_other_errors_are_not_mistaken_for_a_lack_of_memory() -> None:
     hungry = Hungry(1, ValueError("of its own"))
     with pytest.raises(ValueError, match="of its own"):
-        largest_part(make_step(hungry), images(), 14, CPU)
+        find_microbatch_size(make_step(hungry), images(), 14, CPU)
     with pytest.raises(ValueError, match="of its own"):
         predicted(hungry)
 
@@ -147,7 +161,7 @@ def predicted(network: nn.Module) -> np.ndarray:
     return predict(network, images(), torch.arange(14), 14, CPU, torch.contiguous_format)
 
 
-def test_images_are_predicted_as_many_at_once_as_fit() -> None:
+def test_predictions_use_the_largest_batch_that_fits() -> None:
     hungry = Hungry(5, MemoryError())
     given = predicted(hungry)
     assert hungry.given == [14, 7, 4, 4, 4, 2]
@@ -159,7 +173,7 @@ def test_images_are_predicted_as_many_at_once_as_fit() -> None:
 
 
 @pytest.mark.parametrize(("now", "then", "expected"), [(14, 3, 3), (2, 3, 2), (None, 3, None), (14, None, 14)])
-def test_a_run_that_goes_on_takes_the_parts_of_before_where_they_fit(
+def test_a_resumed_run_uses_the_microbatches_of_the_checkpoint_if_they_fit(
     now: int | None, then: int | None, expected: int | None
 ) -> None:
     states = [TrainingState(make_step(plain()), BestModel(), EarlyStopping(3)) for _ in range(2)]
@@ -170,13 +184,74 @@ def test_a_run_that_goes_on_takes_the_parts_of_before_where_they_fit(
 
 @pytest.mark.parametrize(
     ("fitting", "words"),
-    [(0, "Not even 2 images fit"), (4, "to 4, which fits"), (None, "Lower the batch size (it is 14), take")],
+    [(0, "Not even 2 images fit"), (4, "to 4, which fits"), (None, "Lower the batch size (it is 14), or use")],
 )
 def test_the_error_says_what_would_fit(fitting: int | None, words: str) -> None:
     assert words in str(out_of_memory(BatchTooLargeError("no more", fitting), 14))
 
 
-def test_parts_and_normalisation_over_all_processes_exclude_each_other() -> None:
+@pytest.mark.parametrize(
+    ("fitting", "words"),
+    [
+        (0, "Not even 2 images fit (the microbatch size is 8)"),
+        (4, "Lower the microbatch size (it is 8) to 4, which fits, or set --microbatch-size auto"),
+        (None, "Lower the microbatch size (it is 8), or use"),
+    ],
+)
+def test_the_error_names_the_microbatch_size_that_the_user_set(fitting: int | None, words: str) -> None:
+    assert words in str(out_of_memory(BatchTooLargeError("no more", fitting, 8), 14))
+
+
+@pytest.mark.parametrize(("size", "given"), [(1, [1] * 7), (2, [3, 2, 2]), (3, [3, 2, 2]), (6, [4, 3]), (7, [7])])
+def test_no_microbatch_is_larger_than_set_or_a_single_image_by_surprise(size: int, given: list[int]) -> None:
+    step = make_step(Hungry(14, MemoryError()))
+    step.network.network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    set_microbatch_size(step, images(), plan(7, size), World())
+    step.begin_epoch(0.1)
+    pixels, labels = next(batches())
+    step(pixels[:7], labels[:7])
+    assert step.network.given == given
+
+
+def test_a_fixed_microbatch_size_is_tried_where_processes_cannot_try_it_later() -> None:
+    step = make_step(Hungry(4, MemoryError()))
+    set_microbatch_size(step, images(), plan(14, 4), OneOf(world_size=2), is_tried=True)
+    assert step.microbatch_size == 4
+    with pytest.raises(BatchTooLargeError) as raised:
+        set_microbatch_size(step, images(), plan(14, 7), OneOf(world_size=2), is_tried=True)
+    assert (raised.value.fitting, raised.value.microbatch_size) == (4, 7)
+
+    def work() -> None:
+        raise MemoryError
+
+    with pytest.raises(BatchTooLargeError) as raised:
+        run_with_advice(work, step, images(), plan(14, 7), World())
+    assert (raised.value.fitting, raised.value.microbatch_size) == (4, 7)
+
+
+@pytest.mark.parametrize(("wanted", "fixed"), [("off", None), ("auto", None), (7, 7), (8, None), (100, None)])
+def test_a_microbatch_size_of_a_whole_batch_is_the_same_as_off(wanted: int | str, fixed: int | None) -> None:
+    assert fixed_microbatch_size(plan(8, wanted)) == fixed
+
+
+def test_an_epoch_in_microbatches_equals_an_epoch_of_whole_batches_and_itself() -> None:
+    def train(microbatch_size: int | str) -> tuple[list[float], dict[str, torch.Tensor]]:
+        network = make_plain_network()
+        settings = make_plan(epochs=1, batch_size=16, microbatch_size=microbatch_size)
+        recorder, _, _ = run(network, settings, make_images(70), make_images(21, seed=1))
+        record = recorder.records[0]
+        return [record.train_loss, record.train_error, record.valid_loss, record.top1_acc], network.state_dict()
+
+    (whole, whole_weights), (micro, weights), (again, weights_again) = train("off"), train(4), train(4)
+    assert micro == pytest.approx(whole, abs=1e-6)
+    assert micro == again
+    assert micro != whole or any(not torch.equal(weights[key], whole_weights[key]) for key in weights)
+    for key, value in weights.items():
+        torch.testing.assert_close(value, whole_weights[key], atol=1e-6, rtol=0)
+        assert torch.equal(value, weights_again[key])
+
+
+def test_microbatches_and_synchronized_batch_normalization_exclude_each_other() -> None:
     faults = TrainingParameters(microbatch_size="auto", sync_batch_norm=True).faults()
     assert [fault.message for fault in faults] == [
         "UserError: --sync-batch-norm true needs whole batches, but --microbatch-size auto splits them. "
@@ -194,7 +269,7 @@ def large(tmp_path: Path) -> Inputs:
 
 
 def run_in_little_memory(inputs: Inputs, **flags: Any) -> subprocess.CompletedProcess[str]:
-    """The real command, which may take `ROOM` beyond what it has when training begins."""
+    """Run the real command with a limit of `ROOM` bytes above its memory at the start of training."""
     code = (
         "import resource, sys, torch\n"
         "torch.backends.mkldnn.enabled = False\n"  # which crashes where it finds no memory for its own code
@@ -214,12 +289,12 @@ def run_in_little_memory(inputs: Inputs, **flags: Any) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         cwd=ROOT,
-        # What is freed goes back at once, as on a GPU; in a heap, holes of all sizes would count as taken.
+        # Return freed memory at once, as on a GPU; fragments of a heap would count as used.
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"},
     )
 
 
-def test_host_memory_that_runs_out_is_told_with_the_batch_that_fits(large: Inputs) -> None:
+def test_the_error_for_exhausted_host_memory_names_a_batch_size_that_fits(large: Inputs) -> None:
     finished = run_in_little_memory(large)
     assert finished.returncode == 1, finished.stderr
     error = large.error()
@@ -234,14 +309,16 @@ def test_host_memory_that_runs_out_is_told_with_the_batch_that_fits(large: Input
     assert finished.returncode == 0, finished.stderr
 
 
-def test_parts_train_where_the_whole_does_not_fit(large: Inputs) -> None:
+def test_microbatches_train_where_the_whole_batch_does_not_fit(large: Inputs) -> None:
     finished = run_in_little_memory(large, microbatch_size="auto")
     assert finished.returncode == 0, finished.stderr
-    assert re.search(r"A batch of 64 images takes more memory .* in parts of \d+:", finished.stderr)
+    assert re.search(
+        r"A batch of 64 images does not fit in memory. It is split into microbatches of \d+ images", finished.stderr
+    )
     assert (large.trained / "model").is_file()
 
 
-def test_check_says_what_would_fit(
+def test_check_names_a_batch_size_that_fits(
     inputs: Inputs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_large(*_: object) -> None:
@@ -268,11 +345,11 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_of_two_processes_both_take_the_parts_that_fit_into_the_smaller_memory(inputs: Inputs) -> None:
+def test_two_processes_use_the_microbatch_size_that_fits_in_the_smaller_memory(inputs: Inputs) -> None:
     (inputs.path / "limited.py").write_text(LIMITED, encoding="utf-8")
     job = Job(inputs.path, ["limited", *inputs.arguments(microbatch_size="auto")], 2)
     assert job.wait() == [0, 0], job.log()
-    assert "in parts of 3" in job.log()
+    assert "microbatches of 3 images" in job.log()
     assert (inputs.trained / "model").is_file()
     job = Job(inputs.path, ["limited", *inputs.arguments(trained_model_path=inputs.path / "other", resume="never")], 2)
     assert job.wait() == [1, 1], job.log()

@@ -15,6 +15,7 @@ from tests.jobs import results
 from tests.making import Inputs, error_text
 from train_pytorch_model.checkpoints import writer
 from train_pytorch_model.checkpoints.folder import CheckpointFolder, DamagedCheckpointError, read_checkpoint
+from train_pytorch_model.checkpoints.resume import why_not
 from train_pytorch_model.checkpoints.writer import CheckpointWriter
 from train_pytorch_model.distributed.interruption import Interruption
 from train_pytorch_model.errors import UserError
@@ -197,26 +198,27 @@ def test_a_run_goes_on_where_the_one_before_was(
     capfd.readouterr()
     assert interrupted.fit(**FLAGS) == 0
     printed = capfd.readouterr().err
-    assert "Going on from the checkpoint of epoch" in printed
+    assert "Resuming from the checkpoint of epoch" in printed
     assert "Epoch 1/3:" not in printed
     assert results(interrupted)[1] == before
     # What is finished leaves nothing behind, and starts anew.
     assert names(interrupted.outputs / "checkpoints") == []
     first = results(interrupted)
     assert interrupted.fit(**FLAGS) == 0
-    assert "Going on" not in capfd.readouterr().err
+    assert "Resuming" not in capfd.readouterr().err
     assert results(interrupted) == first
 
 
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        ({"batch_size": 7}, "batch size was 6, and is 7"),
-        ({"learning_rate": 0.01}, "learning rate was 0.001, and is 0.01"),
-        ({"random_seed": 2}, "random seed was 1, and is 2"),
-        ({"precision": "bfloat16"}, "precision was float32, and is bfloat16"),
-        ({"warmup_epochs": 1}, "warm-up epochs was 0, and is 1"),
-        ({"epochs": 1}, "it has begun epoch 3, of 1 that are asked for"),
+        ({"batch_size": 7}, "batch size was 6 and is 7"),
+        ({"learning_rate": 0.01}, "learning rate was 0.001 and is 0.01"),
+        ({"random_seed": 2}, "random seed was 1 and is 2"),
+        ({"precision": "bfloat16"}, "precision was float32 and is bfloat16"),
+        ({"warmup_epochs": 1}, "warm-up epochs was 0 and is 1"),
+        ({"microbatch_size": 2}, "microbatch size was not set and is 2"),
+        ({"epochs": 1}, "it has reached epoch 3, but only 1 epochs are requested"),
     ],
 )
 def test_a_run_of_another_kind_starts_anew_and_says_why(
@@ -227,7 +229,7 @@ def test_a_run_of_another_kind_starts_anew_and_says_why(
     assert "--resume require: the checkpoint in" in error_text(interrupted.outputs)
     assert reason in error_text(interrupted.outputs)
     assert interrupted.fit(**{**FLAGS, **flags}) == 0
-    assert f"is of another training: {reason}" in capfd.readouterr().err
+    assert f"belongs to a different run ({reason})" in capfd.readouterr().err
     assert [record["epoch"] for record in interrupted.metrics()] == list(range(1, {**FLAGS, **flags}["epochs"] + 1))
 
 
@@ -273,7 +275,23 @@ def test_epochs_may_be_raised(interrupted: Inputs) -> None:
 def test_never_starts_anew(interrupted: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     assert interrupted.fit(**{**FLAGS, "resume": "never"}) == 0
-    assert "Going on" not in capfd.readouterr().err
+    assert "Resuming" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "reason"),
+    [
+        ({}, {}, ""),
+        ({}, {"microbatch size": 4}, "microbatch size was not set and is 4"),
+        ({"microbatch size": 4}, {}, "microbatch size was 4 and is not set"),
+        ({"microbatch size": 4}, {"microbatch size": 4}, ""),
+    ],
+)
+def test_an_entry_that_version_0_1_did_not_write_has_its_default(
+    theirs: dict[str, object], ours: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    candidate = {"fingerprint": {"batch size": 8, **theirs}, "epoch": 2, "iteration": 1}
+    assert why_not(CheckpointFolder(tmp_path), candidate, {"batch size": 8, **ours}, epochs=3) == reason
 
 
 @pytest.mark.parametrize("content", [{}, {"fingerprint": "mine"}, {"fingerprint": {"random seed": None}}])
@@ -281,7 +299,7 @@ def test_never_starts_anew(interrupted: Inputs, capfd: pytest.CaptureFixture[str
 def test_what_is_no_checkpoint_of_a_training_is_named(content: dict[str, Any], seed: object, inputs: Inputs) -> None:
     CheckpointFolder(inputs.outputs / "checkpoints").write(content)
     assert inputs.fit(resume="require", random_seed=seed) == 1
-    assert "is of another training: it lacks what a checkpoint has" in error_text(inputs.outputs)
+    assert "belongs to a different run (it lacks entries that every checkpoint has)" in error_text(inputs.outputs)
 
 
 def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +314,7 @@ def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatc
 
 def test_require_needs_one(inputs: Inputs) -> None:
     assert inputs.fit(resume="require") == 1
-    assert "there is no checkpoint in" in error_text(inputs.outputs)
+    assert "there is no usable checkpoint in" in error_text(inputs.outputs)
     assert not inputs.trained.exists()
 
 
@@ -324,7 +342,7 @@ def test_damaged_ones_are_passed_over(interrupted: Inputs, capfd: pytest.Capture
     assert interrupted.fit(**FLAGS) == 0
     printed = capfd.readouterr().err
     assert f"{newer} cannot be used: its checksum is wrong" in printed
-    assert "Going on from the checkpoint of epoch 3" in printed
+    assert "Resuming from the checkpoint of epoch 3" in printed
     assert results(interrupted)[1] == before
 
 
@@ -334,7 +352,7 @@ def test_when_all_are_damaged_a_run_starts_anew_unless_it_must_not(
     for file in (interrupted.outputs / "checkpoints").glob("checkpoint-*.pt"):
         file.write_bytes(b"nothing")
     assert interrupted.fit(**FLAGS, resume="require") == 1
-    assert "that can be used" in error_text(interrupted.outputs)
+    assert "there is no usable checkpoint in" in error_text(interrupted.outputs)
     assert interrupted.fit(**FLAGS) == 0
     assert "Epoch 1/3:" in capfd.readouterr().err
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,18 +52,22 @@ def test_every_image_is_dealt_out_once_in_the_global_order(count: int, batch_siz
 
 
 def test_two_processes_with_half_the_batch_equal_one_with_the_whole(tmp_path: Path) -> None:
-    jobs, count = {}, 85  # five images are left for the last step: three for one process, two for the other
-    for world_size in (1, 2):
-        jobs[world_size] = Job(tmp_path, ["tests.fit_job", f"{world_size}.pt", str(count), "16"], world_size)
-        assert jobs[world_size].wait() == [0] * world_size, jobs[world_size].log()
-    one, two = (torch.load(tmp_path / f"{world_size}.pt") for world_size in (1, 2))
-    assert one["num_steps"] == two["num_steps"] >= 20
-    assert one["epoch"] == two["epoch"]
-    for key, value in one["best"].items():
-        assert (value - two["best"][key]).abs().max() <= 1e-6
-    for record, other in zip(one["records"], two["records"]):
-        assert record["train_loss"] == pytest.approx(other["train_loss"], abs=1e-6)
-        assert record["valid_loss"] == pytest.approx(other["valid_loss"], abs=1e-6)
+    count = 85  # five images remain for the last step: three for one process, two for the other
+
+    def train(world_size: int, *microbatch_size: str) -> Any:
+        job = Job(tmp_path, ["tests.fit_job", "result.pt", str(count), "16", *microbatch_size], world_size)
+        assert job.wait() == [0] * world_size, job.log()
+        return torch.load(tmp_path / "result.pt")
+
+    one, two = train(1), train(2)
+    for other in (two, train(2, "3")):  # also in microbatches of three images
+        assert one["num_steps"] == other["num_steps"] >= 20
+        assert one["epoch"] == other["epoch"]
+        for key, value in one["best"].items():
+            assert (value - other["best"][key]).abs().max() <= 1e-6
+        for record, of_other in zip(one["records"], other["records"]):
+            assert record["train_loss"] == pytest.approx(of_other["train_loss"], abs=1e-6)
+            assert record["valid_loss"] == pytest.approx(of_other["valid_loss"], abs=1e-6)
     # Each of the 37 validation images is counted once, whatever their number leaves over.
     network, valid = make_network(), make_images(37, seed=1)
     network.load_state_dict(two["best"])
@@ -215,7 +220,7 @@ def test_torchrun_starts_a_crashed_job_anew_and_it_goes_on(inputs: Inputs) -> No
     assert job.until(lambda: "Checkpoint of epoch 2" in job.log()), job.log()
     os.kill(_children(job.processes[0].pid)["1"], signal.SIGKILL)
     assert job.wait() == [0], job.log()
-    assert "Going on from the checkpoint" in job.log()
+    assert "Resuming from the checkpoint" in job.log()
     assert results(inputs) == expected
 
 

@@ -78,7 +78,7 @@ def test_asked_to_end_it_keeps_a_checkpoint_and_says_run_me_again(count: int, to
     assert not inputs.trained.exists()
     job = start(inputs, count, "float32")
     assert job.wait() == [0] * count, job.log()
-    assert "Going on from the checkpoint" in job.log()
+    assert "Resuming from the checkpoint" in job.log()
     assert results(inputs) == expected
 
 
@@ -133,6 +133,6 @@ def test_an_output_too_small_for_the_model_is_told_and_the_next_run_has_it_at_on
     assert (inputs.outputs / "checkpoints" / "best" / "model").read_bytes() == expected[0]
     job = start(inputs, 1, "float32")
     assert job.wait() == [0], job.log()
-    assert "Going on from the checkpoint of epoch" in job.log()
+    assert "Resuming from the checkpoint of epoch" in job.log()
     assert "Epoch 1/4:" not in job.log()
     assert results(inputs) == expected

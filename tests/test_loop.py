@@ -17,7 +17,8 @@ from train_pytorch_model.distributed.world import World
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
 from train_pytorch_model.training.callbacks import Callback, Checkpointer, NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
-from train_pytorch_model.training.loop import DivergedError, Plan, fit
+from train_pytorch_model.training.loop import DivergedError, fit
+from train_pytorch_model.training.plan import Plan
 from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.step import logits_and_loss
 

@@ -51,13 +51,18 @@ def train(step: TrainingStep, run_step: Callable[[torch.Tensor, torch.Tensor, fl
     return recorder
 
 
+@pytest.mark.parametrize("microbatch_size", [None, 3])
 @pytest.mark.parametrize("fault", ["", "operation not permitted when stream is capturing"])
-def test_replayed_steps_equal_steps_one_by_one(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_replayed_steps_equal_steps_without_a_graph(
+    fault: str, microbatch_size: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
     network = make_network()
     replayed = copy.deepcopy(network)
     plain = make_step(network)
+    plain.microbatch_size = microbatch_size
     expected = train(plain, plain, 84)
     step, recording = make_step(replayed), Recording(fault)
+    step.microbatch_size = microbatch_size
     with caplog.at_level(logging.INFO):
         given = train(step, CapturedStep(step, 8, recording), 84)
     assert given.losses == expected.losses
@@ -84,7 +89,7 @@ def test_steps_are_captured_on_a_gpu_where_it_pays(
     wanted: str, device: str, num_steps: int, is_known: bool, captured: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert use_cuda_graph(wanted, torch.device(device), num_steps, is_known=is_known) is captured
-    assert ("no CUDA graphs on a CPU" in caplog.text) is (wanted == "on" and device == "cpu")
+    assert ("--cuda-graph on: requires a GPU" in caplog.text) is (wanted == "on" and device == "cpu")
 
 
 class Operators(TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of the same training, and whether to go on from it."""
+"""Whether a checkpoint belongs to the same run, and whether to resume from it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Entries that a fingerprint has only if they differ from the behavior of version 0.1, which did not write them. An
+# entry that is missing from a checkpoint or from this run's fingerprint has the value given here.
+_DEFAULTS: dict[str, object] = {"microbatch size": "not set"}
+
 
 def choose_start(
     folder: CheckpointFolder,
@@ -23,17 +27,17 @@ def choose_start(
     *,
     is_required: bool,
 ) -> dict[str, Any] | None:
-    """Choose the checkpoint to go on from, None to start anew, and log why.
+    """Return the checkpoint to resume from, None to start from scratch, and log the reason.
 
     Args:
-        folder: where it was looked for.
-        candidate: the newest that is whole.
-        fingerprint: of the training that is to begin.
-        epochs: of the training that is to begin.
-        is_required: whether starting anew is a fault.
+        folder: the checkpoint folder.
+        candidate: the newest valid checkpoint in it.
+        fingerprint: of the run that starts.
+        epochs: number of epochs of the run that starts.
+        is_required: whether starting from scratch is an error.
 
     Raises:
-        UserError: when one is required and there is none of this training.
+        UserError: when resuming is required and there is no checkpoint of this run.
     """
     reason = why_not(folder, candidate, fingerprint, epochs)
     if reason and is_required:
@@ -41,11 +45,12 @@ def choose_start(
     if candidate is None:
         return None
     if not reason:
-        logger.info("Going on from %s.", name_of(folder, candidate))
+        logger.info("Resuming from %s.", name_of(folder, candidate))
         folder.adopt()
         return candidate
     logger.warning(
-        "Starting anew: the checkpoint in %s is of another training: %s. It stays until this run has two of its own.",
+        "Starting from scratch: the checkpoint in %s belongs to a different run (%s). It is kept until this run has "
+        "saved two checkpoints.",
         folder.path,
         reason,
     )
@@ -53,62 +58,64 @@ def choose_start(
 
 
 def drawn_before(candidate: Mapping[str, Any] | None, drawn: int) -> int:
-    """The seed of a run that draws its own: the one drawn by the run that it goes on from, else `drawn`."""
+    """Return the random seed of a run without a given one: the seed that the checkpoint's run drew, else `drawn`."""
     try:
         is_drawn = candidate is not None and candidate["fingerprint"]["random seed"] is None
         return int(candidate["seed"]) if candidate and is_drawn else drawn
-    except (KeyError, TypeError, ValueError):  # no checkpoint of a training, as will be told
+    except (KeyError, TypeError, ValueError):  # not a checkpoint of a training, which `why_not` reports
         return drawn
 
 
 def name_of(folder: CheckpointFolder, candidate: Mapping[str, Any]) -> str:
-    """A checkpoint in words."""
+    """Return a description of a checkpoint for messages."""
     return f"the checkpoint of epoch {candidate['epoch']}, iteration {candidate['iteration']}, in {folder.path}"
 
 
 def refusal(folder: CheckpointFolder, candidate: dict[str, Any] | None, reason: str) -> UserError:
-    """The error of a run that must go on and cannot."""
+    """Return the error of a run that must resume and cannot."""
     if candidate is None:
         return UserError(
-            f"--resume require: {reason}. Name its folder with --checkpoint-path, or start anew with --resume auto."
+            f"--resume require: {reason}. Name the checkpoint folder with --checkpoint-path, or start from scratch "
+            "with --resume auto."
         )
     return UserError(
-        f"--resume require: the checkpoint in {folder.path} is of another training: {reason}. "
-        "Give what that one was given, or start anew with --resume auto."
+        f"--resume require: the checkpoint in {folder.path} belongs to a different run ({reason}). "
+        "Use the inputs and options of that run, or start from scratch with --resume auto."
     )
 
 
 def why_not(
     folder: CheckpointFolder, candidate: dict[str, Any] | None, fingerprint: Mapping[str, object], epochs: int
 ) -> str:
-    """Why a training cannot go on from a checkpoint; empty when it can.
+    """Return why a run cannot resume from a checkpoint; "" if it can.
 
     Args:
-        folder: where it was looked for.
-        candidate: the newest that is whole.
-        fingerprint: of the training that is to begin.
-        epochs: likewise.
+        folder: the checkpoint folder.
+        candidate: the newest valid checkpoint in it.
+        fingerprint: of the run that starts.
+        epochs: number of epochs of the run that starts.
     """
     if candidate is None:
-        return f"there is no checkpoint in {folder.path} that can be used"
+        return f"there is no usable checkpoint in {folder.path}"
     return _difference(candidate, fingerprint, epochs)
 
 
 def _difference(candidate: Mapping[str, Any], fingerprint: Mapping[str, object], epochs: int) -> str:
     try:
-        theirs = candidate["fingerprint"]
-        differing = [name for name in fingerprint if theirs.get(name) != fingerprint[name]]
+        theirs = {**_DEFAULTS, **candidate["fingerprint"]}
+        ours = {**_DEFAULTS, **fingerprint}
+        differing = [name for name in ours if theirs.get(name) != ours[name]]
         last = int(candidate["epoch"]) - (0 if candidate["iteration"] else 1)
     except (KeyError, TypeError, ValueError, AttributeError):
-        return "it lacks what a checkpoint has"
+        return "it lacks entries that every checkpoint has"
     if differing:
-        return "; ".join(_told(name, theirs.get(name), fingerprint[name]) for name in differing)
+        return "; ".join(_describe(name, theirs.get(name), ours[name]) for name in differing)
     if last > epochs:
-        return f"it has begun epoch {last}, of {epochs} that are asked for"
+        return f"it has reached epoch {last}, but only {epochs} epochs are requested"
     return ""
 
 
-def _told(name: str, theirs: object, ours: object) -> str:
-    # Digests say nothing to a person.
+def _describe(name: str, theirs: object, ours: object) -> str:
+    # A person cannot read anything from a digest.
     is_digest = isinstance(ours, str) and len(ours) == 64
-    return f"{name} differ" if is_digest else f"{name} was {theirs}, and is {ours}"
+    return f"{name} differ" if is_digest else f"{name} was {theirs} and is {ours}"

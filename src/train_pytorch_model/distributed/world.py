@@ -134,7 +134,7 @@ class World:
             torch.distributed.all_reduce(values, group=self._control)
         return values
 
-    def copy_from_main(self, tensors: Iterable[torch.Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Iterable[torch.Tensor]) -> None:
         """Overwrite tensors of the other processes with process 0's."""
         if not self.is_alone:
             for tensor in tensors:

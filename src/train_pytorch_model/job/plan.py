@@ -6,7 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from train_pytorch_model.training.graph import use_cuda_graph
-from train_pytorch_model.training.loop import Plan
+from train_pytorch_model.training.microbatches import fixed_microbatch_size
+from train_pytorch_model.training.plan import Plan
 from train_pytorch_model.training.precision import choose_precision
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
 
 def fingerprint_of(prepared: Prepared, settings: Settings, plan: Plan, world: World) -> dict[str, object]:
     """What two runs must have in common for the one to go on where the other was."""
+    microbatch_size = fixed_microbatch_size(plan)
     return {
         **prepared.data,
         "random seed": settings.parameters.random_seed,
@@ -80,4 +82,5 @@ def fingerprint_of(prepared: Prepared, settings: Settings, plan: Plan, world: Wo
         "processes": world.world_size,
         "device": world.device.type,
         "sync batch norm": plan.sync_batch_norm,
+        **({} if microbatch_size is None else {"microbatch size": microbatch_size}),
     }

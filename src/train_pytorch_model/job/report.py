@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.job.datasets import Scanned
     from train_pytorch_model.job.prepare import Prepared, Settings
     from train_pytorch_model.training.early_stopping import BestModel
-    from train_pytorch_model.training.loop import Plan
+    from train_pytorch_model.training.plan import Plan
 
 logger = logging.getLogger(__name__)
 

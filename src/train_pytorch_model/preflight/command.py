@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.errors import FaultCollector, ModuleError
     from train_pytorch_model.job.datasets import Scanned
     from train_pytorch_model.job.prepare import Prepared, Settings
-    from train_pytorch_model.training.loop import Plan
+    from train_pytorch_model.training.plan import Plan
 
 # Of looking for images that lie in both sets.
 _SEARCH_SECONDS = 30.0

@@ -13,7 +13,7 @@ import torch
 
 from train_pytorch_model.data.batches import normalised, shuffled, training_shares
 from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep
-from train_pytorch_model.training.microbatches import fit_to_memory, run_with_advice
+from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
 from train_pytorch_model.training.step import TrainingStep, logits_and_loss
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.data.image_store import Batch
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.job.prepare import Prepared
-    from train_pytorch_model.training.loop import Plan
+    from train_pytorch_model.training.plan import Plan
 
 # The first steps prepare kernels, take memory and record a CUDA graph; then a few are timed, fewer of long ones.
 _WARM_UP = NUM_WARM_UP_STEPS + 1
@@ -58,8 +58,7 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
     before = _memory_in_use(device)
     network = prepared.network.to(device)
     step = TrainingStep(network, plan.num_classes, device, plan.memory_format, plan.precision)
-    if plan.microbatch_size == "auto":
-        fit_to_memory(step, prepared.train, plan.batch_size, world, in_parts=True)
+    set_microbatch_size(step, prepared.train, plan, world)
     step.begin_epoch(plan.learning_rate)
     shares = training_shares(shuffled(len(prepared.train), plan.seed, 1), plan.batch_size)[:2]
     # There before a step is timed, as they are where images are decoded once.
@@ -68,7 +67,7 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
     def time_steps() -> float:
         return _time(CapturedStep(step, plan.batch_size) if plan.cuda_graph else step, batches, device)
 
-    step_seconds = run_with_advice(time_steps, step, prepared.train, plan.batch_size, world)
+    step_seconds = run_with_advice(time_steps, step, prepared.train, plan, world)
     network.eval()
 
     @torch.no_grad()

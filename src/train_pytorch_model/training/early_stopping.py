@@ -1,4 +1,4 @@
-"""Which epoch's model is kept, and when to stop."""
+"""The best epoch and early stopping."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ if TYPE_CHECKING:
 
 @dataclass
 class BestModel:
-    """The weights of the best epoch so far: highest validation top-1 accuracy, ties by lower validation loss."""
+    """The weights of the best epoch: highest top-1 validation accuracy, then lowest validation loss."""
 
     epoch: int = 0
-    """From 1; 0 while there is none."""
+    """Counted from 1; 0 before the first best epoch."""
     top1_acc: float = -math.inf
     valid_loss: float = math.inf
     state: dict[str, torch.Tensor] = field(default_factory=dict)
-    """On the CPU."""
+    """The state dict of the network, on the CPU."""
 
     def update(self, epoch: int, top1_acc: float, valid_loss: float, network: nn.Module | None) -> bool:
-        """Keep the network's weights when this epoch is better; say whether it was. NaN and infinity never are.
+        """Copy the network's weights if this epoch is the best so far; return whether it is.
+
+        An epoch whose validation loss is not finite is never the best.
 
         Args:
-            epoch: from 1.
-            top1_acc: its validation accuracy.
-            valid_loss: its validation loss.
-            network: whose weights to keep; None in a process that will not write them.
+            epoch: counted from 1.
+            top1_acc: validation accuracy of the epoch.
+            valid_loss: validation loss of the epoch.
+            network: the network to copy; None in a process that does not write the model.
         """
         if not math.isfinite(valid_loss) or (top1_acc, -valid_loss) <= (self.top1_acc, -self.valid_loss):
             return False
@@ -45,7 +47,7 @@ class BestModel:
 
 @dataclass
 class EarlyStopping:
-    """Counts the epochs in a row whose validation loss is no new lowest."""
+    """Counts consecutive epochs without a new lowest validation loss."""
 
     patience: int
     lowest_loss: float = math.inf
@@ -53,11 +55,11 @@ class EarlyStopping:
 
     @property
     def is_over(self) -> bool:
-        """Whether to stop."""
+        """Whether training should stop."""
         return self.num_bad_epochs >= self.patience
 
     def update(self, valid_loss: float) -> bool:
-        """Take an epoch's validation loss; say whether to stop. NaN is no improvement."""
+        """Record the validation loss of an epoch and return whether to stop. NaN is not an improvement."""
         if valid_loss < self.lowest_loss:
             self.lowest_loss, self.num_bad_epochs = valid_loss, 0
         else:

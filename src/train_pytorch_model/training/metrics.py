@@ -1,4 +1,4 @@
-"""Sums over an epoch, kept on the device and read once."""
+"""Loss and accuracy of an epoch, accumulated on the device."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ TOP_K = 5
 
 
 class Averages(NamedTuple):
-    """Means over all images of an epoch."""
+    """Means over all images of an epoch and all processes."""
 
     loss: float
     top1_acc: float
     top5_acc: float | None
-    """None for five classes or fewer, where it says nothing."""
+    """None with five or fewer classes, where it would always be 1."""
     num_images: int
 
 
 @dataclass
 class RunningSums:
-    """Loss and correct predictions, each image counted once."""
+    """Sums of loss and correct predictions over images."""
 
     totals: torch.Tensor
-    """float64 of shape (4,): loss, top-1 correct, top-5 correct, images; always at the same address."""
+    """float64 of shape (4,): loss, top-1 correct, top-5 correct, images. Its address never changes."""
     has_top5: bool
 
     @classmethod
     def zero(cls, num_classes: int, device: torch.device) -> RunningSums:
-        """Sums over no image."""
+        """Return sums over no images."""
         return cls(torch.zeros(4, dtype=torch.float64, device=device), num_classes > TOP_K)
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
@@ -50,11 +50,11 @@ class RunningSums:
         self.totals[3] += count
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set all sums to zero."""
         self.totals.zero_()
 
     def read(self, world: World) -> Averages:
-        """The means over the images of all processes; the one place where the host waits for the device."""
+        """Return the means over the images of all processes. The host waits for the device here."""
         loss, top1, top5, num_images = world.sum(self.totals).tolist()
         averages = (loss / num_images, top1 / num_images, top5 / num_images if self.has_top5 else None)
         return Averages(*averages, num_images=int(num_images))

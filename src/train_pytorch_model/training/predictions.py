@@ -1,4 +1,4 @@
-"""What a network says of images."""
+"""Class probabilities of images."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def predict(
     device: torch.device,
     memory_format: torch.memory_format,
 ) -> np.ndarray:
-    """Probabilities of images, computed in float32 as validation does.
+    """Compute the class probabilities of images in float32, as validation does.
 
     Args:
         network: on the device; put into evaluation mode.
-        images: some of which are wanted.
-        indices: of those, int64 of shape (N,), N > 0.
-        batch_size: images at once; fewer where the memory does not hold them.
-        device: that computes.
-        memory_format: that the network computes in.
+        images: the dataset.
+        indices: of the images to predict, int64 of shape (N,), N > 0.
+        batch_size: images in a batch. It is halved as long as a batch does not fit in memory.
+        device: the device to compute on.
+        memory_format: of the network's activations and weights.
 
     Returns:
         float32 of shape (N, C), each row summing to one.

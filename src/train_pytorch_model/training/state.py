@@ -1,4 +1,4 @@
-"""All that decides how a training goes on, as one dictionary: what a checkpoint holds."""
+"""The complete state of a training, which checkpoints save and restore."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ if TYPE_CHECKING:
     from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
     from train_pytorch_model.training.step import TrainingStep
 
-_OF_MAIN_ALONE = ("network", "momentum", "best_state")
+_RANK_0_ONLY = ("network", "momentum", "best_state")
 
 
 def load_weights(network: nn.Module, entries: dict[str, torch.Tensor]) -> None:
-    """Put saved weights into a network of the same kind."""
+    """Load saved weights into a network with the same architecture."""
     network.load_state_dict(with_entries(network.state_dict(), entries))
 
 
 @dataclass
 class TrainingState:
-    """Where a training stands, between two steps."""
+    """The state of a training between two steps."""
 
     step: TrainingStep
-    """Has the network, the optimizer's buffers and the sums of the epoch."""
+    """Has the network, the momentum buffers and the sums of the epoch."""
     best: BestModel
     stopping: EarlyStopping
     epoch: int = 1
-    """That is under way, from 1."""
+    """The current epoch, counted from 1."""
     iteration: int = 0
-    """Steps of it that are done."""
+    """Completed iterations of the current epoch."""
     seconds: float = 0.0
-    """That they took."""
+    """Training time of the current epoch so far."""
     records: list[tuple[EpochRecord, EpochTiming]] = field(default_factory=list)
-    """Of the epochs before."""
+    """Results of the completed epochs."""
 
     def snapshot(self, world: World) -> dict[str, Any]:
-        """Copy everything to the CPU. All processes call it; the copies of process 0 are the ones to keep.
+        """Copy the state to the CPU. All processes call this method.
 
         Returns:
-            Numbers, texts, lists, dictionaries and tensors, nothing else.
+            In rank 0, a dictionary of numbers, strings, lists, dictionaries and tensors; in other ranks an empty one.
         """
         cuda = world.device.type == "cuda"
         of_process = {
@@ -66,30 +66,30 @@ class TrainingState:
             "scaler": self.step.scaler.state_dict(),
             "part_size": self.step.microbatch_size,
             "best": {"epoch": self.best.epoch, "top1_acc": self.best.top1_acc, "valid_loss": self.best.valid_loss},
-            "best_state": dict(self.best.state),  # on the CPU, and never written to
+            "best_state": dict(self.best.state),  # already on the CPU, and its tensors are never modified
             "stopping": {"lowest_loss": self.stopping.lowest_loss, "num_bad_epochs": self.stopping.num_bad_epochs},
             "records": [(asdict(record), asdict(timing)) for record, timing in self.records],
             "of_processes": of_processes,
         }
 
     def restore(self, saved: dict[str, Any] | None, world: World) -> None:
-        """Go back to where `snapshot` was called. All processes call it, the others without what process 0 has.
+        """Restore the state that `snapshot` copied. All processes call this method.
 
-        The weights are in the network already, and with several processes the same in all of them.
+        The weights must already be loaded into the network of every process.
 
         Args:
-            saved: from `snapshot`; of process 0.
-            world: the processes, as many as there were.
+            saved: the snapshot of rank 0; None in other ranks.
+            world: the processes, as many as when the snapshot was made.
         """
-        common = world.broadcast({key: value for key, value in (saved or {}).items() if key not in _OF_MAIN_ALONE})
+        common = world.broadcast({key: value for key, value in (saved or {}).items() if key not in _RANK_0_ONLY})
         momentum = self.step.momentum
         with torch.no_grad():
             for buffer, values in zip(momentum, saved["momentum"] if saved else ()):
                 buffer.copy_(values)
-        world.copy_from_main(momentum)
+        world.broadcast_tensors(momentum)
         self.step.scaler.load_state_dict(common["scaler"])
         if self.step.microbatch_size and common.get("part_size"):
-            # The same parts give the same bits, where the memory holds them still.
+            # The same microbatches give bit-identical results. They are used if they still fit in memory.
             self.step.microbatch_size = min(self.step.microbatch_size, common["part_size"])
         self.epoch, self.iteration, self.seconds = common["epoch"], common["iteration"], common["seconds"]
         for name, value in common["best"].items():
@@ -102,7 +102,7 @@ class TrainingState:
         self._of_process = common["of_processes"][world.rank]
 
     def resume_epoch(self, device: torch.device) -> None:
-        """Take up the epoch where it was left: its sums, and the random numbers yet to come."""
+        """Restore the sums of the epoch and the state of the random number generators."""
         self.step.sums.totals.copy_(self._of_process["totals"])
         torch.set_rng_state(self._of_process["random"])
         if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""One step: forward, loss, backward, update."""
+"""One training step: forward, loss, backward, update."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
-# Share of an auxiliary head in the loss: 0.3 of each in GoogLeNet (Szegedy et al. 2015, "Going deeper with
+# Weight of an auxiliary head in the loss: 0.3 for each of GoogLeNet's (Szegedy et al. 2015, "Going deeper with
 # convolutions", section 5); 0.4 for Inception v3, as in PyTorch's tutorial on fine-tuning torchvision's networks.
 GOOGLENET_AUXILIARY_WEIGHT = 0.3
 INCEPTION_AUXILIARY_WEIGHT = 0.4
 
 
 def logits_and_loss(output: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split a network's output into logits and the mean cross-entropy, auxiliary heads included.
+    """Return the logits and the mean cross-entropy loss of a network's output, auxiliary heads included.
 
     Args:
         output: (B, num_classes) logits, or the named tuple of GoogLeNet or Inception v3 in training mode.
         labels: int64 of shape (B,).
 
     Returns:
-        Logits of shape (B, num_classes) and a scalar loss, both float32 whatever the network computed in.
+        Logits of shape (B, num_classes) and a scalar loss, both float32 for any precision of the network.
     """
     if isinstance(output, torch.Tensor):
         output = (output,)
@@ -49,10 +49,10 @@ def logits_and_loss(output: Any, labels: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 class TrainingStep:
-    """Learns from one batch after another, and keeps the sums of the epoch on the device.
+    """Trains a network on one batch per call, and accumulates loss and accuracy of the epoch on the device.
 
-    Whatever it writes lies at one address from the first step to the last, so that a CUDA graph can hold it, and
-    nothing in it makes the host wait for the device.
+    All tensors that it writes keep their addresses, so that a CUDA graph can replay it, and no operation in it makes
+    the host wait for the device.
     """
 
     def __init__(
@@ -64,30 +64,30 @@ class TrainingStep:
         precision: Precision,
         parallel: Callable[[nn.Module], nn.Module] = lambda network: network,
     ) -> None:
-        """Make a step.
+        """Create the optimizer and its buffers.
 
         Args:
             network: on the device; trained in place.
-            num_classes: of its outputs.
-            device: where.
-            memory_format: that the network computes in.
-            precision: that it computes in.
-            parallel: makes of the network one whose gradients are those of all processes.
+            num_classes: the number of outputs of the network.
+            device: the device to train on.
+            memory_format: of the network's activations and weights.
+            precision: of the forward and backward pass.
+            parallel: wraps the network so that gradients are averaged over all processes.
         """
         self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
-        """Of the last batch."""
+        """Mean loss of the last batch, a float64 scalar."""
         self.microbatch_size: int | None = None
-        """Images of a batch that are learnt from at a time, where the memory holds no more; None for all."""
+        """The largest number of images in a forward and backward pass; None for the whole batch."""
         self._forward = parallel(self.network)
         self.sums = RunningSums.zero(num_classes, device)
-        """Of the epoch."""
+        """Loss and accuracy of the epoch so far."""
         self.learning_rate = 0.0
-        """Of the epoch."""
+        """The learning rate of the epoch."""
         self._memory_format = memory_format
         self._precision = precision
         self.scaler = precision.make_scaler()
-        # A graph reads the learning rate anew in each replay, so on a GPU it lies there.
+        # On a GPU, the learning rate is a tensor, so that each replay of a CUDA graph reads its current value.
         learning_rate = torch.zeros((), device=device) if device.type == "cuda" else 0.0
         self._optimizer = torch.optim.SGD(
             self.network.parameters(),
@@ -97,26 +97,27 @@ class TrainingStep:
             weight_decay=WEIGHT_DECAY,
             fused=True,
         )
-        # Made by the first step, they would hold whatever the memory held where float16's first step is left out for
-        # its infinite gradients. From zero, the first step is the same.
+        # SGD would create the buffers uninitialized in its first step. In float16 that step may be skipped because of
+        # infinite gradients, and the buffers would stay uninitialized. Starting from zero gives the same first step.
         for parameter in self.network.parameters():
             self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     @property
     def momentum(self) -> list[torch.Tensor]:
-        """The optimizer's buffer of each weight, in the network's order."""
+        """The momentum buffer of each parameter, in the network's order."""
         return [self._optimizer.state[parameter]["momentum_buffer"] for parameter in self.network.parameters()]
 
-    def rehearse(self, pixels: torch.Tensor, labels: torch.Tensor, *, alone: bool = False) -> None:
-        """Do a step that changes nothing, between epochs.
+    def dry_run(self, pixels: torch.Tensor, labels: torch.Tensor, *, alone: bool = False) -> None:
+        """Run forward and backward without changing the weights or statistics.
 
-        With several processes PyTorch sums gradients in one layout in the first step and in another from then on,
-        which differ in the last bits; after a rehearsal all steps are alike, those of a run that goes on too.
+        With several processes, DistributedDataParallel reduces gradients in a different bucket layout in its first
+        step than in all later ones, and the results differ in the last bits. After a dry run all steps use the same
+        layout, also in a run that resumes.
 
         Args:
             pixels: uint8 of shape (B, 3, height, width), on the device.
-            labels: int64 of shape (B,), likewise.
-            alone: without the other processes.
+            labels: int64 of shape (B,), on the device.
+            alone: do not communicate with the other processes.
         """
         buffers = [buffer.clone() for buffer in self.network.buffers()]
         self.network.train()
@@ -129,7 +130,7 @@ class TrainingStep:
                     buffer.copy_(before)
 
     def begin_epoch(self, learning_rate: float) -> None:
-        """Set the learning rate, put the network into training mode and begin the sums anew."""
+        """Set the learning rate, put the network into training mode and reset the sums."""
         self.network.train()
         self.sums.reset()
         self.learning_rate = learning_rate
@@ -140,12 +141,12 @@ class TrainingStep:
                 group["lr"] = learning_rate
 
     def __call__(self, pixels: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> None:
-        """Learn from one batch.
+        """Train on one batch.
 
         Args:
             pixels: uint8 of shape (B, 3, height, width), on the device.
-            labels: int64 of shape (B,), likewise.
-            weight: of this process's part of the batch, as `Share` has it.
+            labels: int64 of shape (B,), on the device.
+            weight: of this process's shard of the batch, see `Share.weight`.
         """
         self._optimizer.zero_grad(set_to_none=True)
         self._add_gradients(self._forward, pixels, labels, weight)
@@ -155,26 +156,31 @@ class TrainingStep:
     def _add_gradients(
         self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor, weight: float
     ) -> None:
-        """Forward, loss and backward, part by part; each image counts the same."""
-        num_parts = _num_parts(len(labels), self.microbatch_size or len(labels))
-        parts = zip(pixels.tensor_split(num_parts), labels.tensor_split(num_parts))
+        """Accumulate the gradients of all microbatches; each image has the same weight."""
+        count = _num_microbatches(len(labels), self.microbatch_size or len(labels))
+        microbatches = zip(pixels.tensor_split(count), labels.tensor_split(count))
         self.loss.zero_()
-        for number, (part, part_labels) in enumerate(parts, start=1):
-            share = len(part_labels) / len(labels)
-            part_weight = weight * share
-            # The gradients of all parts go to the other processes together, with the last.
-            waiting = getattr(forward, "no_sync", nullcontext) if number < num_parts else nullcontext
-            with waiting():
-                images = normalised(part, self._memory_format)
+        for number, (micro_pixels, micro_labels) in enumerate(microbatches, start=1):
+            fraction = len(micro_labels) / len(labels)
+            loss_weight = weight * fraction
+            # Gradients are reduced over the processes once, with the last microbatch.
+            no_sync = getattr(forward, "no_sync", nullcontext) if number < count else nullcontext
+            with no_sync():
+                images = normalised(micro_pixels, self._memory_format)
                 with self._precision.context():
                     output = forward(images)
-                logits, loss = logits_and_loss(output, part_labels)
-                scaled = self.scaler.scale(loss if part_weight == 1 else loss * part_weight)
+                logits, loss = logits_and_loss(output, micro_labels)
+                scaled = self.scaler.scale(loss if loss_weight == 1 else loss * loss_weight)
                 scaled.backward()  # type: ignore[no-untyped-call]
-            self.loss.add_(loss.detach(), alpha=share)
-            self.sums.add(loss.detach(), logits.detach(), part_labels)
+            self.loss.add_(loss.detach(), alpha=fraction)
+            self.sums.add(loss.detach(), logits.detach(), micro_labels)
 
 
-def _num_parts(num_images: int, microbatch_size: int) -> int:
-    """Parts of a batch; none is of a single image, over which nothing can be normalised, unless the batch is."""
+def _num_microbatches(num_images: int, microbatch_size: int) -> int:
+    """Return the number of microbatches.
+
+    Batch normalization may need two images, so no microbatch has a single one unless the size, or the batch, is 1.
+    """
+    if microbatch_size == 1:
+        return num_images
     return max(1, min(-(-num_images // microbatch_size), num_images // 2))

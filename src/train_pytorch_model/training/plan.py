@@ -1,0 +1,46 @@
+"""The hyperparameters of the training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
+
+import torch
+
+if TYPE_CHECKING:
+    from train_pytorch_model.training.precision import Precision
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the training loop needs in addition to the network and the images."""
+
+    num_classes: int
+    epochs: int
+    """The largest number of epochs; early stopping may end the training before."""
+    batch_size: int
+    """Images in a batch of each process."""
+    learning_rate: float
+    """The peak of the schedule, already scaled by the number of processes where that is wanted."""
+    warmup_epochs: int
+    patience: int
+    """Training stops after this many consecutive epochs without a new lowest validation loss."""
+    seed: int
+    print_frequency: int
+    """Iterations between two readings of loss and accuracy."""
+    precision: Precision
+    """Of training steps. Validation always uses float32, as Score Image Model does."""
+    memory_format: torch.memory_format = torch.contiguous_format
+    cuda_graph: bool = False
+    """Replay training steps as a CUDA graph."""
+    sync_batch_norm: bool = False
+    """Compute batch normalization statistics over the batches of all processes."""
+    has_unused: bool = False
+    """Some parameters may receive no gradient in a step; see `find_unused_parameters` of DistributedDataParallel."""
+    microbatch_size: Union[int, str] = "off"
+    """"off": a batch must fit in memory. "auto": before training, find the largest microbatch that fits, and accumulate
+    gradients if it is smaller than the batch. N, at least 1: split each batch into microbatches of at most N images.
+
+    Gradients are those of the whole batch. Batch normalization sees one microbatch at a time, so a microbatch of a
+    single image is avoided unless N is 1: with N = 2, a batch with an odd number of images has a microbatch of 3.
+    """
