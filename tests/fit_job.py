@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.test_loop import Recorder, make_images, make_plan
 from train_pytorch_model.distributed.launch import read_launch
-from train_pytorch_model.distributed.world import connected
+from train_pytorch_model.distributed.rendezvous import connected
 from train_pytorch_model.training.callbacks import NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import fit

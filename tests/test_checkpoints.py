@@ -259,7 +259,7 @@ def test_changed_inputs_start_anew(what: str, interrupted: Inputs, capfd: pytest
 def test_settings_that_change_no_number_do_not_matter(interrupted: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
     flags = {"image_store": "none", "print_frequency": 3, "include_samples": "true", "patience": 9, "resume": "require"}
     assert interrupted.fit(**{**FLAGS, **flags}) == 0
-    assert "Going on" in capfd.readouterr().err
+    assert "Resuming" in capfd.readouterr().err
 
 
 def test_epochs_may_be_raised(interrupted: Inputs) -> None:
@@ -365,7 +365,7 @@ def test_a_seed_that_was_drawn_is_drawn_once(
     assert inputs.fit(**FLAGS, random_seed="none") == 0
     printed = capfd.readouterr().err
     assert drawn in printed
-    assert "Going on" in printed
+    assert "Resuming" in printed
 
 
 def test_a_run_of_float16_goes_on_with_its_scale(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:

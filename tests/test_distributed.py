@@ -21,10 +21,11 @@ from tests.jobs import Job, process_variables, results, train_job
 from tests.making import Inputs
 from tests.test_loop import make_images
 from train_pytorch_model.data.batches import shuffled, training_shares
-from train_pytorch_model.distributed import world as distributed
+from train_pytorch_model.distributed import rendezvous
 from train_pytorch_model.distributed.device import find_shared_gpus
 from train_pytorch_model.distributed.launch import Launch
-from train_pytorch_model.distributed.world import World, connected
+from train_pytorch_model.distributed.rendezvous import connected
+from train_pytorch_model.distributed.world import World
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.training.graph import use_cuda_graph
 
@@ -165,7 +166,7 @@ def test_a_process_that_is_gone_or_silent_ends_the_others(number: signal.Signals
     assert time.monotonic() - started < END_SECONDS
     job.send(signal.SIGKILL)
     told = str(inputs.error()) if lost == 1 else job.log(1)
-    assert "is lost" in told
+    assert "was lost" in told
     assert "Run the same command again" in told
     assert not inputs.trained.exists()
 
@@ -174,9 +175,9 @@ def test_processes_that_do_not_come_are_named(inputs: Inputs) -> None:
     variables = {**process_variables(2)[0], "MASTER_ADDR": "127.0.0.1"}
     code = (
         "import os, sys\n"
-        "import train_pytorch_model.distributed.world as distributed\n"
+        "import train_pytorch_model.distributed.rendezvous as rendezvous\n"
         "from train_pytorch_model.cli.main import main\n"
-        "distributed._MEETING_SECONDS = 2\n"
+        "rendezvous._RENDEZVOUS_SECONDS = 2\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     finished = subprocess.run(
@@ -186,14 +187,13 @@ def test_processes_that_do_not_come_are_named(inputs: Inputs) -> None:
         timeout=120,
     )
     assert finished.returncode == 1
-    assert "2 processes were to meet at 127.0.0.1" in str(inputs.error())
-    assert "these have not come: [1]" in str(inputs.error())
+    assert "Ranks [1] of 2 processes did not connect to 127.0.0.1" in str(inputs.error())
 
 
 def test_two_processes_on_one_gpu_are_named() -> None:
     own = [("a pid:[1]", "GPU-1"), ("a pid:[1]", "GPU-2"), ("b pid:[1]", "GPU-1"), ("b pid:[1]", None)]
     assert find_shared_gpus(own) == ""
-    assert find_shared_gpus([*own, ("a pid:[1]", "GPU-2")]) == "processes 1 and 4 on a"
+    assert find_shared_gpus([*own, ("a pid:[1]", "GPU-2")]) == "ranks 1 and 4 on a"
     assert find_shared_gpus([("a", None), ("a", None)]) == ""
 
 
@@ -262,15 +262,15 @@ def test_processes_that_had_nothing_to_do_wait_for_each_other(monkeypatch: pytes
 
 
 def test_gpus_that_do_not_go_round_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"Some processes have a GPU, and these have none: \[0, 2\]"):
+    with pytest.raises(UserError, match=r"Ranks \[0, 2\] have no GPU but other ranks do"):
         met(monkeypatch, ("a", None), ("b", "GPU-1"), ("c", None))
-    with pytest.raises(UserError, match="Two processes are on one GPU: processes 0 and 1 on a"):
+    with pytest.raises(UserError, match="Several processes use the same GPU: ranks 0 and 1 on a"):
         met(monkeypatch, ("a", "GPU-1"), ("a", "GPU-1"))
 
 
-@pytest.mark.parametrize(("rank", "words"), [(0, "cannot listen at"), (1, "cannot reach process 0 at")])
+@pytest.mark.parametrize(("rank", "words"), [(0, "cannot listen at"), (1, "cannot connect to rank 0 at")])
 def test_a_meeting_point_that_cannot_be_had_is_named(rank: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "_MEETING_SECONDS", 1)
+    monkeypatch.setattr(rendezvous, "_RENDEZVOUS_SECONDS", 1)
     monkeypatch.setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -278,5 +278,8 @@ def test_a_meeting_point_that_cannot_be_had_is_named(rank: int, words: str, monk
             taken.listen()
         port = taken.getsockname()[1]
         launch = Launch(rank, rank, 2, "127.0.0.1", port)
-        with pytest.raises(UserError, match=f"Process {rank} of 2 {words} 127.0.0.1:{port}"), connected(launch, print):
+        with (
+            pytest.raises(UserError, match=f"Rank {rank} of 2 processes {words} 127.0.0.1:{port}"),
+            connected(launch, print),
+        ):
             pass

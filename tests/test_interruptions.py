@@ -91,7 +91,7 @@ def test_asked_to_end_where_no_checkpoint_can_be_had_it_ends_in_time(inputs: Inp
     job.send(signal.SIGTERM, 0)
     assert job.processes[0].wait(30) == 75
     assert time.monotonic() - asked < 10
-    assert "The last checkpoint, if there is one, stands." in str(inputs.error())
+    assert "The last checkpoint, if there is one, is unchanged." in str(inputs.error())
 
 
 # A user's own mounts, so that a small disk can be had; root needs no other user for that.

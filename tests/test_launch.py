@@ -54,10 +54,10 @@ def test_one_process_needs_nothing(variables: dict[str, str]) -> None:
     ("variables", "words"),
     [
         ({"WORLD_SIZE": "2"}, "RANK is ''"),
-        ({**TORCHRUN, "LOCAL_RANK": "first"}, "LOCAL_RANK is 'first' where a number is expected"),
+        ({**TORCHRUN, "LOCAL_RANK": "first"}, "LOCAL_RANK is 'first', but it must be a number"),
         ({**TORCHRUN, "RANK": "8"}, "RANK is 8, WORLD_SIZE 8"),
         ({key: value for key, value in TORCHRUN.items() if key != "MASTER_ADDR"}, "none of MASTER_ADDR"),
-        (MPI, "says where they meet"),
+        (MPI, "gives the address of rank 0"),
     ],
 )
 def test_variables_that_cannot_be_used_are_named(variables: dict[str, str], words: str) -> None:

@@ -12,10 +12,9 @@ from datetime import timedelta
 import pytest
 import torch.distributed
 
-from train_pytorch_model.distributed import interruption
-from train_pytorch_model.distributed import watchdog as watch
+from train_pytorch_model.distributed import interruption, watchdog
 from train_pytorch_model.distributed.interruption import Interruption
-from train_pytorch_model.distributed.watchdog import Watch
+from train_pytorch_model.distributed.watchdog import Watchdog
 from train_pytorch_model.errors import InvalidDatasetError, ModuleError
 
 
@@ -48,10 +47,10 @@ class End:
 def end(monkeypatch: pytest.MonkeyPatch) -> Iterator[End]:
     """Where processes would end, and impatience."""
     end = End()
-    for module in (watch, interruption):
+    for module in (watchdog, interruption):
         monkeypatch.setattr(module, "leave", end.leave)
     for name in ("_POLL_SECONDS", "_STAY_SECONDS", "_GRACE_SECONDS", "_LONG_GRACE_SECONDS"):
-        monkeypatch.setattr(watch, name, 0.1)
+        monkeypatch.setattr(watchdog, name, 0.1)
     yield end
     end.is_over.set()
 
@@ -85,38 +84,38 @@ class Store:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_store_that_is_gone_ends_the_process(rank: int, end: End, caplog: pytest.LogCaptureFixture) -> None:
     store = Store()
-    watching = Watch(store, rank, 2, end.report, end.notice)
+    watching = Watchdog(store, rank, 2, end.report, end.notice)
     store.is_gone = True
     end.wait()
     watching.stop()
     assert end.codes == [1]
-    assert "Process 0 of this training is lost" in end.noticed[0]
+    assert "Process 0 of this training was lost" in end.noticed[0]
     # The first process has its own way to tell; of another, nobody else can.
     assert end.told == (end.noticed if rank == 0 else [])
-    assert ("Process 0 of this training is lost" in caplog.text) is (rank == 1)
+    assert ("Process 0 of this training was lost" in caplog.text) is (rank == 1)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_store_that_does_not_answer_ends_the_process(
     rank: int, end: End, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "LOST_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(watchdog, "LOST_AFTER_SECONDS", 0.5)
     store = Store()
     store.answers.clear()
-    watching = Watch(store, rank, 2, end.report, end.notice)
+    watching = Watchdog(store, rank, 2, end.report, end.notice)
     end.wait()
     assert end.codes == [1]
     assert bool(end.told) is (rank == 0)
-    assert ("Process 0 of this training is lost" in caplog.text) is (rank == 1)
+    assert ("Process 0 of this training was lost" in caplog.text) is (rank == 1)
     store.answers.set()
     watching.stop()
 
 
 def test_a_store_that_goes_as_the_common_work_ends_ends_nothing(end: End, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_STAY_SECONDS", 20)
+    monkeypatch.setattr(watchdog, "_STAY_SECONDS", 20)
     store = Store()
     store.is_gone = True
-    watching = Watch(store, 1, 2, end.report, end.notice)
+    watching = Watchdog(store, 1, 2, end.report, end.notice)
     until(lambda: store.num_refused)
     watching.stop()
     assert (end.codes, end.noticed) == ([], [])
@@ -124,7 +123,7 @@ def test_a_store_that_goes_as_the_common_work_ends_ends_nothing(end: End, monkey
 
 def test_a_fault_told_where_the_store_has_gone_is_the_own(end: End) -> None:
     store = Store()
-    watching = Watch(store, 1, 2, end.report, end.notice)
+    watching = Watchdog(store, 1, 2, end.report, end.notice)
     fault = InvalidDatasetError("Training dataset", "it is empty")
     store.is_gone = True
     assert watching.settle(fault) is fault
@@ -150,7 +149,19 @@ def test_other_signals_are_not_taken_for_the_one_that_ends(end: End) -> None:
     finally:
         signal.signal(signal.SIGUSR1, earlier)
     assert end.codes == [75]
-    assert "The last checkpoint, if there is one, stands." in end.told[0]
+    assert "The last checkpoint, if there is one, is unchanged." in end.told[0]
+
+
+def test_signals_are_handled_only_inside_the_block_and_on_request(end: End) -> None:
+    own = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Interruption(end.report):
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        with Interruption(end.report, handles_sigterm=False):
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, own)
 
 
 def test_outside_the_main_thread_signals_stay_as_they_are(end: End) -> None:

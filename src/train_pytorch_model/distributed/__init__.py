@@ -1,1 +1,1 @@
-"""Several processes: launchers, the process group, the watchdog and preemption."""
+"""Training in several processes: launchers, the process group, the watchdog and preemption."""

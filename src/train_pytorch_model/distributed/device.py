@@ -1,34 +1,42 @@
-"""Where the training runs, and how repeatably."""
+"""The device to train on, and the process-wide settings of PyTorch."""
 
 from __future__ import annotations
 
 import os
+import random
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from train_pytorch_model.data.threads import num_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+# Variables that this package sets for libraries that it loads.
+_VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "TORCH_NCCL_ASYNC_ERROR_HANDLING")
 
 
 def choose_device(local_rank: int = 0) -> torch.device:
-    """The GPU of this process where there is one, else the CPU, set up so that the same run gives the same bits.
+    """Return the GPU of this process, or the CPU if there is none, and make PyTorch deterministic.
 
-    On a GPU, operators without a deterministic kernel warn instead of failing.
+    The settings apply to the whole process; `torch_settings_restored` undoes them. On a GPU, operators without a
+    deterministic kernel warn instead of failing.
 
     Args:
-        local_rank: of the process on its node. A launcher may show each process its own GPU alone, which is then the
-            first for all of them.
+        local_rank: of the process on its node. Some launchers show each process only its own GPU, which then has
+            number 0 in all of them.
     """
-    # cuBLAS reads this when its first handle is made; any later is too late.
+    # cuBLAS reads this variable when its first handle is created.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before writing it
+    # Nothing in this package reads memory before writing it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    # Float32 means float32: TF32 keeps 10 bits of the mantissa, and Score Image Model would say something else.
+    # TF32 has 10 bits of mantissa, and results would differ from those of Score Image Model.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     if not torch.cuda.is_available():
@@ -38,10 +46,54 @@ def choose_device(local_rank: int = 0) -> torch.device:
     return device
 
 
-def fast_half_precision(device: torch.device) -> torch.dtype | None:
-    """The 16-bit type that the hardware multiplies fast, None when there is none.
+@contextmanager
+def torch_settings_restored() -> Iterator[None]:
+    """Restore what a training changes in the process when the block ends.
 
-    bfloat16 on GPUs from Ampere on and on CPUs with AMX or AVX512-BF16; float16 on Volta and Turing (V100, T4).
+    These are the settings of PyTorch that `choose_device` and `connected` change, the number of threads, the current
+    GPU, the environment variables for its libraries, and the random number generators of Python, NumPy and PyTorch.
+    """
+    variables = {name: os.environ.get(name) for name in _VARIABLES}
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    is_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills_memory = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    is_benchmarked = torch.backends.cudnn.benchmark
+    cudnn_tf32, matmul_tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    num_threads = torch.get_num_threads()
+    had_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpu = torch.cuda.current_device() if had_cuda else 0
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if had_cuda else []
+    try:
+        yield
+    finally:
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        torch.use_deterministic_algorithms(is_deterministic, warn_only=is_warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fills_memory  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = is_benchmarked
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn_tf32, matmul_tf32
+        if torch.get_num_threads() != num_threads:
+            torch.set_num_threads(num_threads)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        if had_cuda:
+            torch.cuda.set_device(gpu)
+            torch.cuda.set_rng_state_all(cuda_states)
+        elif torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            # As PyTorch would have seeded the GPUs if they were first used after the block.
+            torch.cuda.manual_seed_all(torch.initial_seed())
+
+
+def fast_half_precision(device: torch.device) -> torch.dtype | None:
+    """Return the 16-bit type that the hardware multiplies fast; None if there is none.
+
+    This is bfloat16 on GPUs since Ampere and on CPUs with AMX or AVX512-BF16, and float16 on Volta and Turing (V100,
+    T4).
     """
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
@@ -58,14 +110,14 @@ def _cpu_flags() -> set[str]:
 
 
 def name_of_device(device: torch.device) -> str:
-    """A device for reading."""
+    """Return a readable name: the product name of a GPU, or the number of CPU cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {num_cores()} cores"
 
 
 def gpu_memory(device: torch.device) -> tuple[int, int] | None:
-    """Bytes of a GPU's memory that are taken, by whomever, and all that it has; None for a CPU."""
+    """Return the used and the total memory of a GPU in bytes, over all processes; None for a CPU."""
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
@@ -73,22 +125,22 @@ def gpu_memory(device: torch.device) -> tuple[int, int] | None:
 
 
 def gpu_identity(device: torch.device) -> str | None:
-    """What tells a GPU from every other, whatever number it goes by in this process; None for a CPU."""
+    """Return the UUID of a GPU, which does not depend on its number in this process; None for a CPU."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
 
 
 def find_shared_gpus(identities: Sequence[tuple[str, str | None]]) -> str:
-    """Processes that have a GPU together, in words; empty when each has its own.
+    """Describe which processes use the same GPU; return "" if each has its own.
 
     Args:
-        identities: of each process in the order of ranks, its host and its GPU, None for a CPU.
+        identities: host and GPU of each process, in order of ranks; None for a CPU.
     """
     ranks: dict[tuple[str, str], list[int]] = {}
     for rank, (host, gpu) in enumerate(identities):
         if gpu is not None:
             ranks.setdefault((host, gpu), []).append(rank)
     return "; ".join(
-        f"processes {' and '.join(map(str, users))} on {host.split()[0]}"
+        f"ranks {' and '.join(map(str, users))} on {host.split()[0]}"
         for (host, _), users in ranks.items()
         if len(users) > 1
     )

@@ -1,4 +1,4 @@
-"""What a launcher's environment says of this process: which of how many it is, and where the first one is met.
+"""The environment variables of launchers: rank, world size, and the address of rank 0.
 
 torchrun and Azure's PyTorch launcher set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; Azure's MPI
 launcher sets Open MPI's variables and, on several nodes, AZ_BATCH_MASTER_NODE.
@@ -14,33 +14,33 @@ from train_pytorch_model.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What Azure's examples for MPI jobs take where nothing names a port.
+# The port in Azure's examples for MPI jobs, for launchers that set none.
 _DEFAULT_PORT = 6105
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One process among those that were launched together."""
+    """One process of a distributed run, as its launcher describes it."""
 
     rank: int = 0
     """0 … world_size - 1."""
     local_rank: int = 0
-    """Likewise among the processes of one node."""
+    """Rank among the processes of the same node."""
     world_size: int = 1
     address: str = ""
-    """Where process 0 is met; empty for one process."""
+    """Host name or address of rank 0; empty for a single process."""
     port: int = 0
     has_store: bool = False
-    """Whether the launcher itself answers at that address (torchrun), and not process 0."""
+    """Whether the launcher itself (torchrun), and not rank 0, serves the key-value store at that address."""
     attempt: int = 0
-    """How many times torchrun has started the processes anew."""
+    """How many times torchrun has restarted the processes."""
 
 
 def read_launch(environ: Mapping[str, str]) -> Launch:
-    """Read RANK and WORLD_SIZE where they are set, else Open MPI's variables, else one process.
+    """Read RANK and WORLD_SIZE if they are set, else Open MPI's variables; without both, return a single process.
 
     Raises:
-        UserError: naming the variables that are missing or contradict each other.
+        UserError: when variables are missing or contradict each other; it names them.
     """
     if "RANK" in environ or "WORLD_SIZE" in environ:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -56,7 +56,7 @@ def read_launch(environ: Mapping[str, str]) -> Launch:
             f"The launcher's variables contradict each other: {names[0]} is {rank}, {names[1]} {world_size}, "
             f"{names[2]} {local_rank}. Start the processes with torchrun or one of Azure's launchers."
         )
-    address, port = _meeting_point(environ)
+    address, port = _address_of_rank_0(environ)
     return Launch(
         rank,
         local_rank,
@@ -68,7 +68,7 @@ def read_launch(environ: Mapping[str, str]) -> Launch:
     )
 
 
-def _meeting_point(environ: Mapping[str, str]) -> tuple[str, int]:
+def _address_of_rank_0(environ: Mapping[str, str]) -> tuple[str, int]:
     if "MASTER_ADDR" in environ:
         return environ["MASTER_ADDR"], _number(environ, "MASTER_PORT", str(_DEFAULT_PORT))
     if "AZ_BATCH_MASTER_NODE" in environ:
@@ -77,10 +77,10 @@ def _meeting_point(environ: Mapping[str, str]) -> tuple[str, int]:
     if "AZ_BATCHAI_MPI_MASTER_NODE" in environ:
         return environ["AZ_BATCHAI_MPI_MASTER_NODE"], _DEFAULT_PORT
     if environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == environ.get("OMPI_COMM_WORLD_SIZE", "several"):
-        return "localhost", _DEFAULT_PORT  # all of them are here
+        return "localhost", _DEFAULT_PORT  # all processes are on this node
     raise UserError(
         "Several processes were started, but none of MASTER_ADDR, AZ_BATCH_MASTER_NODE and AZ_BATCHAI_MPI_MASTER_NODE "
-        "says where they meet. Start them with torchrun or one of Azure's launchers."
+        "gives the address of rank 0. Start the processes with torchrun or one of Azure's launchers."
     )
 
 
@@ -88,7 +88,7 @@ def _number(environ: Mapping[str, str], name: str, default: str = "") -> int:
     text = environ.get(name, default)
     if not text.isdigit():
         raise UserError(
-            f"The launcher's variable {name} is {text!r} where a number is expected. "
+            f"The launcher's variable {name} is {text!r}, but it must be a number. "
             "Start the processes with torchrun or one of Azure's launchers."
         )
     return int(text)

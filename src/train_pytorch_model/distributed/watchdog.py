@@ -1,8 +1,8 @@
-"""Ends every process of a training soon after one of them has failed, whatever the others wait for.
+"""The watchdog, which ends all processes of a training soon after one of them has failed.
 
-Each process says every half second that it is alive, in a key-value store that all reach, and looks for a fault there.
-The first fault that is told is the one that all report. A process that is blocked in a collective operation, which
-nothing can interrupt, is ended from its watching thread.
+Every half second each process writes a heartbeat to a shared key-value store and looks for an error there. The first
+error in the store is the one that all processes report. A collective operation that waits for a failed process cannot
+be interrupted, so the watchdog's thread ends the process.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
-# A process that has not been heard of for so long is taken for lost.
+# A process without a heartbeat for this long counts as lost.
 LOST_AFTER_SECONDS = 15.0
-# What the first process gets to end by itself, keeping the best model, before it is ended.
+# The time rank 0 has to fail by itself and save the best model before the watchdog ends it.
 _GRACE_SECONDS = 8.0
 _LONG_GRACE_SECONDS = 13.0
-# What a failing first process, at whom the others may look for the fault, stays for.
+# The time a failed rank 0 keeps running, because it may serve the store from which the others read the error.
 _STAY_SECONDS = 3.0
 
 _FAULT = "fault"
 
 
-class Watch:
-    """One process's view of all the others."""
+class Watchdog:
+    """Watches the other processes from one process; starts when it is created."""
 
     def __init__(
         self,
@@ -47,14 +47,14 @@ class Watch:
         report: Callable[[ModuleError], None],
         notice: Callable[[ModuleError], None],
     ) -> None:
-        """Begin to watch.
+        """Start the threads.
 
         Args:
-            store: with the methods of `torch.distributed.Store`; used by this object alone.
+            store: has the methods of `torch.distributed.Store`; not used by anything else.
             rank: of this process.
-            world_size: of all.
-            report: tells the user of the fault when the process is ended from here.
-            notice: hears of a fault as soon as it is known.
+            world_size: number of processes.
+            report: reports the error when this object ends the process.
+            notice: called with an error as soon as it is known.
         """
         self._store = store
         self._rank = rank
@@ -70,11 +70,11 @@ class Watch:
         threading.Thread(target=self._guard, name="guard", daemon=True).start()
 
     def expect_failure(self) -> None:
-        """The main thread is failing, and keeping the best model: it gets the time for that."""
+        """Give the main thread more time, because it has failed and saves the best model."""
         self._grace = _LONG_GRACE_SECONDS
 
     def settle(self, error: ModuleError) -> ModuleError:
-        """Tell the others of this process's fault; gives the fault that was told first, which is the cause."""
+        """Report the error of this process to the others; return the error reported first, which is the cause."""
         self._is_over.set()
         self._thread.join(_STAY_SECONDS)
         try:
@@ -82,15 +82,15 @@ class Watch:
                 self._await_fault()
             first = _read(self._store.compare_set(_FAULT, "", _written(error)))
             is_known = self._await_readers()
-        except RuntimeError:  # the store is gone with its process
+        except RuntimeError:  # the process that serves the store is gone
             first, is_known = error, False
         self._is_settled.set()
         if self._rank and not is_known:
-            logger.error("%s", first.message)  # process 0 is lost, and nobody but this one can say so
+            logger.error("%s", first.message)  # rank 0 is lost and cannot log the error
         return error if first.message == error.message else first
 
     def stop(self) -> None:
-        """Watch no more: the work that all share is done."""
+        """Stop, because the work of all processes is done."""
         self._is_over.set()
         self._thread.join(_STAY_SECONDS)
         self._is_settled.set()
@@ -101,7 +101,7 @@ class Watch:
             time.sleep(0.1)
 
     def _await_readers(self) -> bool:
-        """Stay until process 0, or in process 0 all others, know of the fault; say whether they do."""
+        """Wait until rank 0, or in rank 0 all other ranks, have read the error; return whether they have."""
         self._store.set(f"seen/{self._rank}", "1")
         readers = [f"seen/{rank}" for rank in (range(1, self._world_size) if self._rank == 0 else (0,))]
         deadline = time.monotonic() + _STAY_SECONDS
@@ -122,7 +122,7 @@ class Watch:
                 fault = self._look(last_heard)
                 self._last_answer = time.monotonic()
             except RuntimeError:
-                # Process 0 may have come to the end of the common work a moment before this one.
+                # Rank 0 may have completed the work a moment before this process.
                 if self._is_over.wait(_STAY_SECONDS):
                     return
                 fault = _lost(0)
@@ -131,7 +131,7 @@ class Watch:
                 self._end(fault)
 
     def _guard(self) -> None:
-        """End the process when the store does not answer: process 0, which may hold it, has fallen silent."""
+        """End the process if the store does not respond, because rank 0, which may serve it, is gone."""
         while not self._is_settled.wait(1.0):
             if time.monotonic() - self._last_answer > LOST_AFTER_SECONDS:
                 fault = _lost(0)
@@ -161,21 +161,21 @@ class Watch:
         except RuntimeError:
             is_known = False
         if self._rank == 0:
-            # Its main thread may be failing by itself, for want of the others, and keeping the best model.
+            # The main thread may fail by itself, because the others are gone, and save the best model.
             noticed = time.monotonic()
             while time.monotonic() < noticed + self._grace:
                 if self._is_over.wait(0.1):
                     return
             self._report(fault)
         elif not is_known:
-            logger.error("%s", fault.message)  # as above
+            logger.error("%s", fault.message)  # see `settle`
         leave(fault.exit_code)
 
 
 def leave(exit_code: int) -> NoReturn:
-    """End the process at once: threads of a broken connection would keep it."""
+    """Exit at once; threads of a broken connection would prevent a normal exit."""
     logging.shutdown()
-    with contextlib.suppress(OSError, ValueError):  # whoever read it may be gone
+    with contextlib.suppress(OSError, ValueError):  # its reader may be gone
         sys.stdout.flush()
     if sys.stderr.isatty():  # a live display may have hidden the cursor
         os.write(sys.stderr.fileno(), b"\x1b[?25h")
@@ -184,8 +184,8 @@ def leave(exit_code: int) -> NoReturn:
 
 def _lost(rank: int) -> ModuleError:
     return UserError(
-        f"Process {rank} of this training is lost: it was ended from outside, its memory ran out or its node is gone. "
-        "Run the same command again: it goes on from the last checkpoint."
+        f"Process {rank} of this training was lost: it was killed, ran out of memory, or its node failed. "
+        "Run the same command again to resume from the last checkpoint."
     )
 
 

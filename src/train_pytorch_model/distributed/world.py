@@ -1,15 +1,11 @@
-"""The one door to torch.distributed: the processes that train together.
+"""The processes that train together, and their collective operations.
 
-On GPUs they speak through NCCL, on CPUs through gloo; whatever is decided together goes through gloo on both.
+They use NCCL for tensors on GPUs, and gloo for tensors on CPUs and for decisions that all processes make together.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import socket
-import time
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
@@ -19,26 +15,16 @@ import torch.distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from train_pytorch_model.data.threads import num_cores
-from train_pytorch_model.distributed.device import choose_device, find_shared_gpus, gpu_identity
-from train_pytorch_model.distributed.watchdog import Watch
-from train_pytorch_model.errors import ModuleError, UserError, as_module_error, first_line
+from train_pytorch_model.distributed.device import find_shared_gpus, gpu_identity
+from train_pytorch_model.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from train_pytorch_model.distributed.launch import Launch
-
-logger = logging.getLogger(__name__)
+    from collections.abc import Iterable, Sequence
 
 T = TypeVar("T")
 
-# To start on all nodes, images of containers loaded.
-_MEETING_SECONDS = 600
-# Nothing that is waited for takes so long, and a process that is lost is found out by the watch.
+# Practically unlimited: the watchdog finds lost processes, and decoding may take hours.
 _TIMEOUT = timedelta(days=7)
-# Within a step all processes come together at once; nodes that do not reach each other are found out when they connect.
-_STEP_TIMEOUT = timedelta(minutes=30)
 _LOST_PEER = (
     *("connection closed", "connection reset", "connection was likely closed", "broken pipe", "timed out waiting"),
     *("remote process exited", "ncclremoteerror"),
@@ -46,18 +32,18 @@ _LOST_PEER = (
 
 
 class World:
-    """The processes that train together, and this one among them."""
+    """The processes that train together, as one of them sees them."""
 
     def __init__(
         self, rank: int = 0, local_rank: int = 0, world_size: int = 1, device: Optional[torch.device] = None
     ) -> None:
-        """Describe a process; one alone needs no more.
+        """Describe this process. With several processes, `join` must be called before any collective operation.
 
         Args:
             rank: of this process, 0 … world_size - 1.
-            local_rank: likewise on its node.
+            local_rank: rank among the processes of the same node.
             world_size: number of processes.
-            device: that this one trains on; the CPU when left out.
+            device: the device that this process trains on; the CPU by default.
         """
         self.rank = rank
         self.local_rank = local_rank
@@ -69,16 +55,16 @@ class World:
         self._node_group: Any = None
         self._pending: tuple[Any, torch.Tensor] | None = None
         self.expect_failure: Callable[[], None] = lambda: None
-        """To call before what takes time once this process has failed."""
+        """Tells the watchdog that this process has failed and needs time to save the best model."""
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is one process."""
+        """Whether there is a single process."""
         return self.world_size == 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and logs."""
+        """Whether this process has rank 0, which writes files and logs."""
         return self.rank == 0
 
     @property
@@ -87,7 +73,11 @@ class World:
         return self.rank == self.node[0]
 
     def join(self) -> None:
-        """Find out who shares a node, and make the groups that speak with each other. All processes call it."""
+        """Find out which processes share a node, and create the process groups. All processes call this method.
+
+        Raises:
+            UserError: when only some processes have a GPU, or two processes use the same one.
+        """
         host = f"{socket.gethostname()} {_boot()} {_process_namespace()}"
         hosts: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(hosts, (host, gpu_identity(self.device)))
@@ -99,15 +89,13 @@ class World:
                 self.node, self._node_group = tuple(ranks), group
         if len({gpu is None for _, gpu in hosts}) > 1:
             without = [rank for rank, (_, gpu) in enumerate(hosts) if gpu is None]
-            raise UserError(
-                f"Some processes have a GPU, and these have none: {without}. Mend or leave out their nodes."
-            )
+            raise UserError(f"Ranks {without} have no GPU but other ranks do. Repair or exclude their nodes.")
         shared = find_shared_gpus(hosts)
         if shared:
-            raise UserError(f"Two processes are on one GPU: {shared}. Start one process for each GPU of a node.")
+            raise UserError(f"Several processes use the same GPU: {shared}. Start one process for each GPU of a node.")
 
     def gather(self, value: T) -> list[T]:
-        """What each process gives, in the order of ranks."""
+        """Return the values of all processes, in order of ranks."""
         if self.is_alone:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -115,11 +103,11 @@ class World:
         return values
 
     def broadcast(self, value: T) -> T:
-        """What process 0 gives."""
+        """Return the value of rank 0."""
         return value if self.is_alone else self._broadcast_object(value, 0, self._control)
 
     def broadcast_on_node(self, value: T) -> T:
-        """What the leader of this node gives."""
+        """Return the value of the leader of this node."""
         return value if len(self.node) == 1 else self._broadcast_object(value, self.node[0], self._node_group)
 
     def _broadcast_object(self, value: T, source: int, group: Any) -> T:
@@ -128,23 +116,23 @@ class World:
         return holder[0]  # type: ignore[no-any-return]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, on the CPU."""
+        """Return the sum over all processes, on the CPU."""
         values = values.to("cpu", copy=True)
         if not self.is_alone:
             torch.distributed.all_reduce(values, group=self._control)
         return values
 
     def broadcast_tensors(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Overwrite tensors of the other processes with process 0's."""
+        """Overwrite the tensors of the other processes with those of rank 0."""
         if not self.is_alone:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
 
     def any_of(self, flags: Sequence[bool]) -> tuple[bool, ...]:
-        """For each flag whether a process has raised it.
+        """Return for each flag whether it is set in any process.
 
-        With several processes, the answer is that of the call before: it travels while they compute, so that nobody
-        waits for it, and all of them see it at the same step.
+        With several processes, the result is that of the previous call: the reduction runs while the processes compute,
+        so that none waits for it, and all processes see the result at the same step.
         """
         if self.is_alone:
             return tuple(flags)
@@ -159,12 +147,12 @@ class World:
         return tuple(bool(value) for value in pending[1])
 
     def parallel(self, network: nn.Module, *, sync_batch_norm: bool = False, has_unused: bool = False) -> nn.Module:
-        """The network whose gradients are the mean over all processes; starts from process 0's weights.
+        """Return a module that averages gradients over all processes; all start from the weights of rank 0.
 
         Args:
             network: on the device; trained in place.
-            sync_batch_norm: normalise over the batches of all processes; GPUs only.
-            has_unused: whether a step may leave out some of its weights.
+            sync_batch_norm: compute batch normalization statistics over the batches of all processes; GPUs only.
+            has_unused: whether some parameters may receive no gradient in a step.
         """
         if self.is_alone:
             return network
@@ -174,123 +162,20 @@ class World:
         return DistributedDataParallel(network, device_ids=device_ids, find_unused_parameters=has_unused)
 
     def finish(self) -> None:
-        """Wait until all of several have come here and nothing is under way."""
+        """Wait until all processes call this method. Only for several processes."""
         if self._pending is not None:
             self._pending[0].wait()
         torch.distributed.barrier(group=self._control)
 
 
-@contextmanager
-def connected(
-    launch: Launch,
-    report: Callable[[ModuleError], None],
-    notice: Callable[[ModuleError], None] = lambda fault: None,
-) -> Iterator[World]:
-    """Connect this process with the others of its launch, for as long as they work together.
-
-    Args:
-        launch: from the environment.
-        report: tells the user of a fault when this process must be ended from outside its main thread.
-        notice: hears of a fault of another process as soon as it is known.
-
-    Raises:
-        ModuleError: the first fault of any of the processes.
-    """
-    if launch.world_size == 1:
-        yield World(device=choose_device())
-        return
-    # A process blocked for want of another is ended by the watch, which tells why; NCCL's own way would tell nothing.
-    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
-    store = _meet(launch)
-    watch = Watch(
-        _prefixed(_open_store(launch, is_server=False), launch, "watch"),
-        launch.rank,
-        launch.world_size,
-        report,
-        notice,
-    )
-    try:
-        device = choose_device(launch.local_rank)
-        torch.distributed.init_process_group(
-            backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=_prefixed(store, launch, "group"),
-            rank=launch.rank,
-            world_size=launch.world_size,
-            timeout=_STEP_TIMEOUT,
-        )
-        world = World(launch.rank, launch.local_rank, launch.world_size, device)
-        world.expect_failure = watch.expect_failure
-        world.join()
-        if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-            # Threads that spin while they wait for a core of their own would slow each other many times over.
-            torch.set_num_threads(max(1, num_cores() // len(world.node)))
-        yield world
-        world.finish()
-    except BaseException as error:
-        raise watch.settle(_named(error)) from error
-    watch.stop()
-    torch.distributed.destroy_process_group()
-
-
-def _meet(launch: Launch) -> Any:
-    """Wait until all processes are there."""
-    store = _open_store(launch, is_server=launch.rank == 0 and not launch.has_store)
-    arrived = _prefixed(store, launch, "arrived")
-    arrived.set(str(launch.rank), "1")
-    deadline = time.monotonic() + _MEETING_SECONDS
-    missing = list(range(launch.world_size))
-    while missing:
-        missing = [rank for rank in missing if not arrived.check([str(rank)])]
-        if missing and time.monotonic() > deadline:
-            raise UserError(
-                f"{launch.world_size} processes were to meet at {launch.address}:{launch.port}, but after "
-                f"{_MEETING_SECONDS} s these have not come: {missing}. See their logs, and whether the nodes reach "
-                "each other."
-            )
-        time.sleep(0.05)
-    return store
-
-
-def _open_store(launch: Launch, *, is_server: bool) -> Any:
-    try:
-        return torch.distributed.TCPStore(  # type: ignore[attr-defined]
-            launch.address,
-            launch.port,
-            launch.world_size,
-            is_server,
-            timeout=timedelta(seconds=_MEETING_SECONDS),
-            wait_for_workers=False,
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        doing = "listen" if is_server else "reach process 0"
-        raise UserError(
-            f"Process {launch.rank} of {launch.world_size} cannot {doing} at {launch.address}:{launch.port}: "
-            f"{first_line(error)}. The launcher names the place in MASTER_ADDR and MASTER_PORT."
-        ) from error
-
-
-def _prefixed(store: Any, launch: Launch, name: str) -> Any:
-    # torchrun keeps its store over restarts; what an earlier attempt left there must not be read.
-    return torch.distributed.PrefixStore(f"attempt-{launch.attempt}/{name}", store)  # type: ignore[attr-defined]
-
-
-def _named(error: BaseException) -> ModuleError:
-    if is_lost_peer(error):
-        return UserError(
-            f"Another process of this training is lost ({first_line(error)}): it was ended from outside, its memory "
-            "ran out or its node is gone. Run the same command again: it goes on from the last checkpoint."
-        )
-    return as_module_error(error)
-
-
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an operation failed for want of another process."""
+    """Return whether an operation failed because another process is gone."""
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _LOST_PEER)
 
 
 def _boot() -> str:
-    """Hosts may have one name; Linux gives each start of each host a number."""
+    """Return Linux's unique identifier of the current boot: different hosts may have the same name."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -298,7 +183,7 @@ def _boot() -> str:
 
 
 def _process_namespace() -> str:
-    """Two containers of one host cannot open each other's files; Linux tells them apart."""
+    """Return Linux's process namespace: two containers on one host cannot open each other's files."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:

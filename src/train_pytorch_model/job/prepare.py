@@ -270,16 +270,20 @@ def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, sett
         network, description = with_head(model.description, model.state, len(classes), keep_head=same_labels)
     except NetworkError as error:
         raise InvalidModelDirectoryError(UNTRAINED_MODEL, f"in {model.path}, {error}") from error
-    # With a batch size of 1 every batch is one image; otherwise none is.
-    smallest_batch = min(2, max(1, settings.parameters.batch_size))
-    _check_size(description, train, smallest_batch, training=True)
+    # The network sees single images in training if the batch size or the microbatch size is 1, and never otherwise.
+    parameters = settings.parameters
+    smallest_batch = 1 if parameters.batch_size <= 1 or parameters.microbatch_size == 1 else 2
+    name = "Batch size" if parameters.batch_size <= 1 else "Microbatch size"
+    _check_size(description, train, smallest_batch, training=True, parameter=name)
     if valid:
         _check_size(description, valid, 1, training=False)
     memory_format = preferred_memory_format(network, train.size) if train.size else torch.contiguous_format
     return network, description, memory_format
 
 
-def _check_size(description: NetworkDescription, scanned: Scanned, batch_size: int, *, training: bool) -> None:
+def _check_size(
+    description: NetworkDescription, scanned: Scanned, batch_size: int, *, training: bool, parameter: str = ""
+) -> None:
     if scanned.size is None:
         return
     num_classes = len(scanned.images.classes)
@@ -288,7 +292,7 @@ def _check_size(description: NetworkDescription, scanned: Scanned, batch_size: i
     except NetworkError as error:
         if batch_size == 1 and training and "more than 1 value per channel" in str(error):
             raise GreaterThanOrEqualToError(
-                "Batch size",
+                parameter,
                 2,
                 detail=f"{description.name} normalises over the batch, and these images leave one value.",
             ) from error

@@ -17,7 +17,8 @@ from train_pytorch_model.console.logs import kept_warnings
 from train_pytorch_model.console.progress import ProgressDisplay
 from train_pytorch_model.data.decoding import UnreadableImageError
 from train_pytorch_model.distributed.interruption import Interruption
-from train_pytorch_model.distributed.world import connected, is_lost_peer
+from train_pytorch_model.distributed.rendezvous import connected
+from train_pytorch_model.distributed.world import is_lost_peer
 from train_pytorch_model.errors import (
     TRAINED_MODEL,
     DivergedRunError,
