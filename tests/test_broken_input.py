@@ -231,7 +231,7 @@ def broken(content: Callable[[], bytes], words: str) -> Case:
 _LIMIT = "exceeds limit of 178956970 pixels"
 _NO_IMAGE = "it cannot be identified as an image"
 _LEAVES = "which leaves the directory"
-_LEADS_OUT = "which a link leads out of the directory"
+_LEADS_OUT = "which leads out of the directory through a link"
 _NO_FILE = "names no file under 'image_info'"
 _ADDRESS = "gives an address instead of a file; images are not fetched"
 
@@ -247,9 +247,9 @@ CASES: dict[str, Case] = {
     "file_name is a link to itself": Case(
         "error", lambda inputs: link(first_image(inputs), first_image(inputs).name), "Too many levels of symbolic links"
     ),
-    "file_name holds a NUL byte": Case("error", info(file_name="image/a\0.png"), "as no file can be called"),
+    "file_name holds a NUL byte": Case("error", info(file_name="image/a\0.png"), "which is not a possible file name"),
     "file_name holds half of a surrogate pair": Case(
-        "error", info(file_name="\ud800/a.png"), "as no file can be called"
+        "error", info(file_name="\ud800/a.png"), "which is not a possible file name"
     ),
     "file_name of 5,000 letters": Case("error", info(file_name="x" * 5000 + ".png"), "File name too long"),
     "file_name is a number, a list, null or empty": Case("error", info(file_name=[1]), _NO_FILE),
@@ -352,7 +352,7 @@ CASES: dict[str, Case] = {
     "a _meta.yaml that names a file outside": Case(
         "error",
         lambda inputs: (inputs.train / "_meta.yaml").write_text("type: ImageDirectory\nschema: ../x\nimage_list: y\n"),
-        _LEAVES,
+        "leaves the directory",
     ),
     # Raw folders.
     "raw images: a file that is no image": Case(

@@ -152,8 +152,8 @@ def test_a_table_that_cannot_be_evaluated_is_named(kind: str, name: str, code: i
     ("file", "old", "new", "words"),
     [
         ("_meta.yaml", "DataFrameDirectory", "ImageDirectory", "says type 'ImageDirectory'"),
-        ("_meta.yaml", "_data.parquet", "../scored/_data.parquet", "as 'data', which is no file of the directory"),
-        ("_meta.yaml", "schema/_schema.json", "schema.json", "as 'schema', which is no file of the directory"),
+        ("_meta.yaml", "_data.parquet", "../scored/_data.parquet", "'../scored/_data.parquet' leaves the directory"),
+        ("_meta.yaml", "schema/_schema.json", "schema.json", "'schema' of _meta.yaml: 'schema.json' is missing"),
         ("schema/_schema.json", "Scored Probabilities_", "Chances_", "no column is called Scored Probabilities_"),
         ("schema/_schema.json", '"True Labels": "category"', '"True Labels": ["category"]', "There is no label column"),
         ("schema/_schema.json", "{", "[" * 100_000, "maximum recursion depth exceeded"),
@@ -168,6 +168,28 @@ def test_a_damaged_table_is_named(file: str, old: str, new: str, words: str, tmp
     assert evaluate(scored, tmp_path / "evaluation") == 1
     assert words in error_text(tmp_path / "outputs")
     assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.parametrize("name", ["_data.parquet", "schema/_schema.json", "_meta.yaml", "schema"])
+def test_a_link_out_of_a_scored_dataset_is_refused(name: str, tmp_path: Path) -> None:
+    probabilities, truth = drawn(6, 3)
+    scored = write_scored(tmp_path / "scored", probabilities, ["abc"[index] for index in truth], list("abc"))
+    (scored / name).rename(tmp_path / "outside")
+    (scored / name).symlink_to(tmp_path / "outside")
+    assert evaluate(scored, tmp_path / "evaluation") == 1
+    assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
+    assert "leads out of the directory through a link" in error_text(tmp_path / "outputs")
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_link_within_a_scored_dataset_is_followed(tmp_path: Path) -> None:
+    probabilities, truth = drawn(6, 3)
+    scored = write_scored(tmp_path / "scored", probabilities, ["abc"[index] for index in truth], list("abc"))
+    (scored / "_data.parquet").rename(scored / "table.parquet")
+    (scored / "_data.parquet").symlink_to("table.parquet")
+    linked = tmp_path / "linked"
+    linked.symlink_to(scored)
+    assert evaluate(linked, tmp_path / "evaluation") == 0
 
 
 def test_labels_that_are_lists_are_none_of_the_classes(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ HARM: dict[str, tuple[Callable[[Path], None], str]] = {
     "merge keys in the specification": (write_text("model_spec.yaml", merging("flavor: pytorch")), "merge key"),
     "values by aliases": (init_params(block_config=[[1] * 20] * 900), "more than 10000 values"),
     "values without end": (init_params(block_config=[1] * 20_000), "more than 10000 values"),
-    "weights beside the directory": (lead_out("model"), "a link leads out of the directory"),
+    "weights beside the directory": (lead_out("model"), "leads out of the directory through a link"),
     "a name of another library": (
         lambda path: edit_spec(
             path, flavor_extras={"module": "torchvision.models.densenet", "class": "OrderedDict", "is_cuda": False}

@@ -98,13 +98,16 @@ def test_folders_of_images_are_read_alike(directory: Path, tmp_path: Path) -> No
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no meta": (lambda path: (path / "_meta.yaml").unlink(), "_meta.yaml is missing"),
-    "meta without image_list": (replace_in("_meta.yaml", "image_list", "other"), "has no 'image_list'"),
+    "meta without image_list": (
+        replace_in("_meta.yaml", "image_list", "other"),
+        "'image_list' of _meta.yaml: None",
+    ),
     "meta of another type": (replace_in("_meta.yaml", "ImageDirectory", "DataFrameDirectory"), "DataFrameDirectory"),
     "meta no yaml": (append_to("_meta.yaml", b"\n: : ["), "_meta.yaml cannot be read"),
     "meta a list": (lambda path: (path / "_meta.yaml").write_text("[1]"), "_meta.yaml holds no mapping"),
-    "schema led out": (lead_out("_schema.json"), "'schema', which a link leads out of the directory"),
+    "schema led out": (lead_out("_schema.json"), "'_schema.json' leads out of the directory"),
     "meta leaves": (replace_in("_meta.yaml", "images.lst", "../images.lst"), "leaves the directory"),
-    "no list": (lambda path: (path / "images.lst").unlink(), "images.lst, which _meta.yaml names"),
+    "no list": (lambda path: (path / "images.lst").unlink(), "'images.lst' is missing"),
     "empty list": (lambda path: (path / "images.lst").write_text(""), "lists no image"),
     "blank line": (append_to("images.lst", b"\n"), "images.lst line 10 is blank"),
     "no json": (append_to("images.lst", b"{\n"), "images.lst line 10 is no JSON"),
@@ -124,7 +127,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda path: (path / "_schema.json").write_text("[" * 100_000),
         "_schema.json is no JSON",
     ),
-    "no schema": (lambda path: (path / "_schema.json").unlink(), "_schema.json, which"),
+    "no schema": (lambda path: (path / "_schema.json").unlink(), "'_schema.json' is missing"),
     "schema no json": (append_to("_schema.json", b"}"), "_schema.json is no JSON"),
     "schema without columns": (replace_in("_schema.json", "columnAttributes", "x"), "columnAttributes"),
     "columns of one name": (
@@ -180,11 +183,11 @@ def test_a_link_out_of_the_directory_is_refused(directory: Path, tmp_path: Path)
     first = read_labelled_images(directory, PORT).path_of(0)
     first.rename(tmp_path / "outside.png")
     first.symlink_to(tmp_path / "outside.png")
-    with pytest.raises(InvalidDatasetError, match="a link leads out"):
+    with pytest.raises(InvalidDatasetError, match="leads out of the directory through a link"):
         read_labelled_images(directory, PORT)
     shutil.move(str(directory / "image"), str(tmp_path / "elsewhere"))
     (directory / "image").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InvalidDatasetError, match="a link leads out"):
+    with pytest.raises(InvalidDatasetError, match="leads out of the directory through a link"):
         read_labelled_images(directory, PORT)
 
 

@@ -167,8 +167,8 @@ EXTRAS = {"module": "torchvision.models", "class": "resnet18", "is_cuda": False}
 DAMAGES: dict[str, tuple[Any, str]] = {
     "no meta": (lose("_meta.yaml"), "_meta.yaml is missing"),
     "another type": (damage_meta, "'ImageDirectory'"),
-    "no spec": (lose("model_spec.yaml"), "'model_spec.yaml', is missing"),
-    "no weights": (lose("model"), "'model', is missing"),
+    "no spec": (lose("model_spec.yaml"), "'model_spec.yaml' is missing"),
+    "no weights": (lose("model"), "'model' is missing"),
     "weights leave": (spec(model_file="../model"), "leaves the directory"),
     "legacy pickle": (spec(flavor=None, model_type="pickle"), "a pickled model"),
     "custom flavor": (spec(flavor={"name": "custom", "module": "os", "class": "system"}), "its flavor is"),
@@ -178,7 +178,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "class without end": (spec(flavor_extras={**EXTRAS, "class": "x" * 1000}), "of more letters than any has"),
     "arguments without names": (spec(flavor_extras={**EXTRAS, "init_params": [1]}), "'init_params' holds no mapping"),
     "spec a list": (lambda path: (path / "model_spec.yaml").write_text("[1]"), "model specification holds no mapping"),
-    "weights not named": (spec(model_file=None), "(key 'model_file') is not named"),
+    "weights not named": (spec(model_file=None), "(key 'model_file'): None is not a file name"),
     "one head of two": (lose_the_first_head, "the two heads of the retired network do not fit together"),
     "grey pixels": (normalizer(mean=[0.5], std=[0.5]), "mean [0.5] and std [0.5] are not three numbers each"),
     "pixels by name": (normalizer(mean=["red"] * 3, std=[0.5] * 3), "['red', 'red', 'red'] are none"),
@@ -189,7 +189,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
         spec(flavor_extras={**EXTRAS, "module": f"{RETIRED}.resnet", "init_params": {"model_name": "resnet1"}}),
         "resnet1",
     ),
-    "lost label map": (spec(label_map_file="labels.csv"), "'labels.csv', is missing"),
+    "lost label map": (spec(label_map_file="labels.csv"), "'labels.csv' is missing"),
 }
 
 

@@ -7,7 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from train_pytorch_model.ports.image_list import is_inside
+from train_pytorch_model.ports.named_files import Folder
 from train_pytorch_model.ports.small_files import META_FILE
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class ImageDirectoryWriter:
             schema: of the directory, as `make_schema` gives it or another directory's.
         """
         self._folder = folder
+        self._files = Folder(folder)
         self._schema = schema
         self._list = (folder / "images.lst").open("w", encoding="utf-8")
         self._samples: list[dict[str, Any]] = []
@@ -103,9 +104,11 @@ class ImageDirectoryWriter:
         info = item.get(self._image_refs[name])
         file_name = info.get("file_name") if isinstance(info, dict) else None
         # A column of images beside the one that is read may name anything.
-        if not isinstance(file_name, str) or not is_inside(file_name) or not os.path.isfile(self._folder / file_name):
+        if not isinstance(file_name, str) or self._files.fault_of(file_name):
             return None
         file = self._folder / file_name
+        if not os.path.isfile(file):
+            return None
         return base64.b64encode(file.read_bytes()).decode("ascii")
 
     def _write_metadata(self) -> None:

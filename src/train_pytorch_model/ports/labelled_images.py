@@ -6,7 +6,6 @@ import logging
 import os
 from array import array
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -20,11 +19,11 @@ from train_pytorch_model.ports.image_list import (
     Columns,
     file_of,
     is_image_directory,
-    is_inside,
     read_columns,
     read_items,
     read_schema,
 )
+from train_pytorch_model.ports.named_files import Folder
 from train_pytorch_model.ports.raw_images import files_not_taken, items_not_taken, load_raw_images
 from train_pytorch_model.ports.small_files import META_FILE
 from train_pytorch_model.text.wording import FirstFew, bytes_in_words, name_some
@@ -38,8 +37,6 @@ logger = logging.getLogger(__name__)
 _MAX_BYTES_FOR_DESIGNER_CORE = 2**26
 # What a copy of the list would write over, and what is the folder itself.
 _NO_IMAGES = frozenset(("", ".", META_FILE, "images.lst", "_schema.json", "_samples.json"))
-# Folders that are remembered with where they lead; a list may name millions.
-_MAX_FOLDERS = 2**16
 
 
 @dataclass(frozen=True)
@@ -187,8 +184,7 @@ def _load_as_designer_core_does(path: Path, where: str, list_file: Path, schema:
 def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, where: str) -> Iterator[dict[str, Any]]:
     """Pass the items on; refuse names that leave the directory and images that lie at an address."""
     faults = FirstFew()
-    real_root = os.path.realpath(path)
-    real_folder = lru_cache(_MAX_FOLDERS)(os.path.realpath)
+    folder = Folder(path)
     for number, item in enumerate(items, start=1):
         info = item.get(columns.image_ref)
         info = info if isinstance(info, dict) else {}
@@ -196,33 +192,17 @@ def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, wher
         if not all(names) or file_of(item, columns) is None:
             faults.add(f"line {number} names no file under {columns.image_ref!r}")
             continue
-        if not all(map(_is_possible, names)):
-            faults.add(f"line {number} names {name_some(names)}, as no file can be called")
-            continue
         if any(name.rpartition("/")[2] in _NO_IMAGES for name in names):
             faults.add(f"line {number} names {name_some(names)}, which is no image")
             continue
-        if not all(map(is_inside, names)):
-            faults.add(f"line {number} names {name_some(names)}, which leaves the directory")
-            continue
-        full = os.path.join(path, names[-1])
-        real = os.path.realpath(full) if os.path.islink(full) else real_folder(os.path.dirname(full))
-        if real != real_root and not real.startswith(real_root + os.sep):
-            faults.add(f"line {number} names {names[-1]!r}, which a link leads out of the directory")
-        elif info.get("coco_url") and not os.path.exists(full):
+        if fault := next(filter(None, map(folder.fault_of, names)), ""):
+            faults.add(f"line {number} names {name_some(names)}, which {fault}")
+        elif info.get("coco_url") and not os.path.exists(os.path.join(path, names[-1])):
             faults.add(f"line {number} gives an address instead of a file; images are not fetched")
         else:
             yield item
     if faults:
         raise InvalidDatasetError(where, f"in the image list, {faults.joined()}")
-
-
-def _is_possible(name: str) -> bool:
-    """Whether a file can be called so: JSON can write NUL bytes and halves of pairs, which no name holds."""
-    try:
-        return b"\0" not in os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
 
 
 def _labelled(

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from train_pytorch_model.ports.image_list import is_inside
+from train_pytorch_model.ports.named_files import is_inside
 from train_pytorch_model.text.wording import bytes_in_words, shown
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from train_pytorch_model import designer_core
 from train_pytorch_model.data.decoding import UnreadableImageError, look_at, read_size
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.image_list import file_of
+from train_pytorch_model.ports.named_files import Folder
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
@@ -62,14 +63,14 @@ def _image_files(path: Path, where: str) -> list[Path]:
         InvalidDatasetError: for links that leave, pipes and devices, and huge JSON files.
     """
     files = []
-    root = os.path.realpath(path)
+    root = Folder(path)
     folders = [path]
     while folders:
         folder = folders.pop()
         for entry in _entries(folder):
             name = os.path.relpath(entry.path, path)
             is_json = folder == path and entry.name.endswith(".json")
-            if entry.is_symlink() and not _is_within(os.path.realpath(entry.path), root):
+            if entry.is_symlink() and root.is_led_out(entry.path):
                 if entry.is_dir() or is_json or _is_image(entry.name):
                     raise InvalidDatasetError(
                         where, f"{name!r} is a link that leads out of the directory", "Copy what it leads to (cp -rL)."
@@ -83,10 +84,6 @@ def _image_files(path: Path, where: str) -> list[Path]:
             elif _is_image(entry.name):
                 files.append(Path(entry.path))
     return files
-
-
-def _is_within(real: str, root: str) -> bool:
-    return real == root or real.startswith(root + os.sep)
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:

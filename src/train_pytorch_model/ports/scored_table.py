@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
-from train_pytorch_model.ports.image_list import is_inside
-from train_pytorch_model.ports.small_files import META_FILE, read_meta
+from train_pytorch_model.ports.small_files import META_FILE, find_meta_file, read_meta, read_text
 from train_pytorch_model.text.wording import shown
 
 if TYPE_CHECKING:
@@ -34,6 +33,8 @@ data: _data.parquet
 samples: _samples.json
 schema: schema/_schema.json
 """
+# Much more than a schema of a million columns needs.
+_MAX_SCHEMA_BYTES = 2**28
 # The designer shows the corner of a table; it reads no more of it.
 _NUM_SHOWN_ROWS = 100
 _NUM_SHOWN_COLUMNS = 100
@@ -83,8 +84,8 @@ def read_scored_table(path: Path) -> ScoredTable:
         meta = read_meta(path)
         if meta.get("type") != "DataFrameDirectory":
             raise ValueError(f"_meta.yaml says type {shown(meta.get('type'))} where a DataFrameDirectory is expected")
-        table = pd.read_parquet(_named_file(path, meta, "data"))
-        schema = json.loads(_named_file(path, meta, "schema").read_text(encoding="utf-8"))
+        table = pd.read_parquet(find_meta_file(path, meta, "data"))
+        schema = json.loads(read_text(find_meta_file(path, meta, "schema"), _MAX_SCHEMA_BYTES))
         scores = [name for name in schema["scoreColumns"].values() if str(name).startswith(PROBABILITIES)]
         true_column = schema["labelColumns"].get("True Labels")
         probabilities = table[scores].to_numpy(dtype=np.float64)
@@ -98,13 +99,6 @@ def read_scored_table(path: Path) -> ScoredTable:
     column = table[true_column]
     labels = np.array([None if is_none else str(label) for label, is_none in zip(column, column.isna())], dtype=object)
     return ScoredTable(tuple(str(name)[len(PROBABILITIES) :] for name in scores), probabilities, labels)
-
-
-def _named_file(path: Path, meta: dict[str, Any], key: str) -> Path:
-    name = meta.get(key)
-    if not isinstance(name, str) or not is_inside(name) or not (path / name).is_file():
-        raise ValueError(f"_meta.yaml names {shown(name)} as {key!r}, which is no file of the directory")
-    return path / name
 
 
 def check_column(name: str, values: Sequence[Any]) -> None:

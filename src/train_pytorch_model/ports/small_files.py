@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
+
+from train_pytorch_model.ports.named_files import find_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,16 +32,28 @@ def read_meta(path: Path) -> dict[str, Any]:
         ValueError: when it is absent, no YAML, or no mapping.
     """
     try:
-        text = read_text(path / META_FILE, MAX_YAML_BYTES)
+        text = read_text(find_file(path, META_FILE), MAX_YAML_BYTES)
         check_yaml(META_FILE, text)
         meta = YAML(typ="safe", pure=True).load(text)
-    except FileNotFoundError as error:
-        raise ValueError(f"{META_FILE} is missing") from error
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise ValueError(f"{META_FILE} cannot be read: {error}") from error
     if not isinstance(meta, dict):
         raise ValueError(f"{META_FILE} holds no mapping of keys to values")
     return meta
+
+
+def find_meta_file(path: Path, meta: dict[str, Any], key: str) -> Path:
+    """Return the file of a directory that its `_meta.yaml` names.
+
+    Args:
+        path: the directory.
+        meta: the content of `_meta.yaml`.
+        key: the key of the file's name, such as "schema".
+
+    Raises:
+        ValueError: if there is no such key, or no such file inside the directory.
+    """
+    return find_file(path, meta.get(key), f"the key {key!r} of {META_FILE}")
 
 
 def check_yaml(name: str, text: str) -> None:
@@ -99,9 +112,3 @@ def read_text(file: Path, max_bytes: int) -> str:
     if found.st_size > max_bytes:
         raise ValueError(f"{file.name} has {found.st_size} bytes, and may have {max_bytes}")
     return file.read_text(encoding="utf-8")
-
-
-def is_led_out(file: Path, folder: Path) -> bool:
-    """Whether a link leads a file out of its folder, which may itself be reached by links, as mounted inputs are."""
-    root = os.path.join(os.path.realpath(folder), "")
-    return not os.path.realpath(file).startswith(root)

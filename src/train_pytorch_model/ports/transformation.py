@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchvision import transforms
 
 from train_pytorch_model.errors import InvalidTransformationDirectoryError
+from train_pytorch_model.ports.named_files import find_file
 from train_pytorch_model.ports.small_files import META_FILE, read_meta, read_text
 from train_pytorch_model.text.wording import MAX_SHOWN, shown
 
@@ -51,7 +52,7 @@ def read_transformation(path: Path) -> list[Operation]:
         if meta.get("type") != "TransformationDirectory" or meta.get("transform_type") != "Image":
             found = {key: meta.get(key) for key in ("type", "transform_type")}
             raise ValueError(f"{META_FILE} says {shown(found)}, and no TransformationDirectory of type Image")
-        entries = json.loads(read_text(path / _OPERATIONS_FILE, _MAX_BYTES))
+        entries = json.loads(read_text(find_file(path, _OPERATIONS_FILE), _MAX_BYTES))
         if not isinstance(entries, list):
             raise ValueError(f"{_OPERATIONS_FILE} holds no list")
         operations = [_operation(entry) for entry in entries]

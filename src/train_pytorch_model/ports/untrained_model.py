@@ -26,9 +26,9 @@ from train_pytorch_model.models.network import (
 )
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.models.weights import read_weights
-from train_pytorch_model.ports.image_list import is_inside
 from train_pytorch_model.ports.local_code import import_local_code
-from train_pytorch_model.ports.small_files import MAX_YAML_BYTES, check_yaml, is_led_out, read_meta, read_text
+from train_pytorch_model.ports.named_files import find_file
+from train_pytorch_model.ports.small_files import MAX_YAML_BYTES, check_yaml, read_meta, read_text
 from train_pytorch_model.text.wording import MAX_SHOWN, shown
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool) -> Untrain
         spec = _read_spec(path)
         code_folders: tuple[str, ...] = ()
         if trust_code and spec.get("local_dependencies"):
-            code_folders = import_local_code(_inside(path, _LOCAL_DEPENDENCIES_FILE, "archive of local_dependencies"))
-        file = _inside(path, spec.get("model_file"), "file of weights (key 'model_file')")
+            code_folders = import_local_code(find_file(path, _LOCAL_DEPENDENCIES_FILE))
+        file = find_file(path, spec.get("model_file"), "the file of weights (key 'model_file')")
         state = read_weights(file)
         logger.info("Weights of %s: SHA-256 %s.", file, _sha256(file))
         description, state = _describe(spec, state, trust_code=trust_code)
@@ -115,7 +115,7 @@ def _read_spec(path: Path) -> dict[str, Any]:
     meta = read_meta(path)
     if meta.get("type") != "ModelDirectory":
         raise ValueError(f"_meta.yaml says type {shown(meta.get('type'))} where a ModelDirectory is expected")
-    file = _inside(path, meta.get("model"), "model specification (key 'model' of _meta.yaml)")
+    file = find_file(path, meta.get("model"), "the model specification (key 'model' of _meta.yaml)")
     try:
         check_yaml(file.name, read_text(file, MAX_YAML_BYTES))
         spec = designer_core.load_model_spec(path)
@@ -135,18 +135,6 @@ def _read_spec(path: Path) -> dict[str, Any]:
     if spec.get("task_type", "MultiClassification") != "MultiClassification":
         raise ValueError(f"its task_type is {shown(spec['task_type'])}; only MultiClassification can be trained")
     return spec
-
-
-def _inside(path: Path, name: Any, what: str) -> Path:
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"the {what} is not named")
-    if not is_inside(name):
-        raise ValueError(f"the {what} is {shown(name)}, which leaves the directory")
-    if not (path / name).is_file():
-        raise ValueError(f"the {what}, {shown(name)}, is missing")
-    if is_led_out(path / name, path):
-        raise ValueError(f"the {what} is {shown(name)}, which a link leads out of the directory")
-    return path / name
 
 
 def _describe(
@@ -232,7 +220,7 @@ def _torchvision_state(state: dict[str, torch.Tensor], head: str) -> dict[str, t
 def _read_labels(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
     if spec.get("label_map_file") is None:
         return None
-    file = _inside(path, spec["label_map_file"], "label map (key 'label_map_file')")
+    file = find_file(path, spec["label_map_file"], "the label map (key 'label_map_file')")
     try:
         rows = list(csv.reader(io.StringIO(read_text(file, _MAX_LABELS_BYTES), newline="")))
         column = rows[0].index("label")
