@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
+from train_pytorch_model.data.file_hashes import DeadlineError, sha256_of
 from train_pytorch_model.data.threads import in_threads, reading
 from train_pytorch_model.text.wording import join_some, name_some
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _IMBALANCE = 10
-_PIECE_BYTES = 2**20
 
 
 def imbalance(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
@@ -144,14 +143,10 @@ def compare_images(train_files: Files, valid_files: Files, deadline: float) -> C
 
 def _sum_of(path: Path, end: float) -> tuple[bool, Optional[bytes]]:
     """Whether it was done before `end`, and the SHA-256 of a file; None when it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with reading(path), path.open("rb") as file:
-            while time.monotonic() < end:
-                piece = file.read(_PIECE_BYTES)
-                if not piece:
-                    return True, digest.digest()
-                digest.update(piece)
+        with reading(path):
+            return True, sha256_of(path, deadline=end)
+    except DeadlineError:
+        return False, None
     except OSError:
         return True, None
-    return False, None

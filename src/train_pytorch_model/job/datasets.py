@@ -15,6 +15,7 @@ from train_pytorch_model.data.decoding import Size, UnreadableImageError, read_s
 from train_pytorch_model.data.findings import Files
 from train_pytorch_model.data.image_store import FilesAt, ImageStore, decode_all
 from train_pytorch_model.data.threads import in_threads
+from train_pytorch_model.data.unreadable_images import write_unreadable_images
 from train_pytorch_model.errors import TRAINING_DATASET, InvalidDatasetError, as_module_error
 from train_pytorch_model.text.wording import FirstFew
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from train_pytorch_model.ports.labelled_images import LabelledImages
 
 logger = logging.getLogger(__name__)
-
-UNREADABLE_IMAGES_FILE = "unreadable_images.json"
 
 
 @dataclass(frozen=True)
@@ -188,21 +187,12 @@ def report_unreadable(
             )
         where_listed = ""
         if outputs_path is not None:
-            list_path = outputs_path / UNREADABLE_IMAGES_FILE
+            keep_others = images.port != TRAINING_DATASET
             try:
-                _add_to_list(list_path, images.port, listed())
+                list_path = write_unreadable_images(outputs_path, images.port, listed(), keep_others=keep_others)
             except OSError as error:
                 raise as_module_error(error) from error
             where_listed = f" All are listed in {list_path}."
         logger.warning("%s: %s and left out: %s.%s", images.where, count, text, where_listed)
     if len(unreadable) == len(images):
         raise InvalidDatasetError(images.where, f"none of its {len(images)} images can be read")
-
-
-def _add_to_list(path: Path, port: str, unreadable: Iterable[tuple[str, str]]) -> None:
-    try:
-        lists = json.loads(path.read_text(encoding="utf-8")) if port != TRAINING_DATASET else {}
-    except (OSError, ValueError):
-        lists = {}
-    lists[port] = [{"file_name": file, "reason": reason} for file, reason in unreadable]
-    path.write_text(json.dumps(lists, indent=2), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from train_pytorch_model.data.decoding import UnreadableImageError, decode
 from train_pytorch_model.data.threads import in_threads
+from train_pytorch_model.data.unreadable_images import write_unreadable_images
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.job.datasets import UNREADABLE_IMAGES_FILE
 from train_pytorch_model.modules.image_layout import Labelling, find_labels
 from train_pytorch_model.modules.image_sources import DATASET, files_of
 from train_pytorch_model.modules.item_copies import copy_items
@@ -168,9 +167,7 @@ def _write(folder: Path, names: FileNames, labelling: Labelling) -> tuple[int, O
 
 
 def _report(outputs_path: Path, where: str, unreadable: dict[str, str], num_images: int) -> None:
-    path = outputs_path / UNREADABLE_IMAGES_FILE
-    listed = [{"file_name": name, "reason": reason} for name, reason in unreadable.items()]
-    path.write_text(json.dumps({DATASET: listed}, indent=2), encoding="utf-8")
+    path = write_unreadable_images(outputs_path, DATASET, unreadable.items())
     logger.warning(
         "%s: skipped %d of %d images that cannot be read: %s. The full list is in %s.",
         where,

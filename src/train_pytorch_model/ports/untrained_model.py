@@ -7,7 +7,6 @@ who names a network class of torchvision or timm, and trainers whose finished mo
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import logging
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torchvision.models import get_model_builder
 
 from train_pytorch_model import designer_core
+from train_pytorch_model.data.file_hashes import sha256_of
 from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryError
 from train_pytorch_model.models.network import (
     NetworkDescription,
@@ -100,7 +100,7 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool) -> Untrain
             code_folders = import_local_code(find_file(path, _LOCAL_DEPENDENCIES_FILE))
         file = find_file(path, spec.get("model_file"), "the file of weights (key 'model_file')")
         state = read_weights(file)
-        logger.info("Weights of %s: SHA-256 %s.", file, _sha256(file))
+        logger.info("Weights of %s: SHA-256 %s.", file, sha256_of(file).hex())
         description, state = _describe(spec, state, trust_code=trust_code)
         labels = _read_labels(path, spec)
         normalisations = _normalisations(spec)
@@ -230,14 +230,6 @@ def _read_labels(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
     if max(by_index, default=0) > _MAX_OUTPUTS:
         raise ValueError(f"{file.name} has a label for output {shown(max(by_index))}, and no network has so many")
     return tuple(by_index.get(index, str(index)) for index in range(max(by_index, default=-1) + 1))
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while piece := opened.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _normalisations(spec: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
