@@ -27,6 +27,8 @@ OTHER_FLAGS = {
     *("--set", "--defaults", "--file", "--name", "--output-name", "--download-path", "--all-traffic"),
     *("--no-deps", "--require-hashes", "--nproc-per-node", "--max-restarts", "--kills", "--real"),
 }
+# Of a trained model.
+SERVED = {"score.py", "served_model.py"}
 COMMAND = re.compile(
     r"(?:train-pytorch-model|python -m train_pytorch_model|torchrun (?:--\S+ \d+ )*-m train_pytorch_model) (.+)"
 )
@@ -156,6 +158,15 @@ def test_errors_are_on_their_page_with_their_codes() -> None:
     for error in vars(errors).values():
         if isinstance(error, type) and issubclass(error, errors.ModuleError) and "error_id" in vars(error):
             assert codes[error.error_id] == str(error.code)
+
+
+def test_files_and_functions_that_are_named_exist() -> None:
+    package = ROOT / "src" / "train_pytorch_model"
+    for path in PAGES:
+        for name in re.findall(r"`([\w./-]+\.py)`", prose(path)):
+            assert (package / name).is_file() or (ROOT / name).is_file() or name in SERVED, (path.name, name)
+        for function, name in re.findall(r"`(\w+)` in `([\w./-]+\.py)`", prose(path)):
+            assert re.search(rf"def {function}\(", text_of(package / name)), (path.name, function)
 
 
 def test_examples_in_python_are_python() -> None:
