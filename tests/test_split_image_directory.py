@@ -116,7 +116,7 @@ def test_a_fraction_that_leaves_a_part_empty_is_named(fraction: float, count: in
 def test_one_image_cannot_be_split(tmp_path: Path) -> None:
     assert split(write_class_folders(tmp_path / "raw", ["a"], per_class=1), tmp_path, fraction=0.5) == 1
     assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
-    assert "it holds 1 images; two are needed" in error_text(tmp_path / "outputs")
+    assert "it has 1 images, but at least two are needed" in error_text(tmp_path / "outputs")
 
 
 @pytest.mark.environment

@@ -73,7 +73,7 @@ def split_image_directory(
     schema, columns, items = read_listed_items(src_path, _DATASET, labelled=True)
     labels = [str(item.get(columns.label)) for item in items()]
     if len(labels) < 2:
-        raise InvalidDatasetError(f"{_DATASET} {src_path}", f"it holds {len(labels)} images; two are needed")
+        raise InvalidDatasetError(f"{_DATASET} {src_path}", f"it has {len(labels)} images, but at least two are needed")
     if not 1 / len(labels) <= fraction <= 1 - 1 / len(labels):
         raise NotInRangeValueError("Split fraction", 1 / len(labels), 1 - 1 / len(labels))
     is_first = stratified_choice(labels, fraction, random_seed)

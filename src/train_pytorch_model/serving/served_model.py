@@ -124,9 +124,8 @@ def _build(module: str, name: str, arguments: dict[str, Any], *, trusted: bool) 
 def _is_known(module: str, name: str, arguments: dict[str, Any]) -> bool:
     """Whether the names refer to a network of a known library. No other module is imported to decide it."""
     if module == "timm":
-        networks = importlib.import_module(
-            "timm"
-        ).list_models()  # create_model would also accept the URL or the folder of a model
+        # Only names of the list: create_model would also accept the URL or the folder of a model.
+        networks = importlib.import_module("timm").list_models()
         return name == "create_model" and str(arguments.get("model_name")) in networks
     if not _is_of_networks(module):
         return False
