@@ -1,1 +1,1 @@
-"""Log lines and progress on a terminal."""
+"""Log lines and live progress, on terminals, in notebooks and in files."""

@@ -1,4 +1,4 @@
-"""What a command says while it runs: lines on stderr, for people or for machines."""
+"""Logging: lines on stderr or in a notebook, for people or as JSON for machines."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import sys
 import textwrap
 import threading
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from train_pytorch_model.console.live import make_console
 from train_pytorch_model.text.masking import masked
 from train_pytorch_model.text.wording import finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rich.console import Console
 
 _PACKAGE = "train_pytorch_model"
 _LINE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -28,31 +29,31 @@ _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "r
 
 
 class _LineFormatter(logging.Formatter):
-    """A line for people, without secrets."""
+    """Formats a record as text, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, or those of a traceback."""
+        """Return one line, or several with a traceback."""
         return masked(super().format(record))
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints log lines above a live display instead of through it, as short as a person at a terminal needs them."""
+    """Prints short log lines above a live display."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
+        """Print one record."""
         try:
             self._print(record)
-        except Exception:  # a line that cannot be formatted ends nothing, as with logging's own handlers
+        except Exception:  # a record that cannot be formatted must not end the run, as with logging's own handlers
             self.handleError(record)
 
     def _print(self, record: logging.LogRecord) -> None:
         style = _STYLES.get(record.levelno)
         self.formatter = _LineFormatter(f"%(asctime)s {'%(levelname)s ' if style else ''}%(message)s", "%H:%M:%S")
-        # Broken between words; a path that is longer than a line stays whole, so that it can be copied.
+        # Lines break between words only, so that a long path can be copied.
         text = "\n".join(
             textwrap.fill(line, self._console.width, break_long_words=False, break_on_hyphens=False)
             for line in self.format(record).splitlines()
@@ -60,32 +61,11 @@ class _ConsoleHandler(logging.Handler):
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-class _Terminal:
-    """A stream whose reader may go away; the work goes on."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        """Write as far as somebody reads."""
-        with suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Likewise."""
-        with suppress(OSError):
-            self._stream.flush()
-
-
 class _JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time` (UTC, ISO 8601), `level`, `message`, and the numbers of a line of progress."""
+    """Formats a record as a JSON object: `time` (UTC, ISO 8601), `level`, `message`, and numbers of progress lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Return one line."""
         time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         line = {"time": time, "level": record.levelname, "message": masked(record.getMessage())}
         if record.exc_info:
@@ -94,20 +74,17 @@ class _JsonFormatter(logging.Formatter):
 
 
 def configure_logging(*, is_quiet: bool = False, is_silent: bool = False, log_format: str = "text") -> Console:
-    """Send log lines to stderr, and give the console that a live display shares with them.
+    """Configure logging for the rest of the process; return the console that live displays must use.
 
     Args:
-        is_quiet: let nothing through but warnings and errors, and show no live display.
-        is_silent: let nothing through but errors: another process speaks for this one.
-        log_format: "text", or "json" for an object a line, without a live display.
+        is_quiet: show only warnings and errors, and no live display.
+        is_silent: show only errors, because another process shows the rest.
+        log_format: "text", or "json" for one JSON object per line and no live display.
     """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started the process
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (to the end)
-    is_live = not (is_quiet or is_silent or log_format == "json")
-    # By what it is, not by what FORCE_COLOR says, which notebooks set for all that they start.
-    terminal = cast("TextIO", _Terminal(sys.stderr))
-    console = Console(file=terminal, force_terminal=sys.stderr.isatty() and is_live)
+        if getattr(sys, name) is None:  # the parent process closed it
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (open until the exit)
+    console = make_console(is_live=not (is_quiet or is_silent or log_format == "json"))
     handler: logging.Handler = _ConsoleHandler(console) if console.is_interactive else logging.StreamHandler(sys.stderr)
     if not console.is_interactive:
         handler.setFormatter(_JsonFormatter() if log_format == "json" else _LineFormatter(_LINE_FORMAT))
@@ -116,31 +93,73 @@ def configure_logging(*, is_quiet: bool = False, is_silent: bool = False, log_fo
     logging.getLogger(_PACKAGE).setLevel(level)
     logging.captureWarnings(True)
     threading.excepthook = _log_thread
-    # Of odd metadata, and of sizes, without the file's name: what makes an image unreadable is told with it.
+    # Pillow warns of odd metadata and of sizes without naming the file; errors of unreadable images name it.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     return console
 
 
+@contextmanager
+def configured_logging(
+    *, is_quiet: bool = False, is_silent: bool = False, log_format: str = "text"
+) -> Iterator[Console]:
+    """Configure logging as `configure_logging` does, and restore everything when the block ends.
+
+    Handlers of the root logger that write to stdout or stderr are inactive inside the block. All others, such as those
+    that write to a file, also receive the records of the block.
+    """
+    root, package = logging.getLogger(), logging.getLogger(_PACKAGE)
+    handlers, levels = list(root.handlers), (root.level, package.level)
+    streams, is_captured_here = (sys.stdout, sys.stderr), False
+    excepthook, showwarning = threading.excepthook, warnings.showwarning
+    with warnings.catch_warnings():
+        # `configure_logging` closes the handlers that it removes; the caller's must stay open.
+        for handler in handlers:
+            root.removeHandler(handler)
+        try:
+            console = configure_logging(is_quiet=is_quiet, is_silent=is_silent, log_format=log_format)
+            is_captured_here = warnings.showwarning is not showwarning
+            for handler in handlers:
+                if not _writes_to_console(handler):
+                    root.addHandler(handler)
+            yield console
+        finally:
+            for handler in list(root.handlers):
+                root.removeHandler(handler)
+            for handler in handlers:
+                root.addHandler(handler)
+            root.setLevel(levels[0])
+            package.setLevel(levels[1])
+            if is_captured_here:
+                logging.captureWarnings(False)
+            threading.excepthook = excepthook
+            sys.stdout, sys.stderr = streams
+
+
+def _writes_to_console(handler: logging.Handler) -> bool:
+    streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    return isinstance(handler, logging.StreamHandler) and handler.stream in streams
+
+
 def _log_thread(failure: threading.ExceptHookArgs) -> None:
-    """A thread of the background has failed, which ends nothing; Python would print its traceback by itself."""
+    """Log the error of a background thread, which does not end the run; Python would print a traceback."""
     logging.getLogger(_PACKAGE).error("A thread has failed.", exc_info=failure.exc_value)
 
 
 def log_progress(logger: logging.Logger, event: str, message: str, **numbers: Any) -> None:
-    """Log a line that machines read as numbers.
+    """Log a line that has numbers for machines.
 
     Args:
-        logger: of the module that speaks.
-        event: what happened, such as "epoch".
-        message: the same for people.
-        numbers: that JSON lines carry beside the message.
+        logger: of the calling module.
+        event: the kind of line, such as "epoch".
+        message: the text for people.
+        numbers: additional entries of the JSON line.
     """
     logger.info("%s", message, extra={"numbers": {"event": event, **numbers}})
 
 
 @contextmanager
 def kept_warnings() -> Iterator[list[str]]:
-    """Keep what the package warns of inside the block, each warning once."""
+    """Collect the warnings that the package logs inside the block, each text once."""
     texts: list[str] = []
 
     class Keeping(logging.Handler):

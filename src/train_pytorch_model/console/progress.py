@@ -1,4 +1,4 @@
-"""What a person sees of long work: a bar on a terminal, a plain line elsewhere."""
+"""Progress bars for work on images and for pipeline steps; log lines where there is no terminal or notebook."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Callable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from train_pytorch_model.console.live import LiveDisplay
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,57 +21,60 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressDisplay:
-    """Shows work on images and steps of a pipeline."""
+    """Shows the progress of work on images and of pipeline steps."""
 
     def __init__(self, console: Console) -> None:
-        """Show it on the console of `configure_logging`."""
-        self._console = console
+        """Prepare to show progress on a console from `make_console`."""
+        self._is_live = console.is_interactive
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=console,
-            transient=True,
-            disable=not console.is_interactive,
         )
+        self._display = LiveDisplay(console, self._bars.get_renderable)
         self._lock = threading.Lock()
 
     @contextmanager
     def images(self, name: str, done: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-        """Show work on images; gives what to call once an image.
+        """Show progress on images; yields a function to call after each image.
 
         Args:
-            name: whose images.
-            done: what happens to them, such as "decoded".
-            total: how many there are, where that is known.
+            name: of the dataset.
+            done: the past participle of the work, such as "decoded".
+            total: the number of images, if it is known.
         """
         started = time.perf_counter()
         count = 0
-        with self._bars as bars:
-            task = bars.add_task(f"{name}: {done}", total=total)
+        task = self._bars.add_task(f"{name}: {done}", total=total)
 
-            def advance() -> None:
-                nonlocal count
-                count += 1
-                # A bar that nobody sees need not move a million times.
-                if self._console.is_interactive:
-                    bars.advance(task)
+        def advance() -> None:
+            nonlocal count
+            count += 1
+            # For millions of images, updating a bar that is not shown takes noticeable time.
+            if self._is_live:
+                self._bars.advance(task)
 
-            yield advance
-            bars.remove_task(task)
+        try:
+            with self._display:
+                yield advance
+        finally:
+            self._bars.remove_task(task)
         logger.info("%s: %d images %s in %.1f s.", name, count, done, time.perf_counter() - started)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Show a step of a pipeline while it runs; several may run side by side."""
+        """Show a pipeline step while it runs; several steps may run at the same time."""
         with self._lock:
-            self._bars.start()
+            is_first = not self._bars.tasks
             task = self._bars.add_task(name, total=None)
+            if is_first:
+                self._display.start()
         try:
             yield
         finally:
             with self._lock:
                 self._bars.remove_task(task)
                 if not self._bars.tasks:
-                    self._bars.stop()
+                    self._display.stop()

@@ -8,10 +8,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Group
-from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from train_pytorch_model.console.live import LiveDisplay
 from train_pytorch_model.console.logs import log_progress
 from train_pytorch_model.distributed.device import gpu_memory
 from train_pytorch_model.training.callbacks import Callback
@@ -68,7 +68,7 @@ class TrainingDisplay(Callback):
         )
         self._epoch_bar = self._bars.add_task("Epochs", total=epochs, count="", left=_UNKNOWN)
         self._batch_bar = self._bars.add_task("Batches", total=None, count="", left=_UNKNOWN)
-        self._live = Live(get_renderable=self._render, console=console, transient=True, refresh_per_second=4)
+        self._live = LiveDisplay(console, self._render)
 
     def __enter__(self) -> TrainingDisplay:
         """Show it from here on."""
