@@ -113,9 +113,7 @@ def test_a_disk_too_small_for_checkpoints_is_told_and_training_goes_on(inputs: I
     job = train_job(inputs, prefix=on_small_disk(place, "6m"), **flags)
     assert job.wait() == [0], job.log()
     assert "Checkpoint of epoch 1" in job.log()
-    assert (
-        "A checkpoint could not be written, and the training goes on: [Errno 28] No space left on device" in job.log()
-    )
+    assert "A checkpoint could not be written: [Errno 28] No space left on device. Training continues." in job.log()
     assert results(inputs) == expected
 
 

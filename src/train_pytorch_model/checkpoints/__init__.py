@@ -1,1 +1,1 @@
-"""Checkpoints: what an interrupted run goes on from."""
+"""Checkpoints, from which an interrupted run resumes."""

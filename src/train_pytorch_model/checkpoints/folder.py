@@ -1,7 +1,7 @@
-"""Checkpoints as files: written aside and moved into place, found again, and held against their checksum.
+"""Checkpoint files: written atomically, and verified by a checksum when they are read.
 
-A file is a mark of 8 bytes, which names the format and its version, the SHA-256 of all that follows, and what
-`torch.save` makes of a dictionary.
+A file has a magic number of 8 bytes, which identifies the format and its version, the SHA-256 of the rest, and a
+dictionary in the format of `torch.save`.
 """
 
 from __future__ import annotations
@@ -23,87 +23,89 @@ from train_pytorch_model.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_MARK = b"TPMCKPT1"
+_MAGIC = b"TPMCKPT1"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _NAME = re.compile(r"checkpoint-(\d{8})\.pt")
 _NUM_KEPT = 2
 
 
 class DamagedCheckpointError(Exception):
-    """A checkpoint cannot be used; the text says why."""
+    """A checkpoint cannot be used, for the reason in the message."""
 
 
 class CheckpointFolder:
-    """The checkpoints of one training, the last of which are kept."""
+    """A folder that keeps the last two checkpoints of a run."""
 
     def __init__(self, path: Path) -> None:
-        """Name the folder, which need not be there yet."""
+        """Use a folder, which need not exist yet."""
         self.path = path
         self._own: set[str] = set()
 
     def adopt(self) -> None:
-        """Take what lies there for this training's own: it goes on from it."""
+        """Treat the existing checkpoints as those of this run, because it resumes from one of them."""
         self._own.update(path.name for path in self._files())
 
     def newest(self) -> dict[str, Any] | None:
-        """Read the newest checkpoint that is whole; None when there is none. Warns of those that are not.
+        """Return the newest valid checkpoint, None if there is none; log a warning for each invalid one.
 
         Raises:
-            UserError: when the folder cannot be looked into.
+            UserError: when the folder cannot be read.
         """
         try:
             files = self._files()
         except OSError as error:
             raise UserError(
-                f"The folder of checkpoints {self.path} cannot be read: {error.strerror}. "
-                "Give another with --checkpoint-path."
+                f"The checkpoint folder {self.path} cannot be read: {error.strerror}. "
+                "Set another folder with --checkpoint-path."
             ) from error
         for path in reversed(files):
             try:
                 return read_checkpoint(path)
             except (DamagedCheckpointError, OSError) as error:
-                logger.warning("The checkpoint %s cannot be used: %s. The one before it is tried.", path, error)
+                logger.warning("The checkpoint %s cannot be used: %s. Trying the previous one.", path, error)
         return None
 
     def write(self, content: dict[str, Any]) -> Path:
-        """Add a checkpoint, and remove those before the last two. A process killed on the way leaves the others whole.
+        """Write a checkpoint and remove all but the last two; return its path.
+
+        If the process is killed meanwhile, the other checkpoints stay valid.
 
         Raises:
-            OSError: when the disk is full or cannot be written; nothing has changed then.
+            OSError: when the disk is full or not writable; the folder is unchanged.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         files = self._files()
         number = _number_of(files[-1]) + 1 if files else 1
         path = self.path / f"checkpoint-{number:08d}.pt"
-        aside = path.with_suffix(".writing")
+        temporary = path.with_suffix(".writing")
         payload = io.BytesIO()
         torch.save(content, payload)
         try:
-            with aside.open("wb") as file:
-                file.write(_MARK + hashlib.sha256(payload.getbuffer()).digest())
+            with temporary.open("wb") as file:
+                file.write(_MAGIC + hashlib.sha256(payload.getbuffer()).digest())
                 file.write(payload.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
-            aside.replace(path)
+            temporary.replace(path)
             _flush_folder(self.path)
         except OSError:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         self._own.add(path.name)
-        with contextlib.suppress(OSError):  # the new one is in place
+        with contextlib.suppress(OSError):  # the new checkpoint is complete
             for old in [*files[: 1 - _NUM_KEPT], *self._unfinished()]:
                 old.unlink(missing_ok=True)
         return path
 
     def clear(self) -> None:
-        """Remove this training's checkpoints: it is finished."""
+        """Remove the checkpoints of this run, because it has finished."""
         with contextlib.suppress(OSError):
             own = [path for path in self._files() if path.name in self._own]
             for path in [*own, *self._unfinished()]:
                 path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        if not os.path.isdir(self.path):  # which, unlike pathlib, takes a name that is too long
+        if not os.path.isdir(self.path):  # unlike pathlib, it accepts names that are too long
             return []
         return sorted(path for path in self.path.iterdir() if _NAME.fullmatch(path.name))
 
@@ -117,31 +119,31 @@ def _number_of(path: Path) -> int:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one file, without running any code that it may hold.
+    """Return the content of a checkpoint file; code in the file is never executed.
 
     Raises:
-        DamagedCheckpointError: when it is cut, changed, or of another version.
-        OSError: when it cannot be read.
+        DamagedCheckpointError: when the file is truncated, modified, or has another version.
+        OSError: when the file cannot be read.
     """
     text = path.read_bytes()
-    start = len(_MARK) + _DIGEST_BYTES
-    if text[: len(_MARK)] != _MARK:
-        raise DamagedCheckpointError("it is no checkpoint of this version")
+    start = len(_MAGIC) + _DIGEST_BYTES
+    if text[: len(_MAGIC)] != _MAGIC:
+        raise DamagedCheckpointError("it is not a checkpoint of this version")
     payload = memoryview(text)[start:]
-    if hashlib.sha256(payload).digest() != text[len(_MARK) : start]:
-        raise DamagedCheckpointError("its checksum is wrong, so it was cut or changed")
+    if hashlib.sha256(payload).digest() != text[len(_MAGIC) : start]:
+        raise DamagedCheckpointError("its checksum is wrong, so the file was truncated or modified")
     try:
         content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise DamagedCheckpointError(f"it holds no training: {error}") from error
+        raise DamagedCheckpointError(f"it does not contain a training: {error}") from error
     if not isinstance(content, dict):
-        raise DamagedCheckpointError("it holds no training")
+        raise DamagedCheckpointError("it does not contain a training")
     return content
 
 
 def _flush_folder(path: Path) -> None:
-    """Make a renaming last: the name lies in the folder, which has its own place on the disk."""
-    with contextlib.suppress(OSError):  # some mounts cannot
+    """Write the folder's entries to disk, which makes a rename durable."""
+    with contextlib.suppress(OSError):  # not supported by some mounts
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

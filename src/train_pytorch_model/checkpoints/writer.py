@@ -1,4 +1,4 @@
-"""When checkpoints are written, and by whom."""
+"""Decides when to write checkpoints, and writes them in the background."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Closer together they are written only when asked for.
-_CLOSEST_SECONDS = 30.0
-# A checkpoint may hold up the training for a fiftieth of the time since the one before.
-_LARGEST_SHARE = 0.02
+# The smallest interval between checkpoints, unless the user sets a smaller one.
+_SMALLEST_INTERVAL_SECONDS = 30.0
+# A checkpoint may block training for at most this fraction of the time since the previous one.
+_LARGEST_FRACTION = 0.02
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread of its own, while training goes on."""
+    """Writes checkpoints in a thread while training continues; a `Checkpointer` of the training loop."""
 
     def __init__(
         self,
@@ -33,21 +33,21 @@ class CheckpointWriter:
         *,
         is_main: bool = True,
     ) -> None:
-        """Begin to keep.
+        """Prepare to write checkpoints.
 
         Args:
-            folder: where to.
+            folder: the checkpoint folder.
             minutes: between two checkpoints within an epoch.
-            header: goes into every checkpoint.
-            interruption: says when to stop.
-            is_main: whether this process writes.
+            header: entries to add to each checkpoint.
+            interruption: requests the stop of the run.
+            is_main: whether this process has rank 0, which writes.
         """
         self.resume_from: dict[str, Any] | None = None
-        """The checkpoint to go on from, in the process that writes, until the training has it."""
+        """The snapshot to resume from, in rank 0. The training loop resets it to free the memory."""
         self.is_resuming = False
-        """Whether there is one; the same in all processes."""
+        """Whether training resumes from a snapshot; the same in all processes."""
         self.blocked_seconds = 0.0
-        """That training has waited."""
+        """How long checkpoints have blocked training."""
         self._folder = folder
         self._interval = minutes * 60
         self._header = header
@@ -60,21 +60,21 @@ class CheckpointWriter:
 
     @property
     def is_stop_requested(self) -> bool:
-        """Whether to stop after a checkpoint."""
+        """Whether to save a checkpoint and stop."""
         return self._interruption.is_requested
 
     def is_due(self, *, at_epoch_end: bool) -> bool:
-        """Whether a checkpoint is wanted now; said once for each."""
+        """Return whether to save a checkpoint now; True only once for each checkpoint."""
         if not self._is_main or self._is_asked or (self._thread is not None and self._thread.is_alive()):
             return False
-        interval = min(self._interval, _CLOSEST_SECONDS) if at_epoch_end else self._interval
-        if self._interval >= _CLOSEST_SECONDS:
-            interval = max(interval, self._last_blocked / _LARGEST_SHARE)
+        interval = min(self._interval, _SMALLEST_INTERVAL_SECONDS) if at_epoch_end else self._interval
+        if self._interval >= _SMALLEST_INTERVAL_SECONDS:
+            interval = max(interval, self._last_blocked / _LARGEST_FRACTION)
         self._is_asked = time.monotonic() - self._last >= interval
         return self._is_asked
 
     def save(self, snapshot: Callable[[], dict[str, Any]]) -> None:
-        """Write what `snapshot` gives while training goes on."""
+        """Take a snapshot and write it in the background."""
         started = time.monotonic()
         state = snapshot()
         if not self._is_main:
@@ -88,7 +88,7 @@ class CheckpointWriter:
         self.blocked_seconds += self._last_blocked
 
     def save_and_stop(self, snapshot: Callable[[], dict[str, Any]]) -> None:
-        """Write what `snapshot` gives and end the run.
+        """Take a snapshot, write it and end the run.
 
         Raises:
             InterruptedRunError: always.
@@ -102,13 +102,13 @@ class CheckpointWriter:
         raise InterruptedRunError(last)
 
     def wait(self) -> None:
-        """Wait until nothing is being written."""
+        """Wait until no checkpoint is being written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def finish(self) -> None:
-        """The training is done and its model written: there is nothing to go on from any more."""
+        """Remove the checkpoints, because the trained model is written."""
         if self._is_main:
             self.wait()
             self._folder.clear()
@@ -118,10 +118,10 @@ class CheckpointWriter:
             path = self._folder.write({**self._header, **state})
         except OSError as error:
             logger.warning(
-                "A checkpoint could not be written, and the training goes on: %s. The last good one stays in %s.",
+                "A checkpoint could not be written: %s. Training continues. The last valid checkpoint is kept in %s.",
                 error,
                 self._folder.path,
             )
-            return f"Its checkpoint could not be written ({first_line(error)}); the one before stands."
+            return f"The checkpoint could not be written ({first_line(error)}). The previous one is kept."
         logger.info("Checkpoint of epoch %d, iteration %d: %s", state["epoch"], state["iteration"], path)
-        return f"Epoch {state['epoch']}, iteration {state['iteration']} is kept in {path}."
+        return f"Saved the checkpoint of epoch {state['epoch']}, iteration {state['iteration']} to {path}."

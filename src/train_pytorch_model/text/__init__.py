@@ -1,1 +1,1 @@
-"""Wording of messages, masking of secrets, CSV cells."""
+"""Formatting of messages, masking of secrets, and CSV files."""

@@ -1,4 +1,4 @@
-"""Tables as CSV files that are safe to open in a spreadsheet."""
+"""CSV files that are safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-# What begins a formula in a spreadsheet, by OWASP's "CSV Injection"; with the wide forms of East Asian keyboards.
+# Characters that start a formula in a spreadsheet (OWASP, "CSV Injection"), with their full-width forms.
 _BEGINS_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def write_sheet(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table as UTF-8.
 
-    A text that would begin a formula gets an apostrophe before it, which spreadsheets take as "text follows". All
-    texts are quoted, so that a semicolon in one does not begin a new cell where spreadsheets separate cells by it.
-    Numbers that are None or not finite become empty cells.
+    A string that would start a formula gets a leading apostrophe, by which spreadsheets recognize text. All strings are
+    quoted, because some spreadsheets also separate cells at semicolons. None and numbers that are not finite become
+    empty cells.
     """
-    # What has no place in UTF-8, such as the half of a pair in a file name, is written as its number.
+    # A character without an encoding in UTF-8, such as a lone surrogate in a file name, is written as its number.
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow([_cell(name) for name in header])

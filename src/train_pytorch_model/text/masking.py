@@ -1,4 +1,4 @@
-"""Secrets kept out of what is printed and written."""
+"""Masks secrets in all texts that are printed or written."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import re
 from urllib.parse import quote
 
 _SHOWN = "***"
-# Of variables of the environment that hold secrets, as jobs and their users name them.
+# Names of environment variables that usually hold secrets.
 _NAMES = re.compile(
     r"SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|_PWD$|_PAT$|CREDENTIAL|CONNECTION_?STRING"
     r"|(ACCOUNT|ACCESS|API|STORAGE|PRIVATE)_?KEY|SAS(_|$)",
     re.I,
 )
-# A shorter value is more likely a setting, whose letters stand in ordinary words.
+# A shorter value is more likely a setting, and may be part of ordinary words.
 _FEWEST_LETTERS = 8
-# User and password in an address, what signs it, and what a connection string or a request is proved with.
+# User and password in a URL, its signature, and the keys of connection strings and requests.
 _PATTERNS = (
     (re.compile(r"(?<=://)[^/\s'\"]+(?=@)"), _SHOWN),
     (re.compile(r"(?<=[?&])((?:sig|token|access_token|key|code|password)=)[^&\s'\"]+", re.I), rf"\1{_SHOWN}"),
@@ -26,7 +26,7 @@ _PATTERNS = (
 
 
 def masked(text: str) -> str:
-    """A text without the secrets that the environment holds, and without those of addresses in it."""
+    """Return a text with the secrets of the environment and of URLs in it replaced by asterisks."""
     for secret in _secrets():
         text = text.replace(secret, _SHOWN)
     for pattern, shown in _PATTERNS:
@@ -35,7 +35,7 @@ def masked(text: str) -> str:
 
 
 def _secrets() -> list[str]:
-    """Secrets of the environment in all forms that texts have them in, the longest first: one may begin another."""
+    """Return the environment's secrets in all their encodings, longest first, because one may be a prefix of another."""
     values = {value for name, value in os.environ.items() if len(value) >= _FEWEST_LETTERS and _NAMES.search(name)}
     forms = {form for value in values for form in (value, json.dumps(value)[1:-1], repr(value)[1:-1], quote(value, ""))}
     return sorted(forms, key=len, reverse=True)

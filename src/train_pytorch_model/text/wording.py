@@ -1,4 +1,4 @@
-"""How messages name things and write numbers."""
+"""Formats names, values and numbers in messages."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 MAX_SHOWN = 200
-"""Characters of a message that a value of a file may have."""
+"""The largest number of characters of a file's value in a message."""
 
 
 def name_some(names: Sequence[object], limit: int = 5) -> str:
-    """The first names in quotes, and how many more there are: `'a', 'b' (and 3 more)`."""
+    """Return the first names in quotes and the number of others: `'a', 'b' (and 3 more)`."""
     return _some([repr(name) for name in names], ", ", limit)
 
 
 def shown(value: object) -> str:
-    """A value of a file, as Python writes it, as far as it has a place in a message.
+    """Return the Python representation of a value from a file, cut after `MAX_SHOWN` characters.
 
-    It is written no further than that: in YAML, a few lines stand for more than any memory holds.
+    The rest is never generated: a few lines of YAML can expand to more than fits in memory.
     """
     text = ""
     for piece in _pieces(value):
@@ -49,7 +49,7 @@ def _pieces(value: object) -> Iterator[str]:
     elif isinstance(value, (str, bytes)):
         yield repr(value[: MAX_SHOWN + 1])
     elif isinstance(value, int) and value.bit_length() > MAX_SHOWN:
-        yield f"a number of {value.bit_length()} bits"  # which takes long to be written
+        yield f"a number of {value.bit_length()} bits"  # its decimal digits would take long to compute
     elif value is None or isinstance(value, (bool, int, float)):
         yield repr(value)
     else:
@@ -57,7 +57,7 @@ def _pieces(value: object) -> Iterator[str]:
 
 
 def join_some(clauses: Sequence[str], limit: int = 5) -> str:
-    """The first clauses, and how many more there are: `line 1 is blank; line 2 is blank (and 3 more)`."""
+    """Return the first clauses and the number of others: `line 1 is blank; line 2 is blank (and 3 more)`."""
     return _some(clauses, "; ", limit)
 
 
@@ -67,7 +67,7 @@ def _some(texts: Sequence[str], separator: str, limit: int, count: int | None = 
 
 
 class FirstFew:
-    """Clauses of which the first are told and the others counted: those of millions take no more room than five."""
+    """Keeps the first clauses and counts the others, so that millions of clauses need no memory."""
 
     def __init__(self, clauses: Iterable[str] = (), limit: int = 5) -> None:
         self._first: list[str] = []
@@ -77,34 +77,34 @@ class FirstFew:
             self.add(clause)
 
     def add(self, clause: str) -> None:
-        """Take one more."""
+        """Add a clause."""
         if self._count < self._limit:
             self._first.append(clause)
         self._count += 1
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of all clauses."""
         return self._count
 
     def joined(self, separator: str = "; ") -> str:
-        """The first clauses, and how many more there are, as `join_some` has them."""
+        """Return the first clauses and the number of others, in the format of `join_some`."""
         return _some(self._first, separator, self._limit, self._count)
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with None for numbers that are not finite, which JSON does not have."""
+    """Return a copy with None in place of numbers that are not finite, which JSON cannot represent."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
     }
 
 
 def bytes_in_words(num_bytes: float) -> str:
-    """Bytes for reading: `2.0 GiB`, `31.5 MiB`."""
+    """Format a number of bytes: `2.0 GiB`, `31.5 MiB`."""
     return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"
 
 
 def seconds_in_words(seconds: float) -> str:
-    """A time for reading: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Format a time: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
