@@ -238,42 +238,42 @@ _ADDRESS = "gives an address instead of a file; images are not fetched"
 CASES: dict[str, Case] = {
     # The image list.
     "file_name is absolute": Case("error", info(file_name="/etc/passwd"), _LEAVES),
-    "file_name climbs out (../x.png)": Case("error", info(file_name="image/../../x.png"), _LEAVES),
-    "file_name climbs out as on Windows (..\\x.png)": Case("error", info(file_name="..\\x.png"), _LEAVES),
-    "base_file_name climbs out": Case("error", info(base_file_name="../x.png"), _LEAVES),
+    "file_name leaves the directory (../x.png)": Case("error", info(file_name="image/../../x.png"), _LEAVES),
+    "file_name leaves the directory with a backslash (..\\x.png)": Case("error", info(file_name="..\\x.png"), _LEAVES),
+    "base_file_name leaves the directory": Case("error", info(base_file_name="../x.png"), _LEAVES),
     "file_name is a link out of the directory": Case("error", link_file_out, _LEADS_OUT),
-    "file_name goes through a folder that is a link out": Case("error", link_folder_out, _LEADS_OUT),
+    "file_name goes through a folder that is a link out of the directory": Case("error", link_folder_out, _LEADS_OUT),
     "file_name is a link within the directory": Case("accepted", link_file_within, then=rows_of(24)),
     "file_name is a link to itself": Case(
         "error", lambda inputs: link(first_image(inputs), first_image(inputs).name), "Too many levels of symbolic links"
     ),
-    "file_name holds a NUL byte": Case("error", info(file_name="image/a\0.png"), "which is not a possible file name"),
-    "file_name holds half of a surrogate pair": Case(
+    "file_name contains a NUL byte": Case(
+        "error", info(file_name="image/a\0.png"), "which is not a possible file name"
+    ),
+    "file_name contains a lone surrogate": Case(
         "error", info(file_name="\ud800/a.png"), "which is not a possible file name"
     ),
     "file_name of 5,000 letters": Case("error", info(file_name="x" * 5000 + ".png"), "File name too long"),
     "file_name is a number, a list, null or empty": Case("error", info(file_name=[1]), _NO_FILE),
-    "image_info is no object": Case("error", first_item(lambda item: item.update(image_info="a.png")), _NO_FILE),
+    "image_info is not an object": Case("error", first_item(lambda item: item.update(image_info="a.png")), _NO_FILE),
     "file_name names the folder itself, or a file of the list": Case(
         "error", info(file_name="./images.lst"), "which is no image"
     ),
     "file_name names a folder": Case("error", info(file_name="image"), "it is no regular file"),
-    "file_name names an image that is not there": Case(
+    "file_name names a missing image": Case(
         "error", lambda inputs: first_image(inputs).unlink(), "the file is missing"
     ),
     "an address (coco_url) and no file": Case(
         "error", info(file_name="a.png", coco_url="http://127.0.0.1:9/a.png"), _ADDRESS
     ),
-    "an address of a file on the machine (file:///…)": Case(
+    "an address of a local file (file:///…)": Case(
         "error", info(file_name="a.png", coco_url="file:///etc/passwd"), _ADDRESS
     ),
-    "an address beside a file that is there": Case(
-        "accepted", info(coco_url="http://127.0.0.1:9/a.png"), then=rows_of(24)
-    ),
+    "an address and a file that exists": Case("accepted", info(coco_url="http://127.0.0.1:9/a.png"), then=rows_of(24)),
     "images.lst with a line of 1 GB": Case("error", line_of_a_gigabyte, "has more than 16777216 characters"),
     "images.lst with invalid UTF-8": Case("error", add("images.lst", b"\xff\n"), "images.lst cannot be read"),
     "images.lst with NUL bytes": Case("error", add("images.lst", bytes(1000) + b"\n"), "line 25 is no JSON"),
-    "images.lst that ends within a line": Case(
+    "images.lst that ends in the middle of a line": Case(
         "error", add("images.lst", b'{"image_info": {"file'), "line 25 is no JSON"
     ),
     "images.lst with a blank line": Case("error", add("images.lst", b"\n"), "line 25 is blank"),
@@ -284,12 +284,12 @@ CASES: dict[str, Case] = {
         ),
         "line 1 is no JSON",
     ),
-    "images.lst with lines that end as on Windows": Case("accepted", windows_lines, then=rows_of(24)),
-    "a row that is no object": Case("error", add("images.lst", b"[]\n"), "line 25 is no JSON object"),
+    "images.lst with Windows line endings": Case("accepted", windows_lines, then=rows_of(24)),
+    "a row that is not an object": Case("error", add("images.lst", b"[]\n"), "line 25 is no JSON object"),
     "a row with NaN or Infinity": Case("error", add("images.lst", b'{"id": NaN}\n'), "NaN is no number of JSON"),
-    "a row with one key twice": Case("accepted", repeat_key, then=rows_of(24)),
-    "two rows of one image": Case("accepted", repeat_row, then=rows_of(25)),
-    "ids of rows that repeat, are negative, text or absent": Case(
+    "a row with a duplicate key": Case("accepted", repeat_key, then=rows_of(24)),
+    "two rows for the same image": Case("accepted", repeat_row, then=rows_of(25)),
+    "row ids that repeat, are negative, text or absent": Case(
         "accepted",
         lambda inputs: edit_items(
             inputs.train,
@@ -300,22 +300,20 @@ CASES: dict[str, Case] = {
     "a label that is a number, a list or an object": Case(
         "error", first_item(lambda item: item.update(category=0)), "is labelled 0"
     ),
-    "a label that is none of the categories": Case(
+    "a label that is not one of the categories": Case(
         "error", first_item(lambda item: item.update(category="cow")), "is labelled 'cow'"
     ),
     "a label that is absent, null or empty": Case(
         "warning", first_item(lambda item: item.update(category=None)), "1 of 24 images have no label and are not used"
     ),
-    "300,000 rows of images that are not there": Case(
-        "error", add_rows(300_000), "300000 of 300024 images cannot be read"
-    ),
+    "300,000 rows for missing images": Case("error", add_rows(300_000), "300000 of 300024 images cannot be read"),
     # The schema.
     "category ids with gaps": Case(
         "accepted",
         both(set_categories([{"id": 7, "name": "owl"}, {"id": 0, "name": "cat"}, {"id": 3, "name": "dog"}])),
         then=classes_are("cat", "dog", "owl"),
     ),
-    "a category id of 2^31, or any larger": Case(
+    "a category id of 2^31 or larger": Case(
         "accepted",
         both(set_categories([{"id": 2**31, "name": "owl"}, {"id": 2**80, "name": "cat"}, {"id": 0, "name": "dog"}])),
         then=classes_are("dog", "owl", "cat"),
@@ -329,13 +327,13 @@ CASES: dict[str, Case] = {
     "a category id that is true, 1.0 or null": Case(
         "error", both(set_categories([{"id": True, "name": "cat"}])), "category id True is no whole number from 0"
     ),
-    "a category id twice": Case(
+    "a duplicate category id": Case(
         "error", both(set_categories([{"id": 0, "name": "cat"}, {"id": 0, "name": "dog"}])), "id 0 stands twice"
     ),
-    "a category name twice": Case(
+    "a duplicate category name": Case(
         "error", both(set_categories([{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}])), "'cat' stands twice"
     ),
-    "a category name that is no text": Case(
+    "a category name that is not text": Case(
         "error", both(set_categories([{"id": 0, "name": 5}])), "category name 5 is no text"
     ),
     "a category without images": Case(
@@ -343,10 +341,10 @@ CASES: dict[str, Case] = {
         both(set_categories([{"id": number, "name": name} for number, name in enumerate([*CLASSES, "emu"])])),
         "has no image of 'emu'",
     ),
-    "a schema whose columns are of wrong types": Case(
+    "a schema with columns of the wrong type": Case(
         "error", schema(lambda columns: columns[0].update(properties=[1])), "has a column whose 'properties' is [1]"
     ),
-    "a _meta.yaml of lists within lists without end": Case(
+    "a _meta.yaml of deeply nested lists": Case(
         "error", add("_meta.yaml", b"\nx: " + b"[" * 200_000), "values within values of more than 100 levels"
     ),
     "a _meta.yaml that names a file outside": Case(
@@ -355,10 +353,10 @@ CASES: dict[str, Case] = {
         "leaves the directory",
     ),
     # Raw folders.
-    "raw images: a file that is no image": Case(
+    "raw images: a file that is not an image": Case(
         "error", raw(lambda path: (path / "cat" / "x.png").write_bytes(b"no image")), _NO_IMAGE
     ),
-    "raw images: files of other kinds, GIF among them": Case(
+    "raw images: files of other kinds, such as GIF": Case(
         "warning",
         raw(lambda path: (path / "cat" / "x.gif").write_bytes(odd_images.animated("gif"))),
         "1 files of other kinds are left out: 'cat/x.gif'",
@@ -366,7 +364,7 @@ CASES: dict[str, Case] = {
     "raw images: a link out of the folder": Case(
         "error", raw(link_raw_out), "is a link that leads out of the directory"
     ),
-    "raw images: a link that leads nowhere": Case(
+    "raw images: a broken link": Case(
         "error", raw(lambda path: link(path / "cat" / "x.png", "nowhere")), "is no regular file or leads nowhere"
     ),
     "raw images: a pipe": Case(
@@ -374,8 +372,8 @@ CASES: dict[str, Case] = {
     ),
     # Images.
     "a file of 0 bytes": Case("error", image(b""), _NO_IMAGE),
-    "a file that is no image: text, SVG, HTML": Case("error", image(odd_images.SVG), _NO_IMAGE),
-    "PostScript under an image's name": Case("error", image(odd_images.POSTSCRIPT), "it is a PostScript program"),
+    "a file that is not an image: text, SVG, HTML": Case("error", image(odd_images.SVG), _NO_IMAGE),
+    "PostScript with the name of an image": Case("error", image(odd_images.POSTSCRIPT), "it is a PostScript program"),
     "a PNG of 0x0 pixels": broken(lambda: odd_images.EMPTY["png"], _NO_IMAGE),
     "a GIF of 0x0 pixels": broken(lambda: odd_images.EMPTY["gif"], _NO_IMAGE),
     "a BMP of 0x0 pixels": broken(lambda: odd_images.EMPTY["bmp"], _NO_IMAGE),
@@ -387,7 +385,7 @@ CASES: dict[str, Case] = {
     "a PPM that ends after 60 %": broken(lambda: odd_images.truncated("ppm"), "image file is truncated"),
     "a WebP that ends after 60 %": broken(lambda: odd_images.truncated("webp"), "could not create decoder object"),
     "a TIFF that ends after 60 %": broken(lambda: odd_images.truncated("tiff"), "image file is truncated"),
-    "an image of another size than most": Case(
+    "an image of another size than most others": Case(
         "error", image(odd_images.saved(Image.new("RGB", (8, 8)), "png")), "its images differ in size"
     ),
     "any of these with --skip-unreadable-images": Case(
@@ -397,7 +395,7 @@ CASES: dict[str, Case] = {
         "error", image(odd_images.claiming(10_000, 10_000)), "is 10000x10000; 1 of 24 differ"
     ),
     "a small file that claims 50,000x50,000 pixels": Case("error", image(odd_images.claiming(50_000, 50_000)), _LIMIT),
-    "a dataset of nothing but such": Case("error", every_image(odd_images.claiming(50_000, 50_000)), _LIMIT),
+    "a dataset of only such files": Case("error", every_image(odd_images.claiming(50_000, 50_000)), _LIMIT),
     "a PNG with a comment of 10 MB in 10 KB": pixels(lambda: odd_images.text_bomb(10)),
     "a PNG with a comment of 80 MB in 80 KB": broken(
         lambda: odd_images.text_bomb(80), "Too much memory used in text chunks"
@@ -407,22 +405,22 @@ CASES: dict[str, Case] = {
     ),
     "a PNG with a comment": pixels(odd_images.with_comment),
     "an image with a colour profile": pixels(odd_images.with_profile),
-    "a JPEG that EXIF says to turn": pixels(odd_images.rotated),
+    "a JPEG with an EXIF orientation": pixels(odd_images.rotated),
     "CMYK, as JPEG": pixels(lambda: odd_images.saved(odd_images.noise().convert("CMYK"), "jpeg")),
     "CMYK, as TIFF": pixels(lambda: odd_images.saved(odd_images.noise().convert("CMYK"), "tiff")),
-    "16 bits a colour, as PNG": pixels(odd_images.colours_of_16_bits),
-    "16 bits of grey, as PNG": pixels(lambda: odd_images.grey_of_16_bits("png")),
-    "16 bits of grey, as TIFF": pixels(lambda: odd_images.grey_of_16_bits("tiff")),
-    "floating point grey, as TIFF": pixels(odd_images.float_tiff),
+    "16 bits per channel, as PNG": pixels(odd_images.colours_of_16_bits),
+    "16-bit grayscale, as PNG": pixels(lambda: odd_images.grey_of_16_bits("png")),
+    "16-bit grayscale, as TIFF": pixels(lambda: odd_images.grey_of_16_bits("tiff")),
+    "floating-point grayscale, as TIFF": pixels(odd_images.float_tiff),
     "a palette with transparency": pixels(odd_images.transparent_palette),
     "transparency (RGBA)": pixels(lambda: odd_images.saved(odd_images.noise().convert("RGBA"), "png")),
-    "grey with transparency (LA)": pixels(lambda: odd_images.saved(odd_images.noise().convert("LA"), "png")),
+    "grayscale with transparency (LA)": pixels(lambda: odd_images.saved(odd_images.noise().convert("LA"), "png")),
     "black and white, 1 bit": pixels(lambda: odd_images.saved(odd_images.noise().convert("1"), "png")),
     "an animated GIF": pixels(lambda: odd_images.animated("gif"), first_of_three),
     "an animated WebP": pixels(lambda: odd_images.animated("webp"), first_of_three),
     "an animated PNG": pixels(lambda: odd_images.animated("png"), first_of_three),
     "a TIFF of several pages": pixels(lambda: odd_images.animated("tiff"), first_of_three),
-    "an image of another kind than its name says": pixels(lambda: odd_images.saved(odd_images.noise(), "bmp")),
+    "an image of another format than its name says": pixels(lambda: odd_images.saved(odd_images.noise(), "bmp")),
     # Classes.
     "one class": Case("warning", one_class, "There is one class, 'cat': every image will be scored as it"),
     "1,000 classes with one image each": Case(
@@ -436,7 +434,7 @@ CASES: dict[str, Case] = {
 
 HERE = "tests/test_broken_input.py"
 ELSEWHERE: dict[str, tuple[str, str]] = {
-    "10 million rows of images that are not there": (
+    "10 million rows for missing images": (
         "error",
         f"{HERE}::test_ten_million_rows_are_told_within_a_bounded_memory",
     ),
@@ -446,7 +444,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         f"{HERE}::test_a_flipped_bit_is_named_or_not_noticed",
     ),
     "images of 100 megapixels": ("accepted", f"{HERE}::test_images_of_a_hundred_megapixels_are_brought_to_size"),
-    "images too large to be decoded on all cores at a time": (
+    "images too large to decode on all cores at once": (
         "accepted",
         f"{HERE}::test_large_images_are_decoded_fewer_at_a_time",
     ),
@@ -454,19 +452,19 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "accepted",
         f"{HERE}::test_no_file_is_called_by_a_label",
     ),
-    "an output on a disk that is read-only": ("error", f"{HERE}::test_a_read_only_disk_is_told_before_training"),
-    "a batch that the memory does not hold": (
+    "an output on a read-only disk": ("error", f"{HERE}::test_a_read_only_disk_is_told_before_training"),
+    "a batch that does not fit in memory": (
         "error",
         "tests/test_batch_memory.py::test_host_memory_that_runs_out_is_told_with_the_batch_that_fits",
     ),
-    "a batch that the memory does not hold, --microbatch-size auto": (
+    "a batch that does not fit in memory, --microbatch-size auto": (
         "warning",
         "tests/test_batch_memory.py::test_parts_train_where_the_whole_does_not_fit",
     ),
-    "no shared memory, or all of it taken": ("accepted", f"{HERE}::test_no_shared_memory_is_needed"),
-    "an image vanishes during the run, --image-store none": ("error", f"{HERE}::test_files_may_vanish"),
-    "images vanish during the run, any other image store": ("accepted", f"{HERE}::test_files_may_vanish"),
-    "a pipe in place of an image": ("error", "tests/test_hung_reads.py::test_a_pipe_in_place_of_an_image_is_told_of"),
+    "no shared memory, or none free": ("accepted", f"{HERE}::test_no_shared_memory_is_needed"),
+    "an image is deleted during the run, --image-store none": ("error", f"{HERE}::test_files_may_vanish"),
+    "images are deleted during the run, any other image store": ("accepted", f"{HERE}::test_files_may_vanish"),
+    "a pipe instead of an image": ("error", "tests/test_hung_reads.py::test_a_pipe_in_place_of_an_image_is_told_of"),
     "a read of an image that hangs": (
         "error",
         "tests/test_hung_reads.py::test_a_read_that_hangs_is_named_and_the_process_ends",
@@ -483,7 +481,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_placement.py::test_a_place_without_room_is_refused_with_the_sizes",
     ),
-    "a model of zip bombs, absurd shapes, NaN or endless layers": (
+    "a model with zip bombs, impossible shapes, NaN or endless layers": (
         "error",
         "tests/test_hostile_models.py::test_harm_is_named_and_takes_no_room",
     ),
@@ -491,11 +489,11 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_hostile_models.py::test_code_that_is_trusted_still_stays_in_its_folder",
     ),
-    "an archive that names files outside": (
+    "an archive with names outside its folder": (
         "accepted",
         "tests/test_convert_to_image_directory.py::test_nothing_in_an_archive_escapes_the_output",
     ),
-    "an archive that is cut or damaged": (
+    "a truncated or damaged archive": (
         "error",
         "tests/test_convert_to_image_directory.py::test_an_archive_that_is_cut_anywhere_is_an_error",
     ),
