@@ -1,1 +1,1 @@
-"""How fast the module is, against what: `make bench` measures and writes RESULTS.md."""
+"""Benchmarks of this package and of comparable programs; `make bench` runs them and writes RESULTS.md."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures and writes RESULTS.md."""
+"""Run benchmarks and write the results to RESULTS.md."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SECTIONS = {
 
 
 def main() -> None:
-    """Measure the sections asked for, all of them when none is named."""
+    """Run the benchmarks of the named sections, or of all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("sections", nargs="*", metavar="|".join(SECTIONS), help="Default: all of them.")
+    parser.add_argument("sections", nargs="*", metavar="|".join(SECTIONS), help="The sections to run; all by default.")
     sections = parser.parse_args().sections or list(SECTIONS)
     unknown = sorted(set(sections) - set(SECTIONS))
     if unknown:

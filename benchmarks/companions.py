@@ -1,4 +1,4 @@
-"""The modules around the training: how they grow, how near they come to the limit, and the retired ones beside them."""
+"""The modules around training: scaling with the number of images, and comparisons with limits and retired modules."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _decode(files: Sequence[Path]) -> None:
 
 
 def _forward(count: int, size: int) -> None:
-    """What scoring cannot do without: the network's answers for as many images, on one batch that lies ready."""
+    """Run the forward passes that scoring needs, on a batch that stays on the device."""
     device = choose_device()
     network = torchvision.models.get_model(_NETWORK, num_classes=10).eval().to(device)
     memory_format = preferred_memory_format(network, (size, size), device)
@@ -76,7 +76,7 @@ def _forward(count: int, size: int) -> None:
 
 
 def _write_model(path: Path) -> None:
-    """A ModelDirectory: one epoch on the smallest of datasets."""
+    """Write a trained model, after one epoch on a tiny dataset."""
     images = make_photos(path / "few", 32, 32, size=_SIZE)
     untrained = path / "untrained_model"
     _ours("initialize-model", path, "--model-name", _NETWORK, "--untrained-model-path", untrained)
@@ -123,7 +123,7 @@ def _grow(work_path: Path) -> list[list[str]]:
         for name, usage, limit, what in (
             ("convert", convert, copying + decoding, "copy and decode"),
             ("split", split, copying, "copy"),
-            ("score", score, forward, "the network's answers"),
+            ("score", score, forward, "forward passes"),
         ):
             rows.append(
                 [
@@ -140,8 +140,8 @@ def _grow(work_path: Path) -> list[list[str]]:
     return rows
 
 
-def _beside_retired(work_path: Path) -> list[list[str]]:
-    """Seconds of the same command lines, ours and theirs, in alternating order."""
+def _compare_with_retired(work_path: Path) -> list[list[str]]:
+    """Compare the times of equal command lines, of this package and of the retired modules, in alternating order."""
     photos = make_photos(work_path / "photos", _NUM_PHOTOS, 10, size=_PHOTO_SIZE)
     how = work_path / "transformation"
     flags = ("--random-resized-crop", True, "--random-horizontal-flip", True)
@@ -197,17 +197,17 @@ def _beside_retired(work_path: Path) -> list[list[str]]:
 
 
 def measure(work_path: Path) -> None:
-    """Measure and write the section."""
+    """Run the benchmark and write its section."""
     _write_model(work_path)
-    head = ["module", "images", "seconds", "limit in seconds", "share of the limit", "RssAnon (peak, MiB)"]
+    head = ["module", "images", "seconds", "limit in seconds", "limit / seconds", "RssAnon (peak, MiB)"]
     text = (
-        f"JPEGs of {_SIZE}x{_SIZE}; seconds of the whole process, imports included. The limit is what cannot be done "
-        f"without, measured in the same run.\n\n{table(head, _grow(work_path))}"
+        f"JPEGs of {_SIZE}x{_SIZE}. Seconds of the whole process, including imports. The limit is the time of the work "
+        f"that cannot be avoided, measured in the same run.\n\n{table(head, _grow(work_path))}"
     )
     if kind() == "cpu":
         head = ["module", "images", "ours", "retired", "retired / ours"]
         text += (
-            f"\n\nJPEGs of {_PHOTO_SIZE}x{_PHOTO_SIZE}, seconds of the whole process, medians of {_NUM_ROUNDS} in "
-            f"alternating order, {_NETWORK} for scoring.\n\n{table(head, _beside_retired(work_path))}"
+            f"\n\nJPEGs of {_PHOTO_SIZE}x{_PHOTO_SIZE}. Seconds of the whole process, medians of {_NUM_ROUNDS} runs in "
+            f"alternating order. Scoring uses {_NETWORK}.\n\n{table(head, _compare_with_retired(work_path))}"
         )
     write_section("companions", text)

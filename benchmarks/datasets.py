@@ -1,4 +1,4 @@
-"""The images that benchmarks train on, made here: nothing is downloaded."""
+"""Generates the images that benchmarks train on; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PARTS = ("train", "valid")
 
 
 def make_photos(path: Path, num_train: int, num_valid: int, size: int = 224) -> Path:
-    """JPEGs like photos: smooth shapes, fine noise; each class has a colour and a scale of its own.
+    """Write JPEGs that resemble photos, with smooth shapes and fine noise; each class has its own color and scale.
 
     Args:
-        path: gets `train` and `valid` (one folder a class), and `train_data` and `valid_data` (ImageDirectory).
-        num_train: images under `train`.
-        num_valid: images under `valid`.
-        size: of the square images in pixels.
+        path: gets `train` and `valid` (one folder per class), and `train_data` and `valid_data` (ImageDirectory).
+        num_train: number of images in `train`.
+        num_valid: number of images in `valid`.
+        size: width and height of the images in pixels.
     """
     random = np.random.default_rng(0)
     for part, count in zip(PARTS, (num_train, num_valid)):
@@ -33,7 +33,7 @@ def make_photos(path: Path, num_train: int, num_valid: int, size: int = 224) -> 
 
 
 def make_digits(path: Path) -> Path:
-    """scikit-learn's handwritten digits at 64x64, laid out likewise: 1,437 for training, 360 for validation."""
+    """Write scikit-learn's handwritten digits at 64x64 in the same layout: 1,437 for training, 360 for validation."""
     write_image_folders(path)
     return _dump(path)
 
@@ -45,8 +45,8 @@ def _dump(path: Path) -> Path:
 
 
 def _photo(random: np.random.Generator, label: int, size: int) -> Image.Image:
-    colour = np.random.default_rng(label).integers(60, 196, 3)
+    color = np.random.default_rng(label).integers(60, 196, 3)
     cells = 3 + label
-    coarse = np.clip(colour + random.normal(0, 60, (cells, cells, 3)), 0, 255).astype(np.uint8)
+    coarse = np.clip(color + random.normal(0, 60, (cells, cells, 3)), 0, 255).astype(np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC), dtype=np.int16)
     return Image.fromarray(np.clip(smooth + random.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8))

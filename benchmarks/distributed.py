@@ -1,4 +1,4 @@
-"""Several processes against one, and what checkpoints cost: the real command, by its own timings."""
+"""Compares several processes with one, and measures the cost of checkpoints, by the timings of the real command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NETWORKS = ("resnet18",)
 
 
 def _train(images: Path, work_path: Path, network: str, num_processes: int, *flags: object) -> tuple[list[float], str]:
-    """Images a second in each epoch but the first, and the log."""
+    """Train; return the images per second of each epoch except the first, and the log."""
     outputs = work_path / "outputs"
     for path in (outputs, work_path / "trained"):
         shutil.rmtree(path, ignore_errors=True)
@@ -39,7 +39,7 @@ def _train(images: Path, work_path: Path, network: str, num_processes: int, *fla
 
 
 def measure(work_path: Path) -> None:
-    """Measure and write the section."""
+    """Run the benchmark and write its section."""
     images = make_digits(work_path / "digits")
     num_processes = max(2, torch.cuda.device_count())
     contenders = {"one process": 1, f"{num_processes} processes": num_processes}
@@ -55,14 +55,14 @@ def measure(work_path: Path) -> None:
         one = speeds["one process"]
         rows += [[network, name, f"{median(found):.0f}", ratio(found, one)] for name, found in speeds.items()]
     text = (
-        f"Images a second after the first epoch, at 64x64 and batch 16 a process, {_NUM_ROUNDS} runs in alternating "
-        f"order. {'' if kind() == 'gpu' else 'Both use all cores: two processes have one each, and use gloo.'}"
+        f"Images per second after the first epoch, at 64x64 and batch size 16 per process, {_NUM_ROUNDS} runs in "
+        f"alternating order.{'' if kind() == 'gpu' else ' All runs use all cores. Two processes use gloo.'}"
     )
     _, log = _train(images, work_path, "resnet18", 1, "--epochs", _EPOCHS_WITH_CHECKPOINTS)
     waited = re.search(r"Training waited .*", log)
-    shown = waited[0] if waited else "No checkpoint was due."
+    shown = waited[0] if waited else "The run was too short for a checkpoint."
     num_written = log.count("Checkpoint of epoch")
-    head = ["network", "who", "images a second", "of one process"]
-    what = f"Checkpoints, {_EPOCHS_WITH_CHECKPOINTS} epochs of resnet18 at the defaults"
-    checkpoints = f"{what}: {num_written} were written. {shown}"
+    head = ["network", "processes", "images per second", "relative to one process"]
+    run = f"{_EPOCHS_WITH_CHECKPOINTS} epochs of resnet18 with default options"
+    checkpoints = f"Checkpoints in {run}: {num_written}. {shown}"
     write_section("distributed", f"{text}\n\n{table(head, rows)}\n\n{checkpoints}")

@@ -1,4 +1,4 @@
-"""What more images cost: seconds and memory at 1, 4 and 16 times as many, and a list of a million."""
+"""Scaling of time and memory with the number of images, and the memory of a list of a million images."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _train(images: Path, store: str, work_path: Path) -> list[str]:
 
 
 def hold_rows(path: Path) -> None:
-    """Read a dataset as a training does, and print what it holds."""
-    load_image_directory(path.parent / "few_data")  # so that the imports are not counted
+    """Read a dataset as training does, and print its memory."""
+    load_image_directory(path.parent / "few_data")  # the imports do not count
     before = own_anonymous_bytes()
     started = time.perf_counter()
     images = read_labelled_images(path, "Training dataset")
@@ -61,13 +61,13 @@ def _many_rows(work_path: Path) -> str:
     code = f"from pathlib import Path; from benchmarks.growth import hold_rows; hold_rows(Path({str(path)!r}))"
     held = json.loads(run_watched([sys.executable, "-c", code]).output.strip().splitlines()[-1])
     return (
-        f"A list of {held['rows']:,} rows is read in {held['seconds']:.1f} s and holds "
-        f"{held['held'] / 2**20:.0f} MiB of anonymous memory from then on."
+        f"Reading a list of {held['rows']:,} rows takes {held['seconds']:.1f} s. The list uses "
+        f"{held['held'] / 2**20:.0f} MiB of anonymous memory afterwards."
     )
 
 
 def measure(work_path: Path) -> None:
-    """Train on more and more images and write the section."""
+    """Run the benchmark and write its section."""
     arguments = [
         "initialize-model",
         "--model-name",
@@ -84,9 +84,9 @@ def measure(work_path: Path) -> None:
         for store in stores:
             rows.append([f"{factor}x ({_BASE * factor:,})", store, *_train(images, store, work_path)])
             print(rows[-1], flush=True)
-    head = ["images", "store", "seconds of the job", "seconds of the epoch", "RssAnon (peak, MiB)"]
+    head = ["images", "store", "seconds (job)", "seconds (epoch)", "RssAnon (peak, MiB)"]
     text = (
-        f"One epoch of resnet18 at batch 16 on JPEGs of {_SIZE}x{_SIZE}, 100 for validation.\n\n{table(head, rows)}\n\n"
-        f"{_many_rows(work_path)}"
+        f"One epoch of resnet18 with batch size 16 on JPEGs of {_SIZE}x{_SIZE}, and 100 validation images.\n\n"
+        f"{table(head, rows)}\n\n{_many_rows(work_path)}"
     )
     write_section("growth", text)

@@ -1,4 +1,4 @@
-"""Whole jobs of five epochs, process start to end: ours, a textbook loop, the retired Train module."""
+"""Whole jobs of five epochs, from process start to end: this package, a textbook loop, the retired Train module."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained."""
+    """A network, its images and the programs that train it."""
 
     network: str
     images: Path
@@ -46,14 +46,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one run."""
+    """The result of one run."""
 
     usage: Usage
     accuracy: float
 
 
 def _run(job: Job, contender: str, seed: int, path: Path) -> Result:
-    """Run a contender; `path` holds the untrained models and takes the trained one."""
+    """Run a contender; `path` has the untrained models and gets the trained one."""
     common = ["--epochs", _EPOCHS, "--batch-size", _BATCH_SIZE, "--learning-rate", _LEARNING_RATE]
     common += ["--random-seed", seed]
     if contender in ("textbook", "recipe"):
@@ -86,7 +86,7 @@ def _run(job: Job, contender: str, seed: int, path: Path) -> Result:
 
 
 def _accuracy(model: Path, data: Path) -> float:
-    """Top-1 accuracy of a written model, in float32: the same reading for the retired module's and for ours."""
+    """Return the top-1 accuracy of a written model in float32, computed by the same code for all programs."""
     trained = read_untrained_model(model, trust_code=False)
     network = trained.description.build().eval()
     network.load_state_dict(trained.state)
@@ -100,7 +100,7 @@ def _accuracy(model: Path, data: Path) -> float:
 
 
 def _make_models(job: Job, path: Path) -> None:
-    """Untrained models of the same network: from our initialiser and, where it is to run, from the retired one."""
+    """Write untrained models of the same network with our module and, if it is a contender, the retired one."""
     arguments = ["initialize-model", "--model-name", job.network, "--untrained-model-path", str(path / "ours")]
     if main([*arguments, "--outputs-path", str(path / "outputs")]):
         raise RuntimeError("the untrained model could not be written")
@@ -129,7 +129,7 @@ def _jobs(work_path: Path) -> list[Job]:
 
 
 def measure(work_path: Path) -> None:
-    """Run all jobs and write the section, anew after each job: what is measured stays if a later one fails."""
+    """Run all jobs; write the section after each of them, so that results are kept if a later job fails."""
     rows: list[list[str]] = []
     for job in _jobs(work_path):
         path = work_path / "models" / str(job).replace(" ", "_")
@@ -161,10 +161,10 @@ def measure(work_path: Path) -> None:
 
 
 def _text(rows: list[list[str]]) -> str:
-    head = ["job", "who", "seconds (median)", "range", "seconds / ours", "host MiB", "GPU MiB", "accuracy"]
+    head = ["job", "program", "seconds (median)", "range", "seconds / ours", "host MiB", "GPU MiB", "accuracy"]
     return (
-        f"{_EPOCHS} epochs at batch {_BATCH_SIZE}, from the start of the process to the written model; "
-        f"{_NUM_ROUNDS} runs each, in alternating order. MiB are peaks. Validation accuracy: seeds 1, 2 and 3, of "
-        "the written model in float32, and of the best epoch for the textbook loop, which writes none.\n\n"
+        f"{_EPOCHS} epochs with batch size {_BATCH_SIZE}, from the start of the process to the written model; "
+        f"{_NUM_ROUNDS} runs each, in alternating order. MiB are peaks. Validation accuracy is that of seeds 1, 2 and 3: "
+        "of the written model in float32, or of the best epoch of the textbook loop, which writes no model.\n\n"
         f"{table(head, rows)}"
     )

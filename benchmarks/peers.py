@@ -1,6 +1,6 @@
-"""What the module is held against: a textbook PyTorch loop, and torchvision's reference recipe.
+"""Programs to compare with: a textbook PyTorch loop, and torchvision's reference recipe.
 
-Both read one folder a class through a DataLoader with workers, and decode every image in every epoch. As a program:
+Both read one folder per class through a DataLoader with workers, and decode every image in every epoch.
 `python -m benchmarks.peers textbook --path DIR --network resnet18 …` trains and prints the best validation accuracy.
 """
 
@@ -24,11 +24,11 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 @dataclass(frozen=True)
 class Style:
-    """How a loop is written."""
+    """A way to write the loop."""
 
     name: str
     is_mixed: bool
-    """Automatic mixed precision and channels_last, as torchvision's reference script offers; else float32."""
+    """Use automatic mixed precision and channels_last, as torchvision's reference script offers; else float32."""
 
 
 TEXTBOOK = Style("textbook", is_mixed=False)
@@ -36,7 +36,7 @@ RECIPE = Style("recipe", is_mixed=True)
 
 
 class DataLoaderTraining:
-    """A loop over a DataLoader, as tutorials write it."""
+    """A training loop over a DataLoader, as in tutorials."""
 
     def __init__(self, style: Style, network: str, path: Path, batch_size: int, learning_rate: float) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,11 +66,11 @@ class DataLoaderTraining:
         )
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """For the next epoch."""
+        """Set the learning rate of the next epoch."""
         self._optimizer.param_groups[0]["lr"] = learning_rate
 
     def epoch(self) -> int:
-        """Train one epoch; give the number of steps."""
+        """Train one epoch; return the number of steps."""
         self._network.train()
         criterion = nn.CrossEntropyLoss()
         running_loss = 0.0
@@ -87,7 +87,7 @@ class DataLoaderTraining:
 
     @torch.no_grad()
     def accuracy(self) -> float:
-        """Top-1 accuracy on the validation images, in float32."""
+        """Return the top-1 accuracy on the validation images, in float32."""
         self._network.eval()
         correct = count = 0
         for images, labels in self._valid:
@@ -104,7 +104,7 @@ class DataLoaderTraining:
 
 
 def main() -> None:
-    """Train as the arguments say; print the best accuracy as JSON."""
+    """Train, and print the best accuracy as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("style", choices=[TEXTBOOK.name, RECIPE.name])
     parser.add_argument("--path", type=Path, required=True)
@@ -121,7 +121,7 @@ def main() -> None:
     )
     accuracies = []
     for epoch in range(arguments.epochs):
-        # The module's schedule, so that the accuracies compare.
+        # This package's schedule, so that accuracies are comparable.
         training.set_learning_rate(arguments.learning_rate * (1 - epoch / arguments.epochs) ** 2)
         training.epoch()
         accuracies.append(training.accuracy())

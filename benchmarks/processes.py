@@ -1,4 +1,4 @@
-"""Runs a command and watches what it takes."""
+"""Runs a command and measures its time and memory."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Reading a process's page tables stops it for some milliseconds: seldom enough not to slow what is measured.
+# Reading a process's page tables stops it for some milliseconds, so they are not read more often.
 _INTERVAL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command took."""
+    """Time and memory of a command."""
 
     seconds: float
     output: str
     host_bytes: int
-    """Peak of its memory and that of its children, shared pages counted once (the kernel's Pss)."""
+    """Peak memory of the process and its children; shared pages count once (the kernel's Pss)."""
     anonymous_bytes: int
-    """Peak of its own anonymous memory (the kernel's RssAnon)."""
+    """Peak anonymous memory of the process (the kernel's RssAnon)."""
     device_bytes: int
-    """Peak of the GPU's memory in use, 0 without one."""
+    """Peak of the GPU's used memory; 0 without a GPU."""
 
 
 def run_watched(command: Sequence[object], interval_seconds: float = _INTERVAL_SECONDS) -> Usage:
-    """Run a command to its end.
+    """Run a command until it ends.
 
     Args:
-        command: and its arguments.
-        interval_seconds: between two looks at its memory.
+        command: the program and its arguments.
+        interval_seconds: between two readings of its memory.
 
     Raises:
-        RuntimeError: with the end of its output when it fails.
+        RuntimeError: when the command fails; it contains the end of the output.
     """
     host = anonymous = device = 0
     with tempfile.TemporaryFile() as output:
@@ -63,7 +63,7 @@ def run_watched(command: Sequence[object], interval_seconds: float = _INTERVAL_S
 
 
 def own_anonymous_bytes() -> int:
-    """Anonymous memory of this process."""
+    """Return the anonymous memory of this process."""
     return _kibibytes(os.getpid(), "status", "RssAnon:") * 1024
 
 
@@ -73,7 +73,7 @@ def _tree(pid: int) -> list[int]:
         for children in Path(f"/proc/{parent}/task").glob("*/children"):
             try:
                 found += [int(child) for child in children.read_text().split()]
-            except OSError:  # it has just ended
+            except OSError:  # the process has just ended
                 continue
     return found
 
@@ -81,7 +81,7 @@ def _tree(pid: int) -> list[int]:
 def _kibibytes(pid: int, file: str, key: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
-    except OSError:  # as above
+    except OSError:  # see above
         return 0
     return sum(int(line.split()[1]) for line in lines if line.startswith(key))
 

@@ -1,4 +1,4 @@
-"""Writes tables into RESULTS.md, each between marks of its own; what stands around them is left alone."""
+"""Writes the tables of RESULTS.md between markers; the text around them does not change."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 
 
 def kind() -> str:
-    """What the machine trains on: "gpu" or "cpu"; each has tables of its own."""
+    """Return "gpu" or "cpu", the device that the tables of this machine are for."""
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
 def write_section(name: str, text: str) -> None:
-    """Put a section's text between its marks in RESULTS.md."""
+    """Replace the text between the markers of a section."""
     section = f"{name} {kind()}"
     begin, end = f"<!-- {section} -->", f"<!-- end of {section} -->"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     found = RESULTS.read_text(encoding="utf-8")
     if not pattern.search(found):
-        raise RuntimeError(f"{RESULTS} has no marks {begin} … {end}")
+        raise RuntimeError(f"{RESULTS} has no markers {begin} … {end}")
     block = f"{begin}\n{_machine(name)}\n\n{text}\n{end}"
     RESULTS.write_text(pattern.sub(lambda _: block, found), encoding="utf-8")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> str:
-    """The ratio of two medians."""
+    """Return the ratio of two medians."""
     return f"{median(numerator) / median(denominator):.2f}"
 
 

@@ -1,4 +1,4 @@
-"""From the start of the process to the first training step, beyond what must be imported and decoded."""
+"""Time from process start to the first training step, without imports and decoding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUM_ROUNDS = 5
 
 
 def _until_training(network: str, images: Path, work_path: Path) -> float:
-    """Seconds from process start to the line before the first step, less the seconds of decoding."""
+    """Return the seconds from process start to the log line before the first step, without decoding."""
     trained = work_path / "startup_trained"
     shutil.rmtree(trained, ignore_errors=True)
     command = [
@@ -39,7 +39,7 @@ def _until_training(network: str, images: Path, work_path: Path) -> float:
                 seconds = time.perf_counter() - started
                 process.kill()
                 return seconds - decoding
-    raise RuntimeError("the training did not begin")
+    raise RuntimeError("training did not start")
 
 
 def _import_seconds() -> float:
@@ -49,7 +49,7 @@ def _import_seconds() -> float:
 
 
 def measure(work_path: Path) -> None:
-    """Measure and write the section."""
+    """Run the benchmark and write its section."""
     images = make_photos(work_path / "startup", 64, 16)
     seconds: dict[str, list[float]] = defaultdict(list)
     for network in _NETWORKS:
@@ -65,5 +65,5 @@ def measure(work_path: Path) -> None:
         [network, f"{median(seconds[network]):.2f}", f"{imports:.2f}", f"{median(seconds[network]) - imports:.2f}"]
         for network in _NETWORKS
     ]
-    head = ["network", "start to first step, less decoding", "import torch, torchvision", "the module's own"]
-    write_section("startup", f"Seconds, medians of {_NUM_ROUNDS} runs in turn.\n\n{table(head, rows)}")
+    head = ["network", "start to first step, without decoding", "import torch, torchvision", "difference"]
+    write_section("startup", f"Seconds, medians of {_NUM_ROUNDS} runs in alternating order.\n\n{table(head, rows)}")

@@ -1,4 +1,4 @@
-"""Steps per second after the first epoch: ours, a textbook loop, torchvision's recipe, and the limit."""
+"""Steps per second after the first epoch: this package, a textbook loop, torchvision's recipe, and the limit."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _LEARNING_RATE = 0.01
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained."""
+    """A network with its images and batch size."""
 
     network: str
     size: int
     batch_size: int
     num_steps: int
-    """In an epoch."""
+    """Number of steps in an epoch."""
 
     def __str__(self) -> str:
         return f"{self.network} {self.size}x{self.size}, batch {self.batch_size}"
 
 
 def _make_ours(case: Case, path: Path) -> tuple[Callable[[], int], Callable[[], int]]:
-    """An epoch of the module's own loop, and one of the same step on one resident batch: the limit."""
+    """Return an epoch of this package's loop, and one of its step on a batch that stays on the device: the limit."""
     device = choose_device()
     world = World(device=device)
     images = read_labelled_images(path / "train_data", "Training dataset")
@@ -100,7 +100,7 @@ def _measure(case: Case, path: Path) -> dict[str, list[float]]:
             num_steps = epochs[name]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            if number:  # the first epoch warms up
+            if number:  # the first epoch is a warm-up
                 speeds[name].append(num_steps / (time.perf_counter() - started))
     return speeds
 
@@ -117,7 +117,7 @@ def _cases() -> list[tuple[Case, str]]:
 
 
 def measure(work_path: Path) -> None:
-    """Measure all networks and write the section."""
+    """Run the benchmark and write its section."""
     num_photos = max(case.batch_size * case.num_steps for case, images in _cases() if images == "photos")
     paths = {"photos": make_photos(work_path / "steps", num_photos, 16), "digits": make_digits(work_path / "digits")}
     rows = []

@@ -35,7 +35,7 @@ def masked(text: str) -> str:
 
 
 def _secrets() -> list[str]:
-    """Return the environment's secrets in all their encodings, longest first, because one may be a prefix of another."""
+    """Return the secrets in all their encodings, the longest first, because one may be a prefix of another."""
     values = {value for name, value in os.environ.items() if len(value) >= _FEWEST_LETTERS and _NAMES.search(name)}
     forms = {form for value in values for form in (value, json.dumps(value)[1:-1], repr(value)[1:-1], quote(value, ""))}
     return sorted(forms, key=len, reverse=True)
