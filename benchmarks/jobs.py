@@ -164,7 +164,7 @@ def _text(rows: list[list[str]]) -> str:
     head = ["job", "program", "seconds (median)", "range", "seconds / ours", "host MiB", "GPU MiB", "accuracy"]
     return (
         f"{_EPOCHS} epochs with batch size {_BATCH_SIZE}, from the start of the process to the written model; "
-        f"{_NUM_ROUNDS} runs each, in alternating order. MiB are peaks. Validation accuracy is that of seeds 1, 2 and 3: "
-        "of the written model in float32, or of the best epoch of the textbook loop, which writes no model.\n\n"
+        f"{_NUM_ROUNDS} runs each, in alternating order. MiB are peaks. Validation accuracy is that of seeds 1, 2 and "
+        "3: of the written model in float32, or of the best epoch of the textbook loop, which writes no model.\n\n"
         f"{table(head, rows)}"
     )
