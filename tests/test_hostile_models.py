@@ -115,17 +115,17 @@ def lead_out(name: str) -> Callable[[Path], None]:
 
 HARM: dict[str, tuple[Callable[[Path], None], str]] = {
     "a zip bomb": (compress, "compressed archive, which PyTorch never writes"),
-    "an absurd shape": (saved(set_first(lambda value: torch.zeros(1).expand(10**9, 10**6))), "too few numbers"),
+    "an absurd shape": (saved(set_first(lambda value: torch.zeros(1).expand(10**9, 10**6))), "too little data"),
     "one storage a thousand times": (
         saved(lambda state: shared()),
-        "unfolds to",
+        "expands from",
     ),
     "NaN": (saved(set_first(with_nan)), "not finite"),
     "infinity": (saved(set_first(lambda value: value + float("inf"))), "not finite"),
-    "a sparse tensor": (saved(set_first(lambda value: torch.eye(3).to_sparse())), "no dense tensor"),
-    "numbers for names": (saved(lambda state: dict(enumerate(state.values()))), "something else than text"),
+    "a sparse tensor": (saved(set_first(lambda value: torch.eye(3).to_sparse())), "not a dense tensor"),
+    "numbers for names": (saved(lambda state: dict(enumerate(state.values()))), "names of tensors that are not text"),
     "layers without end": (init_params(block_config=[10**6] * 4, growth_rate=0), "cannot be built"),
-    "a number of a terabyte": (init_params(num_init_features=10**12), "no network has so many"),
+    "a number of a terabyte": (init_params(num_init_features=10**12), "numbers up to 1000000 are accepted"),
     "a layer of many gigabytes": (init_params(num_init_features=10**6, growth_rate=10**6), "of memory"),
     "positions without end": (builder("vit_b_16", image_size=48_000), "of memory"),
     "channels by a factor": (builder("mobilenet_v2", width_mult=1e6), "of memory"),
@@ -387,26 +387,29 @@ def file_size(size: int) -> Callable[[zipfile.ZipInfo], None]:
 
 
 UNBELIEVED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "claims": (described(replaced(THOUSAND, MORE)), "too few numbers for a tensor of 240000 bytes"),
-    "claims of the older form": (claim_more_in_the_older_form, "claims tensors of 240000 bytes, and has "),
-    "something before it": (put_before, "its end is not where it says"),
+    "claims": (described(replaced(THOUSAND, MORE)), "too little data for a tensor of 240000 bytes"),
+    "claims of the older form": (claim_more_in_the_older_form, "claims tensors of 240000 bytes but has "),
+    "something before it": (put_before, "its end record is in the wrong place"),
     "something before it that is not listed": (
         listed(lambda entries: entries.pop(0)),
-        "something before its first part",
+        "data before its first part",
     ),
-    "two lists": (list_twice, "its list of parts is not where it says"),
-    "no list": (end_alone(0), "something before its first part"),
-    "a list elsewhere": (end_alone(1), "its list of parts is not where it says"),
+    "two lists": (list_twice, "its directory is in the wrong place"),
+    "no list": (end_alone(0), "data before its first part"),
+    "a list elsewhere": (end_alone(1), "its directory is in the wrong place"),
     "a damaged list": (damage_the_list, "is a damaged archive: BadZipFile: "),
-    "parts without end": (listed(lambda entries: file_size(2**40)(entries[0])), "whose parts are larger than itself"),
-    "parts of two sizes": (listed(lambda entries: file_size(1)(entries[0])), "its parts are of two sizes"),
+    "parts without end": (
+        listed(lambda entries: file_size(2**40)(entries[0])),
+        "whose parts are larger than the archive",
+    ),
+    "parts of two sizes": (listed(lambda entries: file_size(1)(entries[0])), "a part has two different sizes"),
     "parts of one name": (
         listed(lambda entries: setattr(entries[1], "filename", entries[0].filename.upper())),
-        "an archive with parts of one name",
+        "an archive with several parts of the same name",
     ),
     "a description without end": (
         described(lambda data: data + bytes(2**26)),
-        "describes its tensors in more bytes than any network takes",
+        "a description of its tensors that is too large",
     ),
     "a storage that is none": (
         described(replaced(b"X\x07\0\0\0storage", b"X\x07\0\0\0garbage")),
@@ -419,22 +422,22 @@ UNBELIEVED: dict[str, tuple[Callable[[Path], object], str]] = {
         described(lambda data: b"\x80\x05\x96" + (2**45).to_bytes(8, "little") + b"."),
         r"loaded safely \(KeyError\)",
     ),
-    "nested": (nest, "no dense tensor"),
+    "nested": (nest, "not a dense tensor"),
     "numbers of half a byte": (
         lambda path: torch.save({"weight": torch.empty(4, dtype=torch.float4_e2m1fn_x2)}, path),
-        "holds a tensor that cannot be looked at: ",
+        "contains a tensor that cannot be checked: ",
     ),
     "cut off": (
         lambda path: path.write_bytes(path.read_bytes()[:-30]),
-        "damaged archive, or there is something behind it",
+        "damaged archive, or is followed by other data",
     ),
-    "a few bytes": (lambda path: path.write_bytes(path.read_bytes()[:10]), "is cut off"),
-    "expanded": (lambda path: torch.save({"weight": torch.ones(1).expand(2**15, 2**15)}, path), "too few numbers"),
+    "a few bytes": (lambda path: path.write_bytes(path.read_bytes()[:10]), "is truncated"),
+    "expanded": (lambda path: torch.save({"weight": torch.ones(1).expand(2**15, 2**15)}, path), "too little data"),
     "absent": (lambda path: path.unlink(), "cannot be read: "),
-    "tuples within tuples": (described(lambda data: entry_of(tuples(30))), "names its tensors by something else"),
-    "tuples without end": (described(lambda data: entry_of(tuples(10**5))), "names its tensors by something else"),
-    "wide tuples": (described(lambda data: entry_of(tuples(8, 100))), "names its tensors by something else"),
-    "numbers of one hash": (described(lambda data: numbers_of_one_hash()), "names its tensors by something else"),
+    "tuples within tuples": (described(lambda data: entry_of(tuples(30))), "names of tensors that are not text"),
+    "tuples without end": (described(lambda data: entry_of(tuples(10**5))), "names of tensors that are not text"),
+    "wide tuples": (described(lambda data: entry_of(tuples(8, 100))), "names of tensors that are not text"),
+    "numbers of one hash": (described(lambda data: numbers_of_one_hash()), "names of tensors that are not text"),
     "entries of a call": (
         described(lambda data: b"\x80\x02ccollections\nOrderedDict\n(](" + tuples(30) + b"N\x86etR."),
         r"loaded safely \(TypeError\)",
@@ -453,9 +456,9 @@ UNBELIEVED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "tuples of the older form": (
         lambda path: path.write_bytes(entry_of(tuples(30))),
-        "names its tensors by something else",
+        "names of tensors that are not text",
     ),
-    "no description": (described_nowhere, "describes no tensors"),
+    "no description": (described_nowhere, "has no description of its tensors"),
 }
 
 

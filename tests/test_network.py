@@ -7,16 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from train_pytorch_model.models.description import NetworkDescription, describe, torchvision_builders
 from train_pytorch_model.models.memory_format import preferred_memory_format
-from train_pytorch_model.models.network import (
-    NetworkDescription,
-    NetworkError,
-    check_image_size,
-    describe,
-    head_keys,
-    torchvision_builders,
-    with_head,
-)
+from train_pytorch_model.models.network import check_image_size, head_keys, with_head
+from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.training.precision import Precision, has_depthwise_convolutions
 from train_pytorch_model.training.step import TrainingStep, logits_and_loss
 
@@ -261,9 +255,9 @@ def of_their_own(name: str, module: str = __name__) -> NetworkDescription:
 @pytest.mark.parametrize(
     ("module", "name", "words"),
     [
-        (__name__, "Resizing", "asks for 4,096.0 GiB of memory"),
+        (__name__, "Resizing", "needs 4,096.0 GiB of memory"),
         (__name__, "Deep", "more than 20000 layers"),
-        ("builtins", "dict", "gives a dict, not a torch.nn.Module"),
+        ("builtins", "dict", "returns a dict, not a torch.nn.Module"),
     ],
 )
 def test_what_is_no_network_of_sense_is_named_as_it_is_built(module: str, name: str, words: str) -> None:
@@ -273,7 +267,7 @@ def test_what_is_no_network_of_sense_is_named_as_it_is_built(module: str, name: 
 
 @pytest.mark.parametrize(
     ("module", "words"),
-    [("nowhere", "ModuleNotFoundError"), ("broken_network", "ZeroDivisionError"), ("json", "has no 'Flat' to call")],
+    [("nowhere", "ModuleNotFoundError"), ("broken_network", "ZeroDivisionError"), ("json", "has no callable 'Flat'")],
 )
 def test_code_that_cannot_be_had_is_named(
     module: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -309,7 +303,7 @@ def test_what_cannot_be_said_without_the_numbers_is_left_to_the_training() -> No
 def test_without_timm_none_of_its_networks_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe("timm", "create_model", {"model_name": "resnet18"})
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(NetworkError, match="create_model is none of the networks"):
+    with pytest.raises(NetworkError, match="create_model is not a network of torchvision or timm"):
         describe("timm", "create_model", {"model_name": "resnet18"})
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.making import CLASSES, Inputs, initialize, run_module, write_class_folders, write_image_directory
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import load_model_spec
-from train_pytorch_model.models.network import describe
+from train_pytorch_model.models.description import describe
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

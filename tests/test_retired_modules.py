@@ -13,7 +13,7 @@ from tests import environments
 from tests.making import CLASSES, Inputs, run_retired_tool, write_class_folders
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.image_store import decode_all
-from train_pytorch_model.models.network import describe
+from train_pytorch_model.models.description import describe
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.ports.untrained_model import read_untrained_model
 

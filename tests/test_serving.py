@@ -33,7 +33,7 @@ from tests.test_tracking import free_port
 from tests.test_untrained_model import write_model_with_code
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import dump_trained_model
-from train_pytorch_model.models.network import NetworkDescription
+from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.serving import exports, served_model
 from train_pytorch_model.serving.files import write_serving_files
 from train_pytorch_model.serving.served_model import BadImageError, ServedModel

@@ -121,7 +121,7 @@ def test_the_best_epoch_is_written_not_the_last_and_was_validated_in_float32(pre
     # The written weights score what that epoch scored.
     shutil.copytree(inputs.trained, inputs.path / "best")
     inputs.untrained, inputs.trained = inputs.path / "best", inputs.path / "rescored"
-    from train_pytorch_model.models.network import describe
+    from train_pytorch_model.models.description import describe
     from train_pytorch_model.ports.labelled_images import read_labelled_images
 
     spec = load_model_spec(inputs.path / "best")["flavor_extras"]

@@ -14,7 +14,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from tests.making import paths_of, write_class_folders
-from train_pytorch_model.models.network import describe
+from train_pytorch_model.models.description import describe
 from train_pytorch_model.ports.classes import LABELS_READ_AS_MISSING
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.ports.trained_model import label_map, write_trained_model

@@ -18,8 +18,10 @@ from tests.making import error_code, error_text, initialize
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import dump_trained_model, dump_untrained_model
 from train_pytorch_model.errors import InvalidModelDirectoryError
+from train_pytorch_model.models.description import describe, torchvision_builders
 from train_pytorch_model.models.libraries import Torchvision
-from train_pytorch_model.models.network import NetworkError, describe, torchvision_builders, with_head
+from train_pytorch_model.models.network import with_head
+from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 
 RETIRED = "azureml.designer.modules.dl.pytorch.initialize_models.vision.classification"

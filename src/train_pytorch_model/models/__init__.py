@@ -1,1 +1,1 @@
-"""From a description and weights to a network with the right head."""
+"""Networks: descriptions, weights, and the head for the wanted number of classes."""

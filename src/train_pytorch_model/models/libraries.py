@@ -11,47 +11,47 @@ from urllib.parse import urlparse
 import torch
 import torchvision
 
-from train_pytorch_model.models.network import NetworkDescription, timm_models, torchvision_builders
+from train_pytorch_model.models.description import NetworkDescription, timm_models, torchvision_builders
 
-# What a builder would otherwise decide by whether it is given weights. The pixels that training gives are already
-# what GoogLeNet's and Inception v3's weights were made for ([-1, 1]), so nothing is to be transformed again.
+# Arguments whose defaults depend on whether a builder loads weights. Pixels in training are already in [-1, 1], for
+# which the weights of GoogLeNet and Inception v3 were made, so the networks must not transform them again.
 _WITH_AUXILIARY_HEADS = {"transform_input": False, "aux_logits": True, "init_weights": True}
 _FIXED_ARGUMENTS = {"googlenet": _WITH_AUXILIARY_HEADS, "inception_v3": _WITH_AUXILIARY_HEADS}
 
 
 class ModelRow(NamedTuple):
-    """What a list shows of a network."""
+    """A row in the list of networks."""
 
     name: str
     num_parameters: int | None
-    """None where only building it would tell."""
+    """None if the library does not publish it."""
     image_side: int
-    """In pixels, of what its weights were trained on."""
+    """Height and width, in pixels, of the images that its weights were trained on."""
     accuracy: float | None
-    """Top-1 of its best weights on ImageNet in percent, where the library tells it."""
+    """Top-1 accuracy of its best weights on ImageNet in percent; None if the library does not publish it."""
 
 
 class ModelLibrary(Protocol):
-    """Where a network comes from."""
+    """A library of networks and their published weights."""
 
     def describe(self, name: str, init_params: dict[str, Any]) -> NetworkDescription:
-        """How to build a network of 1000 outputs."""
+        """Return the description of a network with 1000 outputs."""
 
     def weight_files(self, name: str) -> list[str]:
-        """What files of its published weights are called, the best first."""
+        """Return the file names of its published weights, best first."""
 
     def address(self, name: str) -> str:
-        """Where its best weights lie."""
+        """Return the address of its best weights."""
 
     def fetch(self, name: str) -> dict[str, torch.Tensor]:
-        """Its best weights, from the library's cache or downloaded."""
+        """Return its best weights, from the library's cache or downloaded."""
 
     def rows(self) -> list[ModelRow]:
-        """All networks."""
+        """Return a row for each network."""
 
 
 class Torchvision:
-    """Classification builders of torchvision."""
+    """The classification builders of torchvision."""
 
     def describe(self, name: str, init_params: dict[str, Any]) -> NetworkDescription:
         """See `ModelLibrary`."""
@@ -68,8 +68,8 @@ class Torchvision:
 
     def fetch(self, name: str) -> dict[str, torch.Tensor]:
         """See `ModelLibrary`."""
-        is_seen = sys.stderr.isatty()
-        state: dict[str, torch.Tensor] = _best_weights(name).get_state_dict(progress=is_seen, check_hash=True)
+        is_terminal = sys.stderr.isatty()
+        state: dict[str, torch.Tensor] = _best_weights(name).get_state_dict(progress=is_terminal, check_hash=True)
         return state
 
     def rows(self) -> list[ModelRow]:
@@ -83,7 +83,7 @@ class Torchvision:
 
 
 def _best_weights(name: str) -> Any:
-    """The best weights of a builder; of a vision transformer, which is built for one size, the best for 224x224."""
+    """Return the best weights of a builder; for vision transformers, which have a fixed size, the best for 224x224."""
     weights = torchvision.models.get_model_weights(name)
     if not name.startswith("vit_"):
         return weights.DEFAULT
@@ -91,7 +91,7 @@ def _best_weights(name: str) -> Any:
 
 
 class Timm:
-    """Networks of timm."""
+    """The networks of timm."""
 
     def describe(self, name: str, init_params: dict[str, Any]) -> NetworkDescription:
         """See `ModelLibrary`."""
@@ -122,9 +122,9 @@ def _timm() -> Any:
 
 
 def library_of(name: str) -> tuple[ModelLibrary, str] | None:
-    """The library of a network and its name there; None when there is none of that name.
+    """Return the library of a network and its name there; None if no library has the name.
 
-    `timm/resnet18` is timm's; `resnet18`, which both have, is torchvision's.
+    `timm/resnet18` belongs to timm. `resnet18`, which both libraries have, belongs to torchvision.
     """
     plain = name[len("timm/") :] if name.startswith("timm/") else name
     if plain == name and name in torchvision_builders():
@@ -133,5 +133,5 @@ def library_of(name: str) -> tuple[ModelLibrary, str] | None:
 
 
 def model_libraries() -> list[ModelLibrary]:
-    """Those that are installed."""
+    """Return the installed libraries."""
     return [Torchvision(), *([Timm()] if importlib.util.find_spec("timm") else [])]

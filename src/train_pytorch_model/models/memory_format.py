@@ -1,4 +1,4 @@
-"""The order of pixels in memory that a network is fastest in."""
+"""The memory format in which a network is fastest."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ logger = logging.getLogger(__name__)
 def preferred_memory_format(
     network: nn.Module, size: tuple[int, int], device: torch.device | None = None
 ) -> torch.memory_format:
-    """The order in memory that the network is fastest in: channels last for convolutions, where it can take them.
+    """Return channels last for a network with convolutions if it accepts that format, else the contiguous format.
 
-    A network of a user's own may reshape what it computes in a way that only the usual order allows: one image tells.
+    A user's own network may reshape tensors in a way that only the contiguous format allows. One image shows this.
 
     Args:
-        network: left as it was but for the order of its weights in memory.
+        network: the network; its weights are converted to the returned format.
         size: (height, width) of the images in pixels.
-        device: where the network lies, the CPU when left out.
+        device: the device of the network; None for the CPU.
     """
     if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
         return torch.contiguous_format
@@ -29,8 +29,8 @@ def preferred_memory_format(
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(1, 3, *size, device=device).to(memory_format=torch.channels_last))
-    except Exception as error:  # whatever it was, the usual order is what the network was written for
-        logger.debug("The network does not take channels_last: %s", error)
+    except Exception as error:  # whatever it is, the network was written for the contiguous format
+        logger.debug("The network does not accept channels_last: %s", error)
         network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return torch.contiguous_format
     finally:

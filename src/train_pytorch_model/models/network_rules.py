@@ -1,4 +1,4 @@
-"""What a description of a network may ask for: classes of known libraries, numbers of sense, and room of sense."""
+"""Limits for descriptions of networks from strangers: known libraries, plausible numbers, bounded memory and time."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ from train_pytorch_model.text.wording import bytes_in_words, shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Where classes of networks stand. Others of these libraries fetch files or call what they are told to.
-_PACKAGES_OF_NETWORKS = ("torchvision.models", "timm.models", "train_pytorch_model")
-# Arguments that would fetch weights, read files or print progress; the directory's own weights are what counts.
+# The packages of network classes. Other code of these libraries downloads files or calls what its arguments name.
+_PACKAGES_OF_NETWORKS = ("torchvision.models", "timm.models")
+# Arguments that would download weights, read files or print progress. The weights of the directory are used instead.
 WEIGHT_ARGUMENTS = frozenset(
     [
         *("weights", "weights_backbone", "pretrained", "pretrained_backbone", "progress"),
         *("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
     ]
 )
-# The largest argument known, a number of outputs, is some ten thousand; layers are counted by such numbers.
+# The largest known argument, a number of outputs, is about ten thousand. Such numbers also say how many layers to make.
 MAX_NUMBER = 10**6
-# The largest of torchvision and timm have some thousand tensors of weights; arguments may ask for layers without end,
-# and so many are made in some seconds.
+# The largest networks of torchvision and timm have about a thousand weight tensors. Building a network of this limit
+# takes a few seconds; arguments could ask for any number of layers.
 _MAX_PARAMETERS = 10_000
 _MAX_LAYERS = 20_000
-# Without weights to hold it against. The largest tensor of any known network has less than half a gigabyte.
+# The limit if the size of the weights is unknown. The largest tensor of any known network is below half a gigabyte.
 _MAX_BYTES = 8 * 2**30
-# What a network makes beside its weights while it is built: masks, and indices of positions.
+# The memory for tensors other than weights that a builder creates, such as masks and position indices.
 _FREE_BYTES = 2**28
 
 
 class NetworkError(Exception):
-    """A description that no network can be built from; the text says why."""
+    """A network cannot be built from a description, or does not fit; the message says why."""
 
 
 def has_networks(module: str) -> bool:
-    """Whether a module, by its name alone, is one whose classes of networks may be called without trust."""
+    """Whether network classes of a module may be called without trust. Decided by the name; nothing is imported."""
     is_name = all(part.isidentifier() and not part.startswith("__") for part in module.split("."))
     return is_name and any(module == known or module.startswith(f"{known}.") for known in _PACKAGES_OF_NETWORKS)
 
 
 def check_numbers(value: Any, name: str = "") -> None:
-    """Refuse numbers among the arguments of a network that no network is made with.
+    """Check that the numbers among the arguments of a network are finite and not absurdly large.
 
     Raises:
-        NetworkError: naming the argument.
+        NetworkError: if one is not; the message names the argument.
     """
     if isinstance(value, dict):
         for key, item in value.items():
@@ -63,27 +63,27 @@ def check_numbers(value: Any, name: str = "") -> None:
         for item in value:
             check_numbers(item, name)
     elif isinstance(value, (int, float)) and (not math.isfinite(value) or abs(value) > MAX_NUMBER):
-        raise NetworkError(f"its argument {shown(name)} holds {shown(value)}, and no network has so many of anything")
+        raise NetworkError(f"its argument {shown(name)} is {shown(value)}; numbers up to {MAX_NUMBER} are accepted")
 
 
 def bytes_of(state: dict[str, torch.Tensor]) -> int:
-    """What weights take."""
+    """Return the size of weights in bytes."""
     return sum(value.numel() * value.element_size() for value in state.values())
 
 
 @contextmanager
 def without_weights(num_weight_bytes: int | None) -> Iterator[None]:
-    """Let networks be built whose parameters have shapes only, and stop what grows without end before it does.
+    """Build networks inside the block with parameters on the device "meta", and with limited memory and time.
 
-    Parameters are moved to the device "meta" as they are registered, before they are drawn; a builder that computes
-    with tensors of its own (RegNet does) still can.
+    Parameters are moved to "meta" when they are registered, before they are initialized. A builder that computes with
+    other tensors (RegNet does) still works.
 
     Args:
-        num_weight_bytes: of the weights that the network is to take, where they are known: no tensor of it is larger.
+        num_weight_bytes: the size of the weights that will be loaded, if known. It bounds every tensor of the network.
     """
     bound = _MAX_BYTES if num_weight_bytes is None else min(_MAX_BYTES, _FREE_BYTES + 2 * num_weight_bytes)
     counts = _Counts()
-    # Their stubs say that the hooks return nothing; their documentation says that they may return what is registered.
+    # By their documentation, the hooks may return the value to register; the type stubs do not say so.
     hooks = [
         register_module_parameter_registration_hook(counts.of_parameter),  # type: ignore[arg-type]
         register_module_module_registration_hook(counts.of_module),
@@ -104,7 +104,7 @@ class _Counts:
     def of_parameter(self, module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         self._parameters_left -= 1
         if self._parameters_left < 0:
-            raise NetworkError(f"it has more than {_MAX_PARAMETERS} tensors of weights")
+            raise NetworkError(f"it has more than {_MAX_PARAMETERS} weight tensors")
         return None if parameter is None else nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
 
     def of_module(self, module: nn.Module, name: str, submodule: nn.Module | None) -> None:
@@ -114,7 +114,7 @@ class _Counts:
 
 
 class _BoundedMemory(TorchDispatchMode):
-    """Learns what each operation would give, without memory, before it is done."""
+    """Computes the size of each operation's result on the device "meta" before the operation runs."""
 
     def __init__(self, bound: int) -> None:
         super().__init__()
@@ -124,23 +124,23 @@ class _BoundedMemory(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not (func._schema.is_mutable or func.is_view):
-            self._take(func, _shapes_of(func, args, kwargs))
+            self._check(func, _shapes_of(func, args, kwargs))
         elif "resize" in func._schema.name and len(args) > 1 and isinstance(args[1], (list, tuple)):
-            self._take(func, torch.empty(args[1], dtype=args[0].dtype, device="meta"))
+            self._check(func, torch.empty(args[1], dtype=args[0].dtype, device="meta"))
         return func(*args, **kwargs)
 
-    def _take(self, func: Any, given: Any) -> None:
-        given = given if isinstance(given, (list, tuple)) else [given]
-        num_bytes = sum(item.numel() * item.element_size() for item in given if isinstance(item, torch.Tensor))
-        # What is only set aside takes no memory until it is filled, and the weights are not.
+    def _check(self, func: Any, results: Any) -> None:
+        results = results if isinstance(results, (list, tuple)) else [results]
+        num_bytes = sum(item.numel() * item.element_size() for item in results if isinstance(item, torch.Tensor))
+        # torch.empty only reserves addresses, and the weights are never filled.
         if not func._schema.name.startswith("aten::empty"):
             self._filled_left -= num_bytes
         if num_bytes > self._bound or self._filled_left < 0:
-            raise NetworkError(f"it asks for {bytes_in_words(num_bytes)} of memory, more than its weights do")
+            raise NetworkError(f"it needs {bytes_in_words(num_bytes)} of memory, more than its weights explain")
 
 
 def _shapes_of(func: Any, args: Any, kwargs: Any) -> Any:
-    """What an operation gives, as shapes; None where nothing can be said without the numbers."""
+    """Return the results of an operation on "meta"; None if they depend on values."""
     is_factory = any(argument.name == "device" for argument in func._schema.arguments)
     has_tensors = any(isinstance(item, (torch.Tensor, list, tuple)) for item in args)
     if not (is_factory or has_tensors):

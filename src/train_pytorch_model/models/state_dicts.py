@@ -1,4 +1,4 @@
-"""State dicts: weights by name, with the notes of the version that wrote them."""
+"""Functions of state dicts, which map names to weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Tensors are looked at in pieces of so many numbers, as each takes some bytes more while it is.
+# The number of values that are checked at a time, because the check itself takes a few bytes per value.
 _PIECE = 2**22
 
 
 def with_entries(state: dict[str, torch.Tensor], entries: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Other entries under the version notes of a state dict.
+    """Return a state dict with other entries and the same metadata.
 
-    Networks whose layers have changed over the years (MNASNet) read there which of their forms the weights are of.
+    The metadata has the version of each layer, which networks that changed over the years (MNASNet) need for loading.
     """
     changed: OrderedDict[str, torch.Tensor] = OrderedDict(entries)
     changed._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
@@ -26,7 +26,7 @@ def with_entries(state: dict[str, torch.Tensor], entries: dict[str, torch.Tensor
 
 
 def digest_of(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of all weights, names and shapes included."""
+    """Return the SHA-256 of all weights, with their names, types and shapes, as hexadecimal digits."""
     digest = hashlib.sha256()
     for key, value in state.items():
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
@@ -35,12 +35,12 @@ def digest_of(state: dict[str, torch.Tensor]) -> str:
 
 
 def has_nan(value: torch.Tensor) -> bool:
-    """Whether a number is none."""
+    """Whether a tensor contains NaN."""
     return any(bool(torch.isnan(piece).any()) for piece in _pieces(value))
 
 
 def is_finite(value: torch.Tensor) -> bool:
-    """Whether all numbers are."""
+    """Whether all values of a tensor are finite."""
     return all(bool(torch.isfinite(piece).all()) for piece in _pieces(value))
 
 
@@ -48,12 +48,12 @@ def _pieces(value: torch.Tensor) -> Iterator[torch.Tensor]:
     if not (value.is_floating_point() or value.is_complex()):
         return
     for dimension, stride in enumerate(value.stride()):
-        if stride == 0 and value.shape[dimension] > 1:  # the same numbers again
+        if stride == 0 and value.shape[dimension] > 1:  # an expanded dimension repeats the same values
             value = value.narrow(dimension, 0, 1)
-    # Whatever their order in memory, such as channels last, in the order that takes no copy.
+    # Flatten in memory order, such as channels last, so that nothing is copied.
     strides = value.stride()
     order = sorted(range(value.dim()), key=lambda dimension: -strides[dimension])
     flat = value.permute(order).reshape(-1)
     for piece in torch.split(flat, _PIECE):
-        # 8-bit numbers have no operations of their own.
+        # isnan and isfinite do not support 8-bit types.
         yield piece.float() if piece.element_size() == 1 else piece

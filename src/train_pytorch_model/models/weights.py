@@ -1,4 +1,4 @@
-"""The weights of a model, read without running code, and without taking more room than their file."""
+"""Reads the weights of a model without running code and without using much more memory than the file has bytes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from train_pytorch_model.text.wording import shown
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Weights may share their storage, as tied layers do; more than this many times over, a small file would fill a memory.
+# Weights may share their storage, as tied layers do. With more sharing than this, a small file could fill the memory.
 _MAX_SHARING = 16
-# A block that many layers share, as far as any memory has room for it.
+# Many layers may share one small block.
 _MAX_SHARING_OF_SMALL, _MAX_SHARED_BYTES = 64, 4 * 2**30
-# A buffer may be one number that stands for many, as `expand` makes it.
+# A buffer may repeat one number, as `expand` does.
 _MAX_EXPANDED_BYTES = 2**30
 
 
@@ -26,15 +26,15 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """Read a flat state dict.
 
     Args:
-        file: what torch.save wrote, in PyTorch's archive or in the form from before 1.6.
+        file: a file written by torch.save, in its zip format or the format from before PyTorch 1.6.
 
     Returns:
-        Dense tensors on the CPU without NaN. Infinity may stand in a buffer, such as a mask: which entries are
-        buffers, only the network knows.
+        Dense tensors on the CPU without NaN. They may contain infinity, because buffers such as masks do, and only the
+        network knows which entries are buffers.
 
     Raises:
-        ValueError: for anything else, with what was found.
-        MemoryError: when the memory does not hold them.
+        ValueError: if the file contains anything else; the message says what.
+        MemoryError: if the weights do not fit in memory.
     """
     try:
         check = check_archive if is_archive(file) else check_older
@@ -44,50 +44,54 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
         raise
     except OSError as error:
         raise ValueError(f"{file.name} cannot be read: {error}") from error
-    except Exception as error:  # what a damaged or hostile file raises is not documented
-        if is_out_of_memory(error):  # of which it has been seen to take no more than its file has
+    except Exception as error:  # a damaged or hostile file can raise any exception
+        if is_out_of_memory(error):  # the checks have shown that the file does not ask for too much
             raise MemoryError(str(error)) from error
-        raise ValueError(f"{file.name} holds no weights that can be loaded safely ({type(error).__name__})") from error
+        raise ValueError(
+            f"{file.name} contains no weights that can be loaded safely ({type(error).__name__})"
+        ) from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{file.name} is no flat state_dict of tensors")
+        raise ValueError(f"{file.name} is not a flat state_dict of tensors")
     check_tensors(file, state)
     return state
 
 
 def check_tensors(file: Path, state: dict[str, torch.Tensor]) -> None:
-    """Refuse tensors that claim more than their file holds, and NaN.
+    """Check that tensors are dense, not much larger than their file, and free of NaN.
 
     Raises:
-        ValueError: with what was found.
+        ValueError: if they are not; the message names the tensor.
     """
     if not all(isinstance(key, str) for key in state):
-        raise ValueError(f"{file.name} names its tensors by something else than text")
+        raise ValueError(f"{file.name} has names of tensors that are not text")
     try:
         for key, value in state.items():
             if value.layout != torch.strided or value.is_nested or value.is_quantized or value.device.type != "cpu":
-                raise ValueError(f"{file.name}: {shown(key)} is no dense tensor")
-        _check_sizes(file, state)  # of all, before a number of any is looked at
+                raise ValueError(f"{file.name}: {shown(key)} is not a dense tensor")
+        _check_sizes(file, state)  # of all tensors, before any value is read
         for key, value in state.items():
             if has_nan(value):
-                raise ValueError(f"{file.name}: {shown(key)} holds numbers that are not finite (NaN)")
+                raise ValueError(f"{file.name}: {shown(key)} contains numbers that are not finite (NaN)")
     except (ValueError, MemoryError):
         raise
-    except Exception as error:  # a kind of tensor that has no such operation
-        raise ValueError(f"{file.name} holds a tensor that cannot be looked at: {str(error)[:200]}") from error
+    except Exception as error:  # an operation that this kind of tensor does not support
+        raise ValueError(f"{file.name} contains a tensor that cannot be checked: {str(error)[:200]}") from error
 
 
 def _check_sizes(file: Path, state: dict[str, torch.Tensor]) -> None:
     size = file.stat().st_size
     num_bytes = num_expanded = 0
     for key, value in state.items():
-        of_this = value.numel() * value.element_size()
-        # Checked with room to spare: a tensor may begin within its storage.
-        if of_this > value.untyped_storage().nbytes():
-            num_expanded += of_this
+        tensor_bytes = value.numel() * value.element_size()
+        # This ignores the storage offset, so it is not exact; PyTorch checks the bounds of each tensor in its storage.
+        if tensor_bytes > value.untyped_storage().nbytes():
+            num_expanded += tensor_bytes
             if 0 not in value.stride() or num_expanded > _MAX_EXPANDED_BYTES:
                 shape = shown(tuple(value.shape))
-                raise ValueError(f"{file.name}: {shown(key)} is of shape {shape}, for which it has too few numbers")
+                raise ValueError(
+                    f"{file.name}: {shown(key)} has shape {shape}, but the file has too little data for it"
+                )
         else:
-            num_bytes += of_this
+            num_bytes += tensor_bytes
     if num_bytes > max(_MAX_SHARING * size, min(_MAX_SHARING_OF_SMALL * size, _MAX_SHARED_BYTES)):
-        raise ValueError(f"{file.name} unfolds to {num_bytes} bytes, from {size}")
+        raise ValueError(f"{file.name} expands from {size} to {num_bytes} bytes")

@@ -12,8 +12,9 @@ from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode
 from train_pytorch_model.data.placement import decoders_at_once
 from train_pytorch_model.data.threads import ahead, in_threads
 from train_pytorch_model.errors import InvalidDatasetError, first_line, is_out_of_memory
+from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.models.memory_format import preferred_memory_format
-from train_pytorch_model.models.network import NetworkDescription, check_image_size, logits_of
+from train_pytorch_model.models.network import check_image_size, logits_of
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.text.wording import join_some
 

@@ -20,13 +20,9 @@ from train_pytorch_model.errors import (
     FailedToDownloadFilesError,
     InvalidModelDirectoryError,
 )
+from train_pytorch_model.models.description import NetworkDescription, timm_models, torchvision_builders
 from train_pytorch_model.models.libraries import ModelLibrary, ModelRow, library_of, model_libraries
-from train_pytorch_model.models.network import (
-    NetworkDescription,
-    check_state,
-    timm_models,
-    torchvision_builders,
-)
+from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.models.state_dicts import with_entries
 from train_pytorch_model.models.weights import check_tensors, read_weights

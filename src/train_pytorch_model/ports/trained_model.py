@@ -19,7 +19,7 @@ from train_pytorch_model.serving.files import write_serving_files
 if TYPE_CHECKING:
     from torch import nn
 
-    from train_pytorch_model.models.network import NetworkDescription
+    from train_pytorch_model.models.description import NetworkDescription
     from train_pytorch_model.ports.labelled_images import LabelledImages
 
 # Pixels in [0, 1] become [-1, 1]. Score Image Model reads both from the model.

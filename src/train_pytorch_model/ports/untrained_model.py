@@ -18,12 +18,8 @@ from torchvision.models import get_model_builder
 from train_pytorch_model import designer_core
 from train_pytorch_model.data.file_hashes import sha256_of
 from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryError
-from train_pytorch_model.models.network import (
-    NetworkDescription,
-    check_state,
-    describe,
-    torchvision_builders,
-)
+from train_pytorch_model.models.description import NetworkDescription, describe, torchvision_builders
+from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.models.weights import read_weights
 from train_pytorch_model.ports.local_code import import_local_code

@@ -17,7 +17,7 @@ from train_pytorch_model.errors import UserError, first_line
 from train_pytorch_model.serving.files import SERVING_FILES, requirements
 
 if TYPE_CHECKING:
-    from train_pytorch_model.models.network import NetworkDescription
+    from train_pytorch_model.models.description import NetworkDescription
 
 MLFLOW_FOLDER = "mlflow_model"
 ONNX_FILE = "model.onnx"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from train_pytorch_model.models.network import NetworkDescription
+    from train_pytorch_model.models.description import NetworkDescription
 
 _HERE = Path(__file__).parent
 SERVING_FILES = ("score.py", "served_model.py", "conda_env.yaml")
