@@ -400,7 +400,7 @@ UNBELIEVED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a damaged list": (damage_the_list, "is a damaged archive: BadZipFile: "),
     "parts without end": (
         listed(lambda entries: file_size(2**40)(entries[0])),
-        "whose parts are larger than the archive",
+        "parts are larger than the archive",
     ),
     "parts of two sizes": (listed(lambda entries: file_size(1)(entries[0])), "a part has two different sizes"),
     "parts of one name": (
@@ -409,7 +409,7 @@ UNBELIEVED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a description without end": (
         described(lambda data: data + bytes(2**26)),
-        "a description of its tensors that is too large",
+        "a description of its tensors of more than 4194304 bytes",
     ),
     "a storage that is none": (
         described(replaced(b"X\x07\0\0\0storage", b"X\x07\0\0\0garbage")),

@@ -186,7 +186,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "pixels by name": (normalizer(mean=["red"] * 3, std=[0.5] * 3), "['red', 'red', 'red'] are none"),
     "no pixels": (normalizer(mean=[0.5] * 3), "inputs of the model specification are damaged: KeyError: 'std'"),
     "foreign code": (spec(flavor_extras={**EXTRAS, "module": "os", "class": "system"}), "--trust-model-code"),
-    "nested state": (weights({"state_dict": {}}), "no flat state_dict"),
+    "nested state": (weights({"state_dict": {}}), "not a flat state_dict"),
     "unknown retired name": (
         spec(flavor_extras={**EXTRAS, "module": f"{RETIRED}.resnet", "init_params": {"model_name": "resnet1"}}),
         "resnet1",

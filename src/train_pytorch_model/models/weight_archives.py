@@ -135,9 +135,7 @@ def _check_storages(name: str, archive: zipfile.ZipFile) -> None:
     folder = archive.infolist()[0].filename.partition("/")[0]
     description = f"{folder}/{_PICKLE}"
     if sizes.get(description.casefold(), 0) > _MAX_PICKLE_BYTES:
-        raise ValueError(
-            f"{name} has a description of its tensors that is too large: more than {_MAX_PICKLE_BYTES} bytes"
-        )
+        raise ValueError(f"{name} has a description of its tensors of more than {_MAX_PICKLE_BYTES} bytes")
     try:
         pickled = archive.read(description)
     except KeyError as error:
@@ -157,7 +155,7 @@ def _claimed(name: str, opened: IO[bytes]) -> list[tuple[str, int]]:
     except _RefusedError as error:
         raise ValueError(f"{name} {error}") from error
     except Exception as error:
-        raise ValueError(f"{name} contains no weights that can be loaded safely ({type(error).__name__})") from error
+        raise ValueError(f"{name} has no weights that can be loaded safely ({type(error).__name__})") from error
     return unpickler.found
 
 

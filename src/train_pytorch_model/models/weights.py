@@ -47,9 +47,7 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # a damaged or hostile file can raise any exception
         if is_out_of_memory(error):  # the checks have shown that the file does not ask for too much
             raise MemoryError(str(error)) from error
-        raise ValueError(
-            f"{file.name} contains no weights that can be loaded safely ({type(error).__name__})"
-        ) from error
+        raise ValueError(f"{file.name} has no weights that can be loaded safely ({type(error).__name__})") from error
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"{file.name} is not a flat state_dict of tensors")
     check_tensors(file, state)
@@ -83,14 +81,12 @@ def _check_sizes(file: Path, state: dict[str, torch.Tensor]) -> None:
     num_bytes = num_expanded = 0
     for key, value in state.items():
         tensor_bytes = value.numel() * value.element_size()
-        # This ignores the storage offset, so it is not exact; PyTorch checks the bounds of each tensor in its storage.
+        # A lenient check: a tensor may also begin at an offset in its storage.
         if tensor_bytes > value.untyped_storage().nbytes():
             num_expanded += tensor_bytes
             if 0 not in value.stride() or num_expanded > _MAX_EXPANDED_BYTES:
                 shape = shown(tuple(value.shape))
-                raise ValueError(
-                    f"{file.name}: {shown(key)} has shape {shape}, but the file has too little data for it"
-                )
+                raise ValueError(f"{file.name}: {shown(key)} has shape {shape}, but too little data for it")
         else:
             num_bytes += tensor_bytes
     if num_bytes > max(_MAX_SHARING * size, min(_MAX_SHARING_OF_SMALL * size, _MAX_SHARED_BYTES)):
