@@ -368,11 +368,14 @@ def test_a_seed_that_was_drawn_is_drawn_once(
     assert "Resuming" in printed
 
 
-def test_a_run_of_float16_goes_on_with_its_scale(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert inputs.fit(**{**FLAGS, "precision": "float16", "epochs": 2}) == 0
+@pytest.mark.parametrize("flags", [{"precision": "float16"}, {"microbatch_size": 2}])
+def test_a_run_with_gradient_scaling_or_microbatches_resumes_with_the_same_bits(
+    flags: dict[str, Any], inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert inputs.fit(**{**FLAGS, **flags, "epochs": 2}) == 0
     expected = results(inputs)
-    stop_after(monkeypatch, inputs, 5, precision="float16", epochs=2)
-    assert inputs.fit(**{**FLAGS, "precision": "float16", "epochs": 2, "resume": "require"}) == 0
+    stop_after(monkeypatch, inputs, 5, **flags, epochs=2)
+    assert inputs.fit(**{**FLAGS, **flags, "epochs": 2, "resume": "require"}) == 0
     assert results(inputs) == expected
 
 

@@ -62,14 +62,19 @@ def test_every_store_gives_the_same_batches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("network", ["resnet18", "densenet121", "mobilenet_v3_small"])
-@pytest.mark.parametrize("place", ["device", "memory", "none"])
-def test_a_graph_gives_the_same_weights_as_steps_one_by_one(
-    network: str, place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("place", "microbatch_size"), [("device", "off"), ("device", 3), ("memory", "off"), ("none", 3)]
+)
+def test_a_graph_gives_the_same_weights_as_steps_without_one(
+    network: str, place: str, microbatch_size: int | str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = choose_device()
     store = make_store(tmp_path, place, device)
     with caplog.at_level(logging.INFO):
-        plain, captured, again = (run(store, device, network, cuda_graph=flag)[1] for flag in (False, True, True))
+        plain, captured, again = (
+            run(store, device, network, cuda_graph=flag, microbatch_size=microbatch_size)[1]
+            for flag in (False, True, True)
+        )
     assert caplog.text.count("as a CUDA graph") == 2
     for key, value in plain.state.items():
         assert torch.equal(captured.state[key], value)
@@ -130,7 +135,7 @@ def test_what_no_graph_can_hold_trains_on_step_by_step(caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_a_batch_that_the_gpu_does_not_hold_is_told_of_and_taken_in_parts(captured: bool, tmp_path: Path) -> None:
+def test_a_batch_that_does_not_fit_is_an_error_or_split_into_microbatches(captured: bool, tmp_path: Path) -> None:
     device = choose_device()
     store = make_store(tmp_path, "memory", device)
     large = {"batch_size": 84, "epochs": 1, "cuda_graph": captured}

@@ -168,8 +168,10 @@ def test_a_batch_larger_than_the_data_is_told_by_what_can_be_read(inputs: Inputs
 def test_a_batch_of_one_is_told_where_it_cannot_be_normalised(tmp_path: Path) -> None:
     """It found out while training; and up to a batch less one of the images were never used."""
     inputs = Inputs(tmp_path).make("resnet18")
-    assert inputs.fit(batch_size=1) == 1
-    assert error_id(inputs) == ("GreaterThanOrEqualTo", 5)
+    for name, flags in (("Batch size", {"batch_size": 1}), ("Microbatch size", {"microbatch_size": 1})):
+        assert inputs.fit(**flags) == 1
+        assert error_id(inputs) == ("GreaterThanOrEqualTo", 5)
+        assert f'Parameter "{name}"' in str(inputs.error())
     assert not (inputs.outputs / "metrics.jsonl").exists()
     assert inputs.fit(batch_size=5) == 0
     assert inputs.fit(batch_size=23) == 0

@@ -131,7 +131,8 @@ class _NotebookDisplay:
     def start(self, refresh: bool = True) -> None:
         display = importlib.import_module("IPython.display").display
         self._is_over = threading.Event()
-        self._handle = display(self._content(), raw=True, display_id=True)
+        self._shown = self._content()
+        self._handle = display(self._shown, raw=True, display_id=True)
         self._thread = threading.Thread(target=self._update, name="notebook display", daemon=True)
         self._thread.start()
 
@@ -144,7 +145,10 @@ class _NotebookDisplay:
 
     def _update(self) -> None:
         while not self._is_over.wait(1 / _UPDATES_PER_SECOND):
-            self._handle.update(self._content(), raw=True)
+            content = self._content()
+            if content != self._shown:
+                self._shown = content
+                self._handle.update(content, raw=True)
 
     def _content(self) -> dict[str, str]:
         recorder = Console(
