@@ -455,11 +455,11 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "an output on a read-only disk": ("error", f"{HERE}::test_a_read_only_disk_is_told_before_training"),
     "a batch that does not fit in memory": (
         "error",
-        "tests/test_batch_memory.py::test_host_memory_that_runs_out_is_told_with_the_batch_that_fits",
+        "tests/test_batch_memory.py::test_the_error_for_exhausted_host_memory_names_a_batch_size_that_fits",
     ),
     "a batch that does not fit in memory, --microbatch-size auto": (
         "warning",
-        "tests/test_batch_memory.py::test_parts_train_where_the_whole_does_not_fit",
+        "tests/test_batch_memory.py::test_microbatches_train_where_the_whole_batch_does_not_fit",
     ),
     "no shared memory, or none free": ("accepted", f"{HERE}::test_no_shared_memory_is_needed"),
     "an image is deleted during the run, --image-store none": ("error", f"{HERE}::test_files_may_vanish"),
