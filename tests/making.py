@@ -17,6 +17,16 @@ from train_pytorch_model.designer_core import load_image_directory
 from train_pytorch_model.ports.labelled_images import LabelledImages
 
 ROOT = Path(__file__).parent.parent
+# Commands of the modules around Train PyTorch Model, in the order of a pipeline.
+MODULES = (
+    "convert-to-image-directory",
+    "split-image-directory",
+    "init-image-transformation",
+    "apply-image-transformation",
+    "initialize-model",
+    "score-image-model",
+    "evaluate-model",
+)
 CLASSES = ("cat", "dog", "owl")
 # Small, quick, and with batch normalisation like the networks people use.
 NETWORK = "shufflenet_v2_x0_5"

@@ -79,7 +79,7 @@ def test_what_is_found_is_what_is_there(inputs: Inputs, capsys: pytest.CaptureFi
 def test_a_person_gets_a_page(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *inputs.arguments()[1:]]) == 0
     page = capsys.readouterr().out
-    for text in ("24 images of 32x32 pixels", f"{NETWORK}(num_classes=3)", "This training can begin.", "an epoch"):
+    for text in ("24 images of 32x32 pixels", f"{NETWORK}(num_classes=3)", "Training can start.", "per epoch"):
         assert text in " ".join(page.split())
     (bar,) = {line.split()[-1] for line in page.splitlines() if line.split()[:2] in (["cat", "8"], ["owl", "8"])}
     assert bar == 24 * "█"
@@ -87,7 +87,7 @@ def test_a_person_gets_a_page(inputs: Inputs, capsys: pytest.CaptureFixture[str]
     assert main(["check", *inputs.arguments(batch_size=25)[1:]]) == 1
     page = " ".join(capsys.readouterr().out.split())
     assert 'LessThanOrEqualTo (7): Parameter "Batch size"' in page
-    assert "This training cannot begin." in page
+    assert "Training cannot start." in page
 
 
 def test_of_many_classes_the_largest_and_the_smallest_are_shown(
@@ -233,7 +233,7 @@ def test_a_fault_of_the_network_is_told_with_its_place(inputs: Inputs, capfd: py
 def test_a_page_goes_wherever_output_is_sent(inputs: Inputs) -> None:
     with redirect_stdout(io.StringIO()) as page:
         assert main(["check", *inputs.arguments()[1:]]) == 0
-    assert "This training can begin." in page.getvalue()
+    assert "Training can start." in page.getvalue()
 
 
 def test_the_memory_of_a_trial_is_that_of_the_network(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,7 +249,7 @@ def test_the_memory_of_a_trial_is_that_of_the_network(inputs: Inputs, capsys: py
 
 
 def test_it_says_where_a_training_would_begin(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(inputs, capsys)[1]["start"] == "anew"
+    assert check(inputs, capsys)[1]["start"] == "from scratch"
     code, found = check(inputs, capsys, resume="require")
     assert code == 1
     assert "--resume require: there is no checkpoint" in found["problems"][0]["message"]
@@ -262,7 +262,7 @@ def test_it_says_where_a_training_would_begin(inputs: Inputs, capsys: pytest.Cap
     before = everything_in(inputs.path)
     code, found = check(inputs, capsys, epochs=50, patience=50, resume="require")
     assert code == 0
-    assert found["start"].startswith("goes on from the checkpoint of epoch ")
+    assert found["start"].startswith("resumes from the checkpoint of epoch ")
     assert "batch size" in check(inputs, capsys, epochs=50, patience=50, batch_size=4)[1]["start"]
     assert everything_in(inputs.path) == before
 

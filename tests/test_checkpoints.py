@@ -19,6 +19,7 @@ from train_pytorch_model.checkpoints.resume import why_not
 from train_pytorch_model.checkpoints.writer import CheckpointWriter
 from train_pytorch_model.distributed.interruption import Interruption
 from train_pytorch_model.errors import UserError
+from train_pytorch_model.job import output
 from train_pytorch_model.job import run as training_run
 
 
@@ -186,7 +187,7 @@ def interrupt(inputs: Inputs, monkeypatch: pytest.MonkeyPatch, **flags: Any) -> 
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(training_run, "write_trained_model", fail)
+        patched.setattr(output, "write_trained_model", fail)
         assert inputs.fit(**{**FLAGS, **flags}) == 1
     assert not inputs.trained.exists()
 

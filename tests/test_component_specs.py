@@ -16,10 +16,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests import environments
-from tests.making import ROOT
+from tests.making import MODULES, ROOT
 from train_pytorch_model.cli.flags import flag_of
 from train_pytorch_model.cli.parser import build_parser
-from train_pytorch_model.modules.entry import MODULES
 from train_pytorch_model.modules.transform_options import TransformOptions
 
 # Flags that a designer module has no use for: the folder of reports has its place, code is not trusted there, a list

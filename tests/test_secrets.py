@@ -50,10 +50,10 @@ def test_a_training_says_no_secret(log_format: str, inputs: Inputs) -> None:
 def test_a_fault_of_the_module_says_no_secret(inputs: Inputs) -> None:
     (inputs.path / "sitecustomize.py").write_text(
         "import os, sys\n"
-        "from train_pytorch_model.job import run as training_run\n"
+        "from train_pytorch_model.job import run\n"
         "def train(*arguments):\n"
         "    raise RuntimeError('a request with ' + os.environ['MY_PASSWORD'] + ' failed')\n"
-        "training_run.train = train\n"
+        "run.train = train\n"
     )
     path = f"{inputs.path}:{ROOT / 'src'}"
     finished = run_module(*inputs.arguments(), PYTHONPATH=path, **ENVIRONMENT)

@@ -19,7 +19,7 @@ from train_pytorch_model.distributed.world import World
 from train_pytorch_model.errors import FaultCollector
 from train_pytorch_model.job import stores
 from train_pytorch_model.job.datasets import Scanned, scan
-from train_pytorch_model.job.stores import StoreMaker
+from train_pytorch_model.job.stores import Decoding, decode_for_node
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 
 CPU = torch.device("cpu")
@@ -33,13 +33,16 @@ def scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scanned:
     return scan(images, FaultCollector())
 
 
-def opened(scanned: Scanned, faults: FaultCollector) -> list[ImageStore | None]:
-    """What a process has of the dataset and of one that could not be read; in place of its GPU stands the CPU."""
-    maker = StoreMaker(World(), ProgressDisplay(Console(quiet=True)), faults, None, skip=False)
+def opened(scanned: Scanned, faults: FaultCollector) -> tuple[ImageStore | None, ...]:
+    """The stores that a process opens, of the dataset and of an unreadable one. The CPU stands for its GPU."""
+    how = Decoding(
+        World(), ProgressDisplay(Console(quiet=True)), faults, skip_unreadable_images=False, outputs_path=None
+    )
     with ExitStack() as files:
-        shared = maker.share([scanned, None], "auto", files)
-        assert maker.place == "device"
-        return shared.open(CPU)
+        decoded = decode_for_node([scanned, None], "auto", how, files).open(CPU)
+    assert decoded.place == "device"
+    assert decoded.datasets == (scanned, None)
+    return decoded.stores
 
 
 @pytest.mark.parametrize("memory", [1e12, 0.0], ids=["memory", "disk"])

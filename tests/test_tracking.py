@@ -168,7 +168,7 @@ def test_after_three_faults_in_a_row_nothing_more_is_sent_but_the_end(caplog: py
     tracking.end(is_success=True)
     assert sink.calls == [("end", True)]
     assert len(caplog.records) == 3
-    assert caplog.records[-1].message.endswith("OSError: gone; nothing more is sent.")
+    assert caplog.records[-1].message.endswith("OSError: gone. Nothing more will be sent.")
 
 
 def test_one_fault_loses_one_number() -> None:
@@ -233,13 +233,14 @@ def test_a_fault_of_tracking_never_ends_a_training(
 ) -> None:
     monkeypatch.setattr(entry, "open_tracking", lambda: Tracking(AzureRunSink(RecordingRun(fails=True))))
     assert inputs.fit(epochs=2) == 0
-    assert capfd.readouterr().err.count("The tracked run did not take something: ConnectionError: no service") == 2
+    assert capfd.readouterr().err.count("The tracked run could not be updated: ConnectionError: no service") == 2
 
 
 def test_azureml_cores_own_offline_run_takes_what_is_logged(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from azureml.core import Run\n"
-        "from train_pytorch_model.tracking import AzureRunSink, MetricsLog, Tracking\n"
+        "from train_pytorch_model.job.history import MetricsLog\n"
+        "from train_pytorch_model.tracking import AzureRunSink, Tracking\n"
         "from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming\n"
         "log = MetricsLog(Path(sys.argv[1]), Tracking(AzureRunSink(Run.get_context())))\n"
         "log.epoch_done(EpochRecord(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True), EpochTiming(1, 1.0, 1.0, 9.0))\n"
@@ -253,7 +254,7 @@ def test_a_job_without_the_variables_of_its_run_trains_all_the_same(inputs: Inpu
     # The SDK itself refuses a run id that comes alone.
     finished = run_module(*inputs.arguments(), AZUREML_RUN_ID="run")
     assert finished.returncode == 0
-    assert "Nothing is sent to the tracked run: RunEnvironmentException" in finished.stderr
+    assert "The tracked run cannot be used: RunEnvironmentException" in finished.stderr
 
 
 def test_an_evaluation_sends_its_numbers_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

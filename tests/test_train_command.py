@@ -21,8 +21,8 @@ from tests.making import ROOT, Inputs, initialize, paths_of, run_module, write_c
 from tests.test_untrained_model import write_model_with_code
 from train_pytorch_model.designer_core import load_model_spec
 from train_pytorch_model.distributed.world import World
+from train_pytorch_model.job import output, stores
 from train_pytorch_model.job import run as training_run
-from train_pytorch_model.job import stores
 
 METRIC_KEYS = [
     "epoch",
@@ -146,7 +146,7 @@ def test_a_run_that_fails_leaves_no_model(found: str, inputs: Inputs, monkeypatc
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the disk is on fire")
 
-    monkeypatch.setattr(training_run, "write_trained_model", fail)
+    monkeypatch.setattr(output, "write_trained_model", fail)
     assert inputs.fit() == 1
     after = sorted(path.name for path in inputs.trained.iterdir()) if inputs.trained.exists() else None
     assert after == before
@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best_so_far(
     assert not best.exists()
     # One epoch goes well at the warm-up's 1e-4, the next does not.
     assert inputs.fit(epochs=3, warmup_epochs=1, learning_rate=1e30) == 1
-    assert f"The best model so far, of epoch 1, is kept in {best}" in str(inputs.error())
+    assert f"The best model so far, of epoch 1, is saved in {best}" in str(inputs.error())
     assert not inputs.trained.exists()
     inputs.untrained = best
     assert inputs.fit() == 0
@@ -244,7 +244,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best_so_far(
 def test_a_validation_that_is_never_finite_leaves_nothing_to_keep(inputs: Inputs) -> None:
     # The one step begins well, and takes the weights beyond all numbers.
     assert inputs.fit(epochs=1, batch_size=24, learning_rate=1e30) == 1
-    assert "The validation loss was a finite number in no epoch, so there is no model to keep." in str(inputs.error())
+    assert "The validation loss was not a finite number in any epoch, so there is no model to save." in str(
+        inputs.error()
+    )
     assert not inputs.trained.exists()
 
 
@@ -258,7 +260,7 @@ class Apart(World):
 def test_processes_that_do_not_train_the_same_are_told_apart(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_run, "connected", lambda *_: nullcontext(Apart()))
     assert inputs.fit() == 1
-    assert "The processes do not train the same. They differ in: batch size." in str(inputs.error())
+    assert "The processes have different settings or inputs: batch size differ." in str(inputs.error())
 
 
 def test_with_faults_at_hand_large_datasets_are_not_decoded(

@@ -23,7 +23,7 @@ from tests.making import Inputs
 from tests.test_loop import make_images
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 from train_pytorch_model.job import report as training_report
-from train_pytorch_model.job.report import History
+from train_pytorch_model.job.history import History
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.training.predictions import predict
 
@@ -48,7 +48,7 @@ def test_a_report_says_what_was_trained_on_what_and_how_well(inputs: Inputs) -> 
     best = [record for record in metrics if record["is_best"]][-1]
     assert f"{100 * float(str(best['top1_acc'])):.1f} %" in page
     assert f"The model of epoch {best['epoch']} was saved" in page
-    assert "All epochs that were asked for are done." in page
+    assert "Completed all 1 epochs." in page
     for definition in TrainingParameters.definitions().values():
         assert definition.title in page
     for text in (
@@ -96,7 +96,7 @@ def test_no_report_of_an_earlier_run_stays_and_nothing_else_goes(inputs: Inputs)
 def test_the_reports_folder_is_for_it_alone(flag: str, inputs: Inputs) -> None:
     place = inputs.outputs / "report" / "model"
     assert inputs.fit(**{flag: place}) == 1
-    assert "lies in the folder of the report" in str(inputs.error())
+    assert "is the folder of the report" in str(inputs.error())
 
 
 def test_of_a_network_that_gives_a_tuple_the_first_part_counts() -> None:
@@ -129,7 +129,7 @@ def test_a_run_disturbed_in_its_report_has_its_model(number: signal.Signals, inp
         assert not list(inputs.outputs.glob("checkpoints/*"))
     assert train_job(inputs, report="basic").wait() == [0]
     assert results(inputs) == expected
-    assert "All epochs that were asked for are done." in page_of(inputs)
+    assert "Completed all 1 epochs." in page_of(inputs)
 
 
 def test_a_report_that_cannot_be_written_ends_nothing(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +161,7 @@ def test_a_report_warns_of_the_data(inputs: Inputs) -> None:
         rf"1 of 12 validation images are, byte for byte, among the training images too: '[^']*{valid[0].name}'", page
     )
     assert re.search(rf"1 of 24 images cannot be read and left out: '[^']*{train[1].name}'", page)
-    assert "23 of 32x32 pixels, 0.1 MiB decoded, 1 left out" in page
+    assert "23 of 32x32 pixels, 0.1 MiB decoded, 1 skipped" in page
     # Thumbnails are of the images that their captions name, though one before them is left out.
     samples = page[page.index("samples-title") :]
     shown = re.findall(r'src="data:image/jpeg;base64,([^"]+)".*?class="file">([^<]+)</bdi>', samples, re.DOTALL)
@@ -173,8 +173,8 @@ def test_a_report_warns_of_the_data(inputs: Inputs) -> None:
 
 
 def test_images_are_drawn_where_all_would_take_too_long(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_report, "_LEAST_SECONDS", 1e-9)
-    monkeypatch.setattr(training_report, "_SHARE", 0)
+    monkeypatch.setattr(training_report, "_MIN_SECONDS", 1e-9)
+    monkeypatch.setattr(training_report, "_FRACTION_OF_RUN", 0)
     assert inputs.fit(report="basic") == 0
     assert "on 1 validation image of 3 classes, a random sample of all 12" in page_of(inputs)
 

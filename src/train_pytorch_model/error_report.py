@@ -1,4 +1,4 @@
-"""The designer's report of how a run ended."""
+"""error_info.json, the designer's report of how a run ended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train_pytorch_model.errors import ToldError
+from train_pytorch_model.errors import RemoteError
 from train_pytorch_model.text.masking import masked
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ERROR_INFO_PATH = Path("module_statistics") / "error_info.json"
-# The designer's service refuses an error_info of 9,000 characters or more; this is its own cut.
+# The designer's service refuses reports of 9,000 characters or more, and cuts messages to this length.
 _MAX_ERROR_INFO_CHARACTERS = 9000
 _MAX_MESSAGE_CHARACTERS = 4096
 
 
 def describe(error: ModuleError) -> dict[str, object]:
-    """An error as the designer's report has it."""
+    """Return the description of an error in the form of the designer's report."""
     return {
         "ErrorId": error.error_id,
         "ErrorCode": error.code,
@@ -32,21 +32,21 @@ def describe(error: ModuleError) -> dict[str, object]:
     }
 
 
-def told(description: dict[str, Any]) -> ToldError:
-    """The error that another process has described."""
+def restore(description: dict[str, Any]) -> RemoteError:
+    """Return the error that another process has described."""
     keys = ("ErrorId", "ErrorCode", "ExceptionType", "Message")
-    return ToldError(*(description[key] for key in keys), exit_code=description.get("ExitCode", 1))
+    return RemoteError(*(description[key] for key in keys), exit_code=description.get("ExitCode", 1))
 
 
 def write_error_info(outputs_path: Path, error: ModuleError | None) -> Path:
-    """Write `<outputs_path>/module_statistics/error_info.json`, the designer's report of how a run ended.
+    """Write `<outputs_path>/module_statistics/error_info.json`.
 
     Args:
         outputs_path: the folder that Azure uploads for a job.
-        error: what ended the run; None for a success.
+        error: the error that ended the run; None for success.
 
     Returns:
-        The file, which is not there when it could not be written.
+        The path of the file. There is no file if it could not be written.
     """
     report: dict[str, object] = {"Exception": None}
     if error is not None:
@@ -59,6 +59,6 @@ def write_error_info(outputs_path: Path, error: ModuleError | None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report, indent=2), encoding="utf-8")
     except OSError as error_of_report:
-        # The run's own outcome matters more than the report about it.
+        # A missing report must not change the outcome of the run.
         logger.warning("%s could not be written: %s", path, error_of_report)
     return path

@@ -1,4 +1,4 @@
-"""The designer's named errors: their ids, codes and message templates.
+"""The designer's named errors: ids, codes and message templates.
 
 Pipelines and people match on these names, so an id, a code or a template never changes its meaning.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,19 +21,22 @@ TRAINED_MODEL = "Trained model"
 _OUT_OF_MEMORY = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
     "out of shared memory",
-    "could not create a primitive",  # oneDNN, for want of memory for its code
+    "could not create a primitive",  # oneDNN, when there is no memory for its code
 )
 
 
 class ModuleError(Exception):
-    """A fault that the user can see and mend: what was found, where, and what to do."""
+    """An error for the user: what was found, where, and what to do."""
 
-    error_id: ClassVar[str] = "UserError"
-    code: ClassVar[int] = 2000
-    exception_type: ClassVar[str] = "ModuleException"
-    exit_code: ClassVar[int] = 1
-    is_common: ClassVar[bool] = False
-    """Whether all processes of a training come to it together, and the first knows more of it."""
+    error_id: str = "UserError"
+    """The designer's name of the error."""
+    code: int = 2000
+    """The designer's number of the error."""
+    exception_type: str = "ModuleException"
+    exit_code: int = 1
+    """What the command exits with."""
+    is_common: bool = False
+    """Whether all processes of a training raise it together, and rank 0 knows most about it."""
 
     @property
     def message(self) -> str:
@@ -42,25 +45,25 @@ class ModuleError(Exception):
 
 
 class UserError(ModuleError):
-    """A fault that has no name of its own among the designer's errors."""
+    """An error that has no name of its own among the designer's errors."""
 
 
 class MultipleFaultsError(ModuleError):
-    """Several faults found together. The first gives id and code, all stand in the message."""
+    """Several errors found together. The id and the code are those of the first; the message contains all of them."""
 
     def __init__(self, faults: tuple[ModuleError, ...]) -> None:
         super().__init__("\n".join(fault.message for fault in faults))
-        self.error_id = faults[0].error_id  # type: ignore[misc]
-        self.code = faults[0].code  # type: ignore[misc]
+        self.error_id = faults[0].error_id
+        self.code = faults[0].code
 
     @property
     def message(self) -> str:
-        """One line a fault."""
+        """One line per error."""
         return str(self)
 
 
 class GreaterThanError(ModuleError):
-    """A parameter that must be greater than a bound is not."""
+    """A parameter is not greater than its bound."""
 
     error_id = "GreaterThan"
     code = 4
@@ -103,7 +106,7 @@ class NotInRangeValueError(ModuleError):
 
 
 class InvalidDatasetError(ModuleError):
-    """A dataset cannot be used as it is."""
+    """A dataset cannot be used."""
 
     error_id = "InvalidDataset"
     code = 18
@@ -113,7 +116,7 @@ class InvalidDatasetError(ModuleError):
 
 
 class NotLabeledDatasetError(ModuleError):
-    """A dataset carries no labels."""
+    """A dataset has no labels."""
 
     error_id = "NotLabeledDataset"
     code = 24
@@ -133,7 +136,7 @@ class ModuleOutOfMemoryError(ModuleError):
 
 
 class InvalidTransformationDirectoryError(ModuleError):
-    """A directory of image operations cannot be used as it is."""
+    """A TransformationDirectory cannot be used."""
 
     error_id = "InvalidTransformationDirectory"
     code = 158
@@ -145,7 +148,7 @@ class InvalidTransformationDirectoryError(ModuleError):
 
 
 class InvalidModelDirectoryError(ModuleError):
-    """A model directory cannot be used as it is."""
+    """A model directory cannot be used."""
 
     error_id = "InvalidModelDirectory"
     code = 159
@@ -155,7 +158,7 @@ class InvalidModelDirectoryError(ModuleError):
 
 
 class FailedToDownloadFilesError(ModuleError):
-    """Files could not be fetched."""
+    """Files could not be downloaded."""
 
     error_id = "FailedToDownloadFiles"
     code = 162
@@ -168,29 +171,29 @@ class FailedToDownloadFilesError(ModuleError):
 
 
 class LibraryError(ModuleError):
-    """A fault that is not the user's: the module or a library under it failed."""
+    """The module or a library that it uses failed; the input is not at fault."""
 
     code = 1000
     exception_type = "LibraryException"
 
     def __init__(self, exception: BaseException) -> None:
         super().__init__(f"{exception}")
-        self.error_id = type(exception).__name__  # type: ignore[misc]
+        self.error_id = type(exception).__name__
 
     @property
     def message(self) -> str:
-        """The designer's form for faults of libraries."""
+        """The designer's form for errors of libraries."""
         return f"Library Error - {self.error_id}: {self}"
 
 
 class InterruptedRunError(UserError):
-    """The scheduler wants its node back; the same command goes on where this run was."""
+    """The run was preempted. The same command resumes it."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
     is_common = True
 
     def __init__(self, last: str) -> None:
-        super().__init__(f"Interrupted by SIGTERM. {last} Run the same command again: it goes on from there.")
+        super().__init__(f"Interrupted by SIGTERM. {last} Run the same command again to resume.")
 
 
 class DivergedRunError(UserError):
@@ -200,22 +203,22 @@ class DivergedRunError(UserError):
 
 
 class HungReadError(UserError):
-    """A file is read without end."""
+    """Reading a file does not end."""
 
 
-class ToldError(ModuleError):
-    """A fault of another process, as that one names it."""
+class RemoteError(ModuleError):
+    """An error of another process, with the names that the other process gave it."""
 
     def __init__(self, error_id: str, code: int, exception_type: str, message: str, *, exit_code: int = 1) -> None:
         super().__init__(message)
-        self.error_id = error_id  # type: ignore[misc]
-        self.code = code  # type: ignore[misc]
-        self.exception_type = exception_type  # type: ignore[misc]
-        self.exit_code = exit_code  # type: ignore[misc]
+        self.error_id = error_id
+        self.code = code
+        self.exception_type = exception_type
+        self.exit_code = exit_code
 
     @property
     def message(self) -> str:
-        """The message, which begins with the id already."""
+        """The message, which already begins with the id."""
         return str(self)
 
 
@@ -224,15 +227,17 @@ def _sentence(text: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether host or device memory ran out."""
+    """Return whether an error says that host or device memory ran out."""
     if isinstance(error, MemoryError):
         return True
-    text = str(error).lower().replace("a primitive descriptor", "")  # which says that oneDNN has no such operation
+    text = (
+        str(error).lower().replace("a primitive descriptor", "")
+    )  # oneDNN's words for an operation that it does not have
     return isinstance(error, (RuntimeError, OSError)) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def as_module_error(error: BaseException) -> ModuleError:
-    """The named error for whatever ended a run."""
+    """Return the named error for any exception that ended a run."""
     if isinstance(error, ModuleError):
         return error
     if isinstance(error, KeyboardInterrupt):
@@ -241,28 +246,28 @@ def as_module_error(error: BaseException) -> ModuleError:
         return ModuleOutOfMemoryError(first_line(error))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ModuleOutOfMemoryError(f"The disk is full: {error.filename or error} cannot be written.")
-    if isinstance(error, OSError) and error.filename:  # most of all of the folder of reports
+    if isinstance(error, OSError) and error.filename:  # mostly errors of the folder of reports
         return UserError(f"{error.filename} cannot be used: {error.strerror}.")
     return LibraryError(error)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, without a full stop; its class when it says nothing."""
+    """Return the first line of an error's message without a full stop, or the name of its class if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 class StepFailedError(ModuleError):
-    """A step of a pipeline failed, with an error of its own, whose id and code this one has."""
+    """A step of a pipeline failed. The id and the code are those of the step's own error."""
 
     def __init__(self, step: str, error_id: str, code: int, text: str, log: Path) -> None:
         super().__init__(f"Step {step!r}: {text} Its log is {log}.")
-        self.error_id = error_id  # type: ignore[misc]
-        self.code = code  # type: ignore[misc]
+        self.error_id = error_id
+        self.code = code
 
 
 class FaultCollector:
-    """Gathers the faults of several checks, so that a user sees all of them at once."""
+    """Collects the errors of several checks, so that a user sees all of them at once."""
 
     def __init__(self) -> None:
         self.faults: list[ModuleError] = []
@@ -276,10 +281,10 @@ class FaultCollector:
             self.faults.append(error)
 
     def raise_any(self) -> None:
-        """Raise what was gathered.
+        """Raise the collected errors.
 
         Raises:
-            ModuleError: the only fault, or `MultipleFaultsError` of all of them.
+            ModuleError: the only error, or a `MultipleFaultsError` with all of them.
         """
         if len(self.faults) == 1:
             raise self.faults[0]

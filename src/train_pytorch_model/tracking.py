@@ -1,49 +1,39 @@
-"""Where the numbers go: files under the outputs folder, and the tracked run where there is one.
+"""The one door to MLflow and azureml-core: the tracked run, if there is one.
 
-A run is MLflow's where a tracking address is set, as it is in every job of Azure Machine Learning, and azureml-core's
-where only that is there. Whatever tracking does, the work goes on: a fault is told once, and then nothing more is sent.
+The run is MLflow's if a tracking URI is set, as in every Azure Machine Learning job, and azureml-core's if only a run
+of azureml-core is set. Errors of tracking never end the work: each is logged, and after several in a row nothing more
+is sent.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from train_pytorch_model.text.wording import finite
-from train_pytorch_model.training.callbacks import Callback
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
-
-    from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
-TIMINGS_FILE = "timings.jsonl"
 MODEL_FOLDER = "trained_model_outputs"
-"""What the designer registers the model from."""
-# An address that does not answer must not hold up the work for minutes.
+"""The folder from which the designer registers the model."""
+# A server that does not answer must not delay the work for minutes.
 _MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-
-
-# In a row, after which nothing more is tried.
+# After so many faults in a row, nothing more is sent.
 _MAX_FAULTS = 3
 
 
 class Metric(NamedTuple):
-    """One number, by the two names that the designer has for it."""
+    """One metric, with the two names that the designer has for it."""
 
     title: str
-    """In the studio and in MLflow."""
+    """The name in the studio and in MLflow."""
     column: str
-    """Of a row of azureml-core's."""
+    """The column in a row of azureml-core."""
     value: float
 
 
@@ -51,10 +41,10 @@ class _Sink(Protocol):
     """A tracked run."""
 
     def log_metrics(self, step: int, metrics: list[Metric]) -> None:
-        """Send the numbers of an epoch."""
+        """Send the metrics of an epoch."""
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
-        """Send what the run was given."""
+        """Send the parameters of the run."""
 
     def log_file(self, path: Path, folder: str) -> None:
         """Send a file."""
@@ -63,16 +53,16 @@ class _Sink(Protocol):
         """Send a folder of files."""
 
     def end(self, *, is_success: bool) -> None:
-        """Say how the run ended, where it is this process's to say."""
+        """Set how the run ended, if this process started it."""
 
 
 class _MlflowSink:
-    """A run of MLflow: the one that the environment names, or a new one."""
+    """A run of MLflow: the run that the environment names, or a new one."""
 
     def __init__(self) -> None:
         for name, value in _MLFLOW_PATIENCE.items():
             os.environ.setdefault(name, value)
-        from mlflow import MlflowClient  # costs a second, so only where it is of use
+        from mlflow import MlflowClient  # takes a second, so only when needed
         from mlflow.entities import Metric as MlflowMetric
         from mlflow.entities import Param
 
@@ -104,22 +94,22 @@ class _MlflowSink:
         self._client.log_artifact(self._run_id, str(path), folder or None)
 
     def log_folder(self, path: Path, folder: str) -> None:
-        """See `_Sink`; only the designer's service takes a model from there."""
+        """See `_Sink`. Only the designer's service registers models from there."""
         if "AZUREML_RUN_ID" in os.environ:
             self._client.log_artifacts(self._run_id, str(path), folder)
 
     def end(self, *, is_success: bool) -> None:
-        if self._is_own:  # a job's own run is ended by the service
+        if self._is_own:  # the service ends the run of a job
             self._client.set_terminated(self._run_id, "FINISHED" if is_success else "FAILED")
 
 
 class AzureRunSink:
-    """A run of azureml-core: the one given, or the one that this process belongs to."""
+    """A run of azureml-core: the given run, or the run of this process."""
 
     def __init__(self, run: Any | None = None) -> None:
-        """Send to a run."""
+        """Use the given run, or the run of this process."""
         if run is None:
-            from azureml.core import Run  # costs a second too
+            from azureml.core import Run  # takes a second too
 
             run = Run.get_context(allow_offline=False)
         self._run: Any = run
@@ -130,7 +120,7 @@ class AzureRunSink:
             self._run.log_row(metric.title, epoch=step, **{metric.column: metric.value})
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
-        """The designer shows what a module was given by itself."""
+        """Do nothing: the designer shows the parameters of a module by itself."""
 
     def log_file(self, path: Path, folder: str) -> None:
         """See `_Sink`."""
@@ -149,36 +139,36 @@ class Tracking:
     """The tracked run, or none."""
 
     def __init__(self, sink: _Sink | None = None) -> None:
-        """Track into `sink`; into nothing when it is None."""
+        """Send to `sink`, or nowhere if it is None."""
         self._sink = sink
         self._num_faults = 0
 
     @property
     def is_on(self) -> bool:
-        """Whether there is a run."""
+        """Whether there is a tracked run."""
         return self._sink is not None
 
     def log_metrics(self, step: int, metrics: list[Metric]) -> None:
-        """Send the numbers of an epoch, those that are finite."""
+        """Send the metrics of an epoch that are finite."""
         known = [metric for metric in metrics if math.isfinite(metric.value)]
         self._try(lambda sink: sink.log_metrics(step, known))
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
-        """Send what the run was given."""
+        """Send the parameters of the run."""
         self._try(lambda sink: sink.log_parameters(parameters))
 
     def log_file(self, path: Path, folder: str = "") -> None:
-        """Send a file, when it is there."""
-        if os.path.isfile(path):  # which, unlike pathlib, takes a name that is too long
+        """Send a file if it exists."""
+        if os.path.isfile(path):  # unlike pathlib, it accepts names that are too long
             self._try(lambda sink: sink.log_file(path, folder))
 
     def log_model(self, path: Path) -> None:
-        """Send a trained model where the designer registers it from."""
+        """Send a trained model to the folder from which the designer registers it."""
         self._try(lambda sink: sink.log_folder(path, MODEL_FOLDER))
 
     def end(self, *, is_success: bool) -> None:
-        """Say how the run ended."""
-        self._num_faults = 0  # the last that is sent, and what keeps a run from standing open
+        """Set how the run ended."""
+        self._num_faults = 0  # always tried, so that the run does not stay open
         self._try(lambda sink: sink.end(is_success=is_success))
 
     def _try(self, send: Callable[[_Sink], None]) -> None:
@@ -187,64 +177,22 @@ class Tracking:
         try:
             send(self._sink)
             self._num_faults = 0
-        except Exception as error:  # whatever tracking does, the work goes on
+        except Exception as error:  # errors of tracking never end the work
             self._num_faults += 1
-            more = "; nothing more is sent" if self._num_faults == _MAX_FAULTS else ""
-            logger.warning("The tracked run did not take something: %s: %s%s.", type(error).__name__, error, more)
+            more = ". Nothing more will be sent" if self._num_faults == _MAX_FAULTS else ""
+            logger.warning("The tracked run could not be updated: %s: %s%s.", type(error).__name__, error, more)
 
 
 def open_tracking() -> Tracking:
-    """The run that this process belongs to by its environment."""
+    """Open the tracked run that the environment of this process names."""
     if os.environ.get("MLFLOW_TRACKING_URI"):
         make: Callable[[], _Sink] = _MlflowSink
     elif "AZUREML_RUN_ID" in os.environ:
         make = AzureRunSink
-    else:  # outside of both, azureml-core would only print what it cannot do
+    else:  # without a run, azureml-core would only print what it cannot do
         return Tracking()
     try:
         return Tracking(make())
     except Exception as error:  # as above
-        logger.warning("Nothing is sent to the tracked run: %s: %s", type(error).__name__, error)
+        logger.warning("The tracked run cannot be used: %s: %s", type(error).__name__, error)
         return Tracking()
-
-
-class MetricsLog(Callback):
-    """Hears of epochs and writes them down."""
-
-    def __init__(self, outputs_path: Path, tracking: Tracking) -> None:
-        """Begin new files.
-
-        Args:
-            outputs_path: an existing folder; gets `metrics.jsonl` and `timings.jsonl`.
-            tracking: the tracked run.
-        """
-        self._outputs_path = outputs_path
-        self._tracking = tracking
-        for name in (METRICS_FILE, TIMINGS_FILE):
-            (outputs_path / name).write_text("", encoding="utf-8")
-
-    def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
-        """Write the lines of the epochs before, whose numbers the run was sent when they were done."""
-        for record, timing in records:
-            self._append(METRICS_FILE, asdict(record))
-            self._append(TIMINGS_FILE, asdict(timing))
-
-    def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
-        """Write a line to each file and send the numbers to the run."""
-        self._append(METRICS_FILE, asdict(record))
-        self._append(TIMINGS_FILE, asdict(timing))
-        metrics = [
-            Metric("learning rate", "lr", record.learning_rate),
-            Metric("Train images per second", "train_ips", timing.train_images_per_second),
-            Metric("Train loss", "train_loss", record.train_loss),
-            Metric("Train error", "train_error", record.train_error),
-            Metric("Valid loss", "valid_loss", record.valid_loss),
-            Metric("Top-1 validation accuracy", "top1_acc", record.top1_acc),
-        ]
-        if record.top5_acc is not None:
-            metrics.append(Metric("Top-5 validation accuracy", "top5_acc", record.top5_acc))
-        self._tracking.log_metrics(record.epoch, metrics)
-
-    def _append(self, name: str, values: dict[str, Any]) -> None:
-        with (self._outputs_path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(values)) + "\n")

@@ -31,6 +31,8 @@ class CheckpointWriter:
         header: dict[str, Any],
         interruption: Interruption,
         *,
+        resume_from: dict[str, Any] | None = None,
+        is_resuming: bool = False,
         is_main: bool = True,
     ) -> None:
         """Prepare to write checkpoints.
@@ -40,12 +42,13 @@ class CheckpointWriter:
             minutes: between two checkpoints within an epoch.
             header: entries to add to each checkpoint.
             interruption: requests the stop of the run.
+            resume_from: the snapshot to resume from; only rank 0 needs to have it.
+            is_resuming: whether training resumes from a snapshot; the same in all processes.
             is_main: whether this process has rank 0, which writes.
         """
-        self.resume_from: dict[str, Any] | None = None
-        """The snapshot to resume from, in rank 0. The training loop resets it to free the memory."""
-        self.is_resuming = False
-        """Whether training resumes from a snapshot; the same in all processes."""
+        self.resume_from = resume_from
+        """The snapshot to resume from. The training loop resets it to free the memory."""
+        self.is_resuming = is_resuming
         self.blocked_seconds = 0.0
         """How long checkpoints have blocked training."""
         self._folder = folder

@@ -47,6 +47,11 @@ def add_boolean(group: argparse._ActionsContainer, name: str, description: str, 
     )
 
 
+def add_folder(group: argparse._ActionsContainer, name: str, description: str) -> None:
+    """Add a required flag that takes a folder."""
+    group.add_argument(flag_of(name), type=Path, required=True, metavar="DIR", help=description)
+
+
 def add_parameter(group: argparse._ActionsContainer, name: str, definition: Definition, default: Value) -> None:
     """Add the flag of a training parameter, and its older names, which `--help` does not show."""
     if definition.kind is bool:

@@ -1,4 +1,4 @@
-"""The command lines of the companions. Nothing heavy is imported here."""
+"""The command lines of the designer's other modules. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from train_pytorch_model.cli.flags import add_boolean, add_outputs_path, flag_of, parse_seed
+from train_pytorch_model.cli.flags import add_boolean, add_folder, add_outputs_path, flag_of, parse_seed
 from train_pytorch_model.modules.transform_options import TransformOptions
 
 
-def add_companions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add a command for each companion, in the order of a pipeline."""
-    _add_convert(commands)
-    _add_split(commands)
-    _add_init_transformation(commands)
-    _add_apply_transformation(commands)
-    _add_initialize_model(commands)
-    _add_score(commands)
-    _add_evaluate(commands)
+def add_modules(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command of each module, in the order of a pipeline."""
+    for add_module in (
+        _add_convert,
+        _add_split,
+        _add_init_transformation,
+        _add_apply_transformation,
+        _add_initialize_model,
+        _add_score,
+        _add_evaluate,
+    ):
+        add_module(commands)
 
 
 def _add_command(
@@ -40,7 +43,7 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = _add_command(
         commands,
         "convert-to-image-directory",
-        "Make an ImageDirectory of a folder or an archive of images.",
+        "Write the images of a folder or an archive as an ImageDirectory.",
         "--input-path photos.zip --output-path image_directory",
     )
     parser.add_argument(
@@ -48,10 +51,10 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         required=True,
         metavar="DIR|FILE",
-        help="A folder, or a .zip, .tar, .tgz, .tar.gz, .tar.bz2, .gz or .bz2: one folder a class, or flat; "
-        "labels may also come from a COCO .json, a data labeling export (.jsonl) or a .csv of file and label.",
+        help="A folder or an archive (.zip, .tar, .tgz, .tar.gz, .tar.bz2, .gz, .bz2), one folder per class or flat. "
+        "Labels can also come from a COCO .json file, a data labeling export (.jsonl), or a .csv of file and label.",
     )
-    parser.add_argument("--output-path", type=Path, required=True, metavar="DIR", help="ImageDirectory to write.")
+    add_folder(parser, "output_path", "ImageDirectory to write.")
     add_outputs_path(parser)
 
 
@@ -59,21 +62,21 @@ def _add_split(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = _add_command(
         commands,
         "split-image-directory",
-        "Split a labelled ImageDirectory into two, each with every class.",
+        "Split a labelled ImageDirectory into two, stratified by class.",
         "--src-path images --tgt-train-path train --tgt-test-path test --fraction 0.9",
     )
-    parser.add_argument("--src-path", type=Path, required=True, metavar="DIR", help="ImageDirectory to split.")
-    parser.add_argument("--tgt-train-path", type=Path, required=True, metavar="DIR", help="First output.")
-    parser.add_argument("--tgt-test-path", type=Path, required=True, metavar="DIR", help="Second output.")
+    add_folder(parser, "src_path", "ImageDirectory to split.")
+    add_folder(parser, "tgt_train_path", "First ImageDirectory to write.")
+    add_folder(parser, "tgt_test_path", "Second ImageDirectory to write.")
     parser.add_argument(
         "--fraction",
         type=float,
         default=0.9,
         metavar="FLOAT",
-        help="Share of the images of each class in the first output. Default: %(default)s.",
+        help="Fraction of the images of each class in the first output. Default: %(default)s.",
     )
     parser.add_argument(
-        "--random-seed", type=int, default=42, metavar="INT", help="Seed of the choice. Default: %(default)s."
+        "--random-seed", type=int, default=42, metavar="INT", help="Seed of the random choice. Default: %(default)s."
     )
     add_outputs_path(parser)
 
@@ -85,19 +88,24 @@ def _add_initialize_model(commands: argparse._SubParsersAction[argparse.Argument
         "Write an untrained classification network of torchvision or timm.",
         "--model-name densenet121 --untrained-model-path untrained_model --weights default",
     )
-    parser.add_argument("--list", action=ListModels, help="Show the networks, and stop.")
-    parser.add_argument("--model-name", required=True, metavar="NAME", help="See --list: resnet18, timm/vit_tiny_…")
-    parser.add_argument("--untrained-model-path", type=Path, required=True, metavar="DIR", help="Folder to write.")
+    parser.add_argument("--list", action=ListModels, help="Print the available networks and exit.")
+    parser.add_argument(
+        "--model-name",
+        required=True,
+        metavar="NAME",
+        help="A name printed by --list, such as resnet18 or timm/vit_tiny_patch16_224.",
+    )
+    add_folder(parser, "untrained_model_path", "Folder to write.")
     parser.add_argument(
         "--weights",
         default="none",
         metavar="none|default|FILE|DIR",
-        help="none: random; default: the library's best, downloaded; a file of weights; "
-        "or a folder that holds the library's file. Default: %(default)s.",
+        help="none for random weights, default for the library's best (downloaded), a file of weights, "
+        "or a folder that contains the library's file. Default: %(default)s.",
     )
-    add_boolean(parser, "pretrained", "The retired modules' way to say --weights default.")
-    add_boolean(parser, "memory_efficient", "DenseNet: compute anew what would take memory.")
-    add_boolean(parser, "zero_init_residual", "ResNet: begin with each block as the identity.")
+    add_boolean(parser, "pretrained", "The same as --weights default, as the retired modules called it.")
+    add_boolean(parser, "memory_efficient", "DenseNet: recompute activations to save memory.")
+    add_boolean(parser, "zero_init_residual", "ResNet: start each residual block as the identity.")
     parser.add_argument(
         "--random-seed", type=parse_seed, default=1, metavar="INT", help="Seed of random weights. Default: %(default)s."
     )
@@ -105,13 +113,13 @@ def _add_initialize_model(commands: argparse._SubParsersAction[argparse.Argument
 
 
 class ListModels(argparse.Action):
-    """Prints the networks there are, as `--help` prints the flags."""
+    """Prints the available networks, as `--help` prints the flags."""
 
     def __init__(self, option_strings: list[str], dest: str, **kwargs: Any) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **kwargs)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        """Print and stop."""
+        """Print the networks and exit."""
         from train_pytorch_model.modules.initialize_model import list_models  # heavy imports wait until asked for
 
         rows = list_models()
@@ -131,22 +139,26 @@ def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "Score images with a trained model.",
         "--trained-model trained_model --dataset test --scored-dataset scored --csv",
     )
-    parser.add_argument("--trained-model", type=Path, required=True, metavar="DIR", help="ModelDirectory.")
-    parser.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="ImageDirectory, labelled or not.")
-    parser.add_argument("--scored-dataset", type=Path, required=True, metavar="DIR", help="Table to write.")
+    add_folder(parser, "trained_model", "ModelDirectory.")
+    add_folder(parser, "dataset", "ImageDirectory, labelled or not.")
+    add_folder(parser, "scored_dataset", "Folder to write the table to.")
     parser.add_argument(
         "--precision",
         choices=("float32", "auto", "bfloat16", "float16"),
         default="float32",
         metavar="float32|auto|bfloat16|float16",
-        help="What is computed in. Default: %(default)s.",
+        help="Numeric precision. float32 computes what Score Image Model computes. Default: %(default)s.",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="INT", help="Images in one batch. Default: %(default)s."
+        "--batch-size", type=int, default=16, metavar="INT", help="Number of images in one batch. Default: %(default)s."
     )
-    add_boolean(parser, "csv", "Write the table as _data.csv too.")
-    add_boolean(parser, "skip_unreadable_images", "Give images that cannot be read a row with an error.")
-    add_boolean(parser, "trust_model_code", "Let the model name any code to import.")
+    add_boolean(parser, "csv", "Also write the table as _data.csv.")
+    add_boolean(
+        parser,
+        "skip_unreadable_images",
+        "Write a row with an error for an unreadable image, and do not fail.",
+    )
+    add_boolean(parser, "trust_model_code", "Allow the model to import any code.")
     add_outputs_path(parser)
 
 
@@ -154,12 +166,10 @@ def _add_init_transformation(commands: argparse._SubParsersAction[argparse.Argum
     parser = _add_command(
         commands,
         "init-image-transformation",
-        "Choose what is to be done to images.",
+        "Choose operations on images and write them as a TransformationDirectory.",
         "--output-path transformation --resize True --size 256 --center-crop True --random-horizontal-flip True",
     )
-    parser.add_argument(
-        "--output-path", type=Path, required=True, metavar="DIR", help="TransformationDirectory to write."
-    )
+    add_folder(parser, "output_path", "TransformationDirectory to write.")
     for option in fields(TransformOptions):
         description = option.metadata["description"]
         if option.default is False:
@@ -179,7 +189,7 @@ def _add_apply_transformation(commands: argparse._SubParsersAction[argparse.Argu
     parser = _add_command(
         commands,
         "apply-image-transformation",
-        "Change every image of an ImageDirectory.",
+        "Apply a transformation to every image of an ImageDirectory.",
         '--mode "For training" --input-image-transform-path transformation --input-image-dir-path images '
         "--output-path changed",
     )
@@ -188,13 +198,13 @@ def _add_apply_transformation(commands: argparse._SubParsersAction[argparse.Argu
         choices=("For training", "For inference"),
         default="For training",
         metavar='"For training"|"For inference"',
-        help="For inference, random operations are left out. Default: %(default)s.",
+        help="For inference skips random operations. Default: %(default)s.",
     )
-    parser.add_argument("--input-image-transform-path", type=Path, required=True, metavar="DIR", help="What to do.")
-    parser.add_argument("--input-image-dir-path", type=Path, required=True, metavar="DIR", help="ImageDirectory.")
-    parser.add_argument("--output-path", type=Path, required=True, metavar="DIR", help="ImageDirectory to write.")
+    add_folder(parser, "input_image_transform_path", "TransformationDirectory.")
+    add_folder(parser, "input_image_dir_path", "ImageDirectory.")
+    add_folder(parser, "output_path", "ImageDirectory to write.")
     parser.add_argument(
-        "--random-seed", type=int, default=1, metavar="INT", help="Seed of what is random. Default: %(default)s."
+        "--random-seed", type=int, default=1, metavar="INT", help="Seed of the random operations. Default: %(default)s."
     )
     add_outputs_path(parser)
 
@@ -203,9 +213,9 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser = _add_command(
         commands,
         "evaluate-model",
-        "Write metrics and pictures about a scored dataset with true labels.",
+        "Write metrics and plots of a scored dataset that has true labels.",
         "--scored-dataset scored --evaluation-path evaluation",
     )
-    parser.add_argument("--scored-dataset", type=Path, required=True, metavar="DIR", help="From score-image-model.")
-    parser.add_argument("--evaluation-path", type=Path, required=True, metavar="DIR", help="Folder to write.")
+    add_folder(parser, "scored_dataset", "Folder that score-image-model wrote.")
+    add_folder(parser, "evaluation_path", "Folder to write.")
     add_outputs_path(parser)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from train_pytorch_model import __version__
-from train_pytorch_model.cli.flags import add_boolean, add_logging, add_parameter, flag_of
-from train_pytorch_model.cli.modules import add_companions
+from train_pytorch_model.cli.flags import add_boolean, add_folder, add_logging, add_parameter
+from train_pytorch_model.cli.modules import add_modules
 from train_pytorch_model.cli.pipelines import add_run_pipeline
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.text.masking import masked
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_check(commands)
-    add_companions(commands)
+    add_modules(commands)
     add_run_pipeline(commands)
     for command in commands.choices.values():
         add_logging(command)
@@ -73,7 +73,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     for name, description in PORT_FLAGS.items():
-        data.add_argument(flag_of(name), type=Path, required=True, metavar="DIR", help=description)
+        add_folder(data, name, description)
     add_boolean(data, "skip_unreadable_images", "Skip images that cannot be read, and list them.")
     add_boolean(data, "trust_model_code", "Allow the untrained model to import any code.")
     groups = {title: parser.add_argument_group(title) for title in _GROUPS}

@@ -13,11 +13,11 @@ def add_run_pipeline(commands: argparse._SubParsersAction[argparse.ArgumentParse
     parser = commands.add_parser(
         "run-pipeline",
         help="run a pipeline of Azure Machine Learning on this machine",
-        description="Run a pipeline of Azure Machine Learning on this machine, from the YAML that the cloud gets.",
+        description="Run a pipeline of Azure Machine Learning on this machine, from the YAML file that Azure takes.",
         epilog="Example: python -m train_pytorch_model run-pipeline samples/pipeline.yaml --input epochs=3",
         allow_abbrev=False,
     )
-    parser.add_argument("pipeline", type=Path, metavar="FILE", help="YAML of a pipeline job.")
+    parser.add_argument("pipeline", type=Path, metavar="FILE", help="YAML file of a pipeline job.")
     parser.add_argument(
         "--input",
         type=_parse_input,
@@ -25,13 +25,19 @@ def add_run_pipeline(commands: argparse._SubParsersAction[argparse.ArgumentParse
         default=[],
         metavar="NAME=VALUE",
         dest="inputs",
-        help="A value for one of the pipeline's inputs; may stand several times.",
+        help="Value for an input of the pipeline. Can be given several times.",
     )
     parser.add_argument(
-        "--output-path", type=Path, default=Path("pipeline_run"), metavar="DIR", help="Default: %(default)s."
+        "--output-path",
+        type=Path,
+        default=Path("pipeline_run"),
+        metavar="DIR",
+        help="Folder for the outputs and the logs of the steps. Default: %(default)s.",
     )
-    parser.add_argument("--dry-run", action="store_true", help="Check it and show what would run.")
-    parser.add_argument("--force", action="store_true", help="Run every step, also where nothing has changed.")
+    parser.add_argument("--dry-run", action="store_true", help="Check the pipeline and print what would run.")
+    parser.add_argument(
+        "--force", action="store_true", help="Run every step, even if its inputs and code are unchanged."
+    )
     add_outputs_path(parser)
 
 

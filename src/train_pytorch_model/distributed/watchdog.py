@@ -16,7 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
-from train_pytorch_model.error_report import describe, told
+from train_pytorch_model.error_report import describe, restore
 from train_pytorch_model.errors import ModuleError, UserError
 
 if TYPE_CHECKING:
@@ -194,4 +194,4 @@ def _written(error: ModuleError) -> str:
 
 
 def _read(text: bytes) -> ModuleError:
-    return told(json.loads(text))
+    return restore(json.loads(text))

@@ -1,4 +1,4 @@
-"""From settings and what was read to the plan of a training, and to what tells it from another."""
+"""The plan of a training run, and the fingerprint that tells it from other runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from train_pytorch_model.training.precision import choose_precision
 
 if TYPE_CHECKING:
     from train_pytorch_model.distributed.world import World
-    from train_pytorch_model.job.prepare import Prepared, Settings
+    from train_pytorch_model.job.prepare import Prepared
+    from train_pytorch_model.job.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
 def make_plan(prepared: Prepared, settings: Settings, world: World) -> Plan:
-    """Choose what the settings leave open."""
+    """Choose what the settings leave to the program."""
     parameters = settings.parameters
     num_steps = parameters.epochs * (len(prepared.train) // parameters.batch_size)
     is_scaled = parameters.scale_learning_rate
@@ -47,7 +48,7 @@ def make_plan(prepared: Prepared, settings: Settings, world: World) -> Plan:
 
 
 def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
-    """Tell what begins."""
+    """Log what is about to start."""
     height, width = prepared.train.size
     logger.info(
         "Training %s on %d images of %dx%d in %d classes, validating on %d, on %s in %s.",
@@ -70,7 +71,7 @@ def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
 
 
 def fingerprint_of(prepared: Prepared, settings: Settings, plan: Plan, world: World) -> dict[str, object]:
-    """What two runs must have in common for the one to go on where the other was."""
+    """What two runs must have in common for one to resume from a checkpoint of the other."""
     microbatch_size = fixed_microbatch_size(plan)
     return {
         **prepared.data,

@@ -1,4 +1,4 @@
-"""The report of a training that is finished: what goes into it, and how much time it may take."""
+"""The report of a finished training run: its content, and the time that it may take."""
 
 from __future__ import annotations
 
@@ -26,58 +26,39 @@ from train_pytorch_model.report.contents import (
 )
 from train_pytorch_model.text.masking import masked
 from train_pytorch_model.text.wording import bytes_in_words, seconds_in_words
-from train_pytorch_model.training.callbacks import Callback
 from train_pytorch_model.training.predictions import predict
 from train_pytorch_model.training.state import load_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
 
     from train_pytorch_model.data.image_store import ImageStore
-    from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
     from train_pytorch_model.job.datasets import Scanned
-    from train_pytorch_model.job.prepare import Prepared, Settings
+    from train_pytorch_model.job.history import History
+    from train_pytorch_model.job.prepare import Prepared
+    from train_pytorch_model.job.settings import Settings
     from train_pytorch_model.training.early_stopping import BestModel
     from train_pytorch_model.training.plan import Plan
 
 logger = logging.getLogger(__name__)
 
 TRACKED_FILES = (LEARNING_CURVES, CONFUSION_MATRIX, REPORT_FILE)
-"""Of the report, what the tracked run gets."""
-# A report may take this share of the run, or these seconds where they are more.
-_SHARE = 0.02
-_LEAST_SECONDS = 15.0
-# Of that time, the parts for scoring the validation images and for looking for identical ones.
-_SCORING_PART = 0.4
-_SEARCH_PART = 0.2
-# Images times classes: scikit-learn makes several arrays of as many numbers.
+"""Files of the report that are sent to the tracked run."""
+# A report may take this fraction of the run, or this many seconds if they are more.
+_FRACTION_OF_RUN = 0.02
+_MIN_SECONDS = 15.0
+# The fractions of that time for scoring the validation images and for finding identical images.
+_SCORING_FRACTION = 0.4
+_SEARCH_FRACTION = 0.2
+# Images times classes: scikit-learn makes several arrays of this size.
 _MAX_PROBABILITIES = 50_000_000
-
-
-class History(Callback):
-    """Keeps what the epochs came to."""
-
-    def __init__(self) -> None:
-        self.records: list[EpochRecord] = []
-        self.timings: list[EpochTiming] = []
-
-    def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
-        """Keep those of the run before, too."""
-        for record, timing in records:
-            self.epoch_done(record, timing)
-
-    def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
-        """Keep it."""
-        self.records.append(record)
-        self.timings.append(timing)
 
 
 @dataclass(frozen=True)
 class FinishedTraining:
-    """What a report is made from."""
+    """The results of training, before they are written."""
 
     settings: Settings
     prepared: Prepared
@@ -89,42 +70,41 @@ class FinishedTraining:
     stop_reason: str
     """As a sentence."""
     seconds: float
-    """Of the run so far."""
+    """Duration of the run so far."""
     warnings: list[str] = field(default_factory=list)
-    """What the run warned of."""
+    """Warnings of the run."""
 
 
 def report_kind(wanted: str, *, is_tracked: bool) -> str:
-    """What `--report` comes to: "off", "basic" or "full".
+    """Return the kind of report: "off", "basic" or "full".
 
-    What a job puts out and what a tracked run is sent are seen by more people than the data: there "auto" shows no
-    images.
+    More people see the outputs of a job and a tracked run than the data itself, so "auto" shows no images there.
     """
     is_job = any(name in os.environ for name in ("AZUREML_RUN_ID", "MLFLOW_RUN_ID"))
     return ("basic" if is_job or is_tracked else "full") if wanted == "auto" else wanted
 
 
 def report_training(training: FinishedTraining, folder: Path, *, has_images: bool) -> bool:
-    """Write the report of a training; a fault in it is told and ends nothing.
+    """Write the report of a training run. An error is logged and does not end the run.
 
     Args:
-        training: that is finished.
-        folder: where to.
-        has_images: whether images of the user are shown in it.
+        training: the results.
+        folder: the folder to write.
+        has_images: whether the report shows images of the user.
 
     Returns:
-        Whether it could be written.
+        Whether the report was written.
     """
     started = time.perf_counter()
     try:
-        from train_pytorch_model.report.write import write_report  # matplotlib and jinja2 take seconds
+        from train_pytorch_model.report.write import write_report  # importing matplotlib and jinja2 takes seconds
 
         path = write_report(_make_report(training, has_images=has_images), folder)
-    except (Exception, KeyboardInterrupt) as error:  # the model is what the run was for
+    except (Exception, KeyboardInterrupt) as error:  # the model is written; it must not be lost for the report
         logger.warning("The report could not be written: %s: %s", type(error).__name__, first_line(error))
         remove_report(folder)
         return False
-    logger.info("Report: %s, in %.1f s.", path, time.perf_counter() - started)
+    logger.info("Saved the report to %s in %.1f s.", path, time.perf_counter() - started)
     return True
 
 
@@ -134,14 +114,14 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
     prepared = training.prepared
     train, valid = prepared.train_data, prepared.valid_data
     classes = train.images.classes
-    allowed = max(_LEAST_SECONDS, _SHARE * training.seconds)
-    chosen = _choose_images(training, _SCORING_PART * allowed)
+    allowed = max(_MIN_SECONDS, _FRACTION_OF_RUN * training.seconds)
+    chosen = _choose_images(training, _SCORING_FRACTION * allowed)
     truth = valid.images.labels[valid.kept[chosen.numpy()]]
     load_weights(prepared.network, training.best.state)
     probabilities = predict(
         prepared.network, prepared.valid, chosen, training.plan.batch_size, training.device, prepared.memory_format
     )
-    found = compare_images(train.files(), valid.files(), _SEARCH_PART * allowed)
+    found = compare_images(train.files(), valid.files(), _SEARCH_FRACTION * allowed)
     warnings = [
         *training.warnings,
         *imbalance(train.counts(), classes),
@@ -183,10 +163,13 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
 
 
 def _choose_images(training: FinishedTraining, allowed: float) -> torch.Tensor:
-    """Validation images to score: all, or as many drawn at random as fit into the time, by how long validation took."""
+    """Choose the validation images to score: all, or a random sample that can be scored in the time.
+
+    The time is estimated from the duration of validation.
+    """
     num_images = len(training.prepared.valid)
     timings = training.history.timings
-    # Each process validated its part.
+    # Each process validated its shard.
     expected = training.world_size * sum(timing.valid_seconds for timing in timings) / len(timings)
     num_scored = min(num_images, max(1, _MAX_PROBABILITIES // training.plan.num_classes))
     if expected > allowed:
@@ -199,7 +182,7 @@ def _choose_images(training: FinishedTraining, allowed: float) -> torch.Tensor:
 
 
 def _pixels(store: ImageStore, index: int, device: torch.device) -> np.ndarray:
-    """The image at an index, uint8 of shape (height, width, 3)."""
+    """The image at an index: uint8 of shape (height, width, 3)."""
     pixels, _ = next(iter(store.batches([torch.tensor([index])], device)))
     return pixels[0].permute(1, 2, 0).cpu().numpy()
 
@@ -230,15 +213,15 @@ def _facts(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]]]
         ),
         ("Parameters", [*[(name, str(value)) for name, value in given], ("Seed used", str(settings.seed))]),
         (
-            "Computed on",
+            "Environment",
             [
                 ("Device", name_of_device(training.device)),
                 ("Processes", str(training.world_size)),
                 ("Precision", str(plan.precision)),
                 ("Image store", prepared.image_store),
-                ("CUDA graph", "where the network allows it" if plan.cuda_graph else "no"),
-                ("Learning rate at its highest", f"{plan.learning_rate:g}"),
-                ("This run", seconds_in_words(training.seconds)),
+                ("CUDA graph", "if the network allows it" if plan.cuda_graph else "no"),
+                ("Highest learning rate", f"{plan.learning_rate:g}"),
+                ("Duration", seconds_in_words(training.seconds)),
             ],
         ),
         ("Versions", _versions()),
@@ -247,10 +230,10 @@ def _facts(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]]]
 
 def _data_facts(name: str, dataset: Scanned, store: ImageStore) -> list[tuple[str, str]]:
     height, width = store.size
-    num_left_out = len(dataset.unreadable) + len(dataset.images.unreadable)
+    num_skipped = len(dataset.unreadable) + len(dataset.images.unreadable)
     images = f"{len(store):,} of {width}x{height} pixels, {bytes_in_words(dataset.num_bytes)} decoded"
-    left_out = f", {num_left_out:,} left out" if num_left_out else ""
-    return [(f"{name} dataset", str(dataset.images.path)), (f"{name} images", images + left_out)]
+    skipped = f", {num_skipped:,} skipped" if num_skipped else ""
+    return [(f"{name} dataset", str(dataset.images.path)), (f"{name} images", images + skipped)]
 
 
 def _versions() -> list[tuple[str, str]]:

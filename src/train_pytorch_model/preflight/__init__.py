@@ -1,1 +1,1 @@
-"""Looks at everything that a training would take, and writes nothing."""
+"""Checks everything that a training run needs, and writes nothing."""

@@ -1,11 +1,9 @@
-"""The check command: everything that a training would take, looked at before it runs."""
+"""Checks a training run before it starts, and writes nothing."""
 
 from __future__ import annotations
 
-import io
 import math
 import os
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,11 +20,19 @@ from train_pytorch_model.data.placement import free_bytes
 from train_pytorch_model.distributed.device import choose_device, name_of_device
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.errors import ModuleOutOfMemoryError, is_out_of_memory
+from train_pytorch_model.job.inspect import Inspected, check_counts, inspect
 from train_pytorch_model.job.plan import fingerprint_of, make_plan
-from train_pytorch_model.job.prepare import Inspected, assemble, check_counts, inspect
-from train_pytorch_model.job.stores import StoreMaker
-from train_pytorch_model.preflight.page import print_json, print_page
-from train_pytorch_model.preflight.result import Chosen, DatasetFound, Estimate, ModelFound, Need, Problem, Result
+from train_pytorch_model.job.prepare import assemble
+from train_pytorch_model.job.stores import Decoding, try_decoding
+from train_pytorch_model.preflight.result import (
+    CheckResult,
+    Chosen,
+    DatasetFound,
+    Estimate,
+    ModelFound,
+    Need,
+    Problem,
+)
 from train_pytorch_model.preflight.trial import Trial, try_steps
 from train_pytorch_model.text.masking import masked
 from train_pytorch_model.text.wording import bytes_in_words
@@ -40,35 +46,31 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.errors import FaultCollector, ModuleError
     from train_pytorch_model.job.datasets import Scanned
-    from train_pytorch_model.job.prepare import Prepared, Settings
+    from train_pytorch_model.job.prepare import Prepared
+    from train_pytorch_model.job.settings import Settings
     from train_pytorch_model.training.plan import Plan
 
-# Of looking for images that lie in both sets.
+# For finding images that are in both datasets.
 _SEARCH_SECONDS = 30.0
 
 
-def check(settings: Settings, console: Console, *, is_json: bool) -> int:
-    """Check a training, print what was found on stdout, and leave every folder as it was.
+def check(settings: Settings, console: Console) -> CheckResult:
+    """Check a training run, and leave every folder as it was.
 
     Args:
-        settings: of the training.
-        console: for progress.
-        is_json: whether to print for machines.
+        settings: of the training run.
+        console: shows the progress.
 
     Returns:
-        The exit code: 0 when the training can begin, else 1.
+        The problems that training would end with, the warnings, and what training would use.
     """
     with kept_warnings() as warnings:
-        result = _find_out(settings, World(device=choose_device()), ProgressDisplay(console), warnings)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a label that it has no letters for must not end the page
-        sys.stdout.reconfigure(errors="backslashreplace")
-    (print_json if is_json else print_page)(result, sys.stdout)
-    return 1 if result.problems else 0
+        return _check(settings, World(device=choose_device()), ProgressDisplay(console), warnings)
 
 
 @contextmanager
 def _as_found(*folders: Path) -> Iterator[None]:
-    """Remove the folders that the block makes to see whether it can, and nothing else."""
+    """Remove the empty folders that the block creates."""
     absent = {path for folder in folders for path in (folder, *folder.parents) if not os.path.exists(path)}
     try:
         yield
@@ -78,16 +80,16 @@ def _as_found(*folders: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned: list[str]) -> Result:
+def _check(settings: Settings, world: World, display: ProgressDisplay, warned: list[str]) -> CheckResult:
     started = time.perf_counter()
     with _as_found(settings.outputs_path, settings.checkpoint_path):
         inspected = inspect(settings, world)
     faults = inspected.faults
-    maker = StoreMaker(world, display, faults, None, skip=settings.skip_unreadable_images)
+    how = Decoding(world, display, faults, settings.skip_unreadable_images, None)
     decoding = time.perf_counter()
-    stores = maker.look_through([inspected.train, inspected.valid], settings.parameters.image_store)
+    decoded = try_decoding([inspected.train, inspected.valid], settings.parameters.image_store, how)
     decoding = time.perf_counter() - decoding
-    train, valid = maker.datasets
+    train, valid = decoded.datasets
     inspected = replace(inspected, train=train, valid=valid)
     check_counts(settings, world, train, faults)
     start_seconds = time.perf_counter() - started
@@ -95,9 +97,9 @@ def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned
     memory: tuple[Need, ...] = ()
     model = _model(inspected)  # before steps change its weights
     if not faults.faults:
-        prepared = assemble(inspected, stores, maker.place)
+        prepared = assemble(inspected, decoded)
         plan = make_plan(prepared, settings, world)
-        chosen = Chosen(name_of_device(world.device), str(plan.precision), maker.place, plan.cuda_graph)
+        chosen = Chosen(name_of_device(world.device), str(plan.precision), decoded.place, plan.cuda_graph)
         start = _start(prepared, settings, plan, world, faults)
         free = free_bytes(world.device)
         try:
@@ -110,7 +112,7 @@ def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned
             memory = _memory(prepared, trial, world.device, free)
             faults.faults.extend(_shortages(memory))
             estimate = _estimate(prepared, plan, trial, start_seconds, decoding)
-    return Result(
+    return CheckResult(
         problems=tuple(Problem(fault.error_id, fault.code, masked(str(fault))) for fault in faults.faults),
         warnings=(*warned, *_warnings(train, valid)),
         classes=train.images.classes if train else (),
@@ -125,7 +127,7 @@ def _find_out(settings: Settings, world: World, display: ProgressDisplay, warned
 
 
 def _start(prepared: Prepared, settings: Settings, plan: Plan, world: World, faults: FaultCollector) -> str:
-    """Where the training would begin."""
+    """Whether training would resume or start from scratch, in words."""
     resume = settings.parameters.resume
     folder = CheckpointFolder(settings.checkpoint_path)
     candidate = None if resume == "never" else folder.newest()
@@ -134,10 +136,10 @@ def _start(prepared: Prepared, settings: Settings, plan: Plan, world: World, fau
     if reason and resume == "require":
         faults.faults.append(refusal(folder, candidate, reason))
     if candidate is None:
-        return "anew"
+        return "from scratch"
     if reason:
-        return f"anew: the checkpoint in {folder.path} is of another training: {reason}"
-    return f"goes on from {name_of(folder, candidate)}"
+        return f"from scratch: the checkpoint in {folder.path} belongs to a different run: {reason}"
+    return f"resumes from {name_of(folder, candidate)}"
 
 
 def _dataset(scanned: Scanned | None) -> DatasetFound | None:
@@ -181,7 +183,7 @@ def _warnings(train: Scanned | None, valid: Scanned | None) -> list[str]:
 
 
 def _memory(prepared: Prepared, trial: Trial, device: torch.device, free: Mapping[str, float]) -> tuple[Need, ...]:
-    """What takes room, and the room there was before a step took any."""
+    """The memory that training needs, and the memory that was free before the first step."""
 
     def need(what: str, place: str, num_bytes: int) -> Need:
         place = place if place in free else "memory"
@@ -197,7 +199,7 @@ def _memory(prepared: Prepared, trial: Trial, device: torch.device, free: Mappin
 
 
 def _shortages(needs: Sequence[Need]) -> list[ModuleError]:
-    """A fault for each place that would have to hold more than it has room for."""
+    """An error for each place without enough free space."""
     faults: list[ModuleError] = []
     for place in dict.fromkeys(need.place for need in needs):
         there = [need for need in needs if need.place == place]
@@ -207,7 +209,7 @@ def _shortages(needs: Sequence[Need]) -> list[ModuleError]:
             faults.append(
                 ModuleOutOfMemoryError(
                     f"{place} has {bytes_in_words(free)} free, and training needs {bytes_in_words(needed)} there: "
-                    f"{named}. Lower the batch size, take a smaller network, or keep the images elsewhere with "
+                    f"{named}. Lower the batch size, choose a smaller network, or keep the images elsewhere with "
                     "--image-store."
                 )
             )
@@ -220,6 +222,6 @@ def _estimate(prepared: Prepared, plan: Plan, trial: Trial, start_seconds: float
         math.ceil(num_train / plan.batch_size) * trial.step_seconds
         + math.ceil(num_valid / plan.batch_size) * trial.validation_seconds
     )
-    if prepared.image_store == "none":  # then images are decoded in every epoch, while the network computes
+    if prepared.image_store == "none":  # then images are decoded in every epoch, during the steps
         seconds = max(seconds, decoding)
     return Estimate(start_seconds, seconds, start_seconds + plan.epochs * seconds)

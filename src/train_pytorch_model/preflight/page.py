@@ -1,8 +1,10 @@
-"""What a check found, as a page for people and as JSON for machines."""
+"""Prints the result of a check, as a page or as JSON."""
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING
 
@@ -18,30 +20,37 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from train_pytorch_model.preflight.result import DatasetFound, Result
+    from train_pytorch_model.preflight.result import CheckResult, DatasetFound
 
-# More classes than these are told by the largest and the smallest.
+# Of more classes, only the largest and the smallest are shown.
 _MAX_SHOWN = 40
 _SHOWN_AT_EACH_END = 15
 _BAR_WIDTH = 24
 
 
-def print_json(result: Result, file: IO[str]) -> None:
-    """Print one JSON object: the fields of `Result`, and `ok`."""
+def print_result(result: CheckResult, *, is_json: bool) -> None:
+    """Print the result of a check on stdout, as a page or as one JSON object."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # labels that stdout cannot encode must not end the page
+        sys.stdout.reconfigure(errors="backslashreplace")
+    (print_json if is_json else print_page)(result, sys.stdout)
+
+
+def print_json(result: CheckResult, file: IO[str]) -> None:
+    """Print one JSON object: the fields of `CheckResult`, and `ok`."""
     file.write(json.dumps({"ok": not result.problems, **asdict(result)}) + "\n")
 
 
-def print_page(result: Result, file: IO[str]) -> None:
-    """Print a page of 80 columns, or as wide as the terminal is."""
+def print_page(result: CheckResult, file: IO[str]) -> None:
+    """Print a page as wide as the terminal, or 80 columns."""
     console = Console(file=file, highlight=False)
     console.print(Group(*_page(result, has_blocks=not console.options.ascii_only)))
 
 
-def _page(result: Result, *, has_blocks: bool) -> list[RenderableType]:
+def _page(result: CheckResult, *, has_blocks: bool) -> list[RenderableType]:
     parts: list[RenderableType] = [_facts(result)]
     if result.training:
         parts += [
-            Text("\nImages of each class", style="bold"),
+            Text("\nImages per class", style="bold"),
             _classes(result.training, result.validation, has_blocks=has_blocks),
         ]
     if result.warnings:
@@ -49,9 +58,9 @@ def _page(result: Result, *, has_blocks: bool) -> list[RenderableType]:
     if result.problems:
         messages = [f"{problem.id} ({problem.code}): {problem.message}" for problem in result.problems]
         parts += [Text("\nProblems", style="bold red"), *_listed(messages)]
-        parts.append(Text("\nThis training cannot begin. Mend what is listed, and check again.", style="red"))
+        parts.append(Text("\nTraining cannot start. Fix the problems above and run check again.", style="red"))
     else:
-        parts.append(Text("\nThis training can begin.", style="green"))
+        parts.append(Text("\nTraining can start.", style="green"))
     return parts
 
 
@@ -59,7 +68,7 @@ def _listed(texts: Sequence[str]) -> list[RenderableType]:
     return [Padding(Text(f"- {text}"), (0, 0, 0, 1)) for text in texts]
 
 
-def _facts(result: Result) -> Table:
+def _facts(result: CheckResult) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -68,32 +77,32 @@ def _facts(result: Result) -> Table:
             table.add_row(name, Text(_dataset(dataset)))
     if result.model:
         model = result.model
-        new = f"drawn anew: {', '.join(model.new_weights)}" if model.new_weights else "all as they are"
-        table.add_row("Model", Text(f"{model.network}, {model.weights:,} weights ({new}), of {model.path}"))
+        new = f"initialized: {', '.join(model.new_weights)}" if model.new_weights else "all from the model"
+        table.add_row("Model", Text(f"{model.network}, {model.weights:,} weights ({new}), from {model.path}"))
     if result.chosen:
         chosen = result.chosen
-        table.add_row("Device", Text(chosen.device + (", steps as a CUDA graph" if chosen.cuda_graph else "")))
+        table.add_row("Device", Text(chosen.device + (", with a CUDA graph" if chosen.cuda_graph else "")))
         table.add_row("Precision", chosen.precision)
         table.add_row("Image store", chosen.image_store)
     for need in result.memory:
         free = "" if need.free_bytes is None else f", {bytes_in_words(need.free_bytes)} free"
-        table.add_row("Room", f"{need.what}: {bytes_in_words(need.needed_bytes)} of {need.place}{free}")
+        table.add_row("Needs", f"{need.what}: {bytes_in_words(need.needed_bytes)} of {need.place}{free}")
     if result.start:
-        table.add_row("Begins", Text(result.start))
+        table.add_row("Start", Text(result.start))
     if result.estimate:
         estimate = result.estimate
         total, start, epoch = map(
             seconds_in_words, (estimate.total_seconds, estimate.start_seconds, estimate.epoch_seconds)
         )
-        table.add_row("Time", f"about {total}, if all epochs are done: {start} to begin, {epoch} an epoch")
+        table.add_row("Time", f"about {total} for all epochs: {start} until the first step, {epoch} per epoch")
     return table
 
 
 def _dataset(dataset: DatasetFound) -> str:
     size = f" of {dataset.width}x{dataset.height} pixels" if dataset.width else ""
-    left_out = f", {dataset.unreadable:,} more cannot be read" if dataset.unreadable else ""
+    unreadable = f", {dataset.unreadable:,} more cannot be read" if dataset.unreadable else ""
     num_bytes = f"{bytes_in_words(dataset.file_bytes)} in files, {bytes_in_words(dataset.decoded_bytes)} decoded"
-    return f"{dataset.images:,} images{size}{left_out}; {num_bytes}; in {dataset.path}"
+    return f"{dataset.images:,} images{size}{unreadable}; {num_bytes}; in {dataset.path}"
 
 
 def _classes(training: DatasetFound, validation: DatasetFound | None, *, has_blocks: bool) -> RenderableType:

@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import Optional
 
 @dataclass(frozen=True)
 class DatasetFound:
-    """A dataset."""
+    """A dataset of a training run."""
 
     path: str
     images: int
-    """That can be read and have the size of most."""
+    """Number of images that can be read and have the most common size."""
     unreadable: int
     width: Optional[int]
     height: Optional[int]
-    """In pixels; None when no image can be read."""
+    """In pixels; None if no image can be read."""
     file_bytes: int
     decoded_bytes: int
     counts: dict[str, int]
-    """Images of each class."""
+    """Number of images of each class."""
 
 
 @dataclass(frozen=True)
 class ModelFound:
-    """A network, as it would be trained."""
+    """The network as it would be trained."""
 
     path: str
     network: str
     weights: int
     new_weights: tuple[str, ...]
-    """Names of those that are drawn anew, because they depend on the classes."""
+    """Names of the weights that are initialized because they depend on the classes."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a training would use."""
+    """What training would use."""
 
     device: str
     precision: str
@@ -46,38 +46,39 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Need:
-    """Room that something takes, and that there is before it does."""
+    """Memory or disk space that something needs, and how much is free."""
 
     what: str
     place: str
     """"device", "memory" or "disk"."""
     needed_bytes: int
     free_bytes: Optional[int]
-    """None where the system does not tell."""
+    """None if the system does not say."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long a training would take with one process, should all epochs be done."""
+    """How long all epochs would take with one process."""
 
     start_seconds: float
-    """Until the first step."""
+    """Time until the first step."""
     epoch_seconds: float
     total_seconds: float
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A fault, as training would end with it."""
+    """An error that training would end with."""
 
     id: str
+    """The designer's name of the error."""
     code: int
     message: str
 
 
 @dataclass(frozen=True)
-class Result:
-    """All that was found; a part is None where it could not be looked at."""
+class CheckResult:
+    """Everything that a check found; a part that could not be checked is None."""
 
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
@@ -89,4 +90,9 @@ class Result:
     memory: tuple[Need, ...]
     estimate: Optional[Estimate]
     start: Optional[str]
-    """Where it would begin: the checkpoint that it would go on from, or anew."""
+    """Whether training would resume from a checkpoint or start from scratch."""
+
+    @property
+    def can_start(self) -> bool:
+        """Whether training can start."""
+        return not self.problems

@@ -1,0 +1,189 @@
+"""What can be said about a training run before an image is decoded: parameters, outputs, ports and network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from train_pytorch_model.data.batches import derive_seed
+from train_pytorch_model.errors import (
+    TRAINED_MODEL,
+    TRAINING_DATASET,
+    UNTRAINED_MODEL,
+    VALIDATION_DATASET,
+    FaultCollector,
+    GreaterThanOrEqualToError,
+    InvalidDatasetError,
+    InvalidModelDirectoryError,
+    LessThanOrEqualToError,
+    UserError,
+)
+from train_pytorch_model.job.datasets import Scanned, scan
+from train_pytorch_model.models.memory_format import preferred_memory_format
+from train_pytorch_model.models.description import NetworkDescription
+from train_pytorch_model.models.network import check_image_size, with_head
+from train_pytorch_model.models.network_rules import NetworkError
+from train_pytorch_model.ports.classes import match_classes, warn_of_classes
+from train_pytorch_model.ports.labelled_images import read_labelled_images
+from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory, make_outputs_folder, real_path
+from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
+from train_pytorch_model.report.contents import REPORT_FOLDER
+from train_pytorch_model.serving.exports import check_formats
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from train_pytorch_model.distributed.world import World
+    from train_pytorch_model.job.settings import Settings
+
+
+Built = tuple["nn.Module", NetworkDescription, torch.memory_format]
+"""A network with the right head, its description, and the memory format that it computes in."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """The parts of a training run before decoding; a part that cannot be read is None."""
+
+    faults: FaultCollector
+    output: OutputDirectory
+    model: UntrainedModel | None
+    train: Scanned | None
+    valid: Scanned | None
+    built: Built | None
+
+
+def inspect(settings: Settings, world: World) -> Inspected:
+    """Check the parameters and the outputs, and read the ports.
+
+    All processes call it. The datasets are read by the first process of each node only.
+    """
+    faults = FaultCollector()
+    faults.faults.extend(settings.parameters.faults())
+    output = OutputDirectory(settings.trained_model_path, TRAINED_MODEL, TRAINED)
+    if world.is_main:
+        _check_outputs(settings, output, faults)
+    model = train = valid = built = None
+    with faults.collecting():
+        model = read_untrained_model(settings.untrained_model_path, trust_code=settings.trust_model_code)
+    if world.is_leader:
+        train, valid = _read_datasets(settings, faults)
+        built = build_network(model, train, valid, settings, faults)
+    return Inspected(faults, output, model, train, valid, built)
+
+
+def _check_outputs(settings: Settings, output: OutputDirectory, faults: FaultCollector) -> None:
+    with faults.collecting():
+        inputs = (settings.untrained_model_path, settings.train_data_path, settings.valid_data_path)
+        output.check(inputs, settings.outputs_path, settings.checkpoint_path)
+    report = real_path(settings.outputs_path / REPORT_FOLDER)
+    for path in (settings.trained_model_path, settings.checkpoint_path):
+        with faults.collecting():
+            if report in (real_path(path), *real_path(path).parents):
+                raise UserError(f"{path} is the folder of the report, {report}, or inside it. Choose another folder.")
+    with faults.collecting():
+        make_outputs_folder(settings.outputs_path)
+    with faults.collecting():
+        make_outputs_folder(settings.checkpoint_path, "--checkpoint-path")
+    with faults.collecting():
+        check_formats(settings.export_formats)
+
+
+def _read_datasets(settings: Settings, faults: FaultCollector) -> tuple[Scanned | None, Scanned | None]:
+    train = valid = None
+    with faults.collecting():
+        train = scan(read_labelled_images(settings.train_data_path, TRAINING_DATASET), faults)
+    with faults.collecting():
+        valid = scan(read_labelled_images(settings.valid_data_path, VALIDATION_DATASET), faults)
+    if train and valid:
+        with faults.collecting():
+            valid = replace(valid, images=match_classes(train.images, valid.images))
+            warn_of_classes(train.images, valid.images)
+    return train, valid
+
+
+def check_counts(settings: Settings, world: World, train: Scanned | None, faults: FaultCollector) -> None:
+    """Compare the batch size and the number of processes with the number of training images.
+
+    Args:
+        settings: with the batch size.
+        world: with the number of processes.
+        train: the training dataset; images that are skipped do not count.
+        faults: collects the faults.
+    """
+    if train is None:
+        return
+    parameters = settings.parameters
+    # Images that cannot be read and must not be skipped are a fault of their own.
+    num_images = len(train.kept) if settings.skip_unreadable_images else len(train.images)
+    if num_images and parameters.batch_size > num_images:
+        with faults.collecting():
+            raise LessThanOrEqualToError("Batch size", parameters.batch_size, "train data count", num_images)
+    if num_images and world.world_size > num_images:
+        with faults.collecting():
+            raise UserError(
+                f"{world.world_size} processes were started for {num_images} training images, but each needs at least "
+                "one image. Start fewer processes."
+            )
+    if parameters.sync_batch_norm and not world.is_alone and world.device.type != "cuda":
+        with faults.collecting():
+            raise UserError(
+                "--sync-batch-norm true requires GPUs: PyTorch has no synchronized batch normalization for CPUs."
+            )
+
+
+def build_network(
+    model: UntrainedModel | None,
+    train: Scanned | None,
+    valid: Scanned | None,
+    settings: Settings,
+    faults: FaultCollector,
+) -> Built | None:
+    """Fit the head of the network to the classes, and check the sizes of the images; None if that is impossible."""
+    if model and train:
+        with faults.collecting():
+            return _fit_head(model, train, valid, settings)
+    return None
+
+
+def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, settings: Settings) -> Built:
+    classes = train.images.classes
+    same_labels = model.labels is None or model.labels[: len(classes)] == classes
+    torch.manual_seed(derive_seed(settings.seed, "head"))
+    try:
+        network, description = with_head(model.description, model.state, len(classes), keep_head=same_labels)
+    except NetworkError as error:
+        raise InvalidModelDirectoryError(UNTRAINED_MODEL, f"in {model.path}, {error}") from error
+    # The network sees single images in training if the batch size or the microbatch size is 1, and never otherwise.
+    parameters = settings.parameters
+    smallest_batch = 1 if parameters.batch_size <= 1 or parameters.microbatch_size == 1 else 2
+    name = "Batch size" if parameters.batch_size <= 1 else "Microbatch size"
+    _check_size(description, train, smallest_batch, training=True, parameter=name)
+    if valid:
+        _check_size(description, valid, 1, training=False)
+    memory_format = preferred_memory_format(network, train.size) if train.size else torch.contiguous_format
+    return network, description, memory_format
+
+
+def _check_size(
+    description: NetworkDescription, scanned: Scanned, batch_size: int, *, training: bool, parameter: str = ""
+) -> None:
+    if scanned.size is None:
+        return
+    num_classes = len(scanned.images.classes)
+    try:
+        check_image_size(description, scanned.size, batch_size, num_classes, training=training)
+    except NetworkError as error:
+        if batch_size == 1 and training and "more than 1 value per channel" in str(error):
+            raise GreaterThanOrEqualToError(
+                parameter,
+                2,
+                detail=f"{description.name} normalizes over the batch, and one image of this size has one value.",
+            ) from error
+        raise InvalidDatasetError(
+            scanned.images.where,
+            f"the network {description.name} does not accept images of {scanned.size[1]}x{scanned.size[0]}: {error}",
+            "Resize the images, or choose another network.",
+        ) from error

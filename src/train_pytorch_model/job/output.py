@@ -1,0 +1,77 @@
+"""The trained model on disk: at the end of a run, and the best model so far when a run fails."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from train_pytorch_model.errors import TRAINED_MODEL
+from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory
+from train_pytorch_model.ports.trained_model import write_trained_model
+from train_pytorch_model.report.contents import REPORT_FOLDER, remove_report
+
+if TYPE_CHECKING:
+    from train_pytorch_model.job.prepare import Prepared
+    from train_pytorch_model.job.settings import Settings
+    from train_pytorch_model.training.early_stopping import BestModel
+
+logger = logging.getLogger(__name__)
+
+BEST_CHECKPOINT = "best"
+"""The folder in the checkpoint folder for the best model of a failed run."""
+
+
+def remove_earlier_outputs(settings: Settings) -> None:
+    """Remove the report and the best model that an earlier run left.
+
+    Raises:
+        ModuleError: if the folder of the best model contains anything else.
+    """
+    remove_report(settings.outputs_path / REPORT_FOLDER)
+    path = settings.checkpoint_path / BEST_CHECKPOINT
+    if path.is_dir():
+        OutputDirectory(path, TRAINED_MODEL, TRAINED).check()
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def write_model(
+    folder: Any, settings: Settings, prepared: Prepared, best: BestModel, export_formats: tuple[str, ...]
+) -> None:
+    """Write the weights of the best epoch as a ModelDirectory.
+
+    Args:
+        folder: of `OutputDirectory.writing`.
+        settings: whether to include samples.
+        prepared: the network and the training dataset.
+        best: the weights.
+        export_formats: further formats to write.
+    """
+    # A new network on the CPU: the model must load where there is no GPU.
+    network = prepared.description.build()
+    network.load_state_dict(best.state)
+    write_trained_model(
+        folder,
+        network,
+        prepared.description,
+        prepared.train_data.images,
+        prepared.train.size,
+        is_cuda=any(weight.is_cuda for weight in prepared.network.parameters()),
+        include_samples=settings.include_samples,
+        code_folders=prepared.code_folders,
+        export_formats=export_formats,
+    )
+
+
+def save_best(settings: Settings, prepared: Prepared, best: BestModel) -> str:
+    """Save the best model of a failed run in the checkpoint folder; return a sentence that says where."""
+    path = settings.checkpoint_path / BEST_CHECKPOINT
+    try:
+        with OutputDirectory(path, TRAINED_MODEL, TRAINED).writing() as folder:
+            write_model(folder, settings, prepared, best, ())
+    except Exception as error:  # the user must learn of the error that ended the run
+        logger.warning("The best model so far could not be saved: %s", error)
+        return "The best model so far could not be saved."
+    kept = f"The best model so far, of epoch {best.epoch}, is saved in {path}."
+    logger.warning("%s", kept)
+    return kept

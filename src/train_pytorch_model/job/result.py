@@ -1,0 +1,53 @@
+"""What a training run returns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingResult:
+    """The results of a training run, and the paths of what it wrote."""
+
+    history: tuple[EpochRecord, ...]
+    """Results of each epoch, including those before a resume."""
+    timings: tuple[EpochTiming, ...]
+    """Duration of each epoch."""
+    best_epoch: int
+    """The epoch whose weights the trained model has, counted from 1."""
+    stop_reason: str
+    """Why training stopped, as a sentence."""
+    seed: int
+    """The random seed that was used."""
+    trained_model_path: Path
+    outputs_path: Path
+    metrics_path: Path
+    """`metrics.jsonl`, with one line per epoch."""
+    report_path: Optional[Path]
+    """`report.html`; None if there is no report, and in all processes but the first."""
+
+    @property
+    def best(self) -> EpochRecord:
+        """The results of the best epoch."""
+        return next(record for record in self.history if record.epoch == self.best_epoch)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the history with one row per epoch; the columns are the fields of `EpochRecord`."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(record) for record in self.history])
+
+    def __repr__(self) -> str:
+        return (
+            f"TrainingResult(epochs={len(self.history)}, best_epoch={self.best_epoch}, "
+            f"top1_acc={self.best.top1_acc:.5f}, valid_loss={self.best.valid_loss:.5f}, "
+            f"trained_model_path={str(self.trained_model_path)!r})"
+        )
