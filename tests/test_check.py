@@ -252,7 +252,7 @@ def test_it_says_where_a_training_would_begin(inputs: Inputs, capsys: pytest.Cap
     assert check(inputs, capsys)[1]["start"] == "from scratch"
     code, found = check(inputs, capsys, resume="require")
     assert code == 1
-    assert "--resume require: there is no checkpoint" in found["problems"][0]["message"]
+    assert "--resume require: there is no usable checkpoint" in found["problems"][0]["message"]
     assert inputs.fit(resume="require") == 1
     assert found["problems"][0]["message"] == str(inputs.error()["Message"]).partition(": ")[2]  # type: ignore[index]
     job = train_job(inputs, epochs=50, patience=50, checkpoint_minutes=0)
