@@ -21,8 +21,8 @@ from train_pytorch_model.errors import (
     UserError,
 )
 from train_pytorch_model.job.datasets import Scanned, scan
-from train_pytorch_model.models.memory_format import preferred_memory_format
 from train_pytorch_model.models.description import NetworkDescription
+from train_pytorch_model.models.memory_format import preferred_memory_format
 from train_pytorch_model.models.network import check_image_size, with_head
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.ports.classes import match_classes, warn_of_classes
