@@ -7,15 +7,18 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+import train_pytorch_model as tpm
 from tests import documentation
 from train_pytorch_model import errors
 from train_pytorch_model.cli.parser import build_parser
+from train_pytorch_model.modules.transform_options import TransformOptions
 from train_pytorch_model.parameters import TrainingParameters
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +59,8 @@ def prose(path: Path) -> str:
 def anchors(path: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and MkDocs make them."""
     headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    objects = re.findall(r"^::: (\S+)$", prose(path), re.MULTILINE)
+    return {*objects, *(re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings)}
 
 
 def commands() -> Iterator[tuple[str, str]]:
@@ -144,6 +148,18 @@ def test_the_page_of_parameters_has_each_with_its_range_and_default() -> None:
     actions = subparsers()["train"]._actions
     shown = {action.option_strings[-1] for action in actions if action.help != argparse.SUPPRESS}
     assert set(table) == shown - {"--help"}
+
+
+def test_the_page_of_modules_has_each_option_of_a_transformation_with_its_default() -> None:
+    defaults = {row[0].strip("`"): row[1].strip("`") for row in rows(DOCS / "modules.md") if row[0].startswith("`--")}
+    for option in fields(TransformOptions):
+        assert defaults["--" + option.name.replace("_", "-")] == str(option.default).lower(), option.name
+
+
+def test_functions_are_on_the_page_of_the_api() -> None:
+    for name in tpm.__all__:
+        if name.islower() and not name.startswith("_"):
+            assert f"\n::: train_pytorch_model.api.{name}\n" in text_of(DOCS / "api.md"), name
 
 
 def test_old_names_are_on_the_page_of_migration() -> None:
