@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from tests.making import write_class_folders
-from train_pytorch_model.data.batches import derive_seed, normalised, shuffled, training_shares
+from train_pytorch_model.data.batches import derive_seed, normalised, shuffled, training_shards
 from train_pytorch_model.data.decoding import UnreadableImageError, decode, read_size
 from train_pytorch_model.data.image_store import ImageStore, decode_all
 from train_pytorch_model.data.threads import ahead, in_threads
@@ -179,4 +179,4 @@ def test_any_integer_is_a_seed(seed: int) -> None:
     [(10, 4, [4, 4, 2]), (9, 4, [4, 4]), (8, 4, [4, 4]), (3, 1, [1, 1, 1]), (1, 4, [1]), (5, 8, [5])],
 )
 def test_the_last_batch_is_used_unless_it_is_a_single_image(count: int, batch_size: int, sizes: list[int]) -> None:
-    assert [len(share.indices) for share in training_shares(torch.arange(count), batch_size)] == sizes
+    assert [len(shard.indices) for shard in training_shards(torch.arange(count), batch_size)] == sizes

@@ -20,7 +20,7 @@ from tests.fit_job import make_network
 from tests.jobs import Job, process_variables, results, train_job
 from tests.making import Inputs
 from tests.test_loop import make_images
-from train_pytorch_model.data.batches import shuffled, training_shares
+from train_pytorch_model.data.batches import shuffled, training_shards
 from train_pytorch_model.distributed import rendezvous
 from train_pytorch_model.distributed.device import find_shared_gpus
 from train_pytorch_model.distributed.launch import Launch
@@ -37,19 +37,19 @@ END_SECONDS = 30
 @pytest.mark.parametrize(("count", "batch_size"), [(64, 4), (65, 4), (66, 4), (67, 4), (71, 4), (67, 1), (9, 16)])
 def test_every_image_is_dealt_out_once_in_the_global_order(count: int, batch_size: int, world_size: int) -> None:
     order = shuffled(count, seed=1, epoch=1)
-    of_ranks = [training_shares(order, batch_size, rank, world_size) for rank in range(world_size)]
-    dealt = torch.cat([torch.cat([share.indices for share in step]) for step in zip(*of_ranks)])
+    of_ranks = [training_shards(order, batch_size, rank, world_size) for rank in range(world_size)]
+    dealt = torch.cat([torch.cat([shard.indices for shard in step]) for step in zip(*of_ranks)])
     assert torch.equal(dealt[:count], order)
     # Padding: what each process needs for two images (one, at a batch size of 1) in the last step, from the beginning.
     last = count % (batch_size * world_size) or batch_size * world_size
     padding = max(0, world_size * min(2, batch_size) - last)
     assert torch.equal(dealt[count:], order[:padding])
     for step in zip(*of_ranks):
-        sizes = [len(share.indices) for share in step]
+        sizes = [len(shard.indices) for shard in step]
         assert max(sizes) - min(sizes) <= 1
         assert max(sizes) <= max(batch_size, 2)
         # The mean of means, so weighted, is the mean over all images.
-        assert [share.weight for share in step] == pytest.approx([size * world_size / sum(sizes) for size in sizes])
+        assert [shard.weight for shard in step] == pytest.approx([size * world_size / sum(sizes) for size in sizes])
 
 
 def test_two_processes_with_half_the_batch_equal_one_with_the_whole(tmp_path: Path) -> None:

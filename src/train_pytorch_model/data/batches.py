@@ -20,25 +20,25 @@ def shuffled(count: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(count, generator=generator)
 
 
-class Share(NamedTuple):
-    """One process's part of a batch that all processes learn from together."""
+class Shard(NamedTuple):
+    """The images of one process in a batch of all processes."""
 
     indices: torch.Tensor
-    """Of images, int64 of shape (B,)."""
+    """Indices of the images, int64 of shape (B,)."""
     weight: float
-    """How much the part counts in the mean over the processes: its images, by those of an average part."""
+    """Weight of the shard in the mean over processes: its number of images relative to an average shard."""
 
 
-def training_shares(order: torch.Tensor, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Share]:
-    """Cut an order into batches of `world_size` parts, and give one process's part of each.
+def training_shards(order: torch.Tensor, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Shard]:
+    """Split an order into batches of `world_size` shards, and return the shards of one process.
 
-    The last, partial batch is used too, dealt out as evenly as it goes. A part of a single image, over which nothing
-    can be normalised, is avoided: with one process such a batch is left out; with several, each of which must take part
-    in every batch, it is filled up to two images a process (one, at a batch size of 1) from the beginning of the order.
+    The last, partial batch is used too, and distributed as evenly as possible. Batch normalization may need two images,
+    so a shard of a single image is avoided: one process skips such a batch. Several processes must all take part in
+    every batch, so they fill it to two images per process (one, with a batch size of 1) from the start of the order.
 
     Args:
         order: of all images, int64 of shape (N,), N >= world_size.
-        batch_size: images in one process's part.
+        batch_size: images in one shard.
         rank: of the process.
         world_size: number of processes.
     """
@@ -50,7 +50,7 @@ def training_shares(order: torch.Tensor, batch_size: int, rank: int = 0, world_s
         elif len(batches) > 1:
             batches.pop()
     parts = [torch.tensor_split(batch, world_size)[rank] for batch in batches]
-    return [Share(part, len(part) * world_size / len(batch)) for part, batch in zip(parts, batches)]
+    return [Shard(part, len(part) * world_size / len(batch)) for part, batch in zip(parts, batches)]
 
 
 def normalised(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from train_pytorch_model.data.batches import normalised, shuffled, training_shares
+from train_pytorch_model.data.batches import normalised, shuffled, training_shards
 from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep
 from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
 from train_pytorch_model.training.step import TrainingStep, logits_and_loss
@@ -60,9 +60,9 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
     step = TrainingStep(network, plan.num_classes, device, plan.memory_format, plan.precision)
     set_microbatch_size(step, prepared.train, plan, world)
     step.begin_epoch(plan.learning_rate)
-    shares = training_shares(shuffled(len(prepared.train), plan.seed, 1), plan.batch_size)[:2]
+    shards = training_shards(shuffled(len(prepared.train), plan.seed, 1), plan.batch_size)[:2]
     # There before a step is timed, as they are where images are decoded once.
-    batches = list(prepared.train.batches([share.indices for share in shares], device))
+    batches = list(prepared.train.batches([shard.indices for shard in shards], device))
 
     def time_steps() -> float:
         return _time(CapturedStep(step, plan.batch_size) if plan.cuda_graph else step, batches, device)

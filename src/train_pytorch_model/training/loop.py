@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
-from train_pytorch_model.data.batches import Share, derive_seed, shuffled, training_shares
+from train_pytorch_model.data.batches import Shard, derive_seed, shuffled, training_shards
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.graph import CapturedStep
@@ -83,8 +83,8 @@ def fit(
     is_tried = not (world.is_alone or plan.sync_batch_norm)
     set_microbatch_size(step, train, plan, world, is_tried=is_tried)
     if not world.is_alone:
-        share = training_shares(shuffled(len(train), 0, 0), plan.batch_size, world.rank, world.world_size)[0]
-        step.dry_run(*next(iter(train.batches([share.indices], world.device))))
+        shard = training_shards(shuffled(len(train), 0, 0), plan.batch_size, world.rank, world.world_size)[0]
+        step.dry_run(*next(iter(train.batches([shard.indices], world.device))))
     state = TrainingState(step, best, EarlyStopping(plan.patience))
     if checkpointer.is_resuming:
         state.restore(checkpointer.resume_from, world)
@@ -219,16 +219,16 @@ def train_epoch(
     """
     step = state.step
     order = shuffled(len(train), plan.seed, state.epoch)
-    shares = training_shares(order, plan.batch_size, world.rank, world.world_size)
-    callback.epoch_started(state.epoch, len(shares))
-    remaining: list[Share] = shares[state.iteration :]
-    batches = train.batches([share.indices for share in remaining], world.device)
+    shards = training_shards(order, plan.batch_size, world.rank, world.world_size)
+    callback.epoch_started(state.epoch, len(shards))
+    remaining: list[Shard] = shards[state.iteration :]
+    batches = train.batches([shard.indices for shard in remaining], world.device)
     started, before = time.perf_counter(), state.seconds
-    for iteration, (share, (pixels, labels)) in enumerate(zip(remaining, batches), start=state.iteration + 1):
-        run_step(pixels, labels, share.weight)
+    for iteration, (shard, (pixels, labels)) in enumerate(zip(remaining, batches), start=state.iteration + 1):
+        run_step(pixels, labels, shard.weight)
         is_read = iteration % plan.print_frequency == 0
         has_diverged, numbers = False, None
-        if is_read or iteration == len(shares):
+        if is_read or iteration == len(shards):
             # The only place within an epoch where the host waits for the device.
             numbers = torch.cat((step.loss[None], step.sums.totals)).tolist()
             # The sum of the losses stays non-finite after one loss was.

@@ -146,7 +146,7 @@ class TrainingStep:
         Args:
             pixels: uint8 of shape (B, 3, height, width), on the device.
             labels: int64 of shape (B,), on the device.
-            weight: of this process's shard of the batch, see `Share.weight`.
+            weight: of this process's shard of the batch, see `Shard.weight`.
         """
         self._optimizer.zero_grad(set_to_none=True)
         self._add_gradients(self._forward, pixels, labels, weight)
