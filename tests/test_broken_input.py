@@ -259,7 +259,7 @@ CASES: dict[str, Case] = {
     "file_name names the folder itself, or a file of the list": Case(
         "error", info(file_name="./images.lst"), "which is no image"
     ),
-    "file_name names a folder": Case("error", info(file_name="image"), "it is no regular file"),
+    "file_name names a folder": Case("error", info(file_name="image"), "it is not a regular file"),
     "file_name names a missing image": Case(
         "error", lambda inputs: first_image(inputs).unlink(), "the file is missing"
     ),
@@ -365,10 +365,10 @@ CASES: dict[str, Case] = {
         "error", raw(link_raw_out), "is a link that leads out of the directory"
     ),
     "raw images: a broken link": Case(
-        "error", raw(lambda path: link(path / "cat" / "x.png", "nowhere")), "is no regular file or leads nowhere"
+        "error", raw(lambda path: link(path / "cat" / "x.png", "nowhere")), "is not a regular file or is a broken link"
     ),
     "raw images: a pipe": Case(
-        "error", raw(lambda path: os.mkfifo(path / "cat" / "x.png")), "is no regular file or leads nowhere"
+        "error", raw(lambda path: os.mkfifo(path / "cat" / "x.png")), "is not a regular file or is a broken link"
     ),
     # Images.
     "a file of 0 bytes": Case("error", image(b""), _NO_IMAGE),
@@ -634,7 +634,7 @@ def test_no_module_waits_for_a_pipe(module: str, inputs: Inputs, capfd: pytest.C
         paths = {"input_image_transform_path": to, "input_image_dir_path": inputs.train, "output_path": out}
         assert run_here("apply-image-transformation", mode="For training", **paths, **outputs) == 1
     assert error_code(inputs.outputs) == ("InvalidDataset", 18)
-    assert "it is no regular file" in error_text(inputs.outputs)
+    assert "it is not a regular file" in error_text(inputs.outputs)
     assert not out.exists()
 
 

@@ -131,7 +131,7 @@ def test_a_mapped_file_has_no_name_and_goes_with_the_process(tmp_path: Path, mon
     assert len(store) == 3
 
 
-@pytest.mark.parametrize("words", ["the file is missing", "it is 40x20, though its header said 32x32"])
+@pytest.mark.parametrize("words", ["the file is missing", "it is 40x20, but its header said 32x32"])
 def test_a_file_that_changes_after_the_check_is_named(words: str, tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path / "images", ["a"], per_class=3)
     paths = sorted((folder / "a").iterdir())

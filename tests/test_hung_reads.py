@@ -68,5 +68,5 @@ def test_a_pipe_in_place_of_an_image_is_told_of(inputs: Inputs) -> None:
     image.unlink()
     os.mkfifo(image)
     assert inputs.fit() == 1
-    assert f"{image.name}': it is no regular file" in error_text(inputs.outputs)
+    assert f"{image.name}': it is not a regular file" in error_text(inputs.outputs)
     assert inputs.fit(skip_unreadable_images="true") == 0

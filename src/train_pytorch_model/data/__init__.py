@@ -1,1 +1,1 @@
-"""From image files to batches."""
+"""Image files to batches: decoding, image stores, order, normalization."""

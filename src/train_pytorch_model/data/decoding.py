@@ -1,4 +1,4 @@
-"""Image files to pixels, by Pillow, exactly as the downstream module decodes them: `open(file).convert("RGB")`."""
+"""Decodes image files with Pillow exactly as Score Image Model does: `open(file).convert("RGB")`."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 
-# As designer-core sets it when it is imported, so that a comment of some megabytes is accepted here as it is there,
-# imported or not. Pillow's limit of all comments of a file holds besides.
+# The value that designer-core sets when it is imported, so that the same PNG comments are accepted before that, too.
+# Pillow also limits the total size of all comments of a file.
 PngImagePlugin.MAX_TEXT_CHUNK = 100 * ImageFile.SAFEBLOCK
 
 
 class UnreadableImageError(Exception):
-    """A file that is no whole image; the text says why."""
+    """A file is not a complete image; the message says why."""
 
 
 def check_regular(path: Path) -> None:
-    """Make sure that reading a file comes to an end: opening a pipe would wait for ever, and a device never ends.
+    """Check that a file is a regular file. Opening a pipe could block, and reading a device might never end.
 
     Raises:
-        UnreadableImageError: when it is no regular file.
-        OSError: when it is not there.
+        UnreadableImageError: if it is not a regular file.
+        OSError: if it does not exist.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise UnreadableImageError("it is no regular file")
+        raise UnreadableImageError("it is not a regular file")
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An image whose header has been read.
+    """Open an image and read its header.
 
     Raises:
-        UnreadableImageError: when the file is no regular one, or a program.
+        UnreadableImageError: if the file is not a regular file, or is PostScript.
     """
     with reading(path):
         check_regular(path)
         with Image.open(path) as image:
-            if image.format == "EPS":  # for which Pillow would start Ghostscript
+            if image.format == "EPS":  # Pillow would start Ghostscript
                 raise UnreadableImageError("it is a PostScript program, whatever its name says")
             yield image
 
 
 def read_size(path: Path) -> Size:
-    """The size of an image by its header, (height, width) in pixels.
+    """Return the size of an image from its header, (height, width) in pixels.
 
     Raises:
-        UnreadableImageError: when the file is missing or no image.
+        UnreadableImageError: if the file is missing or is not an image.
     """
     try:
         with opened(path) as image:
@@ -66,35 +66,37 @@ def read_size(path: Path) -> Size:
     except UnreadableImageError:
         raise
     except MemoryError:
-        raise  # says nothing of the image
-    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+        raise  # not caused by the image
+    except Exception as error:  # with broken files, Pillow's decoders can raise anything
         raise UnreadableImageError(_reason(error)) from error
 
 
-def look_at(files: Sequence[Path]) -> None:
-    """Read the headers of images that something else is to open, which would wait for ever where a read never ends.
+def read_headers(files: Sequence[Path]) -> None:
+    """Read the headers of images before other code opens them, because that code would wait for ever for a hung read.
+
+    Other errors are ignored; the other code reports them.
 
     Raises:
-        HungReadError: when one does. Whatever else is wrong with a file is left to whoever opens it.
+        HungReadError: if a read does not return.
     """
 
-    def look(index: int) -> None:
+    def read(index: int) -> None:
         with suppress(UnreadableImageError):
             read_size(files[index])
 
-    for _ in in_threads(look, len(files)):
+    for _ in in_threads(read, len(files)):
         pass
 
 
 def decode(path: Path) -> np.ndarray:
-    """The pixels of an image as RGB, uint8 of shape (height, width, 3).
+    """Decode an image to RGB pixels, uint8 of shape (height, width, 3).
 
     Raises:
-        UnreadableImageError: when the file is missing, truncated or does not decode.
+        UnreadableImageError: if the file is missing, truncated or cannot be decoded.
     """
     try:
         with opened(path) as image:
-            # Converting RGB to RGB would only copy it.
+            # Converting RGB to RGB would only copy the image.
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except UnreadableImageError:
         raise
@@ -105,16 +107,14 @@ def decode(path: Path) -> np.ndarray:
 
 
 def decode_sized(path: Path, size: Size) -> np.ndarray:
-    """The pixels of an image whose header said `size`; see `decode`.
+    """Decode an image that must have the given size, see `decode`.
 
     Raises:
-        UnreadableImageError: as `decode` does, and when the image is of another size.
+        UnreadableImageError: as in `decode`, and if the image has another size.
     """
     image = decode(path)
     if image.shape[:2] != size:
-        raise UnreadableImageError(
-            f"it is {image.shape[1]}x{image.shape[0]}, though its header said {size[1]}x{size[0]}"
-        )
+        raise UnreadableImageError(f"it is {image.shape[1]}x{image.shape[0]}, but its header said {size[1]}x{size[0]}")
     return image
 
 

@@ -14,7 +14,7 @@ import torch
 from torchvision import transforms
 
 from train_pytorch_model.data.batches import derive_seed
-from train_pytorch_model.data.decoding import look_at, opened
+from train_pytorch_model.data.decoding import opened, read_headers
 from train_pytorch_model.data.threads import num_cores
 from train_pytorch_model.errors import InvalidDatasetError, UserError
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
@@ -128,7 +128,7 @@ def _transformed(
             file = source / (file_of(item, columns) or "")
             jobs.append((file, folder / name, derive_seed(seed, "transformation", number)))
             number += 1
-        look_at([file for file, _, _ in jobs])
+        read_headers([file for file, _, _ in jobs])
         yield from zip(listed, pool.map(work, jobs, chunksize=16))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from train_pytorch_model import designer_core
-from train_pytorch_model.data.decoding import UnreadableImageError, look_at, read_size
+from train_pytorch_model.data.decoding import UnreadableImageError, read_headers, read_size
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.image_list import file_of
 from train_pytorch_model.ports.named_files import Folder
@@ -35,7 +35,7 @@ def load_raw_images(path: Path, where: str) -> Any:
         raise InvalidDatasetError(
             where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
         )
-    look_at(_image_files(path, where))
+    read_headers(_image_files(path, where))
     found = _look_through(path, folders)
     try:
         directory = designer_core.load_image_directory(path)
@@ -78,7 +78,7 @@ def _image_files(path: Path, where: str) -> list[Path]:
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry.path))
             elif (is_json or _is_image(entry.name)) and not entry.is_file():
-                raise InvalidDatasetError(where, f"{name!r} is no regular file or leads nowhere", "Remove it.")
+                raise InvalidDatasetError(where, f"{name!r} is not a regular file or is a broken link", "Remove it.")
             elif is_json and entry.is_file() and entry.stat().st_size > _MAX_JSON_BYTES:
                 raise InvalidDatasetError(where, f"{name!r} has more than {_MAX_JSON_BYTES} bytes", "Remove it.")
             elif _is_image(entry.name):

@@ -108,7 +108,7 @@ def read_text(file: Path, max_bytes: int) -> str:
     """
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{file.name} is no regular file")
+        raise ValueError(f"{file.name} is not a regular file")
     if found.st_size > max_bytes:
         raise ValueError(f"{file.name} has {found.st_size} bytes, and may have {max_bytes}")
     return file.read_text(encoding="utf-8")
