@@ -185,6 +185,13 @@ def test_files_and_functions_that_are_named_exist() -> None:
             assert re.search(rf"def {function}\(", text_of(package / name)), (path.name, function)
 
 
+def test_every_room_of_the_package_is_on_the_page_of_development() -> None:
+    package = ROOT / "src" / "train_pytorch_model"
+    folders = {f"{file.parent.name}/" for file in package.glob("*/__init__.py")}
+    for room in folders | {file.name for file in package.glob("*.py")}:
+        assert f"`{room}`" in text_of(DOCS / "development.md"), room
+
+
 def test_examples_in_python_are_python() -> None:
     for path in PAGES:
         for block in re.findall(r"^```python\n(.*?)^```", text_of(path), re.MULTILINE | re.DOTALL):
