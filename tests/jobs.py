@@ -12,9 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.making import ROOT, Inputs
+from tests.processes import Forked
 
 # Far more than anything here takes; a job that hangs must end a test, not the machine.
 PATIENCE_SECONDS = 240.0
+
+TORCHRUN = "torch.distributed.run"
 
 _started: list[Job] = []
 
@@ -75,6 +78,7 @@ class Job:
         count: int = 1,
         launcher: str = "pytorch",
         prefix: tuple[str, ...] = (),
+        first: str = "",
     ) -> None:
         """Start it.
 
@@ -83,17 +87,24 @@ class Job:
             arguments: of `python -m`.
             count: number of processes.
             launcher: whose variables they get.
-            prefix: what `python` is started by.
+            prefix: what `python` is started by; without it, the processes are forked.
+            first: Python code that forked processes run before the module.
         """
         _started.append(self)
         self.logs = [path / f"log_{rank}.txt" for rank in range(count)]
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[subprocess.Popen[bytes] | Forked] = []
         for log, own in zip(self.logs, process_variables(count, launcher)):
+            environment = {**os.environ, **own, "PYTHONPATH": str(ROOT)}
+            log.write_bytes(b"")
+            # torchrun starts processes itself, by Python's name.
+            if not prefix and arguments[0] != TORCHRUN:
+                self.processes.append(Forked(arguments, environment, path, log, log, first))
+                continue
             with log.open("wb") as file:
                 self.processes.append(
                     subprocess.Popen(
                         [*prefix, sys.executable, "-m", *arguments],
-                        env={**os.environ, **own, "PYTHONPATH": str(ROOT)},
+                        env=environment,
                         stdout=file,
                         stderr=subprocess.STDOUT,
                         cwd=path,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.processes import needs_a_start, run_forked
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import load_image_directory
 from train_pytorch_model.ports.labelled_images import LabelledImages
@@ -148,9 +149,24 @@ def read_json_lines(path: Path) -> list[dict[str, object]]:
 
 
 def run_module(
-    *arguments: object, python: Path | str = sys.executable, cwd: Path | None = None, **environment: str
+    *arguments: object,
+    python: Path | str = sys.executable,
+    cwd: Path | None = None,
+    first: str = "",
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m train_pytorch_model` in a process of its own, as a pipeline does."""
+    """Run `python -m train_pytorch_model` in a process of its own, as a pipeline does.
+
+    Args:
+        *arguments: of the command.
+        python: another Python than that of the tests.
+        cwd: the working directory.
+        first: Python code that a forked process runs before the command.
+        **environment: variables; those that are read only when Python starts make it start afresh instead of forking.
+    """
+    if python == sys.executable and not needs_a_start(environment):
+        words = ["train_pytorch_model", *map(str, arguments)]
+        return run_forked(words, {**os.environ, **environment}, cwd or Path.cwd(), first)
     return subprocess.run(
         [str(python), "-m", "train_pytorch_model", *map(str, arguments)],
         capture_output=True,

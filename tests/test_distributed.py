@@ -17,7 +17,7 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from tests.fit_job import make_network
-from tests.jobs import Job, process_variables, results, train_job
+from tests.jobs import TORCHRUN, Job, free_port, process_variables, results, train_job
 from tests.making import Inputs
 from tests.test_loop import make_images
 from train_pytorch_model.data.batches import shuffled, training_shards
@@ -121,16 +121,16 @@ def test_more_processes_than_images_are_refused(tmp_path: Path) -> None:
     assert "2 processes were started for 1 training images" in str(inputs.error())
 
 
-TORCHRUN = ["torch.distributed.run", "--nproc-per-node=2", "-m", "train_pytorch_model"]
+def under_torchrun(inputs: Inputs, *options: str, **flags: object) -> Job:
+    """Two processes that torchrun starts; its own port is the same for each job of a machine."""
+    options = ("--nproc-per-node=2", f"--master-port={free_port()}", *options)
+    return Job(inputs.path, [TORCHRUN, *options, "-m", "train_pytorch_model", *inputs.arguments(**flags)])
 
 
 def running(inputs: Inputs, launcher: str = "pytorch", **flags: object) -> Job:
     """Two processes in the midst of a training."""
     flags = {"epochs": 500, "patience": 500, "batch_size": 4, **flags}
-    if launcher == "torchrun":
-        job = Job(inputs.path, [*TORCHRUN, *inputs.arguments(**flags)])
-    else:
-        job = train_job(inputs, 2, launcher, **flags)
+    job = under_torchrun(inputs, **flags) if launcher == "torchrun" else train_job(inputs, 2, launcher, **flags)
     assert job.until(lambda: "Epoch 1/500:" in job.log()), job.log()
     return job
 
@@ -216,7 +216,7 @@ def test_torchrun_starts_a_crashed_job_anew_and_it_goes_on(inputs: Inputs) -> No
     assert inputs.metrics()[0]["learning_rate"] == 0.001
     expected = results(inputs)
     shutil.rmtree(inputs.trained)
-    job = Job(inputs.path, [TORCHRUN[0], "--max-restarts=1", *TORCHRUN[1:], *inputs.arguments(**flags)])
+    job = under_torchrun(inputs, "--max-restarts=1", **flags)
     assert job.until(lambda: "Checkpoint of epoch 2" in job.log()), job.log()
     os.kill(_children(job.processes[0].pid)["1"], signal.SIGKILL)
     assert job.wait() == [0], job.log()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.making import ROOT, Inputs, error_text, flags_of, run_here, run_module, write_class_folders
+from tests.making import Inputs, error_text, flags_of, run_here, run_module, write_class_folders
 
 # A mount that does not answer, for one file; and patience that a test has.
 HANGING = """
@@ -25,11 +25,10 @@ Image.open = open_or_hang
 """
 
 
-def run_until_it_hangs(name: str, inputs: Inputs, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run_until_it_hangs(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command that waits for ever for the file whose path ends so."""
-    (inputs.path / "sitecustomize.py").write_text(HANGING.format(name=name))
     started = time.monotonic()
-    finished = run_module(*arguments, PYTHONPATH=f"{inputs.path}{os.pathsep}{ROOT / 'src'}")
+    finished = run_module(*arguments, first=HANGING.format(name=name))
     assert time.monotonic() - started < 120
     assert finished.returncode == 1, finished.stderr
     assert "Traceback" not in finished.stderr
@@ -39,7 +38,7 @@ def run_until_it_hangs(name: str, inputs: Inputs, *arguments: object) -> subproc
 @pytest.mark.parametrize("command", ["train", "check"])
 def test_a_read_that_hangs_is_named_and_the_process_ends(command: str, inputs: Inputs) -> None:
     image = sorted((inputs.valid / "image").iterdir())[5]
-    finished = run_until_it_hangs(f"valid/image/{image.name}", inputs, command, *inputs.arguments()[1:])
+    finished = run_until_it_hangs(f"valid/image/{image.name}", command, *inputs.arguments()[1:])
     assert f"Reading {image} has taken" in finished.stderr
     # What is wrong goes into the log of a training, and onto the page of a check, which is broken into lines.
     told = finished.stderr if command == "train" else "".join(finished.stdout.split())
@@ -50,7 +49,7 @@ def test_a_read_that_hangs_is_named_and_the_process_ends(command: str, inputs: I
 
 def test_a_read_that_hangs_is_named_where_others_would_open_the_image(inputs: Inputs) -> None:
     raw = write_class_folders(inputs.path / "raw", per_class=2)
-    run_until_it_hangs("raw/dog/1.png", inputs, *inputs.arguments(train_data_path=raw))
+    run_until_it_hangs("raw/dog/1.png", *inputs.arguments(train_data_path=raw))
     assert f"{raw / 'dog' / '1.png'} could not be read in" in error_text(inputs.outputs)
     transformation, changed = inputs.path / "transformation", inputs.path / "changed"
     reports = {"outputs_path": inputs.outputs}
@@ -58,7 +57,7 @@ def test_a_read_that_hangs_is_named_where_others_would_open_the_image(inputs: In
     image = sorted((inputs.valid / "image").iterdir())[5]
     ports = {"input_image_transform_path": transformation, "input_image_dir_path": inputs.valid}
     flags = flags_of({**ports, "output_path": changed, **reports})
-    run_until_it_hangs(f"valid/image/{image.name}", inputs, "apply-image-transformation", *flags)
+    run_until_it_hangs(f"valid/image/{image.name}", "apply-image-transformation", *flags)
     assert f"{image} could not be read in" in error_text(inputs.outputs)
     assert not changed.exists()
 

@@ -15,7 +15,13 @@ from tests.jobs import Job, results, train_job
 from tests.making import Inputs, read_json_lines
 
 EPOCHS = 4
-_made: dict[tuple[int, str], tuple[bytes, bytes]] = {}
+_expected: dict[tuple[int, str], tuple[bytes, bytes]] = {}
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Inputs:
+    """Enough images that a training is not over before a signal arrives."""
+    return Inputs(tmp_path).make(per_class=30)
 
 
 def flags_of_run(count: int, precision: str) -> dict[str, object]:
@@ -24,12 +30,12 @@ def flags_of_run(count: int, precision: str) -> dict[str, object]:
 
 def undisturbed(inputs: Inputs, count: int, precision: str) -> tuple[bytes, bytes]:
     """What the run comes to when it is left alone."""
-    if (count, precision) not in _made:
+    if (count, precision) not in _expected:
         job = train_job(inputs, count, **flags_of_run(count, precision))
         assert job.wait() == [0] * count, job.log()
-        _made[count, precision] = results(inputs)
+        _expected[count, precision] = results(inputs)
         shutil.rmtree(inputs.trained)
-    return _made[count, precision]
+    return _expected[count, precision]
 
 
 def start(inputs: Inputs, count: int, precision: str) -> Job:

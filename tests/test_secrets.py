@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.making import ROOT, Inputs, run_module
+from tests.making import Inputs, run_module
 from train_pytorch_model.text.masking import masked
 
 SECRET = "s3cr3t-Zq7xV2pL9wK4"
@@ -48,15 +48,14 @@ def test_a_training_says_no_secret(log_format: str, inputs: Inputs) -> None:
 
 
 def test_a_fault_of_the_module_says_no_secret(inputs: Inputs) -> None:
-    (inputs.path / "sitecustomize.py").write_text(
-        "import os, sys\n"
+    failing = (
+        "import os\n"
         "from train_pytorch_model.job import run\n"
-        "def train(*arguments):\n"
+        "def fit(*arguments):\n"
         "    raise RuntimeError('a request with ' + os.environ['MY_PASSWORD'] + ' failed')\n"
-        "run.train = train\n"
+        "run.fit = fit\n"
     )
-    path = f"{inputs.path}:{ROOT / 'src'}"
-    finished = run_module(*inputs.arguments(), PYTHONPATH=path, **ENVIRONMENT)
+    finished = run_module(*inputs.arguments(), first=failing, **ENVIRONMENT)
     assert finished.returncode == 1
     assert "a request with *** failed" in finished.stderr
     assert "Traceback" in finished.stderr
