@@ -1,4 +1,4 @@
-"""What MkDocs does besides: pages made of files that lie outside `docs/`, and links to such files."""
+"""Hooks of MkDocs: pages from files outside `docs/`, and links to such files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-# Files of the repository that are pages of the site too.
+# Files outside docs/ that are pages of the site.
 PAGES = {"benchmarks/RESULTS.md": "benchmarks.md", "CHANGELOG.md": "changelog.md"}
 SOURCES = {page: source for source, page in PAGES.items()}
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
@@ -29,7 +29,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Point links of the repository at the pages of the site; a file that is no page of it is named without a link."""
+    """Change links between files of the repository to links between pages; a file without a page is only named."""
     here = posixpath.dirname(SOURCES.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
 
     def replaced(match: re.Match[str]) -> str:

@@ -11,7 +11,7 @@ from tests import environments
 from tests.making import ROOT
 
 SITE = ROOT / "site"
-# MkDocs fetches nothing; an address that leads nowhere makes sure of it.
+# A proxy that does not exist: every download fails.
 _NOWHERE = "http://127.0.0.1:9"
 
 

@@ -1,4 +1,4 @@
-"""The documentation says what is so: links, command lines, flags, defaults and error codes are checked."""
+"""The documentation is correct: links, command lines, flags, defaults, error codes, files and functions in it exist."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FURTHER = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")
 PAGES = [*(ROOT / name for name in FURTHER), *sorted(DOCS.glob("*.md"))]
-# Of other programs: az, pip, torchrun, and this project's own tools.
+# Flags of az, pip and torchrun, and of the project's tools.
 OTHER_FLAGS = {
     *("--set", "--defaults", "--file", "--name", "--output-name", "--download-path", "--all-traffic"),
     *("--no-deps", "--require-hashes", "--nproc-per-node", "--max-restarts", "--kills", "--real"),
 }
-# Of a trained model.
+# Files of a trained model.
 SERVED = {"score.py", "served_model.py"}
 COMMAND = re.compile(
     r"(?:train-pytorch-model|python -m train_pytorch_model|torchrun (?:--\S+ \d+ )*-m train_pytorch_model) (.+)"
@@ -47,7 +47,7 @@ def text_of(path: Path) -> str:
 
 
 def code_lines(path: Path) -> list[str]:
-    """The lines of fenced blocks, those that a backslash continues joined."""
+    """The lines of fenced blocks, with continued lines joined."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text_of(path), re.MULTILINE | re.DOTALL)
     return "".join(blocks).replace("\\\n", " ").splitlines()
 
