@@ -102,7 +102,7 @@ def test_of_many_classes_the_largest_and_the_smallest_are_shown(
     page = capsys.readouterr().out
     assert "and 15 more" in page
     assert sum(line.startswith("class ") and line.split()[2] == "1" for line in page.splitlines()) == 30
-    assert "45 of 45 validation images are, byte for byte, among the training images too" in " ".join(page.split())
+    assert "45 of 45 validation images are identical to training images, byte for byte" in " ".join(page.split())
 
 
 def test_problems_are_those_that_train_ends_with(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,7 @@ def test_a_place_without_room_is_refused_with_the_sizes(wanted: str, mebibytes: 
 def test_images_on_their_way_to_gpus_lie_where_there_is_room() -> None:
     assert choose_host_place(100 * MEBIBYTE) == "memory"
     assert choose_host_place(101 * MEBIBYTE) == "disk"
-    with pytest.raises(PlacementError, match=r"1,001\.0 MiB of decoded images have no room .*--image-store none"):
+    with pytest.raises(PlacementError, match=r"1,001\.0 MiB of decoded images fit neither .*--image-store none"):
         choose_host_place(1001 * MEBIBYTE)
 
 

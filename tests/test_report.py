@@ -517,7 +517,7 @@ def test_identical_files_are_found_and_different_ones_of_equal_size_are_not(tmp_
     assert comparison.pairs == [(0, 1), (4, 3), (0, 4)]
     assert (comparison.num_candidates, comparison.num_read) == (8, 8)
     (text,) = comparison.warnings("abcde".__getitem__)
-    assert text.startswith("3 of 5 validation images are, byte for byte, among the training images too: 'b', 'd', 'e'.")
+    assert text.startswith("3 of 5 validation images are identical to training images, byte for byte: 'b', 'd', 'e'.")
 
 
 def test_files_of_a_size_that_one_set_alone_has_are_never_opened(tmp_path: Path) -> None:
@@ -537,7 +537,7 @@ def test_files_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     (tmp_path / "train" / "0").unlink()
     comparison = compare_images(train, Files(lambda number: train.path_of(1 - number), train.sizes[::-1]), 60)
     assert comparison.pairs == [(1, 0)]
-    assert comparison.warnings()[1] == ("2 files could not be read when looking for images that lie in both sets.")
+    assert comparison.warnings()[1] == "The search for images in both datasets could not read 2 files."
 
 
 def test_imbalance_names_small_classes() -> None:

@@ -66,4 +66,4 @@ def test_a_host_without_room_for_them_is_told(scanned: Scanned, monkeypatch: pyt
     faults = FaultCollector()
     opened(scanned, faults)
     (fault,) = faults.faults
-    assert "0.1 MiB of decoded images have no room in the host's memory or on its disk" in str(fault)
+    assert "0.1 MiB of decoded images fit neither in the host's memory nor on its disk" in str(fault)

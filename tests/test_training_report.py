@@ -158,7 +158,7 @@ def test_a_report_warns_of_the_data(inputs: Inputs) -> None:
     assert inputs.fit(report="full", skip_unreadable_images="true") == 0
     page = page_of(inputs)
     assert re.search(
-        rf"1 of 12 validation images are, byte for byte, among the training images too: '[^']*{valid[0].name}'", page
+        rf"1 of 12 validation images are identical to training images, byte for byte: '[^']*{valid[0].name}'", page
     )
     assert re.search(rf"1 of 24 images cannot be read and left out: '[^']*{train[1].name}'", page)
     assert "23 of 32x32 pixels, 0.1 MiB decoded, 1 skipped" in page

@@ -1,4 +1,4 @@
-"""What about the data a person should know before believing the numbers."""
+"""Properties of the data that make metrics misleading: class imbalance, and images in both datasets."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _IMBALANCE = 10
 
 
 def imbalance(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """A warning of classes that have too few images.
+    """Return a warning about classes with too few images.
 
     Args:
-        counts: training images of each class, int of shape (C,).
-        classes: names of the C classes.
+        counts: the number of training images of each class, int of shape (C,).
+        classes: the names of the C classes.
 
     Returns:
-        A sentence for classes with fewer than a tenth of the images of the largest; none where there is no such class.
+        A sentence about all classes with fewer than a tenth of the images of the largest class; empty if there is none.
     """
     largest = int(np.argmax(counts))
     few = np.flatnonzero(counts * _IMBALANCE < counts[largest]).tolist()
@@ -37,7 +37,7 @@ def imbalance(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
     return [
         f"{len(few)} of {len(classes)} classes {'has' if len(few) == 1 else 'have'} fewer than a tenth of the training "
         f"images of {classes[largest]!r} ({counts[largest]}): {named}. A model learns such classes badly, and the "
-        "accuracy over all images hides it: see the numbers of each class."
+        "accuracy over all images hides this: see the metrics of each class."
     ]
 
 
@@ -46,67 +46,65 @@ class Files:
     """The files of a dataset."""
 
     path_of: Callable[[int], Path]
-    """The file at an index."""
+    """Returns the file at an index."""
     sizes: np.ndarray
-    """In bytes, int64 of shape (N,)."""
+    """Sizes in bytes, int64 of shape (N,)."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a search for files that lie in both sets came to."""
+    """The result of a search for files that are in both datasets."""
 
     pairs: list[tuple[int, int]]
-    """(index in training, index in validation), one for each validation file whose bytes a training file has too."""
+    """(index in training, index in validation) for each validation file that is identical to a training file."""
     num_valid: int
-    """Validation files in all."""
+    """The number of all validation files."""
     num_candidates: int
-    """Files of both sets that had to be read, because their sizes occur in both."""
+    """The number of files that had to be read, because files of their size are in both datasets."""
     num_read: int
-    """Those that were read before the deadline."""
+    """The number of files that were read before the deadline."""
     num_unreadable: int
 
     @property
     def unfinished(self) -> str:
-        """What the deadline left out, as a sentence; empty when all files were looked at."""
-        looked_at = self.num_read + self.num_unreadable
-        if looked_at == self.num_candidates:
+        """A sentence about files that were not read before the deadline; empty if there are none."""
+        num_done = self.num_read + self.num_unreadable
+        if num_done == self.num_candidates:
             return ""
         return (
-            f"The search for images that lie in both sets ran out of time after {looked_at} of "
+            f"The search for images in both datasets ran out of time after {num_done} of "
             f"{self.num_candidates} files: there may be more than were found."
         )
 
     def warnings(self, name_of: Callable[[int], str] | None = None) -> list[str]:
-        """What was found, and what was not looked at, as sentences.
+        """Return sentences about what was found and what was not searched.
 
         Args:
-            name_of: the name of a validation file; the first identical ones are named where this is given.
+            name_of: returns the name of a validation file. If given, the first identical files are named.
         """
         texts = []
         if self.pairs:
             named = f": {name_some([name_of(valid) for _, valid in self.pairs])}" if name_of else ""
             texts.append(
-                f"{len(self.pairs)} of {self.num_valid} validation images are, byte for byte, among the training "
-                f"images too{named}. The model has seen them: its numbers will be worse on new images."
+                f"{len(self.pairs)} of {self.num_valid} validation images are identical to training images, "
+                f"byte for byte{named}. The model has seen them: its metrics will be worse on new images."
             )
         if self.unfinished:
             texts.append(self.unfinished)
         if self.num_unreadable:
-            texts.append(
-                f"{self.num_unreadable} files could not be read when looking for images that lie in both sets."
-            )
+            texts.append(f"The search for images in both datasets could not read {self.num_unreadable} files.")
         return texts
 
 
 def compare_images(train_files: Files, valid_files: Files, deadline: float) -> Comparison:
-    """Find validation files that lie, byte for byte, in the training set too.
+    """Find validation files that are identical to training files, byte for byte.
 
-    Only files whose size occurs in both sets are read, in a few threads; equal SHA-256 sums count as equal bytes.
+    Only files whose size is in both datasets are read, and their SHA-256 is compared.
 
     Args:
-        train_files: of the training set.
-        valid_files: of the validation set.
-        deadline: seconds after which the search stops with what it has found so far.
+        train_files: the files of the training dataset.
+        valid_files: the files of the validation dataset.
+        deadline: the number of seconds after which the search stops and returns what it has found.
     """
     end = time.monotonic() + deadline
     sets = (train_files, valid_files)
@@ -115,17 +113,17 @@ def compare_images(train_files: Files, valid_files: Files, deadline: float) -> C
     is_valid = np.repeat((False, True), [len(part) for part in indices])
     index = np.concatenate(indices)
     sizes = np.concatenate([files.sizes[part] for files, part in zip(sets, indices)])
-    # Sizes one after the other, so that a search cut short has finished with some; training before validation.
+    # Ordered by size, so that a stopped search has completed some sizes; training files before validation files.
     order = np.lexsort((index, is_valid, sizes))
     is_valid, index = is_valid[order], index[order]
 
-    def sum_of(number: int) -> tuple[bool, Optional[bytes]]:
-        return _sum_of(sets[int(is_valid[number])].path_of(int(index[number])), end)
+    def hash_file(number: int) -> tuple[bool, Optional[bytes]]:
+        return _hash(sets[int(is_valid[number])].path_of(int(index[number])), end)
 
     first: dict[bytes, int] = {}
     pairs: list[tuple[int, int]] = []
     num_read = num_unreadable = 0
-    for number, (is_in_time, digest) in enumerate(in_threads(sum_of, len(index), at_once=16)):
+    for number, (is_in_time, digest) in enumerate(in_threads(hash_file, len(index), at_once=16)):
         if not is_in_time:
             break
         if digest is None:
@@ -141,8 +139,8 @@ def compare_images(train_files: Files, valid_files: Files, deadline: float) -> C
     return Comparison(pairs, len(valid_files.sizes), len(index), num_read, num_unreadable)
 
 
-def _sum_of(path: Path, end: float) -> tuple[bool, Optional[bytes]]:
-    """Whether it was done before `end`, and the SHA-256 of a file; None when it cannot be read."""
+def _hash(path: Path, end: float) -> tuple[bool, Optional[bytes]]:
+    """Return whether the time sufficed, and the SHA-256 of a file; None if it cannot be read."""
     try:
         with reading(path):
             return True, sha256_of(path, deadline=end)

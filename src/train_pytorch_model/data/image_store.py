@@ -1,4 +1,4 @@
-"""The images of a dataset, ready for training: decoded once into one array, or decoded anew in every epoch."""
+"""Image stores: the images of a dataset, decoded once into one array or decoded again in every epoch."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """Pixels, uint8 of shape (B, 3, height, width), and labels, int64 of shape (B,)."""
 
 _CPU = torch.device("cpu")
-# Decoded on the host before each copy to a GPU.
+# The size of the host buffer in which images are decoded before they are copied to a GPU.
 _STAGING_BYTES = 64 * 2**20
 
 
 class ImageStore(Protocol):
-    """Images with their labels."""
+    """Images and their labels."""
 
     @property
     def size(self) -> Size:
         """(height, width) in pixels."""
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
 
     def batches(self, batches: Sequence[torch.Tensor], device: torch.device) -> Iterator[Batch]:
-        """Give batches on the device.
+        """Iterate over batches.
 
         Args:
-            batches: indices of the images of each batch, int64 of shape (B,), on the CPU.
-            device: where they are wanted.
+            batches: the indices of the images of each batch, int64 of shape (B,), on the CPU.
+            device: the device of the returned batches.
         """
 
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """Images decoded once, on the host, in a mapped file or on a GPU."""
+    """Images that were decoded once, into host memory, a mapped file or GPU memory."""
 
     pixels: torch.Tensor
-    """uint8 of shape (N, 3, height, width); the colours of a pixel lie side by side when `decode_all` made it."""
+    """uint8 of shape (N, 3, height, width), in channels-last order if `decode_all` created it."""
     labels: torch.Tensor
     """int64 of shape (N,), on the same device."""
     is_mapped: bool = False
-    """Whether the pixels lie in a file, where reading them may take time."""
+    """Whether the pixels are in a mapped file, from which reading may be slow."""
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     @property
@@ -64,48 +64,48 @@ class DecodedImages:
         return self.pixels.shape[2], self.pixels.shape[3]
 
     def batches(self, batches: Sequence[torch.Tensor], device: torch.device) -> Iterator[Batch]:
-        """Give batches on the device; see `ImageStore`."""
+        """Iterate over batches; see `ImageStore`."""
         if self.pixels.is_cuda:
             return self._resident(batches)
         return _deliver(self._gather, batches, device, read_ahead=self.is_mapped)
 
     def to(self, device: torch.device) -> DecodedImages:
-        """The same images on a device."""
+        """Return the same images on a device."""
         return DecodedImages(self.pixels.to(device), self.labels.to(device))
 
     def _resident(self, batches: Sequence[torch.Tensor]) -> Iterator[Batch]:
-        """Batches of what lies on the GPU: one copy of all indices, and then nothing that the host waits for."""
+        """Gather batches on the GPU: all indices are copied at once, and nothing later waits for the host."""
         indices = torch.cat(list(batches)).pin_memory().to(self.pixels.device, non_blocking=True)
         rows = self.pixels.permute(0, 2, 3, 1)
         for batch in torch.split(indices, [len(batch) for batch in batches]):
             yield rows.index_select(0, batch).permute(0, 3, 1, 2), self.labels.index_select(0, batch)
 
     def _gather(self, batch: torch.Tensor) -> Batch:
-        # By numpy: its copying is one thread's work, while torch would raise a second team of threads here.
+        # NumPy copies in this thread; torch would start a second OpenMP thread team here.
         rows = self.pixels.permute(0, 2, 3, 1).numpy()[batch.numpy()]
         return torch.from_numpy(rows).permute(0, 3, 1, 2), self.labels[batch]
 
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """Images that stay in their files and are decoded whenever they are asked for."""
+    """Images that stay in their files and are decoded for every batch."""
 
     path_of: Callable[[int], Path]
-    """The file of the image at an index."""
+    """Returns the file of the image at an index."""
     labels: torch.Tensor
     """int64 of shape (N,), on the CPU."""
     size: Size
     """(height, width) in pixels."""
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     def batches(self, batches: Sequence[torch.Tensor], device: torch.device) -> Iterator[Batch]:
-        """Give batches on the device; see `ImageStore`.
+        """Iterate over batches; see `ImageStore`.
 
         Raises:
-            UnreadableImageError: naming a file that has changed since it was checked.
+            UnreadableImageError: if a file has changed since it was checked; the message names it.
         """
         return _deliver(self._decode, batches, device, read_ahead=True)
 
@@ -126,25 +126,25 @@ class EncodedImages:
 
 @dataclass(frozen=True)
 class FilesAt:
-    """Some of many files, by their index among those; can be sent to another process, as a closure cannot."""
+    """Returns some of the files of a dataset. Unlike a closure, it can be pickled and sent to another process."""
 
     path_of: Callable[[int], Path]
     indices: np.ndarray
 
     def __call__(self, index: int) -> Path:
-        """The file of the image at `index`."""
+        """Return the file of the image at `index` among these files."""
         return self.path_of(int(self.indices[index]))
 
 
 def _deliver(
     make: Callable[[torch.Tensor], Batch], batches: Sequence[torch.Tensor], device: torch.device, *, read_ahead: bool
 ) -> Iterator[Batch]:
-    """Give batches that are made on the host: ahead of whoever asks where making or copying them takes time."""
+    """Iterate over batches that are made on the host, in a thread ahead of the consumer if making them takes time."""
     if device.type != "cuda":
         return ahead(make, batches) if read_ahead else map(make, batches)
 
     def pinned(batch: torch.Tensor) -> Batch:
-        # Pinned memory is what a copy to the GPU can read from while the host goes on.
+        # From pinned memory, the copy to the GPU is asynchronous.
         pixels, labels = make(batch)
         return pixels.pin_memory(), labels.pin_memory()
 
@@ -164,22 +164,22 @@ def decode_all(
     advance: Callable[[], None] = lambda: None,
     rows: torch.Tensor | None = None,
 ) -> tuple[ImageStore, dict[int, str]]:
-    """Decode images, all of the size `size`, side by side into one array.
+    """Decode images, which must all have the given size, in parallel into one array.
 
     Args:
-        path_of: the file of the image at an index.
-        labels: of each, int64 of shape (N,).
+        path_of: returns the file of the image at an index.
+        labels: the labels, int64 of shape (N,).
         size: (height, width) in pixels.
-        place: "device", "memory" or "disk"; "none" decodes each image only to see that it can be.
-        device: that trains.
-        advance: called once an image.
-        rows: uint8 of shape (N, height, width, 3), on the CPU, to decode into; made when left out.
+        place: "device", "memory" or "disk"; "none" decodes each image only to check it.
+        device: the device that trains.
+        advance: called once per image.
+        rows: uint8 of shape (N, height, width, 3) on the CPU to decode into; allocated if None.
 
     Returns:
-        The images that could be read, in order, and for each of the others its index and the reason.
+        The images that could be read, in order, and the index of each other image with the reason.
 
     Raises:
-        PlacementError: when the disk is full.
+        PlacementError: if the disk is full.
     """
     unreadable: dict[int, str] = {}
     if rows is None:
@@ -203,7 +203,7 @@ def decode_all(
     kept_labels = torch.from_numpy(labels[kept])
     if place == "none":
         return EncodedImages(FilesAt(path_of, kept), kept_labels, size), unreadable
-    # Close the gaps in place: an advanced index would copy the whole array.
+    # Close the gaps in place; advanced indexing would copy the whole array.
     for position, index in enumerate(kept.tolist() if unreadable else ()):
         if position != index:
             rows[position].copy_(rows[index])
@@ -214,7 +214,7 @@ def decode_all(
 def _decode_block(
     path_of: Callable[[int], Path], start: int, count: int, size: Size, target: np.ndarray | None
 ) -> Iterator[str | None]:
-    """Decode `count` images from `start` into the first rows of `target`; give the reason for each that cannot be."""
+    """Decode `count` images from `start` into the first rows of `target`; yield None or why the image is unreadable."""
 
     def work(number: int) -> str | None:
         try:

@@ -1,4 +1,4 @@
-"""Where decoded images can lie: what room there is, and which place to take."""
+"""Chooses where decoded images are stored, by the free space of each place, and allocates it."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Share of the free memory that decoded images may take where a person did not choose; the rest is the network's.
-_MEMORY_SHARE = 0.5
-# Likewise of the disk; the rest is for the model and the metrics, should they lie there too.
-_DISK_SHARE = 0.9
+# The fraction of the free memory that "auto" may use for decoded images. The network needs the rest.
+_MEMORY_FRACTION = 0.5
+# The fraction of the free disk that "auto" may use. The model and the metrics may be written to the same disk.
+_DISK_FRACTION = 0.9
 
 
 class PlacementError(Exception):
-    """The images do not fit where they are wanted; the text says what is needed and what is there."""
+    """Decoded images do not fit in the requested place; the message says how much is needed and free."""
 
 
 def choose_place(wanted: str, num_bytes: int, device: torch.device) -> str:
-    """Choose where decoded images are to lie, and log it.
+    """Choose where decoded images are stored, and log it.
 
     Args:
-        wanted: "device", "memory", "disk", "none", or "auto" for the first of them that has the room.
-        num_bytes: of all decoded images together.
-        device: that trains. Where it is the CPU, its memory is the host's, and "device" means "memory".
+        wanted: "device", "memory", "disk", "none", or "auto" for the first of them that has enough space.
+        num_bytes: the size of all decoded images.
+        device: the device that trains. If it is the CPU, "device" means "memory".
 
     Returns:
         "device", "memory", "disk" or "none".
 
     Raises:
-        PlacementError: when the images do not fit into the place asked for.
+        PlacementError: if the images do not fit in the requested place.
     """
-    room = free_bytes(device)
-    if wanted == "device" and "device" not in room:
+    available = free_bytes(device)
+    if wanted == "device" and "device" not in available:
         wanted = "memory"
     if wanted == "auto":
-        share = {"device": _MEMORY_SHARE, "memory": _MEMORY_SHARE, "disk": _DISK_SHARE}
-        place = next((name for name, free in room.items() if num_bytes <= share[name] * free), "none")
-    elif wanted != "none" and num_bytes > room[wanted]:
+        fractions = {"device": _MEMORY_FRACTION, "memory": _MEMORY_FRACTION, "disk": _DISK_FRACTION}
+        place = next((name for name, free in available.items() if num_bytes <= fractions[name] * free), "none")
+    elif wanted != "none" and num_bytes > available[wanted]:
         raise PlacementError(
             f"--image-store {wanted} needs {bytes_in_words(num_bytes)} for the decoded images, "
-            f"but {bytes_in_words(room[wanted])} are free there. Choose auto, or none to decode in every epoch."
+            f"but {bytes_in_words(available[wanted])} are free there. Choose auto, or none to decode in every epoch."
         )
     else:
         place = wanted
-    free_places = ", ".join(f"{name} {bytes_in_words(free)} free" for name, free in room.items())
+    free_places = ", ".join(f"{name} {bytes_in_words(free)} free" for name, free in available.items())
     if place == "none":
         logger.info("Image store none: images are decoded in every epoch (%s).", free_places)
     else:
@@ -66,84 +66,84 @@ def choose_place(wanted: str, num_bytes: int, device: torch.device) -> str:
 
 
 def free_bytes(device: torch.device) -> dict[str, float]:
-    """Room in each place, the fastest first; "device" is among them when it has memory of its own."""
+    """Return the free bytes of each place, fastest first; "device" only if it is a GPU."""
     of_device = {"device": float(torch.cuda.mem_get_info(device)[0])} if device.type == "cuda" else {}
     return {**of_device, "memory": available_memory_bytes(), "disk": _free_of_disk()}
 
 
 def choose_host_place(num_bytes: int) -> str:
-    """Where images that are on their way to several GPUs lie meanwhile: "memory" or "disk".
+    """Choose where images are decoded before the processes of a node copy them to their GPUs: "memory" or "disk".
 
     Raises:
-        PlacementError: when neither has the room.
+        PlacementError: if they fit in neither.
     """
     if num_bytes <= available_memory_bytes():
         return "memory"
     if num_bytes <= _free_of_disk():
         return "disk"
     raise PlacementError(
-        f"{bytes_in_words(num_bytes)} of decoded images have no room in the host's memory or on its disk, from where "
-        "the processes of a node take them to their GPUs. Choose --image-store none, or start one process a node."
+        f"{bytes_in_words(num_bytes)} of decoded images fit neither in the host's memory nor on its disk, from which "
+        "the processes of a node copy them to their GPUs. Choose --image-store none, or start one process per node."
     )
 
 
 def decoders_at_once(size: tuple[int, int]) -> int:
-    """How many images of a size may be decoded side by side: Pillow takes some 16 bytes a pixel while it is at one."""
-    return max(1, int(min(_MEMORY_SHARE * available_memory_bytes() / (16 * size[0] * size[1]), 2**16)))
+    """Return how many images of a size may be decoded at the same time. Pillow needs about 16 bytes per pixel."""
+    return max(1, int(min(_MEMORY_FRACTION * available_memory_bytes() / (16 * size[0] * size[1]), 2**16)))
 
 
 def allocate(place: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Make room for images, uint8 of the given shape, not initialised.
+    """Allocate an array for images, uint8 of the given shape, not initialized.
 
     Args:
         place: "device", "memory" or "disk".
-        shape: of the array.
-        device: that trains.
+        shape: the shape of the array.
+        device: the device that trains.
 
     Raises:
-        PlacementError: when the disk is full.
+        PlacementError: if the disk is full.
     """
     if place != "disk":
         return torch.empty(shape, dtype=torch.uint8, device=device if place == "device" else "cpu")
-    # The mapping outlives the name: the space comes back when the process ends, however it ends.
+    # The file has no name while it is mapped, so its space is freed when the process ends, however it ends.
     with shared_rows(place, shape) as shared:
         return shared.open()
 
 
 @dataclass(frozen=True)
 class SharedRows:
-    """Room for images that all processes of a node can open."""
+    """An array for images that all processes of a node can open."""
 
     path: str
     shape: tuple[int, ...]
 
     def open(self) -> torch.Tensor:
-        """The images, uint8 of the shape, written by one process and seen by all."""
+        """Map the array, uint8 of the shape. What one process writes, all see."""
         num_bytes = torch.Size(self.shape).numel()
         return torch.from_file(self.path, shared=True, size=num_bytes, dtype=torch.uint8).view(self.shape)
 
 
 @contextmanager
 def shared_rows(place: str, shape: tuple[int, ...]) -> Iterator[SharedRows]:
-    """Make room for images that all processes of a node open inside the block; it stays for as long as one has it open.
+    """Allocate an array that all processes of a node can open inside the block. It exists until the last closes it.
 
     Args:
         place: "memory" or "disk".
-        shape: of the array.
+        shape: the shape of the array.
 
     Raises:
-        PlacementError: when the disk is full.
+        PlacementError: if the disk is full.
     """
     num_bytes = torch.Size(shape).numel()
     has_descriptors = Path("/proc/self/fd").is_dir()
     with ExitStack() as stack:
-        with _disk_told(num_bytes):
+        with _disk_errors_as_placement_errors(num_bytes):
             if place == "memory" and has_descriptors:
-                # Not bound by the size of /dev/shm.
+                # Unlike /dev/shm, memfd_create has no limit of its own.
                 file: IO[bytes] = stack.enter_context(open(os.memfd_create("images"), "r+b"))  # noqa: PTH123
                 file.truncate(num_bytes)
             else:
-                # Without a name, where others can do without, so that nothing stays however this process ends.
+                # Without a name if others can open it by descriptor, so that nothing remains when this process ends.
                 make = tempfile.TemporaryFile if has_descriptors else tempfile.NamedTemporaryFile
                 file = stack.enter_context(make(prefix="images-"))
                 _reserve(file.fileno(), num_bytes)
@@ -151,18 +151,18 @@ def shared_rows(place: str, shape: tuple[int, ...]) -> Iterator[SharedRows]:
 
 
 @contextmanager
-def _disk_told(num_bytes: int) -> Iterator[None]:
+def _disk_errors_as_placement_errors(num_bytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise PlacementError(
-            f"No room for {bytes_in_words(num_bytes)} of decoded images in the temporary folder: {error.strerror}. "
+            f"{bytes_in_words(num_bytes)} of decoded images do not fit in the temporary folder: {error.strerror}. "
             "Set TMPDIR to a larger disk, or choose --image-store none."
         ) from error
 
 
 def _reserve(descriptor: int, num_bytes: int) -> None:
-    """Take the blocks now: a disk found full while a mapping is written kills the process."""
+    """Allocate the blocks now: if the disk is full while a mapping is written, the process is killed."""
     if num_bytes and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, num_bytes)
     else:
@@ -172,17 +172,17 @@ def _reserve(descriptor: int, num_bytes: int) -> None:
 def _free_of_disk() -> float:
     try:
         return float(shutil.disk_usage(tempfile.gettempdir()).free)
-    except OSError:  # there may be no folder that can be written
+    except OSError:  # there may be no writable folder
         return 0.0
 
 
 def available_memory_bytes() -> float:
-    """Memory of the host that is free, or that the container may still take where that is less."""
+    """Return the free memory of the host, or of the container if that is less."""
     found = [_free_of_host(), *(_free_of_group(*files) for files in _GROUP_FILES)]
     return min(found)
 
 
-# What a container may take and what it has taken, in the two versions of Linux's control groups.
+# The limit, the usage and the statistics of a container's memory, in the two versions of Linux control groups.
 _GROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
     (
@@ -198,7 +198,7 @@ def _free_of_host() -> float:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        return float("inf")  # no Linux: let the allocation itself say
+        return float("inf")  # not Linux; the allocation itself will fail
 
 
 def _free_of_group(limit_file: str, usage_file: str, stat_file: str) -> float:
@@ -206,7 +206,7 @@ def _free_of_group(limit_file: str, usage_file: str, stat_file: str) -> float:
         limit = float(Path(limit_file).read_text(encoding="ascii"))
         usage = float(Path(usage_file).read_text(encoding="ascii"))
         stat = dict(line.split() for line in Path(stat_file).read_text(encoding="ascii").splitlines())
-    except (OSError, ValueError):  # no such group, or its limit is "max"
+    except (OSError, ValueError):  # there is no such group, or its limit is "max"
         return float("inf")
-    # Cached files count as used, but make way when memory is asked for.
+    # Cached files count as used memory but are evicted when memory is needed.
     return limit - usage + float(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
