@@ -79,7 +79,7 @@ def test_asked_to_end_it_keeps_a_checkpoint_and_says_run_me_again(count: int, to
     job.send(signal.SIGTERM, to)
     assert job.wait() == [75] * count, job.log()
     assert time.monotonic() - asked < 10
-    assert "Interrupted by SIGTERM. Epoch" in str(inputs.error())
+    assert "Interrupted by SIGTERM. Saved the checkpoint of epoch" in str(inputs.error())
     assert len(list((inputs.outputs / "checkpoints").glob("checkpoint-*.pt"))) == 1
     assert not inputs.trained.exists()
     job = start(inputs, count, "float32")
