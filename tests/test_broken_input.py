@@ -729,9 +729,7 @@ def test_files_may_vanish(place: str, inputs: Inputs, capfd: pytest.CaptureFixtu
         return
     assert code == 1
     assert error_code(inputs.outputs) == ("UserError", 2000)
-    assert f"An image has changed while the training went on: {files[5]}: the file is missing" in error_text(
-        inputs.outputs
-    )
+    assert f"An image has changed during training: {files[5]}: the file is missing" in error_text(inputs.outputs)
     assert (inputs.outputs / "checkpoints" / "best" / "model").is_file()
     assert not inputs.trained.exists()
 

@@ -143,7 +143,7 @@ def test_an_image_lost_on_the_way_ends_all_with_its_name(launcher: str, inputs: 
     started = time.monotonic()
     assert set(job.wait()) == {1}
     assert time.monotonic() - started < END_SECONDS
-    assert "An image has changed while the training went on" in str(inputs.error())
+    assert "An image has changed during training" in str(inputs.error())
     assert lost.name in str(inputs.error())
     assert not inputs.trained.exists()
     assert (inputs.outputs / "checkpoints" / "best" / "model").is_file()
