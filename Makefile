@@ -12,7 +12,7 @@ UV := $(VENV)/bin/uv
 UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
-.PHONY: setup sample test test-all test-gpu soak fuzz audit coverage bench pictures docs lint format lock clean
+.PHONY: setup sample test test-all test-rest environments test-gpu soak fuzz audit coverage bench pictures docs lint format lock clean
 
 setup: $(INSTALLED)
 
@@ -29,14 +29,26 @@ sample: setup
 	$(RUN) samples/digits.py
 
 # Threads that spin while they wait make a machine that does other things too several times slower.
-test test-all coverage: export OMP_WAIT_POLICY = passive
+test test-all test-rest coverage: export OMP_WAIT_POLICY = passive
 
-test: setup
-	$(RUN) -m pytest -m "not thorough and not gpu"
+# Two workers, each with a file of tests at a time.
+WORKERS ?= 2
+PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile
+
+test: environments
+	$(PYTEST) -m "not thorough and not gpu"
 
 # Besides, a browser and a terminal, of Debian's packages: chromium and tmux.
-test-all: setup
-	$(RUN) -m pytest -m "not gpu"
+test-all: environments
+	$(PYTEST) -m "not gpu"
+
+# What test-all has beyond test, but for a browser and a terminal.
+test-rest: environments
+	$(PYTEST) -m "thorough and not gpu" --ignore tests/test_as_a_person_would.py
+
+# What tests cannot share .venv with, built once under .venvs, before the time of any test begins.
+environments: setup
+	$(RUN) -m tests.environments retired azure_ai_ml azure_ml_component mldesigner mlflow inference_server
 
 test-gpu: setup
 	$(RUN) -m pytest -m gpu
@@ -55,7 +67,7 @@ bench: setup
 audit: setup
 	$(RUN) -m tests.audit
 
-coverage: setup
+coverage: environments
 	$(RUN) -m coverage erase
 	-$(RUN) -m coverage run -m pytest -m "not thorough and not gpu"
 	$(RUN) -m coverage combine --quiet

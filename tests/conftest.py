@@ -1,27 +1,29 @@
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; OpenMP reads this when PyTorch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests import jobs
 from tests.making import Inputs
 
 
 @pytest.fixture(scope="session")
-def _made_inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def made_inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """Inputs of a training, which tests must not change."""
     return Inputs(tmp_path_factory.mktemp("inputs")).make()
 
 
 @pytest.fixture
-def inputs(_made_inputs: Inputs, tmp_path: Path) -> Inputs:
+def inputs(made_inputs: Inputs, tmp_path: Path) -> Inputs:
     """Inputs of a training, a copy that the test may change."""
-    copied = Inputs(tmp_path)
-    for name in ("untrained", "train", "valid"):
-        shutil.copytree(_made_inputs.path / name, tmp_path / name)
-    return copied
+    return made_inputs.copied(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -142,10 +142,15 @@ class Job:
 
 
 def train_job(
-    inputs: Inputs, count: int = 1, launcher: str = "pytorch", prefix: tuple[str, ...] = (), **flags: object
+    inputs: Inputs,
+    count: int = 1,
+    launcher: str = "pytorch",
+    prefix: tuple[str, ...] = (),
+    first: str = "",
+    **flags: object,
 ) -> Job:
     """Start a training."""
-    return Job(inputs.path, ["train_pytorch_model", *inputs.arguments(**flags)], count, launcher, prefix)
+    return Job(inputs.path, ["train_pytorch_model", *inputs.arguments(**flags)], count, launcher, prefix, first)
 
 
 def results(inputs: Inputs) -> tuple[bytes, bytes]:

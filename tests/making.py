@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -71,6 +72,12 @@ class Inputs:
         write_image_directory(self.valid, **{"per_class": 4, "seed": 1, **how})
         initialize(self.untrained, network, self.outputs)
         return self
+
+    def copied(self, path: Path) -> Inputs:
+        """Copy the three inputs to a folder."""
+        for name in ("untrained", "train", "valid"):
+            shutil.copytree(self.path / name, path / name)
+        return Inputs(path)
 
     def arguments(self, **flags: object) -> list[str]:
         """The command line; a flag given as None is left out."""

@@ -395,7 +395,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, inputs: Inputs, num_polls: int, 
         assert inputs.fit(**{**FLAGS, **flags}) == 75
 
 
-@pytest.mark.parametrize("network", ["shufflenet_v2_x0_5", "mnasnet0_5", "densenet121"])
+@pytest.mark.parametrize(
+    "network",
+    ["shufflenet_v2_x0_5", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("mnasnet0_5", "densenet121"))],
+)
 def test_stopped_at_any_step_and_in_validation_a_run_ends_with_the_same_bits(
     network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,10 +127,14 @@ def under_torchrun(inputs: Inputs, *options: str, **flags: object) -> Job:
     return Job(inputs.path, [TORCHRUN, *options, "-m", "train_pytorch_model", *inputs.arguments(**flags)])
 
 
-def running(inputs: Inputs, launcher: str = "pytorch", **flags: object) -> Job:
+def running(inputs: Inputs, launcher: str = "pytorch", first: str = "", **flags: object) -> Job:
     """Two processes in the midst of a training."""
     flags = {"epochs": 500, "patience": 500, "batch_size": 4, **flags}
-    job = under_torchrun(inputs, **flags) if launcher == "torchrun" else train_job(inputs, 2, launcher, **flags)
+    job = (
+        under_torchrun(inputs, **flags)
+        if launcher == "torchrun"
+        else train_job(inputs, 2, launcher, first=first, **flags)
+    )
     assert job.until(lambda: "Epoch 1/500:" in job.log()), job.log()
     return job
 
@@ -159,7 +163,10 @@ def test_a_loss_that_is_not_finite_ends_all(inputs: Inputs) -> None:
 
 @pytest.mark.parametrize(("number", "lost"), [(signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGKILL, 0)])
 def test_a_process_that_is_gone_or_silent_ends_the_others(number: signal.Signals, lost: int, inputs: Inputs) -> None:
-    job = running(inputs)
+    # Sooner than users' processes are taken to be lost.
+    job = running(
+        inputs, first="from train_pytorch_model.distributed import watchdog; watchdog.LOST_AFTER_SECONDS = 4.0"
+    )
     job.send(number, lost)
     started = time.monotonic()
     assert job.processes[1 - lost].wait(END_SECONDS) == 1

@@ -66,6 +66,7 @@ def test_conda_env_lists_its_whole_tree_with_exact_versions() -> None:
     assert {package.split("==")[0] for package in packages} >= {"azureml-core", "pillow"}
 
 
+@pytest.mark.thorough
 @pytest.mark.environment
 def test_every_module_runs_in_the_conda_environment(tmp_path: Path) -> None:
     python = environments.conda()
@@ -102,6 +103,7 @@ def test_every_module_runs_in_the_conda_environment(tmp_path: Path) -> None:
     assert "Traceback" not in failed.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.environment
 def test_the_bill_of_materials_names_what_a_user_installs(tmp_path: Path) -> None:
     bill = json.loads(write_bill(environments.audit().parent, tmp_path / "sbom.json").read_text(encoding="utf-8"))

@@ -38,13 +38,24 @@ FAMILIES = {
     "vit_b_16": 224,
     "wide_resnet50_2": 32,
 }
+# Others are of the same kinds, or take longer than a second.
+QUICK = (
+    "alexnet",
+    "efficientnet_b0",
+    "googlenet",
+    "mobilenet_v3_small",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+)
+FAMILY_CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.thorough) for name in FAMILIES]
 AUXILIARY_HEADS = {
     "inception_v3": {"AuxLogits.fc.weight", "AuxLogits.fc.bias"},
     "googlenet": {"aux1.fc2.weight", "aux1.fc2.bias", "aux2.fc2.weight", "aux2.fc2.bias"},
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILY_CASES)
 def test_every_familys_head_is_fitted_around_the_given_weights(name: str) -> None:
     description = describe("torchvision.models", name, {})
     given = description.build().state_dict()
@@ -65,7 +76,9 @@ def test_every_familys_head_is_fitted_around_the_given_weights(name: str) -> Non
     check_image_size(wanted, (side, side), 2, 7, training=True)
 
 
-@pytest.mark.parametrize("name", torchvision_builders())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.thorough) for name in torchvision_builders()]
+)
 def test_every_builder_has_a_head_and_takes_images_of_its_usual_size(name: str) -> None:
     description = describe("torchvision.models", name, {}).with_num_classes(3)
     assert 1 <= len(head_keys(description, 3)) <= 6
@@ -320,7 +333,7 @@ def test_a_network_that_gains_nothing_from_channels_last_or_cannot_take_it_keeps
         assert value.is_contiguous()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILY_CASES)
 def test_every_family_trains_in_bfloat16_and_channels_last(name: str) -> None:
     side = FAMILIES[name]
     description = describe("torchvision.models", name, {"num_classes": 3})

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from tests.making import CLASSES, Inputs, initialize, run_module, write_class_folders, write_image_directory
+from tests.scripted import script_validation
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import load_model_spec
 from train_pytorch_model.models.description import describe
@@ -36,35 +37,30 @@ def break_images(folder: Path, count: int) -> None:
         path.write_bytes(b"no image")
 
 
-def mix_up(inputs: Inputs) -> None:
-    """Give the validation images each other's labels: learning makes it worse."""
-    inputs.valid = write_class_folders(inputs.path / "mixed", per_class=6, seed=1)
-    for old, new in (("cat", "x"), ("dog", "cat"), ("owl", "dog"), ("x", "owl")):
-        (inputs.valid / old).rename(inputs.valid / new)
-
-
-def test_the_model_written_is_the_best_epochs(inputs: Inputs) -> None:
+def test_the_model_written_is_the_best_epochs(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     """It wrote the last epoch's weights, and its "best" never fired."""
-    mix_up(inputs)
-    assert inputs.fit(epochs=6, learning_rate=0.01, patience=6) == 0
-    long_run: list[dict[str, Any]] = inputs.metrics()
-    best = max(long_run, key=lambda record: (record["top1_acc"], -record["valid_loss"]))["epoch"]
-    assert best < 6
+    script = {"accuracies": (0.25, 0.75, 0.5, 0.75, 0.75), "losses": (3.0, 2.0, 1.0, 2.5, 2.0)}
+    script_validation(monkeypatch, **script)
+    assert inputs.fit(epochs=5, patience=5) == 0
+    assert [record["is_best"] for record in inputs.metrics()] == [True, True, False, False, False]
     written = weights(inputs.trained)
-    assert inputs.fit(epochs=6, learning_rate=0.01, patience=best) == 0
-    assert [record["is_best"] for record in long_run][best - 1 :] == [True] + [False] * (6 - best)
-    # A run that stops sooner after the same best epoch writes the same weights.
-    assert best <= len(inputs.metrics()) < 6
+    # A run that stops right after the same best epoch writes the same weights, and they are not the first epoch's.
+    script_validation(monkeypatch, accuracies=(0.25, 0.75, 0.5), losses=(1.0, 2.0, 3.0))
+    assert inputs.fit(epochs=5, patience=2) == 0
+    assert len(inputs.metrics()) == 3
     assert all(torch.equal(value, weights(inputs.trained)[key]) for key, value in written.items())
+    script_validation(monkeypatch, accuracies=(0.75, 0.5), losses=(1.0, 2.0))
+    assert inputs.fit(epochs=5, patience=1) == 0
+    assert not all(torch.equal(value, weights(inputs.trained)[key]) for key, value in written.items())
 
 
-def test_early_stopping_compares_with_the_lowest_loss_not_the_last(inputs: Inputs) -> None:
+def test_early_stopping_compares_with_the_lowest_loss_not_the_last(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It compared with the epoch before, so 1, 5, 4.9, 4.8, 4.7 ran on."""
-    mix_up(inputs)
-    assert inputs.fit(epochs=12, learning_rate=0.01, patience=2) == 0
-    losses = [float(str(record["valid_loss"])) for record in inputs.metrics()]
-    assert len(losses) < 12
-    assert min(losses) == losses[-3]
+    script_validation(monkeypatch, losses=(1.0, 5.0, 4.9, 4.8, 4.7))
+    assert inputs.fit(epochs=5, patience=2) == 0
+    assert [record["valid_loss"] for record in inputs.metrics()] == [1.0, 5.0, 4.9]
 
 
 def test_a_loss_that_is_no_number_ends_the_run_without_a_model(inputs: Inputs) -> None:

@@ -55,11 +55,11 @@ def our_probabilities(model: Path, data: Path) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("network", "classes"),
     [
-        ("resnet18", CLASSES),
-        ("densenet121", CLASSES),
+        pytest.param("resnet18", CLASSES, marks=pytest.mark.thorough),
+        pytest.param("densenet121", CLASSES, marks=pytest.mark.thorough),
         ("resnet18", ("007", "01", "10", "1e3")),
-        ("resnet18", ("False", "True")),
-        ("googlenet", ("a,b", "ünï", "two words")),
+        pytest.param("resnet18", ("False", "True"), marks=pytest.mark.thorough),
+        pytest.param("googlenet", ("a,b", "ünï", "two words"), marks=pytest.mark.thorough),
     ],
 )
 def test_score_image_model_scores_ours_as_we_do(network: str, classes: tuple[str, ...], tmp_path: Path) -> None:
@@ -77,7 +77,11 @@ def test_score_image_model_scores_ours_as_we_do(network: str, classes: tuple[str
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [("resnet", "resnet18"), ("densenet", "densenet121")], ids=["ResNet", "DenseNet"]
+    ("module", "name"),
+    [
+        pytest.param("resnet", "resnet18", id="ResNet"),
+        pytest.param("densenet", "densenet121", id="DenseNet", marks=pytest.mark.thorough),
+    ],
 )
 def test_we_train_what_the_retired_initialisers_write(module: str, name: str, inputs: Inputs, tmp_path: Path) -> None:
     inputs.untrained = tmp_path / "retired_untrained"

@@ -120,7 +120,11 @@ def test_a_model_that_cannot_be_scored_is_named(trained: Inputs, tmp_path: Path)
 @pytest.mark.environment
 @pytest.mark.parametrize(
     ("network", "classes"),
-    [("resnet18", ("cat", "dog")), ("densenet121", ("007", "1e3", "a,b")), ("mobilenet_v3_small", ("True", "ünï"))],
+    [
+        pytest.param("resnet18", ("cat", "dog"), marks=pytest.mark.thorough),
+        pytest.param("densenet121", ("007", "1e3", "a,b"), marks=pytest.mark.thorough),
+        ("mobilenet_v3_small", ("True", "ünï")),
+    ],
 )
 def test_the_table_is_the_retired_modules(network: str, classes: tuple[str, ...], tmp_path: Path) -> None:
     inputs = Inputs(tmp_path).make(network, classes=classes, size=64)

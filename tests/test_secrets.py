@@ -19,6 +19,8 @@ ENVIRONMENT = {
     "MLFLOW_TRACKING_TOKEN": SECRET,
     "AZUREML_STORAGE_CONNECTION_STRING": f"AccountName=x;AccountKey={SECRET}",
     "MY_PASSWORD": SECRET,
+    # The address that no server listens at is asked once.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
 
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from tests.making import ROOT, Inputs, initialize, paths_of, run_module, write_class_folders, write_image_directory
+from tests.scripted import script_validation
 from tests.test_untrained_model import write_model_with_code
 from train_pytorch_model.designer_core import load_model_spec
 from train_pytorch_model.distributed.world import World
@@ -63,7 +64,10 @@ def test_a_training_leaves_model_metrics_and_report(inputs: Inputs) -> None:
 def test_the_same_command_in_two_processes_gives_the_same_bits(precision: str, inputs: Inputs) -> None:
     outcomes = []
     for seed in ("7", "7", "8"):
-        finished = run_module(*inputs.arguments(random_seed=seed, epochs=2, precision=precision))
+        # Once in Pythons started afresh, each with another order of its sets, and with threads.
+        is_fresh = precision == "float32" and seed == "7"
+        started = {"PYTHONHASHSEED": str(len(outcomes)), "OMP_NUM_THREADS": "2"} if is_fresh else {}
+        finished = run_module(*inputs.arguments(random_seed=seed, epochs=2, precision=precision), **started)
         assert finished.returncode == 0, finished.stderr
         outcomes.append((weights(inputs.trained), (inputs.outputs / "metrics.jsonl").read_bytes()))
     assert same_bits(outcomes[0][0], outcomes[1][0])
@@ -107,17 +111,14 @@ def test_a_trained_model_is_trained_on_from_with_its_head(inputs: Inputs, tmp_pa
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_best_epoch_is_written_not_the_last_and_was_validated_in_float32(precision: str, inputs: Inputs) -> None:
-    # Validation images under each other's names: the better the network learns, the worse it scores.
-    shutil.rmtree(inputs.valid)
-    inputs.valid = write_class_folders(inputs.path / "mixed", per_class=6, seed=1)
-    for old, new in (("cat", "x"), ("dog", "cat"), ("owl", "dog"), ("x", "owl")):
-        (inputs.valid / old).rename(inputs.valid / new)
-    assert inputs.fit(epochs=8, learning_rate=0.01, patience=8, precision=precision) == 0
+def test_the_best_epoch_is_written_not_the_last_and_was_validated_in_float32(
+    precision: str, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_validation(monkeypatch, accuracies=(0.25, 0.75, 0.5))
+    assert inputs.fit(epochs=3, learning_rate=0.05, patience=3, precision=precision) == 0
     metrics: list[dict[str, Any]] = inputs.metrics()
-    best = max(metrics, key=lambda record: (record["top1_acc"], -record["valid_loss"]))
-    assert best["epoch"] < len(metrics)
-    assert [record["epoch"] for record in metrics if record["is_best"]][-1] == best["epoch"]
+    assert [record["is_best"] for record in metrics] == [True, True, False]
+    best = metrics[1]
     # The written weights score what that epoch scored.
     shutil.copytree(inputs.trained, inputs.path / "best")
     inputs.untrained, inputs.trained = inputs.path / "best", inputs.path / "rescored"
@@ -132,7 +133,8 @@ def test_the_best_epoch_is_written_not_the_last_and_was_validated_in_float32(pre
     with torch.no_grad():
         logits = network((torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5)
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(images.labels)).item()
-    assert loss == pytest.approx(best["valid_loss"], rel=1e-5)
+    assert loss == pytest.approx(best["valid_loss"], rel=1e-4)
+    assert all(loss != pytest.approx(other["valid_loss"], rel=1e-4) for other in metrics if other is not best)
 
 
 @pytest.mark.parametrize("found", ["absent", "empty", "earlier model"])

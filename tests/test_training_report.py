@@ -20,6 +20,7 @@ from torch import nn
 
 from tests.jobs import results, train_job
 from tests.making import Inputs
+from tests.scripted import script_validation
 from tests.test_loop import make_images
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 from train_pytorch_model.job import report as training_report
@@ -111,24 +112,30 @@ def test_of_a_network_that_gives_a_tuple_the_first_part_counts() -> None:
     assert given == pytest.approx(pixels.mean(dim=(2, 3)).softmax(1).numpy(), abs=1e-6)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, made_inputs: Inputs) -> tuple[bytes, bytes]:
+    """What the runs below come to. In a process like theirs: another number of threads would give other bits."""
+    inputs = made_inputs.copied(tmp_path_factory.mktemp("undisturbed"))
+    assert train_job(inputs).wait() == [0]
+    return results(inputs)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_run_disturbed_in_its_report_has_its_model(number: signal.Signals, inputs: Inputs) -> None:
-    # In a process like the others: another number of threads would give other bits.
-    assert train_job(inputs, report="basic").wait() == [0]
-    expected = results(inputs)
-    shutil.rmtree(inputs.trained)
+def test_a_run_disturbed_in_its_report_has_its_model(
+    number: signal.Signals, inputs: Inputs, undisturbed: tuple[bytes, bytes]
+) -> None:
     job = train_job(inputs, report="basic")
     assert job.until(lambda: (inputs.trained / "_meta.yaml").exists())
-    time.sleep(0.3)  # and matplotlib is being imported
+    time.sleep(0.1)  # and the report is being written
     job.send(number)
     code = job.wait()[0]
-    assert results(inputs) == expected
+    assert results(inputs) == undisturbed
     if number != signal.SIGKILL:
         assert code == 0, job.log()
         assert inputs.error() is None
         assert not list(inputs.outputs.glob("checkpoints/*"))
     assert train_job(inputs, report="basic").wait() == [0]
-    assert results(inputs) == expected
+    assert results(inputs) == undisturbed
     assert "Completed all" in page_of(inputs)
 
 
@@ -141,14 +148,10 @@ def test_a_report_that_cannot_be_written_ends_nothing(inputs: Inputs, capfd: pyt
     assert inputs.error() is None
 
 
-def test_a_report_says_why_a_training_stopped_early(inputs: Inputs) -> None:
-    assert inputs.fit(report="basic", epochs=30, patience=1, learning_rate=0.1) == 0
-    losses = [float(str(record["valid_loss"])) for record in inputs.metrics()]
-    assert len(losses) < 30
-    lowest = losses.index(min(losses)) + 1
-    assert f"Stopped early after epoch {len(losses)}: no new lowest validation loss since epoch {lowest}" in page_of(
-        inputs
-    )
+def test_a_report_says_why_a_training_stopped_early(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    script_validation(monkeypatch, losses=(2.0, 1.0, 1.5))
+    assert inputs.fit(report="basic", epochs=30, patience=1) == 0
+    assert "Stopped early after epoch 3: no new lowest validation loss since epoch 2" in page_of(inputs)
 
 
 def test_a_report_warns_of_the_data(inputs: Inputs) -> None:

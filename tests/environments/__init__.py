@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -163,13 +166,26 @@ def installed(version: str) -> Path:
 
 def _synced(name: str, base: Path, lock: Path | None = None) -> Path:
     lock = lock or HERE / f"{name}.lock"
-    folder, fresh = _prepare(name, lock.read_bytes())
-    python = folder / "bin" / "python"
-    if fresh:
-        _run(UV, "venv", "--quiet", "--python", base, folder)
-        _run(UV, "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes", "--python", python, lock)
-        _finish(folder, lock.read_bytes())
+    recipe = lock.read_bytes()
+    if base == Path(sys.executable):  # which `make PYTHON=…` may change
+        recipe += f"Python {sys.version_info.major}.{sys.version_info.minor}".encode()
+    with _locked(name):
+        folder, fresh = _prepare(name, recipe)
+        python = folder / "bin" / "python"
+        if fresh:
+            _run(UV, "venv", "--quiet", "--python", base, folder)
+            _run(UV, "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes", "--python", python, lock)
+            _finish(folder, recipe)
     return python
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """Let two workers that need one environment build it once."""
+    VENVS.mkdir(exist_ok=True)
+    with (VENVS / f".{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _prepare(name: str, recipe: bytes) -> tuple[Path, bool]:
