@@ -77,7 +77,7 @@ def test_the_same_command_in_two_processes_gives_the_same_bits(precision: str, i
 
 def test_an_unseeded_run_says_the_seed_that_repeats_it(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
     assert inputs.fit(random_seed="none") == 0
-    found = re.search(r"--random-seed (\d+) repeats it", capfd.readouterr().err)
+    found = re.search(r"Repeat this run with --random-seed (\d+)\.", capfd.readouterr().err)
     assert found is not None
     first = weights(inputs.trained)
     assert inputs.fit(random_seed=found[1]) == 0
@@ -222,7 +222,9 @@ def test_a_network_that_cannot_take_the_images_is_told_before_training(inputs: I
     shutil.rmtree(inputs.untrained)
     initialize(inputs.untrained, "vit_b_32", inputs.outputs)
     assert inputs.fit() == 1
-    assert "vit_b_32 cannot take images of 32x32: Wrong image height! Expected 224 but got 32!" in str(inputs.error())
+    assert "vit_b_32 does not accept images of 32x32: Wrong image height! Expected 224 but got 32!" in str(
+        inputs.error()
+    )
     assert not (inputs.outputs / "metrics.jsonl").exists()
 
 
@@ -231,7 +233,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best_so_far(
 ) -> None:
     best = inputs.outputs / "checkpoints" / "best"
     assert inputs.fit(epochs=5, learning_rate=1e30) == 1
-    assert "Lower the learning rate (it is 1e+30). No epoch was finished" in str(inputs.error())
+    assert "Lower the learning rate (it is 1e+30). No epoch was completed" in str(inputs.error())
     assert not inputs.trained.exists()
     assert not best.exists()
     # One epoch goes well at the warm-up's 1e-4, the next does not.
@@ -273,7 +275,7 @@ def test_with_faults_at_hand_large_datasets_are_not_decoded(
         broken.write_bytes(broken.read_bytes()[:200])
     monkeypatch.setattr(stores, "_MAX_IMAGES_DECODED_FOR_FAULTS", 12)
     assert inputs.fit(epochs=0) == 1
-    assert f"Training dataset {inputs.train}: its 24 images are not decoded until the faults" in capfd.readouterr().err
+    assert f"Training dataset {inputs.train}: 24 images were not decoded" in capfd.readouterr().err
     message = str(inputs.error())
     assert 'Parameter "Epochs"' in message
     assert "1 of 12 images cannot be read" in message

@@ -1,4 +1,4 @@
-"""A dataset from its port to its store: headers, sizes, decoding, and what of it cannot be read."""
+"""Reads the headers of a dataset, decodes its images, and reports those that cannot be read."""
 
 from __future__ import annotations
 
@@ -38,36 +38,39 @@ class Scanned:
 
     images: LabelledImages
     size: Size | None
-    """(height, width) that most images have; None when none can be read."""
+    """(height, width) of most images; None if no image can be read."""
     kept: np.ndarray
     """Indices of the images of that size: int64 of shape (K,)."""
     unreadable: dict[int, str]
     """Index of each image that cannot be read, and the reason."""
     file_bytes: np.ndarray
-    """Size of each file, int64 of shape (N,); 0 for one that cannot be read."""
+    """Size of each file: int64 of shape (N,); 0 for a file that cannot be read."""
     digest: str
     """SHA-256 of the files, their sizes in bytes, and their labels."""
 
     @property
     def num_bytes(self) -> int:
-        """Of the decoded images."""
+        """Size of the decoded images."""
         return 0 if self.size is None else len(self.kept) * self.size[0] * self.size[1] * 3
 
     def counts(self) -> np.ndarray:
-        """Images of each class among those that are kept, int64 of shape (number of classes,)."""
+        """Return the number of kept images of each class: int64 of shape (number of classes,)."""
         return np.bincount(self.images.labels[self.kept], minlength=len(self.images.classes))
 
     def name_of(self, number: int) -> str:
-        """The file of an image by its number among those that are kept."""
+        """Return the file of an image by its index among the kept images."""
         return self.images.files[int(self.kept[number])]
 
     def files(self) -> Files:
-        """The files of the images that are kept."""
+        """Return the files of the kept images."""
         return Files(FilesAt(self.images.path_of, self.kept), self.file_bytes[self.kept])
 
 
 def scan(images: LabelledImages, faults: FaultCollector) -> Scanned:
-    """Read every header: missing files, files that are no images, sizes that differ."""
+    """Read every header, and collect faults: images of different sizes.
+
+    Files that are missing or are no images are listed in `Scanned.unreadable`.
+    """
     num_bytes = np.zeros(len(images), dtype=np.int64)
 
     def work(index: int) -> Size | str:
@@ -109,7 +112,7 @@ def _digest(images: LabelledImages, num_bytes: np.ndarray) -> str:
 
 
 def _most_common(sizes: np.ndarray) -> Size | None:
-    """The size that most images have, the earlier one of two; rows of zeros are images that cannot be read."""
+    """The most common size, the earlier one of two. Rows of zeros are images that cannot be read."""
     found = sizes[sizes.any(axis=1)]
     if not len(found):
         return None
@@ -129,14 +132,14 @@ def decode(
     """Decode the images of a scanned dataset.
 
     Args:
-        scanned: with a size.
-        place: where to, of `choose_place`.
-        device: that trains.
-        display: shows how far it is.
-        rows: to decode into, uint8 of shape (K, height, width, 3); made at the place when left out.
+        scanned: a dataset with a size.
+        place: where to keep the images, from `choose_place`.
+        device: the device that trains.
+        display: shows the progress.
+        rows: memory to decode into: uint8 of shape (K, height, width, 3); allocated at the place if None.
 
     Returns:
-        The images that could be read, and the dataset that knows which those are.
+        The images that could be read, and the dataset without the others.
     """
     images, kept = scanned.images, scanned.kept
     if scanned.size is None:
@@ -159,20 +162,20 @@ def decode(
 def report_unreadable(
     images: LabelledImages, unreadable: dict[int, str], outputs_path: Path | None, *, skip: bool
 ) -> None:
-    """Tell of images that cannot be read: a fault, or with `skip` a list in the outputs folder.
+    """Report images that cannot be read: an error, or with `skip` a warning and a list in the outputs folder.
 
     Args:
         images: the dataset.
-        unreadable: index of each, and the reason.
+        unreadable: index of each such image, and the reason.
         outputs_path: the folder; None in a process that writes nothing.
-        skip: whether they are to be left out.
+        skip: whether to skip these images.
 
     Raises:
-        InvalidDatasetError: when there are any and they are not to be skipped, or when no image can be read.
-        ModuleError: when the list cannot be written.
+        InvalidDatasetError: if there are any and they must not be skipped, or if no image can be read.
+        ModuleError: if the list cannot be written.
     """
 
-    def listed() -> Iterable[tuple[str, str]]:  # never as a whole: there may be millions
+    def listed() -> Iterable[tuple[str, str]]:  # an iterator, because there may be millions
         return chain(((images.files[index], unreadable[index]) for index in sorted(unreadable)), images.unreadable)
 
     num_listed = len(unreadable) + len(images.unreadable)
@@ -183,7 +186,7 @@ def report_unreadable(
             raise InvalidDatasetError(
                 images.where,
                 f"{count}: {text}",
-                "Mend or remove them, or leave them out with --skip-unreadable-images.",
+                "Repair or remove them, or skip them with --skip-unreadable-images.",
             )
         where_listed = ""
         if outputs_path is not None:
@@ -193,6 +196,6 @@ def report_unreadable(
             except OSError as error:
                 raise as_module_error(error) from error
             where_listed = f" All are listed in {list_path}."
-        logger.warning("%s: %s and left out: %s.%s", images.where, count, text, where_listed)
+        logger.warning("%s: %s and are skipped: %s.%s", images.where, count, text, where_listed)
     if len(unreadable) == len(images):
         raise InvalidDatasetError(images.where, f"none of its {len(images)} images can be read")

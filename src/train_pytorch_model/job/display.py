@@ -1,4 +1,4 @@
-"""What a person sees of a training: one live display on a terminal, plain lines elsewhere."""
+"""The progress of a training run: a live display on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two changes of what is shown: more often, nobody could read it.
+# Seconds between two updates of the display; more updates would be unreadable.
 _INTERVAL = 0.1
-# Share of an epoch's time that training takes, where no epoch has told yet.
-_USUAL_TRAINING_SHARE = 0.85
+# The fraction of an epoch's time that training takes, until the first epoch is complete.
+_USUAL_TRAINING_FRACTION = 0.85
 _UNKNOWN = "-:--:-- left"
 
 
 class TrainingDisplay(Callback):
-    """Shows how far a training is, and how well it does.
+    """Shows the progress and the metrics of a training run.
 
-    The block of a `with` statement is what it shows live.
+    The live display is visible inside a `with` block.
     """
 
     def __init__(self, console: Console, epochs: int, patience: int, device: torch.device) -> None:
-        """Make a display.
+        """Prepare the display.
 
         Args:
-            console: from `configure_logging`.
-            epochs: that training will take at most.
-            patience: epochs in a row without a new lowest validation loss that it takes.
-            device: that trains.
+            console: the console of the log lines.
+            epochs: the maximum number of epochs.
+            patience: consecutive epochs without a new lowest validation loss after which training stops.
+            device: the device that trains.
         """
         self._epochs = epochs
         self._device = device
@@ -71,29 +71,29 @@ class TrainingDisplay(Callback):
         self._live = LiveDisplay(console, self._render)
 
     def __enter__(self) -> TrainingDisplay:
-        """Show it from here on."""
+        """Start the live display."""
         if self._is_live:
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave nothing but the lines."""
+        """Remove the live display; the log lines stay."""
         if self._is_live:
             self._live.stop()
 
     def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
-        """Count the epochs before; the log says where training goes on."""
+        """Count the epochs of the earlier run."""
         for record, timing in records:
             self._take(record, timing)
 
     def epoch_started(self, epoch: int, num_iterations: int) -> None:
-        """Begin the bar of batches anew."""
+        """Reset the bar of batches."""
         self._num_iterations = num_iterations
         self._clock.begin(epoch)
         self._begin_batches("Training", num_iterations)
 
     def iteration_done(self, epoch: int, iteration: int, reading: Reading | None) -> None:
-        """Go on on the bars; elsewhere a line where there is a reading."""
+        """Advance the bars, or log a line if there is a reading."""
         if self._is_live:
             self._reading = reading or self._reading
             self._advance(iteration, self._num_iterations, is_training=True)
@@ -116,14 +116,14 @@ class TrainingDisplay(Callback):
             )
 
     def validation_done(self, epoch: int, batch: int, num_batches: int) -> None:
-        """Go on on the bars."""
+        """Advance the bars."""
         if self._is_live:
             if batch == 1:
                 self._begin_batches("Validation", num_batches)
             self._advance(batch, num_batches, is_training=False)
 
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
-        """A line for the epoch."""
+        """Log a line for the epoch."""
         self._take(record, timing)
         if self._is_live:
             message = (
@@ -202,38 +202,43 @@ def _memory_in_words(memory: tuple[int, int]) -> str:
 
 
 class _Clock:
-    """How long a training will go on, by the epochs that are done, or the one that is not."""
+    """Estimates the remaining time from the complete epochs, or from the first while it runs."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
         self._seconds: list[float] = []
-        self._training_share = _USUAL_TRAINING_SHARE
+        self._training_fraction = _USUAL_TRAINING_FRACTION
         self._epoch = 1
         self._began: tuple[float, float] | None = None
 
     def begin(self, epoch: int) -> None:
-        """An epoch begins or goes on."""
+        """Start or resume an epoch."""
         self._epoch = epoch
         self._began = None
 
     def end(self, timing: EpochTiming) -> None:
-        """An epoch is done."""
+        """Record the duration of a complete epoch."""
         self._seconds.append(timing.train_seconds + timing.valid_seconds)
-        self._training_share = timing.train_seconds / max(self._seconds[-1], 1e-9)
+        self._training_fraction = timing.train_seconds / max(self._seconds[-1], 1e-9)
 
-    def advance(self, share: float, *, is_training: bool) -> float:
-        """Epochs that are done, a part of one included, when a share of this one's training or validation is."""
-        first, second = self._training_share, 1 - self._training_share
-        within = share * first if is_training else first + share * second
-        if self._began is None:  # the first step is slow, and one that goes on has a part behind it
+    def advance(self, fraction: float, *, is_training: bool) -> float:
+        """Return the number of epochs done, including a fraction of the current one.
+
+        Args:
+            fraction: of the training or the validation of the current epoch that is done, in [0, 1].
+            is_training: whether the fraction is of training.
+        """
+        first, second = self._training_fraction, 1 - self._training_fraction
+        within = fraction * first if is_training else first + fraction * second
+        if self._began is None:  # the first step is slow, and a resumed epoch is partly done
             self._began = (time.monotonic(), within)
         return self._epoch - 1 + within
 
     def seconds_left(self, epochs: float) -> float | None:
-        """Time until the last epoch is done, should all be; None while nothing is known.
+        """Return the seconds until all epochs are done; None while unknown.
 
         Args:
-            epochs: that are done, from `advance`.
+            epochs: the number of epochs done, from `advance`.
         """
         if self._seconds:
             an_epoch = sum(self._seconds) / len(self._seconds)

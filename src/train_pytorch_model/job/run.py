@@ -196,7 +196,7 @@ def _run_loop(
 
 def _stop_reason(records: Sequence[EpochRecord], parameters: TrainingParameters, *, stopped_early: bool) -> str:
     if not stopped_early:
-        return f"Completed all {parameters.epochs} epochs."
+        return "Completed the epoch." if parameters.epochs == 1 else f"Completed all {parameters.epochs} epochs."
     finite = [record for record in records if math.isfinite(record.valid_loss)]
     lowest = min(finite, key=lambda record: record.valid_loss, default=None)
     since = f" since epoch {lowest.epoch} ({lowest.valid_loss:.6g})" if lowest else ""
