@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from tests.test_loop import Recorder, make_images, make_plan
+from tests.small_training import Recorder, make_images, make_plan
 from train_pytorch_model.distributed.launch import read_launch
 from train_pytorch_model.distributed.rendezvous import connected
 from train_pytorch_model.training.callbacks import NoCheckpointer

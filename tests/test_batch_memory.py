@@ -20,7 +20,7 @@ from torch import nn
 from tests.fit_job import make_network as make_plain_network
 from tests.jobs import Job
 from tests.making import NETWORK, ROOT, Inputs, initialize, write_image_directory
-from tests.test_loop import CPU, make_images, make_plan, run
+from tests.small_training import CPU, make_images, make_plan, run
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.data.image_store import DecodedImages
 from train_pytorch_model.distributed.world import World

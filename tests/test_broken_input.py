@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests import odd_images
+from tests.image_directories import append_to, edit_items, edit_schema, set_categories
 from tests.jobs import train_job
 from tests.making import (
     CLASSES,
@@ -30,8 +31,7 @@ from tests.making import (
     write_class_folders,
     write_image_directory,
 )
-from tests.test_image_directory import append_to, edit_items, edit_schema, set_categories
-from tests.test_interruptions import SMALL_DISK
+from tests.mounts import SMALL_DISK
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.data import placement
 from train_pytorch_model.data.decoding import UnreadableImageError, decode, decode_sized, read_size

@@ -8,28 +8,19 @@ import shutil
 import signal
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torchvision
 
+from tests.checking import check
 from tests.jobs import train_job
 from tests.making import NETWORK, Inputs, initialize, run_module, write_image_directory
-from tests.test_untrained_model import write_model_with_code
+from tests.untrained_models import write_model_with_code
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.cli.parser import build_parser
 from train_pytorch_model.preflight import command, trial
 from train_pytorch_model.preflight.trial import Trial
-
-
-def check(
-    inputs: Inputs, capsys: pytest.CaptureFixture[str], *more: str, **flags: object
-) -> tuple[int, dict[str, Any]]:
-    """The exit code, and what was printed for machines."""
-    code = main(["check", *inputs.arguments(**flags)[1:], "--json", *more])
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return code, found
 
 
 def everything_in(path: Path) -> dict[Path, bytes | None]:

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from tests import environments
 from tests.making import MODULES, ROOT, Inputs, run_in_snapshot, run_module
-from tests.test_module_spec import SPEC, fill
+from tests.specs import SPEC, fill
 from train_pytorch_model.cli.parser import EXPORT_FORMATS, build_parser
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.pipelines.checks import faults_of_component, faults_of_pipeline

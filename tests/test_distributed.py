@@ -19,13 +19,13 @@ from sklearn.metrics import accuracy_score
 from tests.fit_job import make_network
 from tests.jobs import TORCHRUN, Job, free_port, process_variables, results, train_job
 from tests.making import Inputs
-from tests.test_loop import make_images
+from tests.small_training import make_images
+from tests.worlds import met
 from train_pytorch_model.data.batches import shuffled, training_shards
 from train_pytorch_model.distributed import rendezvous
 from train_pytorch_model.distributed.device import find_shared_gpus
 from train_pytorch_model.distributed.launch import Launch
 from train_pytorch_model.distributed.rendezvous import connected
-from train_pytorch_model.distributed.world import World
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.training.graph import use_cuda_graph
 
@@ -240,19 +240,6 @@ def _children(pid: int) -> dict[str, int]:
             if name == "RANK":
                 found[value] = int(child)
     return found
-
-
-def met(monkeypatch: pytest.MonkeyPatch, *processes: tuple[str, str | None]) -> World:
-    """The second of processes with these hosts and GPUs, once it knows the others."""
-
-    def gather(values: list[object], own: object) -> None:
-        values[:] = processes
-
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    monkeypatch.setattr(torch.distributed, "new_group", lambda ranks=None, **_: ranks)
-    world = World(1, 0, len(processes))
-    world.join()
-    return world
 
 
 def test_each_process_knows_those_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:

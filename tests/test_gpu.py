@@ -12,7 +12,7 @@ import torch
 import torchvision
 
 from tests.making import write_class_folders
-from tests.test_loop import Recorder, make_plan
+from tests.small_training import Recorder, make_plan
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.image_store import ImageStore, decode_all
 from train_pytorch_model.distributed.device import choose_device

@@ -22,7 +22,7 @@ import torch
 import torchvision
 
 from tests.making import ROOT, Inputs, error_code, error_text, run_here
-from tests.test_untrained_model import edit_spec, read, write, write_model_with_code
+from tests.untrained_models import edit_spec, read, write, write_model_with_code
 from train_pytorch_model.errors import InvalidModelDirectoryError
 from train_pytorch_model.models.weights import read_weights
 from train_pytorch_model.text.wording import MAX_SHOWN, shown

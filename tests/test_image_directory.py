@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.making import CLASSES, ROOT, paths_of, read_json_lines, write_class_folders, write_image_directory
+from tests.image_directories import append_to, edit_items, edit_schema, set_categories
+from tests.making import CLASSES, ROOT, paths_of, write_class_folders, write_image_directory
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
 from train_pytorch_model.ports.classes import match_classes
@@ -34,23 +34,6 @@ def directory(_made: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def edit_schema(directory: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    path = directory / "_schema.json"
-    schema = json.loads(path.read_text())
-    change(schema["columnAttributes"])
-    path.write_text(json.dumps(schema))
-
-
-def edit_items(directory: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    items: list[Any] = read_json_lines(directory / "images.lst")
-    change(items)
-    (directory / "images.lst").write_text("".join(json.dumps(item) + "\n" for item in items))
-
-
-def set_categories(categories: object) -> Callable[[Path], None]:
-    return lambda path: edit_schema(path, lambda columns: columns[2]["properties"].update(categories=categories))
-
-
 def set_first(key: str, value: object) -> Callable[[Path], None]:
     return lambda path: edit_items(path, lambda items: items[0]["image_info"].update({key: value}))
 
@@ -60,13 +43,6 @@ def replace_in(name: str, old: str, new: str) -> Callable[[Path], None]:
         text = (path / name).read_text()
         assert old in text
         (path / name).write_text(text.replace(old, new, 1))
-
-    return change
-
-
-def append_to(name: str, content: bytes) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        (path / name).write_bytes((path / name).read_bytes() + content)
 
     return change
 

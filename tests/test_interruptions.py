@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -13,6 +12,7 @@ import pytest
 
 from tests.jobs import Job, results, train_job
 from tests.making import Inputs, read_json_lines
+from tests.mounts import on_small_disk
 
 EPOCHS = 4
 _expected: dict[tuple[int, str], tuple[bytes, bytes]] = {}
@@ -98,17 +98,6 @@ def test_asked_to_end_where_no_checkpoint_can_be_had_it_ends_in_time(inputs: Inp
     assert job.processes[0].wait(30) == 75
     assert time.monotonic() - asked < 10
     assert "The last checkpoint, if there is one, is unchanged." in str(inputs.error())
-
-
-# A user's own mounts, so that a small disk can be had; root needs no other user for that.
-SMALL_DISK = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--mount", "--map-root-user")
-
-
-def on_small_disk(path: Path, size: str) -> tuple[str, ...]:
-    """What to start a command by, so that `path` is a disk of its own of this size."""
-    path.mkdir(parents=True)
-    mount = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'
-    return (*SMALL_DISK, "sh", "-c", mount, "sh", size, str(path))
 
 
 def test_a_disk_too_small_for_checkpoints_is_told_and_training_goes_on(inputs: Inputs, tmp_path: Path) -> None:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from tests import environments
 from tests.making import ROOT, Inputs, run_in_snapshot
+from tests.specs import COMMAND, SPEC, fill
 from train_pytorch_model.cli.flags import flag_of
 from train_pytorch_model.cli.parser import PORT_FLAGS, build_parser
 from train_pytorch_model.parameters import TrainingParameters
 
-SPEC: dict[str, Any] = YAML(typ="safe").load(ROOT / "module_spec.yaml")
 # Port of the specification to flag of the command.
 PORTS = {
     "untrained_model": ("untrained_model_path", "UntrainedModelDirectory"),
     "train_data": ("train_data_path", "ImageDirectory"),
     "valid_data": ("valid_data_path", "ImageDirectory"),
 }
-COMMAND = SPEC["launcher"]["additional_arguments"]
 LOAD = """
 import json, os, shutil, sys
 os.environ["AZURE_ML_INTERNAL_COMPONENTS_ENABLED"] = "True"
@@ -63,12 +59,6 @@ def test_the_ports_are_typed() -> None:
     assert {name: SPEC["inputs"][name]["type"] for name in PORTS} == {name: kind for name, (_, kind) in PORTS.items()}
     assert {name: entry["type"] for name, entry in SPEC["outputs"].items()} == {"trained_model": "ModelDirectory"}
     assert "category/Model Training" in SPEC["tags"]
-
-
-def fill(values: dict[str, object]) -> list[str]:
-    """The command line that the launcher makes of the specification; optional parts stand in brackets."""
-    text = re.sub(r"\[(.*?\{inputs\.(\w+)\})\]", lambda found: found[1] if found[2] in values else "", COMMAND)
-    return shlex.split(re.sub(r"\{(?:inputs|outputs)\.(\w+)\}", lambda found: str(values[found[1]]), text))
 
 
 def test_the_command_hands_every_port_and_parameter_to_its_flag() -> None:

@@ -9,21 +9,14 @@ from typing import Any
 import pytest
 
 from tests.making import ROOT
+from tests.model_folders import META, write_model
 from train_pytorch_model.errors import InvalidModelDirectoryError, ModuleOutOfMemoryError, UserError
 from train_pytorch_model.ports import output_directory
 from train_pytorch_model.ports.output_directory import IMAGES, TRAINED, OutputDirectory
 
-META = "type: ModelDirectory\n"
-
 
 def output(path: Path) -> OutputDirectory:
     return OutputDirectory(path, "Trained model", TRAINED)
-
-
-def write_model(folder: Path, content: str = "new") -> None:
-    (folder / "_meta.yaml").write_text(META)
-    (folder / "index_to_label.csv").write_text(",label\n")
-    (folder / "model").write_text(content)
 
 
 def names(path: Path) -> list[str]:
@@ -115,7 +108,7 @@ def test_what_a_killed_process_left_in_a_mounted_folder_is_replaced(tmp_path: Pa
     code = (
         "import os, shutil, sys; from pathlib import Path\n"
         "from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory\n"
-        "from tests.test_output_directory import write_model\n"
+        "from tests.model_folders import write_model\n"
         "copy = shutil.copyfile\n"
         "shutil.copyfile = lambda a, b: (copy(a, b), os.kill(os.getpid(), 9))\n"
         "with OutputDirectory(Path(sys.argv[1]), 'x', TRAINED).writing() as folder: write_model(folder)\n"

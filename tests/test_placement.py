@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.checking import check
 from tests.making import Inputs
-from tests.test_check import check
-from tests.test_distributed import met
+from tests.worlds import met
 from train_pytorch_model.data import placement
 from train_pytorch_model.data.placement import (
     PlacementError,

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch.amp.grad_scaler import GradScaler
 
-from tests.test_loop import make_images, make_network, make_plan, run
+from tests.small_training import make_images, make_network, make_plan, run
 from train_pytorch_model.distributed import device as hardware
 from train_pytorch_model.training.precision import Precision, choose_precision
 from train_pytorch_model.training.step import TrainingStep

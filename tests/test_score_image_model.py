@@ -27,7 +27,7 @@ from tests.making import (
     write_class_folders,
     write_image_directory,
 )
-from tests.test_untrained_model import CODE, write_model_with_code
+from tests.untrained_models import CODE, write_model_with_code
 from train_pytorch_model.ports.untrained_model import read_untrained_model
 
 

@@ -28,9 +28,9 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from tests import environments
+from tests.jobs import free_port
 from tests.making import Inputs, error_text, read_json_lines, run_here
-from tests.test_tracking import free_port
-from tests.test_untrained_model import write_model_with_code
+from tests.untrained_models import write_model_with_code
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import dump_trained_model
 from train_pytorch_model.models.description import NetworkDescription

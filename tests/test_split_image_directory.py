@@ -10,6 +10,7 @@ import pytest
 from sklearn.model_selection import train_test_split
 
 from tests import environments
+from tests.image_directories import edit_items, edit_schema
 from tests.making import (
     error_code,
     error_text,
@@ -19,7 +20,6 @@ from tests.making import (
     write_class_folders,
     write_image_directory,
 )
-from tests.test_image_directory import edit_items, edit_schema
 from train_pytorch_model.designer_core import load_image_directory
 from train_pytorch_model.modules.split_image_directory import stratified_choice
 

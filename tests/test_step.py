@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.test_loop import CPU, Recorder, make_images, make_network, make_plan
+from tests.small_training import CPU, Recorder, make_images, make_network, make_plan
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, use_cuda_graph

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -16,8 +15,9 @@ import numpy as np
 import pytest
 
 from tests import environments
+from tests.jobs import free_port
 from tests.making import Inputs, run_here, run_module, write_class_folders
-from tests.test_evaluate_model import write_scored
+from tests.scored_tables import write_scored
 from train_pytorch_model.cli import main as entry
 from train_pytorch_model.tracking import AzureRunSink, Metric, Tracking, open_tracking
 
@@ -28,12 +28,6 @@ TITLES = {
     "Valid loss": "valid_loss",
     "Top-1 validation accuracy": "top1_acc",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.making import ROOT, Inputs, initialize, paths_of, run_module, write_class_folders, write_image_directory
 from tests.scripted import script_validation
-from tests.test_untrained_model import write_model_with_code
+from tests.untrained_models import write_model_with_code
 from train_pytorch_model.designer_core import load_model_spec
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.job import output, stores

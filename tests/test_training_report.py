@@ -21,7 +21,7 @@ from torch import nn
 from tests.jobs import results, train_job
 from tests.making import Inputs
 from tests.scripted import script_validation
-from tests.test_loop import make_images
+from tests.small_training import make_images
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 from train_pytorch_model.job import report as training_report
 from train_pytorch_model.job.history import History

@@ -14,7 +14,7 @@ from torchvision.models.densenet import DenseNet
 
 from tests.fuzzing.recipes import COMMANDS, Recipe
 from tests.making import write_class_folders, write_image_directory
-from tests.test_untrained_model import RETIRED, Wrapper, write
+from tests.untrained_models import RETIRED, Wrapper, write
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
 from train_pytorch_model.ports.transformation import write_transformation
 
