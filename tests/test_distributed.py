@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_ends_all(inputs: Inputs) -> None:
     job = train_job(inputs, 2, epochs=5, learning_rate=1e30, batch_size=4)
     assert job.wait() == [1, 1]
     assert "no longer a finite number" in str(inputs.error())
-    assert "there is no model to keep" in str(inputs.error())
+    assert "there is no model to save" in str(inputs.error())
 
 
 @pytest.mark.parametrize(("number", "lost"), [(signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGKILL, 0)])
