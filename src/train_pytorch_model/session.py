@@ -1,26 +1,22 @@
-"""What a call of the package works with: where it shows progress, which run it tracks, which process it is."""
+"""The session of a call: the console, the tracked run, and the process among those of a launcher."""
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 
-from rich.console import Console
-
+from train_pytorch_model.console.logs import configured_logging
 from train_pytorch_model.console.progress import ProgressDisplay
-from train_pytorch_model.distributed.device import torch_settings_restored
 from train_pytorch_model.distributed.launch import Launch, read_launch
-from train_pytorch_model.errors import as_module_error
+from train_pytorch_model.errors import ModuleError, as_module_error
 from train_pytorch_model.tracking import Tracking, open_tracking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from train_pytorch_model.errors import ModuleError
+    from rich.console import Console
 
 
 def _ignore(error: ModuleError | None) -> None:
@@ -29,7 +25,7 @@ def _ignore(error: ModuleError | None) -> None:
 
 @dataclass(frozen=True)
 class Session:
-    """The surroundings of one call."""
+    """The session of one call."""
 
     console: Console
     """Shows progress."""
@@ -38,7 +34,7 @@ class Session:
     launch: Launch
     """Which of the processes of a launcher this is."""
     handles_signals: bool = False
-    """Whether SIGTERM and the like end a training with a checkpoint; the command sets it."""
+    """Whether SIGTERM ends training with a checkpoint. Only the command sets it."""
     report: Callable[[ModuleError | None], None] = _ignore
     """Reports how the run ended if the process ends outside its main thread."""
 
@@ -55,46 +51,30 @@ def in_caller(given: Session | None = None, *, is_tracked: bool = True) -> Itera
     Loggers, warnings filters, random number generators, thread counts and PyTorch's settings are restored at the end.
 
     Args:
-        given: the session of the command, which is used as it is.
+        given: the session of the command, which is used unchanged.
         is_tracked: whether the call sends metrics to the tracked run that the environment names.
 
     Raises:
-        ModuleError: for whatever fails in the block.
+        ModuleError: for every error in the block.
     """
     if given is not None:
         yield given
         return
+    from train_pytorch_model.distributed.device import torch_settings_restored  # importing PyTorch takes seconds
+
     launch = read_launch(os.environ)
     variables = set(os.environ)
-    with logging_in_caller(is_silent=launch.rank > 0) as console, torch_settings_restored():
+    with configured_logging(is_silent=launch.rank > 0) as console, torch_settings_restored():
         tracking = open_tracking() if is_tracked and launch.rank == 0 else Tracking()
         is_success = False
         try:
             yield Session(console, tracking, launch)
             is_success = True
+        except ModuleError:
+            raise
         except Exception as error:
             raise as_module_error(error) from error
         finally:
             tracking.end(is_success=is_success)
             for name in set(os.environ) - variables:  # clients of tracking servers take settings from there
                 del os.environ[name]
-
-
-@contextmanager
-def logging_in_caller(*, is_silent: bool) -> Iterator[Console]:
-    """Log to stderr during a call, unless the caller has set up logging; yield the console."""
-    package = logging.getLogger("train_pytorch_model")
-    level, handlers, propagate = package.level, list(package.handlers), package.propagate
-    console = Console(stderr=True)
-    with warnings.catch_warnings():
-        try:
-            if not package.hasHandlers():
-                handler = logging.StreamHandler()
-                handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-                package.addHandler(handler)
-                package.setLevel(logging.ERROR if is_silent else logging.INFO)
-            yield console
-        finally:
-            package.handlers[:] = handlers
-            package.setLevel(level)
-            package.propagate = propagate
