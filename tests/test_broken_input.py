@@ -257,7 +257,7 @@ CASES: dict[str, Case] = {
     "file_name is a number, a list, null or empty": Case("error", info(file_name=[1]), _NO_FILE),
     "image_info is not an object": Case("error", first_item(lambda item: item.update(image_info="a.png")), _NO_FILE),
     "file_name names the folder itself, or a file of the list": Case(
-        "error", info(file_name="./images.lst"), "which is no image"
+        "error", info(file_name="./images.lst"), "which is not an image"
     ),
     "file_name names a folder": Case("error", info(file_name="image"), "it is not a regular file"),
     "file_name names a missing image": Case(
@@ -272,9 +272,9 @@ CASES: dict[str, Case] = {
     "an address and a file that exists": Case("accepted", info(coco_url="http://127.0.0.1:9/a.png"), then=rows_of(24)),
     "images.lst with a line of 1 GB": Case("error", line_of_a_gigabyte, "has more than 16777216 characters"),
     "images.lst with invalid UTF-8": Case("error", add("images.lst", b"\xff\n"), "images.lst cannot be read"),
-    "images.lst with NUL bytes": Case("error", add("images.lst", bytes(1000) + b"\n"), "line 25 is no JSON"),
+    "images.lst with NUL bytes": Case("error", add("images.lst", bytes(1000) + b"\n"), "line 25 is not JSON"),
     "images.lst that ends in the middle of a line": Case(
-        "error", add("images.lst", b'{"image_info": {"file'), "line 25 is no JSON"
+        "error", add("images.lst", b'{"image_info": {"file'), "line 25 is not JSON"
     ),
     "images.lst with a blank line": Case("error", add("images.lst", b"\n"), "line 25 is blank"),
     "images.lst with a byte order mark": Case(
@@ -282,11 +282,11 @@ CASES: dict[str, Case] = {
         lambda inputs: (inputs.train / "images.lst").write_bytes(
             b"\xef\xbb\xbf" + (inputs.train / "images.lst").read_bytes()
         ),
-        "line 1 is no JSON",
+        "line 1 is not JSON",
     ),
     "images.lst with Windows line endings": Case("accepted", windows_lines, then=rows_of(24)),
-    "a row that is not an object": Case("error", add("images.lst", b"[]\n"), "line 25 is no JSON object"),
-    "a row with NaN or Infinity": Case("error", add("images.lst", b'{"id": NaN}\n'), "NaN is no number of JSON"),
+    "a row that is not an object": Case("error", add("images.lst", b"[]\n"), "line 25 is not a JSON object"),
+    "a row with NaN or Infinity": Case("error", add("images.lst", b'{"id": NaN}\n'), "NaN is not a JSON number"),
     "a row with a duplicate key": Case("accepted", repeat_key, then=rows_of(24)),
     "two rows for the same image": Case("accepted", repeat_row, then=rows_of(25)),
     "row ids that repeat, are negative, text or absent": Case(
@@ -319,22 +319,22 @@ CASES: dict[str, Case] = {
         then=classes_are("dog", "owl", "cat"),
     ),
     "a category id that is negative": Case(
-        "error", both(set_categories([{"id": -1, "name": "cat"}])), "category id -1 is no whole number from 0"
+        "error", both(set_categories([{"id": -1, "name": "cat"}])), "category id -1 is not an integer from 0"
     ),
     "a category id that is text": Case(
-        "error", both(set_categories([{"id": "0", "name": "cat"}])), "category id '0' is no whole number from 0"
+        "error", both(set_categories([{"id": "0", "name": "cat"}])), "category id '0' is not an integer from 0"
     ),
     "a category id that is true, 1.0 or null": Case(
-        "error", both(set_categories([{"id": True, "name": "cat"}])), "category id True is no whole number from 0"
+        "error", both(set_categories([{"id": True, "name": "cat"}])), "category id True is not an integer from 0"
     ),
     "a duplicate category id": Case(
-        "error", both(set_categories([{"id": 0, "name": "cat"}, {"id": 0, "name": "dog"}])), "id 0 stands twice"
+        "error", both(set_categories([{"id": 0, "name": "cat"}, {"id": 0, "name": "dog"}])), "id 0 occurs twice"
     ),
     "a duplicate category name": Case(
-        "error", both(set_categories([{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}])), "'cat' stands twice"
+        "error", both(set_categories([{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}])), "'cat' occurs twice"
     ),
     "a category name that is not text": Case(
-        "error", both(set_categories([{"id": 0, "name": 5}])), "category name 5 is no text"
+        "error", both(set_categories([{"id": 0, "name": 5}])), "category name 5 is not text"
     ),
     "a category without images": Case(
         "warning",
@@ -345,7 +345,7 @@ CASES: dict[str, Case] = {
         "error", schema(lambda columns: columns[0].update(properties=[1])), "has a column whose 'properties' is [1]"
     ),
     "a _meta.yaml of deeply nested lists": Case(
-        "error", add("_meta.yaml", b"\nx: " + b"[" * 200_000), "values within values of more than 100 levels"
+        "error", add("_meta.yaml", b"\nx: " + b"[" * 200_000), "values nested more than 100 levels deep"
     ),
     "a _meta.yaml that names a file outside": Case(
         "error",
@@ -359,7 +359,7 @@ CASES: dict[str, Case] = {
     "raw images: files of other kinds, such as GIF": Case(
         "warning",
         raw(lambda path: (path / "cat" / "x.gif").write_bytes(odd_images.animated("gif"))),
-        "1 files of other kinds are left out: 'cat/x.gif'",
+        "skipped 1 files of other kinds: 'cat/x.gif'",
     ),
     "raw images: a link out of the folder": Case(
         "error", raw(link_raw_out), "is a link that leads out of the directory"
@@ -422,7 +422,7 @@ CASES: dict[str, Case] = {
     "a TIFF of several pages": pixels(lambda: odd_images.animated("tiff"), first_of_three),
     "an image of another format than its name says": pixels(lambda: odd_images.saved(odd_images.noise(), "bmp")),
     # Classes.
-    "one class": Case("warning", one_class, "There is one class, 'cat': every image will be scored as it"),
+    "one class": Case("warning", one_class, "There is one class, 'cat': every image will be scored as this class"),
     "1,000 classes with one image each": Case(
         "accepted", many_classes, then=thousand_labels, flags={"batch_size": 100}
     ),

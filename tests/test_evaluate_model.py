@@ -137,10 +137,10 @@ def test_a_table_that_cannot_be_evaluated_is_named(kind: str, name: str, code: i
 @pytest.mark.parametrize(
     ("file", "old", "new", "words"),
     [
-        ("_meta.yaml", "DataFrameDirectory", "ImageDirectory", "says type 'ImageDirectory'"),
+        ("_meta.yaml", "DataFrameDirectory", "ImageDirectory", "has type 'ImageDirectory'"),
         ("_meta.yaml", "_data.parquet", "../scored/_data.parquet", "'../scored/_data.parquet' leaves the directory"),
         ("_meta.yaml", "schema/_schema.json", "schema.json", "'schema' of _meta.yaml: 'schema.json' is missing"),
-        ("schema/_schema.json", "Scored Probabilities_", "Chances_", "no column is called Scored Probabilities_"),
+        ("schema/_schema.json", "Scored Probabilities_", "Chances_", "begins with 'Scored Probabilities_'"),
         ("schema/_schema.json", '"True Labels": "category"', '"True Labels": ["category"]', "There is no label column"),
         ("schema/_schema.json", "{", "[" * 100_000, "maximum recursion depth exceeded"),
     ],

@@ -232,8 +232,8 @@ CODE_ARCHIVES: dict[str, tuple[list[tuple[zipfile.ZipInfo, bytes]], str]] = {
     "climbs out": ([(entry("../escaped.py"), b"")], "leaves the folder"),
     "absolute": ([(entry("/tmp/escaped.py"), b"")], "leaves the folder"),
     "a link": ([(entry("mine/link", stat.S_IFLNK | 0o777), b"/etc")], "is a link"),
-    "a bomb": ([(entry("mine/zeros"), bytes(2**20))] * 300, "too much for code"),
-    "files without end": ([(entry(f"mine/{number}"), b"") for number in range(10_001)], "too much for code"),
+    "a bomb": ([(entry("mine/zeros"), bytes(2**20))] * 300, "more than the limit for code"),
+    "files without end": ([(entry(f"mine/{number}"), b"") for number in range(10_001)], "more than the limit for code"),
 }
 
 

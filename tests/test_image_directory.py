@@ -80,39 +80,39 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "meta of another type": (replace_in("_meta.yaml", "ImageDirectory", "DataFrameDirectory"), "DataFrameDirectory"),
     "meta no yaml": (append_to("_meta.yaml", b"\n: : ["), "_meta.yaml cannot be read"),
-    "meta a list": (lambda path: (path / "_meta.yaml").write_text("[1]"), "_meta.yaml holds no mapping"),
+    "meta a list": (lambda path: (path / "_meta.yaml").write_text("[1]"), "_meta.yaml is not a mapping"),
     "schema led out": (lead_out("_schema.json"), "'_schema.json' leads out of the directory"),
     "meta leaves": (replace_in("_meta.yaml", "images.lst", "../images.lst"), "leaves the directory"),
     "no list": (lambda path: (path / "images.lst").unlink(), "'images.lst' is missing"),
     "empty list": (lambda path: (path / "images.lst").write_text(""), "lists no image"),
     "blank line": (append_to("images.lst", b"\n"), "images.lst line 10 is blank"),
-    "no json": (append_to("images.lst", b"{\n"), "images.lst line 10 is no JSON"),
-    "no object": (append_to("images.lst", b"[]\n"), "images.lst line 10 is no JSON object"),
+    "no json": (append_to("images.lst", b"{\n"), "images.lst line 10 is not JSON"),
+    "no object": (append_to("images.lst", b"[]\n"), "images.lst line 10 is not a JSON object"),
     "no utf-8": (append_to("images.lst", b"\xff\n"), "images.lst cannot be read"),
     "a line without end": (append_to("images.lst", b"x" * (2**24 + 1)), "line 10 has more than 16777216 characters"),
-    "a line nested without end": (append_to("images.lst", b"[" * 100_000 + b"\n"), "images.lst line 10 is no JSON"),
-    "NUL bytes": (append_to("images.lst", bytes(1000) + b"\n"), "images.lst line 10 is no JSON"),
-    "a number without end": (append_to("images.lst", b'{"id": ' + b"9" * 10_000 + b"}\n"), "line 10 is no JSON"),
+    "a line nested without end": (append_to("images.lst", b"[" * 100_000 + b"\n"), "images.lst line 10 is not JSON"),
+    "NUL bytes": (append_to("images.lst", bytes(1000) + b"\n"), "images.lst line 10 is not JSON"),
+    "a number without end": (append_to("images.lst", b'{"id": ' + b"9" * 10_000 + b"}\n"), "line 10 is not JSON"),
     "meta nested without end": (
         append_to("_meta.yaml", b"\nx: " + b"[" * 200_000),
-        "holds values within values of more",
+        "has values nested more",
     ),
     "meta of more than it needs": (append_to("_meta.yaml", b"\nx: [" + b"a, " * 50_000), "more than 10000 values"),
     "meta too large": (append_to("_meta.yaml", b"#" * 2**20), "_meta.yaml has 104"),
     "schema nested without end": (
         lambda path: (path / "_schema.json").write_text("[" * 100_000),
-        "_schema.json is no JSON",
+        "_schema.json is not JSON",
     ),
     "no schema": (lambda path: (path / "_schema.json").unlink(), "'_schema.json' is missing"),
-    "schema no json": (append_to("_schema.json", b"}"), "_schema.json is no JSON"),
+    "schema no json": (append_to("_schema.json", b"}"), "_schema.json is not JSON"),
     "schema without columns": (replace_in("_schema.json", "columnAttributes", "x"), "columnAttributes"),
     "columns of one name": (
         lambda path: edit_schema(path, lambda columns: columns.append(columns[1])),
-        "_schema.json has several columns called 'id'",
+        "_schema.json has several columns named 'id'",
     ),
     "a column that says more": (
         lambda path: edit_schema(path, lambda columns: columns[1].update(unit="cm")),
-        "designer-core reads it as something else than its files say",
+        "designer-core reads other items than its files contain",
     ),
     "no image column": (replace_in("_schema.json", "image/png", "image/jpeg"), "no image column"),
     "objects, not classes": (
@@ -122,8 +122,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no categories": (set_categories([]), "no categories"),
     "id text": (set_categories([{"id": "0", "name": "cat"}]), "category id '0'"),
     "id negative": (set_categories([{"id": -1, "name": "cat"}]), "category id -1"),
-    "id twice": (set_categories([{"id": 0, "name": "cat"}, {"id": 0, "name": "dog"}]), "id 0 stands twice"),
-    "name twice": (set_categories([{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}]), "'cat' stands twice"),
+    "id twice": (set_categories([{"id": 0, "name": "cat"}, {"id": 0, "name": "dog"}]), "id 0 occurs twice"),
+    "name twice": (set_categories([{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}]), "'cat' occurs twice"),
     "name no text": (set_categories([{"id": 0, "name": 5}]), "category name 5"),
     "unknown label": (replace_in("images.lst", '"category": "cat"', '"category": "cow"'), "labelled 'cow'"),
     "climbs out": (set_first("file_name", "../secret.png"), "leaves the directory"),
@@ -133,7 +133,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "base name a number": (set_first("base_file_name", 5), "line 1 names no file"),
     "a hidden folder for a class": (
         set_categories([{"id": number, "name": name} for number, name in enumerate([*CLASSES, ".ipynb_checkpoints"])]),
-        "the category '.ipynb_checkpoints' is a hidden folder taken for a class",
+        "the category '.ipynb_checkpoints' is a hidden folder that was read as a class",
     ),
     "address": (
         lambda path: edit_items(
@@ -212,7 +212,7 @@ def test_a_list_too_large_for_designer_core_is_read_without_it(
     with caplog.at_level(logging.INFO):
         images = read_labelled_images(directory, PORT)
     assert images.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert "is not read by designer-core too" in caplog.text
+    assert "is too large to be read with designer-core" in caplog.text
 
 
 @pytest.mark.parametrize("is_raw", [False, True])
@@ -257,9 +257,9 @@ def test_raw_images_that_the_helper_passes_over_are_told_of(tmp_path: Path, capl
     with caplog.at_level(logging.WARNING):
         images = read_labelled_images(raw, PORT)
     assert [name for name, _ in images.unreadable] == ["cat/broken.png", "dog/.png"]
-    assert images.unreadable[1][1] == "designer-core passes over it"
-    assert "left out: 'cat/deeper'" in caplog.text
-    assert "1 files of other kinds are left out: 'owl/notes.txt'" in caplog.text
+    assert images.unreadable[1][1] == "designer-core skips it"
+    assert "skipped: 'cat/deeper'" in caplog.text
+    assert "skipped 1 files of other kinds: 'owl/notes.txt'" in caplog.text
 
 
 def test_annotations_without_end_are_not_read(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_damaged_transformation_is_named(operations: str, images: Path, tmp_pa
 def test_a_directory_of_no_image_operations_is_no_transformation(meta: str, tmp_path: Path) -> None:
     assert init(tmp_path / "how") == 0
     (tmp_path / "how" / "_meta.yaml").write_text(meta)
-    with pytest.raises(InvalidTransformationDirectoryError, match="no TransformationDirectory of type Image"):
+    with pytest.raises(InvalidTransformationDirectoryError, match="expected a TransformationDirectory of type Image"):
         read_transformation(tmp_path / "how")
 
 

@@ -76,7 +76,7 @@ FINDINGS = {
     "weights without a counter of batches": Recipe(
         "score-image-model", mutations=(Mutation("weights", "model/model", ("drop", 5)),)
     ),
-    "values that make no column of a table": Recipe(
+    "values that cannot be written as a column of a table": Recipe(
         "score-image-model", mutations=(Mutation("line", "valid/images.lst", (0, (1,), "set", [])),)
     ),
     "a check whose folder of reports has too long a name": Recipe(

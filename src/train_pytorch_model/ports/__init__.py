@@ -1,1 +1,1 @@
-"""The three typed ports in and the one out: what lies on disk, read and written."""
+"""The typed ports: directories that modules read and write."""

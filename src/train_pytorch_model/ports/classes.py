@@ -1,4 +1,4 @@
-"""The classes of the two datasets: matched by name, and looked at for what will surprise."""
+"""Compares the classes of the two datasets, and warns of unusual classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What pandas reads as "missing", which is how the downstream module reads index_to_label.csv.
+# Texts that pandas reads as missing values. Score Image Model reads index_to_label.csv with pandas.
 LABELS_READ_AS_MISSING = frozenset(
     [
         *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
@@ -25,10 +25,10 @@ LABELS_READ_AS_MISSING = frozenset(
 
 
 def match_classes(train: LabelledImages, valid: LabelledImages) -> LabelledImages:
-    """Give the validation images the training dataset's class indices, matched by name.
+    """Return the validation images with the class indices of the training dataset, matched by name.
 
     Raises:
-        InvalidDatasetError: when the two datasets do not have the same categories; it says which differ.
+        InvalidDatasetError: if the two datasets have different categories; the message names them.
     """
     missing = [name for name in train.classes if name not in set(valid.classes)]
     extra = [name for name in valid.classes if name not in set(train.classes)]
@@ -44,17 +44,17 @@ def match_classes(train: LabelledImages, valid: LabelledImages) -> LabelledImage
 
 
 def warn_of_classes(train: LabelledImages, valid: LabelledImages) -> None:
-    """Say before training what about the classes will surprise: missing-like labels, empty classes, one class."""
+    """Log warnings about labels that are read as missing values, classes without images, and a single class."""
     read_as_missing = [name for name in train.classes if name in LABELS_READ_AS_MISSING]
     if read_as_missing:
         logger.warning(
-            "Score Image Model reads the label %s as a missing value: its scores come out without that name%s. "
+            "Score Image Model reads the label %s as a missing value: its scores will not have that name%s. "
             "Rename the class if you need it.",
             name_some(read_as_missing),
-            ", and scoring stops, since there are several" if len(read_as_missing) > 1 else "",
+            ", and scoring will fail because there are several" if len(read_as_missing) > 1 else "",
         )
     if len(train.classes) == 1:
-        logger.warning("There is one class, %r: every image will be scored as it.", train.classes[0])
+        logger.warning("There is one class, %r: every image will be scored as this class.", train.classes[0])
     for images in (train, valid):
         counts = np.bincount(images.labels, minlength=len(images.classes))
         empty = [name for name, count in zip(images.classes, counts) if not count]

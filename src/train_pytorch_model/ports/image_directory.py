@@ -1,4 +1,4 @@
-"""An ImageDirectory, written item by item, in the very bytes that designer-core's helper would write."""
+"""Writes an ImageDirectory item by item, with the same bytes as designer-core's helper."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _NUM_SAMPLES = 3
 
 
 def make_schema(categories: Sequence[str] | None) -> dict[str, Any]:
-    """The schema of images with one class each, or of images without labels.
+    """Return the schema of images with one class each, or of images without labels.
 
     Args:
-        categories: names of the classes in the order of their ids; None for no labels.
+        categories: the names of the classes in the order of their ids; None for images without labels.
     """
     columns: list[dict[str, Any]] = [
         {
@@ -63,14 +63,14 @@ def make_schema(categories: Sequence[str] | None) -> dict[str, Any]:
 
 
 class ImageDirectoryWriter:
-    """Writes the list and the metadata around images that already lie in the folder."""
+    """Writes the image list and the metadata for images that are already in the folder."""
 
     def __init__(self, folder: Path, schema: dict[str, Any]) -> None:
-        """Begin the list.
+        """Create the image list.
 
         Args:
             folder: an existing folder.
-            schema: of the directory, as `make_schema` gives it or another directory's.
+            schema: the schema of the directory, from `make_schema` or another directory.
         """
         self._folder = folder
         self._files = Folder(folder)
@@ -93,7 +93,7 @@ class ImageDirectoryWriter:
             self._write_metadata()
 
     def add(self, item: dict[str, Any]) -> None:
-        """Add an item, as a line of the list holds it."""
+        """Append an item to the image list."""
         self._list.write(json.dumps(item) + "\n")
         if len(self._samples) < _NUM_SAMPLES:
             self._samples.append({name: self._sample_value(name, item) for name in self._columns})
@@ -103,7 +103,7 @@ class ImageDirectoryWriter:
             return item.get(name)
         info = item.get(self._image_refs[name])
         file_name = info.get("file_name") if isinstance(info, dict) else None
-        # A column of images beside the one that is read may name anything.
+        # Another column of images than the one that is read may name any file.
         if not isinstance(file_name, str) or self._files.fault_of(file_name):
             return None
         file = self._folder / file_name

@@ -1,7 +1,7 @@
-"""The files of an ImageDirectory, checked before designer-core's helper sees them.
+"""Reads the files of an ImageDirectory strictly, before designer-core's helper reads them.
 
-The helper answers any damage (a lost `_meta.yaml`, one blank line in `images.lst`) by reading the folder anew as
-something else, mostly as a folder of one class called "image". Here every such damage is found and named instead.
+If a file is damaged (no `_meta.yaml`, a blank line in `images.lst`), the helper reads the folder as something else,
+usually as a folder with one class named "image". Here, damage is an error.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MARKERS = (META_FILE, "images.lst", "_schema.json")
-_IMAGE_MIME_TYPE = "image/png"  # designer-core takes no other, whatever the files are
+_IMAGE_MIME_TYPE = "image/png"  # designer-core accepts no other type, whatever the files are
 _CLASSIFICATION = "COCO_classification"
-# Far more than any that was made to be read; what is larger was made to fill a memory.
+# Much larger than any real file.
 _MAX_SCHEMA_BYTES = 2**28
 _MAX_LINE_CHARACTERS = 2**24
-_REBUILD = "Make the directory again with Convert to Image Directory."
+_REBUILD = "Create the directory again with Convert to Image Directory."
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What `_schema.json` says of the columns."""
+    """The columns of `_schema.json` that are used."""
 
     image: str
-    """Name of the image column."""
+    """The name of the image column."""
     image_ref: str
-    """Key of an item that holds the file's name."""
+    """The key of an item under which the name of its file is."""
     label: str
-    """Name of the label column."""
+    """The name of the label column."""
     categories: tuple[str, ...]
-    """Labels in the order of their ids."""
+    """The labels in the order of their ids."""
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 _JSON = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def is_image_directory(path: Path) -> bool:
-    """Whether the folder means to be an ImageDirectory, be it whole or damaged."""
+    """Whether a folder is an ImageDirectory, complete or damaged."""
     return any((path / marker).exists() for marker in _MARKERS)
 
 
@@ -58,32 +58,30 @@ def read_schema(path: Path, where: str) -> tuple[dict[str, Any], Path]:
 
     Args:
         path: the directory.
-        where: the port and the path, for messages.
+        where: the port and the path in messages.
 
     Returns:
-        The schema, and the file of the image list.
+        The schema, and the path of the image list.
 
     Raises:
-        InvalidDatasetError: for any damage; it names the file.
+        InvalidDatasetError: if a file is damaged; the message names it.
     """
     try:
-        meta = read_meta(path)
-        if meta.get("type") != "ImageDirectory":
-            raise ValueError(f"{META_FILE} says type {shown(meta.get('type'))} where an ImageDirectory is expected")
+        meta = read_meta(path, "ImageDirectory")
         return _read_schema(find_meta_file(path, meta, "schema")), find_meta_file(path, meta, "image_list")
     except ValueError as error:
         raise InvalidDatasetError(where, str(error), _REBUILD) from error
 
 
 def read_items(file: Path, where: str) -> Iterator[dict[str, Any]]:
-    """Read an image list, strictly, one dict a line; a list of millions of lines never lies in memory as a whole.
+    """Iterate over the items of an image list, strictly: one JSON object per line. The list may be larger than memory.
 
     Args:
-        file: of the image list.
-        where: the port and the path, for messages.
+        file: the image list.
+        where: the port and the path in messages.
 
     Raises:
-        InvalidDatasetError: for any damage; it names the file, and the line where there is one.
+        InvalidDatasetError: if the list is damaged; the message names the file and the line.
     """
     try:
         yield from _read_lines(file)
@@ -95,7 +93,7 @@ def _read_schema(file: Path) -> dict[str, Any]:
     try:
         schema = json.loads(read_text(file, _MAX_SCHEMA_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file.name} is no JSON: {error}") from error
+        raise ValueError(f"{file.name} is not JSON: {error}") from error
     columns = schema.get("columnAttributes") if isinstance(schema, dict) else None
     if not isinstance(columns, list) or not all(isinstance(column, dict) for column in columns):
         raise ValueError(f"{file.name} has no list 'columnAttributes'")
@@ -103,7 +101,7 @@ def _read_schema(file: Path) -> dict[str, Any]:
     for column in columns:
         _check_column(file.name, column)
         if column["name"] in names:
-            raise ValueError(f"{file.name} has several columns called {shown(column['name'])}")
+            raise ValueError(f"{file.name} has several columns named {shown(column['name'])}")
         names.add(column["name"])
     return dict(schema)
 
@@ -135,9 +133,9 @@ def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
                 try:
                     item = _JSON.decode(line)
                 except (ValueError, RecursionError) as error:
-                    raise ValueError(f"{file.name} line {number} is no JSON: {error}") from error
+                    raise ValueError(f"{file.name} line {number} is not JSON: {error}") from error
                 if not isinstance(item, dict):
-                    raise ValueError(f"{file.name} line {number} is no JSON object")
+                    raise ValueError(f"{file.name} line {number} is not a JSON object")
                 yield item
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file.name} cannot be read: {error}") from error
@@ -149,13 +147,13 @@ def read_columns(schema: dict[str, Any], where: str, *, labelled: bool = True) -
     """Find the image column, the label column and the categories in a schema.
 
     Args:
-        schema: `_schema.json`.
-        where: the port and the path, for messages.
-        labelled: whether there must be labels; without, only the image column is looked for.
+        schema: the content of `_schema.json`.
+        where: the port and the path in messages.
+        labelled: whether there must be labels; otherwise, only the image column is searched.
 
     Raises:
-        NotLabeledDatasetError: when there is no annotation column.
-        InvalidDatasetError: when there is no image column, the annotation is not of classes, or the categories are
+        NotLabeledDatasetError: if there is no annotation column.
+        InvalidDatasetError: if there is no image column, the annotations are not classes, or the categories are
             damaged.
     """
     image = annotation = None
@@ -174,13 +172,15 @@ def read_columns(schema: dict[str, Any], where: str, *, labelled: bool = True) -
     if not labelled:
         return Columns(str(image.get("name")), image_ref, label="", categories=())
     if annotation is None:
-        raise NotLabeledDatasetError(where, "Give images in one folder a class, or an ImageDirectory made from such.")
+        raise NotLabeledDatasetError(
+            where, "Give images in one folder per class, or an ImageDirectory created from such a folder."
+        )
     properties = annotation["properties"]
     if properties["annotation_type"] != _CLASSIFICATION:
         raise InvalidDatasetError(
             where,
-            f"its annotations are {shown(properties['annotation_type'])}, not one class an image ({_CLASSIFICATION})",
-            "Give images in one folder a class.",
+            f"its annotations are {shown(properties['annotation_type'])}, not one class per image ({_CLASSIFICATION})",
+            "Give images in one folder per class.",
         )
     return Columns(
         image=str(image.get("name")),
@@ -199,13 +199,13 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
     for entry in categories:
         number, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            faults.append(f"category id {shown(number)} is no whole number from 0")
+            faults.append(f"category id {shown(number)} is not an integer from 0")
         elif not isinstance(name, str) or not _is_text(name):
-            faults.append(f"category name {shown(name)} is no text")
+            faults.append(f"category name {shown(name)} is not text")
         elif number in by_id:
-            faults.append(f"category id {shown(number)} stands twice")
+            faults.append(f"category id {shown(number)} occurs twice")
         elif name in names:
-            faults.append(f"category name {shown(name)} stands twice")
+            faults.append(f"category name {shown(name)} occurs twice")
         else:
             by_id[number] = name
             names.add(name)
@@ -215,7 +215,7 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether it can be written as UTF-8; JSON may hold half of a surrogate pair."""
+    """Whether a text can be written as UTF-8. JSON may contain lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -224,14 +224,14 @@ def _is_text(name: str) -> bool:
 
 
 def file_of(item: dict[str, Any], columns: Columns) -> str | None:
-    """The file of an item, relative to the directory; None when it names none."""
+    """Return the file of an item, relative to the directory; None if it has none."""
     info = item.get(columns.image_ref)
     name = info.get("base_file_name") or info.get("file_name") if isinstance(info, dict) else None
     return name if isinstance(name, str) and name else None
 
 
 def info_of_copy(item: dict[str, Any], columns: Columns) -> dict[str, Any]:
-    """What an item says of its file once that is copied: `file_name` is what a copy is called, whatever is read."""
+    """Return the image information of an item for a copy: `file_name` is the name of the copy."""
     info = dict(item[columns.image_ref])
     read = info.pop("base_file_name", None)
     if not isinstance(info.get("file_name"), str) or not info["file_name"]:

@@ -1,4 +1,4 @@
-"""A dataset port, read: which files, which labels, which classes."""
+"""Reads a dataset port: the files, their labels and the classes."""
 
 from __future__ import annotations
 
@@ -33,60 +33,60 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# designer-core holds a list as dicts, which take ten times the room of its lines.
+# designer-core keeps the list as dicts, which need ten times the memory of the text.
 _MAX_BYTES_FOR_DESIGNER_CORE = 2**26
-# What a copy of the list would write over, and what is the folder itself.
+# Files that a copy of the list would overwrite, and the folder itself.
 _NO_IMAGES = frozenset(("", ".", META_FILE, "images.lst", "_schema.json", "_samples.json"))
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """A labelled dataset as its port holds it, compact: a million images take some 40 MB."""
+    """A labelled dataset in little memory: a million images take about 40 MB."""
 
     port: str
-    """The port's name in messages."""
+    """The name of the port in messages."""
     path: Path
     files: FileNames
     """Relative to `path`, in the order of the image list."""
     labels: np.ndarray
-    """Index into `classes`, one a file: int64 of shape (N,)."""
+    """The index into `classes` of each file: int64 of shape (N,)."""
     classes: tuple[str, ...]
-    """In the order of the category ids."""
+    """The names of the classes, in the order of the category ids."""
     image_column: str
     schema: dict[str, Any]
     unreadable: tuple[tuple[str, str], ...] = ()
-    """Files that the folder holds but no layout takes, each with the reason."""
+    """Files of the folder that cannot be read, each with the reason."""
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.files)
 
     @property
     def where(self) -> str:
-        """Port and path, as messages name the dataset."""
+        """The port and the path, for messages."""
         return f"{self.port} {self.path}"
 
     def path_of(self, index: int) -> Path:
-        """The full path of the file at `index`."""
+        """Return the full path of the file at `index`."""
         return self.path / self.files[index]
 
     def ordered_as(self, classes: tuple[str, ...]) -> LabelledImages:
-        """The same images with labels that index `classes`, matched by name."""
+        """Return the same images with labels that are indices into `classes`, matched by name."""
         index = {name: number for number, name in enumerate(classes)}
         places = np.array([index[name] for name in self.classes], dtype=np.int64)
         return replace(self, classes=classes, labels=places[self.labels])
 
 
 def read_labelled_images(path: Path, port: str) -> LabelledImages:
-    """Read a dataset port: an ImageDirectory, or raw images in one folder a class.
+    """Read a dataset port: an ImageDirectory, or raw images in one folder per class.
 
     Args:
         path: the folder.
         port: "Training dataset" or "Validation dataset".
 
     Raises:
-        NotLabeledDatasetError: when the images carry no labels.
-        InvalidDatasetError: for any other fault, with the file and the line where there is one.
+        NotLabeledDatasetError: if the images have no labels.
+        InvalidDatasetError: if the dataset cannot be used for another reason; the message names the file and the line.
     """
     where = f"{port} {path}"
     try:
@@ -122,19 +122,19 @@ def _read(path: Path, port: str, where: str) -> LabelledImages:
 def read_listed_items(
     path: Path, port: str, *, labelled: bool
 ) -> tuple[dict[str, Any], Columns, Callable[[], Iterator[dict[str, Any]]]]:
-    """Read a dataset for a module that passes its items on.
+    """Read a dataset for a module that copies or changes its items.
 
     Args:
-        path: of an ImageDirectory, or of raw images.
-        port: its name in messages.
+        path: an ImageDirectory, or a folder of raw images.
+        port: the name of the port in messages.
         labelled: whether there must be labels.
 
     Returns:
-        The schema, its columns, and what gives the checked items, anew each time that it is called.
+        The schema, its columns, and a function that returns a new iterator over the checked items at each call.
 
     Raises:
-        NotLabeledDatasetError: when there must be labels and there are none.
-        InvalidDatasetError: for any other fault, also while the items are given.
+        NotLabeledDatasetError: if there must be labels and there are none.
+        InvalidDatasetError: if the dataset cannot be used for another reason. The iterator can raise it, too.
     """
     where = f"{port} {path}"
     try:
@@ -158,31 +158,35 @@ def _listed_items(
 
 
 def _load_as_designer_core_does(path: Path, where: str, list_file: Path, schema: dict[str, Any]) -> None:
-    """Load an ImageDirectory with designer-core's helper, and make sure that it reads what the files say.
+    """Load an ImageDirectory with designer-core's helper, and check that the helper reads the same items.
 
-    Its list of dicts, a gigabyte for a million images, is held against the files line by line and let go. A list that
-    would fill the memory so is taken as it was read here, strictly.
+    Its list of dicts, a gigabyte for a million images, is compared with the file line by line and discarded. Very large
+    lists are not loaded with the helper, because they could fill the memory.
     """
     num_bytes = list_file.stat().st_size
     if num_bytes > _MAX_BYTES_FOR_DESIGNER_CORE:
-        logger.info("%s: its image list of %s is not read by designer-core too.", where, bytes_in_words(num_bytes))
+        logger.info(
+            "%s: the image list of %s is too large to be read with designer-core, too.",
+            where,
+            bytes_in_words(num_bytes),
+        )
         return
     try:
         directory = designer_core.load_image_directory(path)
     except FileNotFoundError:
-        return  # the first image is missing; it is told with all others that cannot be read
+        return  # the first image is missing; it is reported later with all unreadable images
     except MemoryError:
-        raise  # says nothing of the directory
-    except Exception as error:  # it lets through whatever a strange file leads it to
+        raise  # not caused by the directory
+    except Exception as error:  # with unusual files, it can raise anything
         raise InvalidDatasetError(where, f"designer-core cannot load it: {error}") from error
     pairs = zip_longest(directory.image_list, read_items(list_file, where))
     same_items = all(item == line for item, line in pairs)
     if not same_items or directory.schema.get("columnAttributes") != schema["columnAttributes"]:
-        raise InvalidDatasetError(where, "designer-core reads it as something else than its files say")
+        raise InvalidDatasetError(where, "designer-core reads other items than its files contain")
 
 
 def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, where: str) -> Iterator[dict[str, Any]]:
-    """Pass the items on; refuse names that leave the directory and images that lie at an address."""
+    """Iterate over the items, and check that each names an image inside the directory, and not only an address."""
     faults = FirstFew()
     folder = Folder(path)
     for number, item in enumerate(items, start=1):
@@ -193,7 +197,7 @@ def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, wher
             faults.add(f"line {number} names no file under {columns.image_ref!r}")
             continue
         if any(name.rpartition("/")[2] in _NO_IMAGES for name in names):
-            faults.add(f"line {number} names {name_some(names)}, which is no image")
+            faults.add(f"line {number} names {name_some(names)}, which is not an image")
             continue
         if fault := next(filter(None, map(folder.fault_of, names)), ""):
             faults.add(f"line {number} names {name_some(names)}, which {fault}")
@@ -223,7 +227,7 @@ def _labelled(
     for number, item in enumerate(items, start=1):
         file = file_of(item, columns) or ""
         label = item.get(columns.label)
-        # An empty label is one where a category is called so, and no label otherwise.
+        # The empty text is a label if a category has this name; otherwise, it means no label.
         if label is None or (label in ("", [], {}) and label != "") or (label == "" and "" not in index):
             unlabelled.add(repr(file))
         elif not isinstance(label, str) or label not in index:
@@ -234,8 +238,8 @@ def _labelled(
     if unknown:
         raise InvalidDatasetError(
             where,
-            f"labels that are none of the categories {name_some(columns.categories)}: {unknown.joined()}",
-            "Labels must be written as the schema's categories are.",
+            f"labels that are not among the categories {name_some(columns.categories)}: {unknown.joined()}",
+            "Labels must be spelled like the categories of the schema.",
         )
     if not files:
         raise NotLabeledDatasetError(where, f"None of its {number} images has a label.")
@@ -249,7 +253,9 @@ def _labelled(
         )
     hidden = [name for name in columns.categories if name.startswith(".ipynb_checkpoints") or name == "__MACOSX"]
     if hidden:
-        raise InvalidDatasetError(where, f"the category {name_some(hidden)} is a hidden folder taken for a class")
+        raise InvalidDatasetError(
+            where, f"the category {name_some(hidden)} is a hidden folder that was read as a class"
+        )
     return LabelledImages(
         port, path, files, np.frombuffer(labels, dtype=np.int64), columns.categories, columns.image, schema, unreadable
     )

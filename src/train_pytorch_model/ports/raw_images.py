@@ -1,4 +1,4 @@
-"""Raw images, in one folder a class or flat, as designer-core's helper reads them."""
+"""Reads raw images, in one folder per class or in one folder, as designer-core's helper reads them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# As designer-core lists them; a file of another ending is no image to it.
+# The extensions that designer-core reads; it ignores other files.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-# designer-core reads the first JSON file whole, as annotations, before it looks at folders.
+# designer-core reads the whole first JSON file as annotations before it looks at folders.
 _MAX_JSON_BYTES = 2**28
 
 
 def load_raw_images(path: Path, where: str) -> Any:
-    """Load raw images: one folder a class, and nothing that would be taken for a class by mistake."""
+    """Load raw images with designer-core's helper, after checks for what it would read by mistake.
+
+    Args:
+        path: a folder with one folder per class, or a flat folder.
+        where: the port and the path in messages.
+
+    Raises:
+        InvalidDatasetError: if there are no images, or files that cannot be read safely.
+    """
     folders = _folders(path)
     hidden = [name for name in folders if name.startswith(".") or name == "__MACOSX"]
     hidden = [name for name in hidden if any(_is_image(entry.name) for entry in _entries(path / name))]
@@ -40,27 +48,26 @@ def load_raw_images(path: Path, where: str) -> Any:
     try:
         directory = designer_core.load_image_directory(path)
     except MemoryError:
-        raise  # says nothing of the images
-    except Exception as error:  # it lets through whatever a strange file leads it to
+        raise  # not caused by the images
+    except Exception as error:  # with unusual files, it can raise anything
         raise InvalidDatasetError(where, f"designer-core finds no images in it: {error}") from error
     if found.misplaced:
         logger.warning(
-            "%s: only images exactly one folder deep (class/file) are used; left out: %s.",
+            "%s: only images exactly one folder deep (class/file) are used; skipped: %s.",
             where,
             name_some(found.misplaced),
         )
     if found.others:
-        logger.warning(
-            "%s: %d files of other kinds are left out: %s.", where, len(found.others), name_some(found.others)
-        )
+        logger.warning("%s: skipped %d files of other kinds: %s.", where, len(found.others), name_some(found.others))
     return directory
 
 
 def _image_files(path: Path, where: str) -> list[Path]:
-    """All images at any depth; refuses what designer-core would follow or read for ever.
+    """List all images at any depth.
 
     Raises:
-        InvalidDatasetError: for links that leave, pipes and devices, and huge JSON files.
+        InvalidDatasetError: for links out of the folder, pipes, devices and huge JSON files, which designer-core would
+            read.
     """
     files = []
     root = Folder(path)
@@ -73,7 +80,9 @@ def _image_files(path: Path, where: str) -> list[Path]:
             if entry.is_symlink() and root.is_led_out(entry.path):
                 if entry.is_dir() or is_json or _is_image(entry.name):
                     raise InvalidDatasetError(
-                        where, f"{name!r} is a link that leads out of the directory", "Copy what it leads to (cp -rL)."
+                        where,
+                        f"{name!r} is a link that leads out of the directory",
+                        "Copy the files that it leads to (cp -rL).",
                     )
             elif entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry.path))
@@ -92,12 +101,12 @@ def _entries(path: Path) -> list[os.DirEntry[str]]:
 
 
 class _Found(NamedTuple):
-    """Names of what is no image in a class folder, relative to the dataset."""
+    """Files and folders that are not images in a class folder, relative to the dataset."""
 
     misplaced: list[str]
-    """Folders in class folders, and images in none."""
+    """Folders in class folders, and images outside class folders."""
     others: list[str]
-    """Files in class folders whose names are no image's."""
+    """Files in class folders without the extension of an image."""
 
 
 def _look_through(path: Path, folders: list[str]) -> _Found:
@@ -123,7 +132,7 @@ def _is_image(name: str) -> bool:
 
 
 def files_not_taken(path: Path, items: list[dict[str, Any]], columns: Columns) -> tuple[tuple[str, str], ...]:
-    """Image files one folder deep that the helper passed over, which it does when Pillow cannot open them."""
+    """Return image files one folder deep that the helper skipped because Pillow cannot open them, and the reasons."""
     taken = {file_of(item, columns) for item in items}
     present = (
         f"{folder}/{entry.name}"
@@ -139,11 +148,11 @@ def _reason(file: Path) -> str:
         read_size(file)
     except UnreadableImageError as error:
         return str(error)
-    return "designer-core passes over it"
+    return "designer-core skips it"
 
 
 def items_not_taken(path: Path, directory: Any, columns: Columns) -> list[dict[str, Any]]:
-    """Items for the images that the helper passed over, so that whoever opens them tells of them."""
+    """Return items for the images that the helper skipped, so that the code that opens them reports them."""
     attributes = directory.schema["columnAttributes"]
     label = next((column["name"] for column in attributes if column["type"] == "String"), None)
     if label is None:

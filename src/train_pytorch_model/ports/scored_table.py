@@ -1,4 +1,4 @@
-"""A scored dataset: a DataFrameDirectory of probabilities, labels and true labels, as the retired module writes it."""
+"""Scored datasets: DataFrameDirectories with probabilities, scored labels and true labels."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ schema: schema/_schema.json
 """
 # Much more than a schema of a million columns needs.
 _MAX_SCHEMA_BYTES = 2**28
-# The designer shows the corner of a table; it reads no more of it.
+# The designer shows only the first rows and columns of a table.
 _NUM_SHOWN_ROWS = 100
 _NUM_SHOWN_COLUMNS = 100
 _NUM_SAMPLES = 3
 _STATISTICS = ("Mean", "Median", "Min", "Max", "Standard Deviation", "Unique Values", "Missing Values")
-# The designer's word for a kind of column, the name of its elements, and what Parquet stores.
+# The designer's type of a column, the type of its elements, and the Parquet type.
 _KINDS = {
     "boolean": ("Binary", "bool", pa.bool_()),
     "integer": ("Numeric", "int64", pa.int64()),
@@ -52,14 +52,14 @@ _OTHER_KIND = ("Object", "object", None)
 
 @dataclass(frozen=True)
 class ScoredTable:
-    """What evaluation needs of the table."""
+    """The columns of a scored dataset that evaluation needs."""
 
     classes: tuple[str, ...]
-    """In the order of the columns."""
+    """The names of the classes, in the order of the columns."""
     probabilities: np.ndarray
-    """float64 of shape (N, C); NaN where an image could not be scored."""
+    """float64 of shape (N, C); NaN for images that could not be scored."""
     true_labels: np.ndarray
-    """Text of shape (N,); None where there is none."""
+    """Text of shape (N,); None for images without a label."""
 
     @property
     def is_scored(self) -> np.ndarray:
@@ -76,14 +76,12 @@ def read_scored_table(path: Path) -> ScoredTable:
     """Read the output of Score Image Model.
 
     Raises:
-        NotLabeledDatasetError: when it has no column of true labels.
-        InvalidDatasetError: for any other fault.
+        NotLabeledDatasetError: if it has no column of true labels.
+        InvalidDatasetError: if it cannot be used for another reason.
     """
     where = f"Scored dataset {path}"
     try:
-        meta = read_meta(path)
-        if meta.get("type") != "DataFrameDirectory":
-            raise ValueError(f"_meta.yaml says type {shown(meta.get('type'))} where a DataFrameDirectory is expected")
+        meta = read_meta(path, "DataFrameDirectory")
         table = pd.read_parquet(find_meta_file(path, meta, "data"))
         schema = json.loads(read_text(find_meta_file(path, meta, "schema"), _MAX_SCHEMA_BYTES))
         scores = [name for name in schema["scoreColumns"].values() if str(name).startswith(PROBABILITIES)]
@@ -92,34 +90,37 @@ def read_scored_table(path: Path) -> ScoredTable:
     except (ValueError, KeyError, OSError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidDatasetError(where, str(error), "Give the output of a Score Image Model step.") from error
     if not scores:
-        raise InvalidDatasetError(where, f"no column is called {PROBABILITIES}…")
+        raise InvalidDatasetError(where, f"it has no column whose name begins with {PROBABILITIES!r}")
     if not isinstance(true_column, str) or true_column not in table:
         raise NotLabeledDatasetError(where, "Score images that have labels.")
-    # The retired module wrote labels that look like numbers as numbers; as text they compare.
+    # The retired module wrote labels that look like numbers as numbers. They are compared as text.
     column = table[true_column]
     labels = np.array([None if is_none else str(label) for label, is_none in zip(column, column.isna())], dtype=object)
     return ScoredTable(tuple(str(name)[len(PROBABILITIES) :] for name in scores), probabilities, labels)
 
 
 def check_column(name: str, values: Sequence[Any]) -> None:
-    """Make sure that values can be written as a column.
+    """Check that values can be written as a column.
 
     Raises:
-        ValueError: when they are of kinds that no column holds together.
+        ValueError: if no type of column fits all values.
     """
     try:
         pa.array(values, type=_kind(values)[2], from_pandas=True)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-        raise ValueError(f"the values of {shown(name)} make no column of a table: {str(error)[:200]}") from error
+        raise ValueError(
+            f"the values of {shown(name)} cannot be written as a column of a table: {str(error)[:200]}"
+        ) from error
 
 
 def write_scored_table(folder: Path, columns: Mapping[str, Sequence[Any]], label_column: str | None) -> None:
-    """Write a table with its schema and what the designer shows of it, as the retired module does.
+    """Write a table with its schema and its visualization for the designer, as the retired module did.
 
     Args:
         folder: an empty folder.
-        columns: values by name, all of one length; `Scored Probabilities_…` and `Scored Labels` are its scores.
-        label_column: the column of true labels, None where there is none.
+        columns: the values of each column, all of the same length. `Scored Probabilities_…` and `Scored Labels` are
+            the scores.
+        label_column: the name of the column of true labels; None if there is none.
     """
     kinds = {name: _kind(values) for name, values in columns.items()}
     arrays = [pa.array(values, type=kinds[name][2], from_pandas=True) for name, values in columns.items()]
@@ -160,7 +161,7 @@ def _num_rows(columns: Mapping[str, Sequence[Any]], limit: int) -> int:
 
 
 def _shown(value: Any) -> Any:
-    """A value as JSON can say it."""
+    """Convert a value to what the designer expects in JSON."""
     if isinstance(value, float) and math.isnan(value):
         return {"isNan": True}
     return value.item() if isinstance(value, np.generic) else value

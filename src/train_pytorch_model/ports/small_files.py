@@ -1,4 +1,4 @@
-"""Small files of a directory, YAML above all, read without taking more than they have."""
+"""Reads small files of a directory, mostly YAML, with limits on size and content."""
 
 from __future__ import annotations
 
@@ -10,26 +10,31 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
 
 from train_pytorch_model.ports.named_files import find_file
+from train_pytorch_model.text.wording import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 META_FILE = "_meta.yaml"
-# Far more than any that was made to be read, and no more than what is read in some seconds.
+# Much larger than any real file, and parsed within a few seconds.
 MAX_YAML_BYTES = 2**18
 _MAX_VALUES = 10_000
 _MAX_DEPTH = 100
-# Writers of YAML name a list that stands several times, such as a mean that is the std too, once.
+# YAML writers use an alias for a list that occurs twice, such as a mean that is also the std.
 _MAX_ALIASES = 1000
 _MERGE_KEY = "<<"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
-def read_meta(path: Path) -> dict[str, Any]:
-    """Read `_meta.yaml` of a directory as a plain mapping.
+def read_meta(path: Path, type_name: str | None = None) -> dict[str, Any]:
+    """Read `_meta.yaml` of a directory.
+
+    Args:
+        path: the directory.
+        type_name: the type that the directory must have, such as "ImageDirectory"; None for any.
 
     Raises:
-        ValueError: when it is absent, no YAML, or no mapping.
+        ValueError: if the file does not exist, is not a YAML mapping, or has another type.
     """
     try:
         text = read_text(find_file(path, META_FILE), MAX_YAML_BYTES)
@@ -38,7 +43,9 @@ def read_meta(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise ValueError(f"{META_FILE} cannot be read: {error}") from error
     if not isinstance(meta, dict):
-        raise ValueError(f"{META_FILE} holds no mapping of keys to values")
+        raise ValueError(f"{META_FILE} is not a mapping")
+    if type_name not in (None, meta.get("type")):
+        raise ValueError(f"{META_FILE} has type {shown(meta.get('type'))}, expected {type_name}")
     return meta
 
 
@@ -57,19 +64,19 @@ def find_meta_file(path: Path, meta: dict[str, Any], key: str) -> Path:
 
 
 def check_yaml(name: str, text: str) -> None:
-    """Refuse what makes a few kilobytes of YAML take time or room without end, before it is loaded.
+    """Check, before loading, that a YAML text has nothing that takes unlimited time or memory.
 
-    Aliases alone cost nothing, but merge keys copy what they name, and named parts within named parts unfold to a
-    number that grows manifold with each. The time of a list within lists grows with the square of their number. Nobody
-    who writes such files needs any of it.
+    An alias alone costs nothing. But merge keys copy the mappings that they name, aliases within anchored values expand
+    exponentially, and the time for nested lists grows with the square of their depth. No writer of such files needs
+    any of these.
 
     Args:
-        name: of the file, for messages.
-        text: of it.
+        name: the name of the file in messages.
+        text: the content of the file.
 
     Raises:
-        ValueError: for merge keys, aliases within what is itself named, and too many aliases, values or levels.
-        YAMLError: when it is no YAML.
+        ValueError: for merge keys, aliases within anchored values, and too many aliases, values or levels.
+        YAMLError: if the text is not YAML.
     """
     num_aliases = num_values = depth = 0
     anchored_at: int | None = None
@@ -81,34 +88,34 @@ def check_yaml(name: str, text: str) -> None:
         elif isinstance(event, AliasEvent):
             num_aliases += 1
             if anchored_at is not None or num_aliases > _MAX_ALIASES:
-                raise ValueError(f"{name} holds aliases within aliases, or too many of them")
+                raise ValueError(f"{name} has aliases within aliases, or too many aliases")
         elif isinstance(event, ScalarEvent) and (event.value == _MERGE_KEY or event.tag == _MERGE_TAG):
-            raise ValueError(f"{name} holds a merge key (<<), which no writer of such files uses")
+            raise ValueError(f"{name} has a merge key (<<), which is not supported")
         num_values += isinstance(event, NodeEvent)
         if num_values > _MAX_VALUES:
-            raise ValueError(f"{name} holds more than {_MAX_VALUES} values")
+            raise ValueError(f"{name} has more than {_MAX_VALUES} values")
         if isinstance(event, CollectionStartEvent):
             if isinstance(event, NodeEvent) and event.anchor and anchored_at is None:
                 anchored_at = depth
             depth += 1
             if depth > _MAX_DEPTH:
-                raise ValueError(f"{name} holds values within values of more than {_MAX_DEPTH} levels")
+                raise ValueError(f"{name} has values nested more than {_MAX_DEPTH} levels deep")
 
 
 def read_text(file: Path, max_bytes: int) -> str:
-    """The text of a small file of UTF-8.
+    """Read a small text file in UTF-8.
 
     Args:
-        file: to read.
-        max_bytes: that it may have.
+        file: the file.
+        max_bytes: the largest size that is accepted.
 
     Raises:
-        ValueError: when it is larger, no regular file or no UTF-8.
-        OSError: when it cannot be read.
+        ValueError: if it is larger, not a regular file or not UTF-8.
+        OSError: if it cannot be read.
     """
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{file.name} is not a regular file")
     if found.st_size > max_bytes:
-        raise ValueError(f"{file.name} has {found.st_size} bytes, and may have {max_bytes}")
+        raise ValueError(f"{file.name} has {found.st_size} bytes, more than the limit of {max_bytes}")
     return file.read_text(encoding="utf-8")

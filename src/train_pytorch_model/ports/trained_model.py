@@ -1,4 +1,4 @@
-"""The Trained model port, written: a ModelDirectory that Score Image Model takes as it is."""
+"""Writes the port "Trained model": a ModelDirectory for Score Image Model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.models.description import NetworkDescription
     from train_pytorch_model.ports.labelled_images import LabelledImages
 
-# Pixels in [0, 1] become [-1, 1]. Score Image Model reads both from the model.
+# They map pixels from [0, 1] to [-1, 1]. Score Image Model reads both from the model.
 MEAN = [0.5, 0.5, 0.5]
 STD = [0.5, 0.5, 0.5]
 
@@ -41,18 +41,18 @@ def write_trained_model(
     code_folders: tuple[str, ...] = (),
     export_formats: tuple[str, ...] = (),
 ) -> None:
-    """Write a trained network with all that scoring needs.
+    """Write a trained network with everything that scoring needs.
 
     Args:
         folder: an empty folder.
-        network: on the CPU, with the weights to keep.
-        description: builds the network's like.
-        train: the dataset it was trained on; gives labels, image column and schema.
+        network: the trained network on the CPU.
+        description: the description that builds the same network.
+        train: the training dataset, for labels, image column and schema.
         image_size: (height, width) of the training images in pixels.
-        is_cuda: whether it was trained on a GPU; Score then uses one where there is one.
-        include_samples: whether three training images go into `_samples.json`; else one blank image stands there.
+        is_cuda: whether the network was trained on a GPU. If so, Score Image Model uses a GPU if there is one.
+        include_samples: whether `_samples.json` contains three training images; otherwise it contains a blank image.
         code_folders: folders of code that the network needs.
-        export_formats: further forms to write, of "mlflow" and "onnx".
+        export_formats: additional formats to write, "mlflow" or "onnx".
     """
     designer_core.dump_trained_model(
         folder,
@@ -74,10 +74,10 @@ def write_trained_model(
 
 
 def label_map(classes: tuple[str, ...]) -> dict[int, str]:
-    """The rows of `index_to_label.csv`, such that a reader that guesses types still reads text.
+    """Return the rows of `index_to_label.csv`, such that pandas reads all labels as text.
 
-    Score Image Model reads the file with pandas, which turns a column of nothing but `007`, `1e3` or `True` into
-    numbers or booleans. One row of plain text past the last class keeps all of them as they are written.
+    Score Image Model reads the file with pandas, which converts a column that contains only labels such as `007`, `1e3`
+    or `True` to numbers or booleans. An extra row of text after the last class prevents this.
     """
     rows = dict(enumerate(classes))
     text = io.StringIO()
@@ -106,7 +106,7 @@ def _samples(train: LabelledImages) -> list[dict[str, Any]]:
 
 
 def _blank_sample(train: LabelledImages, image_size: tuple[int, int]) -> dict[str, Any]:
-    """A black image of the right size: shows the form of a request without showing anybody's picture."""
+    """Return a black image of the right size, which shows the format of a request but no training image."""
     blank = io.BytesIO()
     Image.new("RGB", (image_size[1], image_size[0])).save(blank, format="PNG")
     return _sample(train, 0, blank.getvalue())

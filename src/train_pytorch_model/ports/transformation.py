@@ -1,4 +1,4 @@
-"""A TransformationDirectory of image operations: written by Init Image Transformation, read by Apply."""
+"""TransformationDirectories: image operations, written by Init and read by Apply Image Transformation."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Operation = tuple[str, Any]
-"""The name of one of torchvision's transforms, and its arguments: a mapping by name, a list, or one number."""
+"""The name of a transform of torchvision, and its arguments: a mapping, a list, or one number."""
 
 ARGUMENT = "Image transformation"
 _OPERATIONS_FILE = "_transforms.json"
-# Far more than any list of operations takes.
+# Much larger than any real list of operations.
 _MAX_BYTES = 2**20
 _META = "type: TransformationDirectory\nextension: {}\ntransform_type: Image\n"
-# From an image to an image; what gives tensors or several images cannot be written as a directory of images.
+# Transforms of one image to one image. Tensors or several images cannot be written as a directory of images.
 _OPERATIONS = frozenset(
     [
         *("Resize", "CenterCrop", "Pad", "ColorJitter", "Grayscale", "RandomResizedCrop", "RandomCrop"),
@@ -35,7 +35,7 @@ _OPERATIONS = frozenset(
 
 
 def write_transformation(folder: Path, operations: Sequence[Operation]) -> None:
-    """Write operations, to be done in their order, as the retired module does."""
+    """Write operations, in the order in which they are applied, as the retired module did."""
     (folder / _OPERATIONS_FILE).write_text(json.dumps([list(entry) for entry in operations]), encoding="utf-8")
     (folder / META_FILE).write_text(_META, encoding="utf-8")
 
@@ -44,17 +44,17 @@ def read_transformation(path: Path) -> list[Operation]:
     """Read the operations of a directory.
 
     Raises:
-        InvalidTransformationDirectoryError: for any fault, with what was found.
+        InvalidTransformationDirectoryError: if the directory cannot be used; the message says why.
     """
     hint = "Give the output of an init-image-transformation step."
     try:
         meta = read_meta(path)
         if meta.get("type") != "TransformationDirectory" or meta.get("transform_type") != "Image":
             found = {key: meta.get(key) for key in ("type", "transform_type")}
-            raise ValueError(f"{META_FILE} says {shown(found)}, and no TransformationDirectory of type Image")
+            raise ValueError(f"{META_FILE} has {shown(found)}, expected a TransformationDirectory of type Image")
         entries = json.loads(read_text(find_file(path, _OPERATIONS_FILE), _MAX_BYTES))
         if not isinstance(entries, list):
-            raise ValueError(f"{_OPERATIONS_FILE} holds no list")
+            raise ValueError(f"{_OPERATIONS_FILE} is not a list")
         operations = [_operation(entry) for entry in entries]
         make_transforms(operations, for_training=True)
     except (ValueError, OSError, RecursionError) as error:
@@ -64,26 +64,26 @@ def read_transformation(path: Path) -> list[Operation]:
 
 def _operation(entry: Any) -> Operation:
     if not isinstance(entry, list) or len(entry) not in (1, 2) or not isinstance(entry[0], str):
-        raise ValueError(f"{shown(entry)} is no name of an operation with its arguments")
+        raise ValueError(f"{shown(entry)} is not the name of an operation with its arguments")
     name, arguments = entry[0], entry[1] if len(entry) == 2 else {}
     if name not in _OPERATIONS:
         names = ", ".join(sorted(_OPERATIONS))
-        raise ValueError(f"there is no operation {shown(name)} from image to image; there are {names}")
+        raise ValueError(f"the operation {shown(name)} is not supported; supported are {names}")
     if not isinstance(arguments, (dict, list, int, float)):
-        raise ValueError(f"the arguments of {name} are {shown(arguments)}, neither a mapping, a list nor a number")
+        raise ValueError(f"the arguments of {name} are {shown(arguments)}, expected a mapping, a list or a number")
     return name, arguments
 
 
 def is_random(operation: Operation) -> bool:
-    """Whether an operation differs from image to image, and so has no place in inference."""
+    """Whether an operation has random parameters, so that it is not applied in inference."""
     return operation[0].startswith("Random") or operation[0] == "ColorJitter"
 
 
 def make_transforms(operations: Sequence[Operation], *, for_training: bool) -> transforms.Compose:
-    """Build torchvision's transforms, without the random ones where it is not for training.
+    """Build torchvision's transforms; without the random ones unless `for_training` is true.
 
     Raises:
-        ValueError: when an operation does not take its arguments.
+        ValueError: if an operation does not accept its arguments.
     """
     built = []
     for name, arguments in (entry for entry in operations if for_training or not is_random(entry)):
@@ -94,5 +94,5 @@ def make_transforms(operations: Sequence[Operation], *, for_training: bool) -> t
             else:
                 built.append(builder(*(arguments if isinstance(arguments, list) else [arguments])))
         except (TypeError, ValueError, KeyError) as error:
-            raise ValueError(f"{name} does not take {shown(arguments)}: {str(error)[:MAX_SHOWN]}") from error
+            raise ValueError(f"{name} does not accept {shown(arguments)}: {str(error)[:MAX_SHOWN]}") from error
     return transforms.Compose(built)

@@ -1,7 +1,7 @@
-"""The Untrained model port, read: a description of the network and the weights to start from.
+"""Reads model directories: the port "Untrained model", and trained models.
 
-Four makers are known: this package (torchvision's functions), the retired DenseNet and ResNet initialisers, anybody
-who names a network class of torchvision or timm, and trainers whose finished model is to be trained on.
+Directories come from four sources: this package, which names builders of torchvision and timm; the retired modules that
+initialize DenseNet and ResNet; other tools that name a network class of torchvision or timm; and earlier training runs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.models.weights import read_weights
 from train_pytorch_model.ports.local_code import import_local_code
 from train_pytorch_model.ports.named_files import find_file
+from train_pytorch_model.ports.retired_models import describe_retired, is_retired, unwrapped_state
 from train_pytorch_model.ports.small_files import MAX_YAML_BYTES, check_yaml, read_meta, read_text
 from train_pytorch_model.text.wording import MAX_SHOWN, shown
 
@@ -32,48 +33,43 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_RETIRED_INITIALISERS = "azureml.designer.modules.dl.pytorch.initialize_models.vision.classification"
-# The last layer of each of the two retired networks, in torchvision's names.
-_RETIRED_HEADS = {f"{_RETIRED_INITIALISERS}.resnet": "fc", f"{_RETIRED_INITIALISERS}.densenet": "classifier"}
-_RETIRED_PREFIX = "model."
-_RETIRED_ADDED_HEAD = "out_linear_model"
 _NORMALIZER = "ImageNormalizer"
 _LOCAL_DEPENDENCIES_FILE = "local_dependencies.zip"
-# Arguments of a network; the longest of those known, a list of layers, has some hundred.
+# The number of values in the arguments of a network. The longest known list, of layers, has about a hundred.
 _MAX_VALUES = 10_000
-# Far more than any that was made to be read; what is larger was made to fill a memory.
+# The limits for label maps, much larger than any real one.
 _MAX_LABELS_BYTES = 2**26
 _MAX_OUTPUTS = 10**6
 
 
 @dataclass(frozen=True)
 class UntrainedModel:
-    """What the port gives: how to build the network, and its weights."""
+    """The content of a model directory: how to build the network, and its weights."""
 
     path: Path
     description: NetworkDescription
     state: dict[str, torch.Tensor]
     labels: tuple[str, ...] | None
-    """The label of each output when the model is a trained one."""
+    """The label of each output if the model is trained."""
     code_folders: tuple[str, ...] = ()
-    """Folders of the model's own code, to go with what is written."""
+    """Folders of the model's own code, which is copied into models that are trained from it."""
     normalisations: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
-    """Mean and std of each channel, by the name of the image column that they are for."""
+    """Mean and std of each channel, by the name of the image column."""
 
 
 def read_untrained_model(path: Path, *, trust_code: bool) -> UntrainedModel:
-    """Read an UntrainedModelDirectory, or a trained ModelDirectory to train on from.
+    """Read the port "Untrained model": an UntrainedModelDirectory, or a trained ModelDirectory to continue from.
 
     Args:
         path: the folder.
-        trust_code: whether the model may name any code, its own `local_dependencies` included.
+        trust_code: whether the model may name any code, including its own `local_dependencies`.
 
     Raises:
-        InvalidModelDirectoryError: for any fault, with what was found and what to do.
+        InvalidModelDirectoryError: if the directory cannot be used; the message says why and what to do.
     """
     hint = "Give the output of an initialize-model step, or a trained model."
     model = read_model(path, UNTRAINED_MODEL, hint, trust_code=trust_code)
-    _warn_of_other_normalisation(model)
+    _warn_of_other_normalization(model)
     return model
 
 
@@ -82,12 +78,12 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool) -> Untrain
 
     Args:
         path: the folder.
-        port: its name in messages.
-        hint: what to do about a fault.
-        trust_code: whether the model may name any code, its own `local_dependencies` included.
+        port: the name of the port in messages.
+        hint: what to do if the directory cannot be used.
+        trust_code: whether the model may name any code, including its own `local_dependencies`.
 
     Raises:
-        InvalidModelDirectoryError: for any fault, with what was found and what to do.
+        InvalidModelDirectoryError: if the directory cannot be used; the message says why and what to do.
     """
     try:
         spec = _read_spec(path)
@@ -107,20 +103,18 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool) -> Untrain
 
 def _read_spec(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise ValueError("there is no such folder")
-    meta = read_meta(path)
-    if meta.get("type") != "ModelDirectory":
-        raise ValueError(f"_meta.yaml says type {shown(meta.get('type'))} where a ModelDirectory is expected")
+        raise ValueError("the folder does not exist")
+    meta = read_meta(path, "ModelDirectory")
     file = find_file(path, meta.get("model"), "the model specification (key 'model' of _meta.yaml)")
     try:
         check_yaml(file.name, read_text(file, MAX_YAML_BYTES))
         spec = designer_core.load_model_spec(path)
-    except Exception as error:  # designer-core lets its yaml library's many errors through
+    except Exception as error:  # designer-core raises all errors of its YAML library
         raise ValueError(f"the model specification cannot be read: {str(error)[:MAX_SHOWN]}") from error
     if not isinstance(spec, dict):
-        raise ValueError("the model specification holds no mapping of keys to values")
+        raise ValueError("the model specification is not a mapping")
     if "flavor" not in spec:
-        kind = "a pickled model" if spec.get("model_type") == "pickle" else "no PyTorch model"
+        kind = "a pickled model" if spec.get("model_type") == "pickle" else "not a PyTorch model"
         raise ValueError(f"it is {kind}; a PyTorch model saved as a state_dict is needed")
     flavor = spec["flavor"] if isinstance(spec["flavor"], dict) else {"name": spec["flavor"]}
     if flavor.get("name") != "pytorch" or flavor.get("serialization_method", "state_dict") != "state_dict":
@@ -139,22 +133,21 @@ def _describe(
     extras = spec.get("flavor_extras")
     module, name = (extras.get("module"), extras.get("class")) if isinstance(extras, dict) else (None, None)
     if not isinstance(extras, dict) or not isinstance(module, str) or not isinstance(name, str):
-        raise ValueError("the model specification names no 'module' and 'class' under 'flavor_extras'")
+        raise ValueError("the model specification has no 'module' and 'class' under 'flavor_extras'")
     if max(len(module), len(name)) > MAX_SHOWN:
-        raise ValueError("the model specification names a 'module' or 'class' of more letters than any has")
+        raise ValueError(f"the model specification has a 'module' or 'class' of more than {MAX_SHOWN} characters")
     init_params = extras.get("init_params") or {}
     if not isinstance(init_params, dict) or not all(isinstance(key, str) for key in init_params):
-        raise ValueError("'init_params' holds no mapping of names to values")
+        raise ValueError("'init_params' is not a mapping of names to values")
     if not _is_plain(init_params, [_MAX_VALUES]):
-        raise ValueError(f"'init_params' holds more than {_MAX_VALUES} values, or others than numbers and texts")
-    if module in _RETIRED_HEADS:
-        description = _describe_retired(init_params)
-        return description, _torchvision_state(state, _RETIRED_HEADS[module])
+        raise ValueError(f"'init_params' has more than {_MAX_VALUES} values, or values other than numbers and text")
+    if is_retired(module):
+        return describe_retired(init_params), unwrapped_state(state, module)
     return _buildable(describe(module, name, init_params, trust_code=trust_code), state), state
 
 
 def _is_plain(value: Any, left: list[int]) -> bool:
-    """Whether a value is of numbers, texts, lists and mappings, and few; aliases of YAML count each time they stand."""
+    """Whether a value consists of a limited number of plain values. A YAML alias counts each time it is used."""
     left[0] -= 1
     if left[0] < 0:
         return False
@@ -166,10 +159,9 @@ def _is_plain(value: Any, left: list[int]) -> bool:
 
 
 def _buildable(description: NetworkDescription, state: dict[str, torch.Tensor]) -> NetworkDescription:
-    """The same description, or that of the torchvision function that gives a network of these weights.
+    """Return the description, or that of the torchvision builder whose network fits the weights.
 
-    The retired Train module writes the class that such a function made its network of, without the arguments that
-    the function gave to it.
+    The retired Train module writes the class of the network, without the arguments that the builder gave to the class.
     """
     functions = [name for name in torchvision_builders() if get_model_builder(name).__module__ == description.module]
     if not functions or _fits(description, state):
@@ -186,33 +178,6 @@ def _fits(description: NetworkDescription, state: dict[str, torch.Tensor]) -> bo
     return True
 
 
-def _describe_retired(init_params: dict[str, Any]) -> NetworkDescription:
-    arguments = {key: value for key, value in init_params.items() if key != "model_name"}
-    return describe("torchvision.models", str(init_params.get("model_name")), arguments)
-
-
-def _torchvision_state(state: dict[str, torch.Tensor], head: str) -> dict[str, torch.Tensor]:
-    """Weights of a retired wrapper as the torchvision network inside it has them.
-
-    After pretrained weights the wrapper put a second linear layer behind the head of 1000 outputs, with nothing
-    between the two; their product W2 (W1 x + b1) + b2 is one linear layer, which becomes the head.
-    """
-    plain = {key[len(_RETIRED_PREFIX) :]: value for key, value in state.items() if key.startswith(_RETIRED_PREFIX)}
-    weight = state.get(f"{_RETIRED_ADDED_HEAD}.weight")
-    if weight is None:
-        return plain
-    try:
-        first_weight, first_bias = plain[f"{head}.weight"], plain[f"{head}.bias"]
-        # In float64, so that folding loses nothing that float32 can show.
-        folded_weight = weight.double() @ first_weight.double()
-        folded_bias = weight.double() @ first_bias.double() + state[f"{_RETIRED_ADDED_HEAD}.bias"].double()
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"the two heads of the retired network do not fit together: {error}") from error
-    plain[f"{head}.weight"] = folded_weight.to(first_weight.dtype)
-    plain[f"{head}.bias"] = folded_bias.to(first_bias.dtype)
-    return plain
-
-
 def _read_labels(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
     if spec.get("label_map_file") is None:
         return None
@@ -222,9 +187,9 @@ def _read_labels(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
         column = rows[0].index("label")
         by_index = {int(row[0]): row[column] for row in rows[1:] if row}
     except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise ValueError(f"{file.name} is no table of indices and labels: {str(error)[:MAX_SHOWN]}") from error
+        raise ValueError(f"{file.name} is not a table of indices and labels: {str(error)[:MAX_SHOWN]}") from error
     if max(by_index, default=0) > _MAX_OUTPUTS:
-        raise ValueError(f"{file.name} has a label for output {shown(max(by_index))}, and no network has so many")
+        raise ValueError(f"{file.name} has a label for output {shown(max(by_index))}; the limit is {_MAX_OUTPUTS}")
     return tuple(by_index.get(index, str(index)) for index in range(max(by_index, default=-1) + 1))
 
 
@@ -236,7 +201,7 @@ def _normalisations(spec: dict[str, Any]) -> dict[str, tuple[list[float], list[f
             if not processor:
                 continue
             if processor["class"] != _NORMALIZER:
-                raise ValueError(f"the pre_processor {shown(processor['class'])} is not known; {_NORMALIZER} is")
+                raise ValueError(f"the pre_processor {shown(processor['class'])} is not supported; {_NORMALIZER} is")
             params = processor["init_params"]
             mean, std = (_numbers(params[key]) for key in ("mean", "std"))
             if not len(mean) == len(std) == 3:
@@ -253,15 +218,15 @@ def _numbers(values: Any) -> list[float]:
     try:
         return [float(value) for value in values]
     except ValueError as error:
-        raise ValueError(f"mean and std are to be numbers, and {shown(values)} are none") from error
+        raise ValueError(f"mean and std must be numbers, not {shown(values)}") from error
 
 
-def _warn_of_other_normalisation(model: UntrainedModel) -> None:
+def _warn_of_other_normalization(model: UntrainedModel) -> None:
     for mean, std in model.normalisations.values():
         if mean != [0.5] * 3 or std != [0.5] * 3:
             logger.warning(
-                "The model to train on from was trained on other pixels (mean %s, std %s); "
-                "it is trained on with mean and std 0.5.",
+                "The given model was trained with another normalization (mean %s, std %s); "
+                "this run uses mean and std 0.5.",
                 mean,
                 std,
             )
