@@ -428,5 +428,5 @@ def test_a_folder_called_best_that_holds_other_files_is_left_alone(inputs: Input
     note.parent.mkdir(parents=True)
     note.write_text("mine")
     assert inputs.fit(checkpoint_path=tmp_path / "models") == 1
-    assert "holds files that are no earlier output: 'note.txt'" in error_text(inputs.outputs)
+    assert "contains files that are not an earlier output: 'note.txt'" in error_text(inputs.outputs)
     assert note.read_text() == "mine"

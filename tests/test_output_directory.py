@@ -12,7 +12,8 @@ from tests.making import ROOT
 from tests.model_folders import META, write_model
 from train_pytorch_model.errors import InvalidModelDirectoryError, ModuleOutOfMemoryError, UserError
 from train_pytorch_model.ports import output_directory
-from train_pytorch_model.ports.output_directory import IMAGES, TRAINED, OutputDirectory
+from train_pytorch_model.ports.directory_kinds import IMAGES, TRAINED
+from train_pytorch_model.ports.output_directory import OutputDirectory
 
 
 def output(path: Path) -> OutputDirectory:
@@ -82,7 +83,7 @@ def test_a_failure_while_filling_a_mounted_folder_empties_it_again(
 
 def test_the_folder_of_metrics_is_never_taken_for_the_model(tmp_path: Path) -> None:
     for path in (tmp_path / "outputs", tmp_path):
-        with pytest.raises(InvalidModelDirectoryError, match="is or holds the folder of reports"):
+        with pytest.raises(InvalidModelDirectoryError, match="is or contains the folder of reports"):
             output(path).check((), tmp_path / "outputs")
     output(tmp_path / "outputs" / "model").check((), tmp_path / "outputs")
 
@@ -97,7 +98,7 @@ def test_files_that_came_during_the_training_are_not_removed(tmp_path: Path) -> 
         with output(path).writing() as folder:
             write_model(folder)
 
-    with pytest.raises(InvalidModelDirectoryError, match="no earlier output"):
+    with pytest.raises(InvalidModelDirectoryError, match="not an earlier output"):
         write()
     assert names(path) == ["notes.txt"]
 
@@ -107,7 +108,8 @@ def test_what_a_killed_process_left_in_a_mounted_folder_is_replaced(tmp_path: Pa
     path.mkdir()
     code = (
         "import os, shutil, sys; from pathlib import Path\n"
-        "from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory\n"
+        "from train_pytorch_model.ports.directory_kinds import TRAINED\n"
+        "from train_pytorch_model.ports.output_directory import OutputDirectory\n"
         "from tests.model_folders import write_model\n"
         "copy = shutil.copyfile\n"
         "shutil.copyfile = lambda a, b: (copy(a, b), os.kill(os.getpid(), 9))\n"
@@ -140,7 +142,7 @@ def test_a_folder_that_holds_anything_else_is_refused_and_untouched(files: dict[
     path.mkdir()
     for name, content in files.items():
         (path / name).write_text(content)
-    with pytest.raises(InvalidModelDirectoryError, match="no earlier output"):
+    with pytest.raises(InvalidModelDirectoryError, match="not an earlier output"):
         output(path).check()
     assert {entry.name: entry.read_text() for entry in path.iterdir()} == files
 
@@ -150,7 +152,7 @@ def test_inputs_files_and_folders_below_files_are_refused(tmp_path: Path) -> Non
     data.mkdir()
     (tmp_path / "file").write_text("")
     for path in (data, data / "model", tmp_path):
-        with pytest.raises(InvalidModelDirectoryError, match="is, holds or lies in the input"):
+        with pytest.raises(InvalidModelDirectoryError, match="is, contains or is inside the input"):
             output(path).check((data,))
     for path in (tmp_path / "file", tmp_path / "file" / "model"):
         with pytest.raises(InvalidModelDirectoryError, match="is a file"):
@@ -190,7 +192,7 @@ def test_a_fault_while_images_are_written_in_place_empties_the_folder_again(tmp_
             (folder / "images.lst").write_text("{}")
             shutil.copyfile(folder / "0.png", folder / "1.png")
 
-    with pytest.raises(UserError, match=r"could not be written: .*0\.png.* Nothing was left there"):
+    with pytest.raises(UserError, match=r"could not be written: .*0\.png.* No incomplete output remains"):
         write()
     assert names(tmp_path) == []
 

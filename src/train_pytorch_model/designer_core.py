@@ -1,8 +1,8 @@
-"""The one door to azureml-designer-core 0.0.86, the last release with code in it.
+"""The only module that imports azureml-designer-core. Its version 0.0.86 is the last release that contains code.
 
-Importing that package does five things to its surroundings: it needs two names that newer Pythons and pandas no
-longer have, adds a handler to the root logger, lowers its loggers to DEBUG (a line an image), and makes Pillow accept
-truncated images and long comments everywhere. Here the names exist while it imports, and the rest is put back.
+The import of that package needs two names that current versions of Python and pandas no longer have, and it has side
+effects: it adds a handler to the root logger, sets its loggers to DEBUG (a line per image), and makes Pillow accept
+truncated images and long comments. Here, the names exist during the import, and the side effects are undone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ INSTALL_COMMAND = "python -m pip install --no-deps azureml-designer-core==0.0.86
 
 @contextmanager
 def _names_of_older_libraries() -> Iterator[None]:
-    """Provide `collections.Iterable` (gone in Python 3.10) and `is_string_like_dtype` (gone in pandas 1.2)."""
+    """Provide `collections.Iterable` (removed in Python 3.10) and `is_string_like_dtype` (removed in pandas 1.2)."""
     pandas_types = importlib.import_module("pandas.core.dtypes.common")
     added: list[tuple[Any, str]] = []
     for owner, name, value in (
@@ -72,33 +72,33 @@ def _import(module: str) -> Any:
 
 
 def load_image_directory(path: Path) -> Any:
-    """Load an ImageDirectory, or a raw folder in one of designer-core's layouts, with designer-core's own helper.
+    """Load an ImageDirectory, or a folder of raw images in one of designer-core's layouts, with its helper.
 
     Args:
-        path: the folder. The helper falls back to guessing when an ImageDirectory is damaged: check that first.
+        path: the folder. If an ImageDirectory is damaged, the helper guesses another layout, so check it first.
 
     Returns:
-        designer-core's `ImageDirectory`; it has `image_list` (list of dict), `schema` (dict), `dump(folder)`.
+        designer-core's `ImageDirectory`, with `image_list` (list of dict), `schema` (dict) and `dump(folder)`.
 
     Raises:
-        ValueError: when no layout fits or no image is found.
+        ValueError: if no layout fits or no image is found.
     """
     return _import(_IMAGE_DIRECTORY).ImageDirectory.load(str(path))
 
 
 def load_model_spec(path: Path) -> dict[str, Any]:
-    """Load the specification of a ModelDirectory or UntrainedModelDirectory with designer-core's own helper."""
+    """Load the specification of a ModelDirectory or UntrainedModelDirectory with designer-core's helper."""
     spec: dict[str, Any] = _import(_MODEL_DIRECTORY).ModelDirectory.load_model_spec(str(path))
     return spec
 
 
 def dump_untrained_model(folder: Path, network: nn.Module, flavor_extras: dict[str, Any]) -> None:
-    """Write an UntrainedModelDirectory of `network` into `folder` with designer-core's own helper.
+    """Write an UntrainedModelDirectory with designer-core's helper.
 
     Args:
-        folder: where to write; made when absent.
-        network: its `state_dict()` is saved as it is.
-        flavor_extras: `module`, `class`, `init_params` and `is_cuda`, which say how to build the network again.
+        folder: the folder to write; created if it does not exist.
+        network: the network; its `state_dict()` is saved unchanged.
+        flavor_extras: `module`, `class`, `init_params` and `is_cuda`, which describe how to build the network.
     """
     meta = _import(f"{_MODEL_META}.builtin_model_meta").BuiltinModelMeta(
         flavor_extras=flavor_extras, task_type=_multi_classification()
@@ -117,17 +117,17 @@ def dump_trained_model(
     std: list[float],
     local_dependencies: list[str] | None = None,
 ) -> None:
-    """Write a ModelDirectory that Score Image Model takes, with designer-core's own helper.
+    """Write a ModelDirectory for Score Image Model with designer-core's helper.
 
     Args:
-        folder: where to write; made when absent.
-        network: its `state_dict()` is saved as it is.
-        flavor_extras: `module`, `class`, `init_params` and `is_cuda`, which say how to build the network again.
-        image_column: name of the image column; Score normalises only a column of exactly this name.
-        index_to_label: the label of each output, rows of `index_to_label.csv`.
-        mean: of each of the three channels, subtracted from pixels in [0, 1].
-        std: of each of the three channels, divided by.
-        local_dependencies: folders of code to pack beside the model.
+        folder: the folder to write; created if it does not exist.
+        network: the network; its `state_dict()` is saved unchanged.
+        flavor_extras: `module`, `class`, `init_params` and `is_cuda`, which describe how to build the network.
+        image_column: the name of the image column. Score Image Model normalizes only a column with this name.
+        index_to_label: the label of each output: the rows of `index_to_label.csv`.
+        mean: the mean of each of the three channels, for pixels in [0, 1].
+        std: the standard deviation of each of the three channels, for pixels in [0, 1].
+        local_dependencies: folders of code to add to the model as an archive.
     """
     normalizer = _import(f"{_MODEL_META}.pre_processor").ImageNormalizer(mean, std)
     model_input = _import(f"{_MODEL_META}.model_input").ModelInput(name=image_column, pre_processor=normalizer)
@@ -138,7 +138,7 @@ def dump_trained_model(
         label_map=_import(f"{_MODEL_META}.label_map").LabelMap.create_from_dict(index_to_label),
     )
     directory = _model_directory(network, meta, local_dependencies)
-    # The designer reads these two to register the model from the run's outputs.
+    # The designer reads these two fields to register the model from the outputs of the run.
     directory.meta.update_field("registerModel", True, override=True)
     directory.meta.update_field("modelOutputPath", "trained_model_outputs", override=True)
     directory.dump(str(folder))

@@ -26,8 +26,9 @@ from train_pytorch_model.models.memory_format import preferred_memory_format
 from train_pytorch_model.models.network import check_image_size, with_head
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.ports.classes import match_classes, warn_of_classes
+from train_pytorch_model.ports.directory_kinds import TRAINED
 from train_pytorch_model.ports.labelled_images import read_labelled_images
-from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory, make_outputs_folder, real_path
+from train_pytorch_model.ports.output_directory import OutputDirectory, make_outputs_folder, real_path
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 from train_pytorch_model.report.contents import REPORT_FOLDER
 from train_pytorch_model.serving.exports import check_formats

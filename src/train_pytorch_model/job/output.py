@@ -7,7 +7,8 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.errors import TRAINED_MODEL
-from train_pytorch_model.ports.output_directory import TRAINED, OutputDirectory
+from train_pytorch_model.ports.directory_kinds import TRAINED
+from train_pytorch_model.ports.output_directory import OutputDirectory
 from train_pytorch_model.ports.trained_model import write_trained_model
 from train_pytorch_model.report.contents import REPORT_FOLDER, remove_report
 

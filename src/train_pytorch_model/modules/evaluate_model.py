@@ -11,7 +11,8 @@ import numpy as np
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.evaluation import plots
 from train_pytorch_model.evaluation.metrics import compute_metrics, confusion_matrix, reliability
-from train_pytorch_model.ports.output_directory import EVALUATION, OutputDirectory
+from train_pytorch_model.ports.directory_kinds import EVALUATION
+from train_pytorch_model.ports.output_directory import OutputDirectory
 from train_pytorch_model.ports.scored_table import ScoredTable, read_scored_table
 from train_pytorch_model.text.csv_cells import write_sheet
 from train_pytorch_model.text.wording import name_some

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.ports.output_directory import TRANSFORMATION, OutputDirectory
+from train_pytorch_model.ports.directory_kinds import TRANSFORMATION
+from train_pytorch_model.ports.output_directory import OutputDirectory
 from train_pytorch_model.ports.transformation import Operation, write_transformation
 
 if TYPE_CHECKING:

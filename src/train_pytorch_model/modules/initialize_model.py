@@ -26,7 +26,8 @@ from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.models.state_dicts import with_entries
 from train_pytorch_model.models.weights import check_tensors, read_weights
-from train_pytorch_model.ports.output_directory import UNTRAINED, OutputDirectory
+from train_pytorch_model.ports.directory_kinds import UNTRAINED
+from train_pytorch_model.ports.output_directory import OutputDirectory
 
 logger = logging.getLogger(__name__)
 
