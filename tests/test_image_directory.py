@@ -17,8 +17,9 @@ from tests.making import CLASSES, ROOT, paths_of, write_class_folders, write_ima
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
 from train_pytorch_model.ports.classes import match_classes
+from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.file_names import FileNames
-from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images, read_listed_items
+from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
 
 PORT = "Training dataset"
 

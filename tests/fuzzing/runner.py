@@ -39,8 +39,8 @@ from tests.fuzzing.recipes import Recipe
 from tests.making import main
 from train_pytorch_model.designer_core import load_image_directory
 from train_pytorch_model.models.network import check_image_size, check_state, with_head
+from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.image_list import file_of
-from train_pytorch_model.ports.labelled_images import read_listed_items
 from train_pytorch_model.ports.scored_table import read_scored_table
 from train_pytorch_model.ports.untrained_model import read_untrained_model
 

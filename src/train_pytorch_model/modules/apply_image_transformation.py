@@ -17,10 +17,10 @@ from train_pytorch_model.data.batches import derive_seed
 from train_pytorch_model.data.decoding import opened, read_headers
 from train_pytorch_model.data.threads import num_cores
 from train_pytorch_model.errors import InvalidDatasetError, UserError
+from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.directory_kinds import IMAGES
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
 from train_pytorch_model.ports.image_list import file_of, info_of_copy
-from train_pytorch_model.ports.labelled_images import read_listed_items
 from train_pytorch_model.ports.output_directory import OutputDirectory
 from train_pytorch_model.ports.transformation import make_transforms, read_transformation
 from train_pytorch_model.text.wording import join_some

@@ -16,10 +16,10 @@ from train_pytorch_model.modules.image_layout import Labelling, find_labels
 from train_pytorch_model.modules.image_sources import DATASET, files_of
 from train_pytorch_model.modules.item_copies import copy_items
 from train_pytorch_model.modules.staged_images import StagedImages, staged_path
+from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.directory_kinds import IMAGES
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
 from train_pytorch_model.ports.image_list import is_image_directory
-from train_pytorch_model.ports.labelled_images import read_listed_items
 from train_pytorch_model.ports.output_directory import OutputDirectory
 from train_pytorch_model.ports.raw_images import IMAGE_EXTENSIONS
 from train_pytorch_model.text.wording import join_some

@@ -20,10 +20,10 @@ from train_pytorch_model.errors import (
 from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.modules.image_scorer import ImageScorer
+from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.directory_kinds import TABLE
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import file_of
-from train_pytorch_model.ports.labelled_images import read_listed_items
 from train_pytorch_model.ports.output_directory import OutputDirectory
 from train_pytorch_model.ports.scored_table import PROBABILITIES, SCORED_LABELS, check_column, write_scored_table
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_model

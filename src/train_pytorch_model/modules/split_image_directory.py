@@ -11,8 +11,8 @@ import numpy as np
 from train_pytorch_model.data.batches import derive_seed
 from train_pytorch_model.errors import InvalidDatasetError, NotInRangeValueError
 from train_pytorch_model.modules.item_copies import copy_items
+from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.directory_kinds import IMAGES
-from train_pytorch_model.ports.labelled_images import read_listed_items
 from train_pytorch_model.ports.output_directory import OutputDirectory
 from train_pytorch_model.text.wording import name_some
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 from array import array
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
+from train_pytorch_model.ports.dataset_items import check_folder, checked_items
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import (
     Columns,
@@ -23,20 +23,16 @@ from train_pytorch_model.ports.image_list import (
     read_items,
     read_schema,
 )
-from train_pytorch_model.ports.named_files import Folder
-from train_pytorch_model.ports.raw_images import files_not_taken, items_not_taken, load_raw_images
-from train_pytorch_model.ports.small_files import META_FILE
+from train_pytorch_model.ports.raw_images import files_not_taken, load_raw_images
 from train_pytorch_model.text.wording import FirstFew, bytes_in_words, name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 logger = logging.getLogger(__name__)
 
 # designer-core keeps the list as dicts, which need ten times the memory of the text.
 _MAX_BYTES_FOR_DESIGNER_CORE = 2**26
-# Files that a copy of the list would overwrite, and the folder itself.
-_NO_IMAGES = frozenset(("", ".", META_FILE, "images.lst", "_schema.json", "_samples.json"))
 
 
 @dataclass(frozen=True)
@@ -95,66 +91,20 @@ def read_labelled_images(path: Path, port: str) -> LabelledImages:
         raise InvalidDatasetError(where, f"it cannot be read: {error}") from error
 
 
-def _check_folder(path: Path, where: str) -> None:
-    if not path.is_dir():
-        found = "is a file" if path.exists() else "does not exist"
-        raise InvalidDatasetError(where, f"the input path {found}", "Give the folder of an ImageDirectory.")
-    if not any(path.iterdir()):
-        raise InvalidDatasetError(where, "the input folder is empty", "Give the folder of an ImageDirectory.")
-
-
 def _read(path: Path, port: str, where: str) -> LabelledImages:
-    _check_folder(path, where)
+    check_folder(path, where)
     if not is_image_directory(path):
         directory = load_raw_images(path, where)
         columns = read_columns(directory.schema, where)
         unreadable = files_not_taken(path, directory.image_list, columns)
-        items = _checked(directory.image_list, columns, path, where)
+        items = checked_items(directory.image_list, columns, path, where)
         return _labelled(path, port, items, columns, directory.schema, unreadable)
     schema, list_file = read_schema(path, where)
     columns = read_columns(schema, where)
-    items = _checked(read_items(list_file, where), columns, path, where)
+    items = checked_items(read_items(list_file, where), columns, path, where)
     images = _labelled(path, port, items, columns, schema)
     _load_as_designer_core_does(path, where, list_file, schema)
     return images
-
-
-def read_listed_items(
-    path: Path, port: str, *, labelled: bool
-) -> tuple[dict[str, Any], Columns, Callable[[], Iterator[dict[str, Any]]]]:
-    """Read a dataset for a module that copies or changes its items.
-
-    Args:
-        path: an ImageDirectory, or a folder of raw images.
-        port: the name of the port in messages.
-        labelled: whether there must be labels.
-
-    Returns:
-        The schema, its columns, and a function that returns a new iterator over the checked items at each call.
-
-    Raises:
-        NotLabeledDatasetError: if there must be labels and there are none.
-        InvalidDatasetError: if the dataset cannot be used for another reason. The iterator can raise it, too.
-    """
-    where = f"{port} {path}"
-    try:
-        return _listed_items(path, where, labelled=labelled)
-    except OSError as error:
-        raise InvalidDatasetError(where, f"it cannot be read: {error}") from error
-
-
-def _listed_items(
-    path: Path, where: str, *, labelled: bool
-) -> tuple[dict[str, Any], Columns, Callable[[], Iterator[dict[str, Any]]]]:
-    _check_folder(path, where)
-    if is_image_directory(path):
-        schema, list_file = read_schema(path, where)
-        columns = read_columns(schema, where, labelled=labelled)
-        return schema, columns, lambda: _checked(read_items(list_file, where), columns, path, where)
-    directory = load_raw_images(path, where)
-    columns = read_columns(directory.schema, where, labelled=labelled)
-    items = directory.image_list + items_not_taken(path, directory, columns)
-    return directory.schema, columns, lambda: _checked(items, columns, path, where)
 
 
 def _load_as_designer_core_does(path: Path, where: str, list_file: Path, schema: dict[str, Any]) -> None:
@@ -183,30 +133,6 @@ def _load_as_designer_core_does(path: Path, where: str, list_file: Path, schema:
     same_items = all(item == line for item, line in pairs)
     if not same_items or directory.schema.get("columnAttributes") != schema["columnAttributes"]:
         raise InvalidDatasetError(where, "designer-core reads other items than its files contain")
-
-
-def _checked(items: Iterable[dict[str, Any]], columns: Columns, path: Path, where: str) -> Iterator[dict[str, Any]]:
-    """Iterate over the items, and check that each names an image inside the directory, and not only an address."""
-    faults = FirstFew()
-    folder = Folder(path)
-    for number, item in enumerate(items, start=1):
-        info = item.get(columns.image_ref)
-        info = info if isinstance(info, dict) else {}
-        names = [str(info[key]) for key in ("file_name", "base_file_name") if isinstance(info.get(key), str)]
-        if not all(names) or file_of(item, columns) is None:
-            faults.add(f"line {number} names no file under {columns.image_ref!r}")
-            continue
-        if any(name.rpartition("/")[2] in _NO_IMAGES for name in names):
-            faults.add(f"line {number} names {name_some(names)}, which is not an image")
-            continue
-        if fault := next(filter(None, map(folder.fault_of, names)), ""):
-            faults.add(f"line {number} names {name_some(names)}, which {fault}")
-        elif info.get("coco_url") and not os.path.exists(os.path.join(path, names[-1])):
-            faults.add(f"line {number} gives an address instead of a file; images are not fetched")
-        else:
-            yield item
-    if faults:
-        raise InvalidDatasetError(where, f"in the image list, {faults.joined()}")
 
 
 def _labelled(
