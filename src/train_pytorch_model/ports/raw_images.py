@@ -41,7 +41,7 @@ def load_raw_images(path: Path, where: str) -> Any:
     hidden = [name for name in hidden if any(_is_image(entry.name) for entry in _entries(path / name))]
     if hidden:
         raise InvalidDatasetError(
-            where, f"the hidden folder {name_some(hidden)} holds images and would become a class", "Remove it."
+            where, f"the hidden folder {name_some(hidden)} contains images and would become a class", "Remove it."
         )
     read_headers(_image_files(path, where))
     found = _look_through(path, folders)
