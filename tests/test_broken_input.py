@@ -389,7 +389,7 @@ CASES: dict[str, Case] = {
         "error", image(odd_images.saved(Image.new("RGB", (8, 8)), "png")), "its images differ in size"
     ),
     "any of these with --skip-unreadable-images": Case(
-        "warning", image(b"no image"), "1 of 24 images cannot be read and left out", flags=with_skip()
+        "warning", image(b"no image"), "1 of 24 images cannot be read and are skipped", flags=with_skip()
     ),
     "an image of 100 megapixels among small ones": Case(
         "error", image(odd_images.claiming(10_000, 10_000)), "is 10000x10000; 1 of 24 differ"

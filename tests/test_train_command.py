@@ -203,7 +203,7 @@ def test_unreadable_images_can_be_left_out_and_are_listed(inputs: Inputs, capfd:
     listed = json.loads((inputs.outputs / "unreadable_images.json").read_text())
     assert [entry["file_name"] for entry in listed["Training dataset"]] == ["image/0_0.png", "image/0_1.png"]
     assert [entry["file_name"] for entry in listed["Validation dataset"]] == ["image/1_4.png"]
-    assert "2 of 24 images cannot be read and left out" in capfd.readouterr().err
+    assert "2 of 24 images cannot be read and are skipped" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["train", "valid"])

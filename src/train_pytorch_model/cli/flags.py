@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train_pytorch_model.parameters import Definition, TrainingParameters
+from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.parameters.definition import Definition
 
 if TYPE_CHECKING:
-    from train_pytorch_model.parameters import Value
+    from train_pytorch_model.parameters.definition import Value
 
 _BOOLEAN = Definition("", bool, "", "")
 _SEED = TrainingParameters.definitions()["random_seed"]

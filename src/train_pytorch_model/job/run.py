@@ -5,23 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import time
-from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.checkpoints.folder import CheckpointFolder
 from train_pytorch_model.checkpoints.resume import choose_start, drawn_before
 from train_pytorch_model.checkpoints.writer import CheckpointWriter
 from train_pytorch_model.console.logs import kept_warnings
 from train_pytorch_model.console.progress import ProgressDisplay
-from train_pytorch_model.data.decoding import UnreadableImageError
 from train_pytorch_model.distributed.interruption import Interruption
 from train_pytorch_model.distributed.rendezvous import connected
-from train_pytorch_model.distributed.world import is_lost_peer
-from train_pytorch_model.errors import DivergedRunError, InterruptedRunError, UserError, is_out_of_memory
+from train_pytorch_model.errors import UserError
 from train_pytorch_model.job.display import TrainingDisplay
+from train_pytorch_model.job.faults import best_kept, faults_named
 from train_pytorch_model.job.history import METRICS_FILE, History, MetricsLog
-from train_pytorch_model.job.output import remove_earlier_outputs, save_best, write_model
+from train_pytorch_model.job.output import remove_earlier_outputs, write_model
 from train_pytorch_model.job.plan import fingerprint_of, log_plan, make_plan
 from train_pytorch_model.job.prepare import Prepared, prepare
 from train_pytorch_model.job.report import TRACKED_FILES, FinishedTraining, report_kind, report_training
@@ -29,11 +27,10 @@ from train_pytorch_model.job.result import TrainingResult
 from train_pytorch_model.report.contents import REPORT_FILE, REPORT_FOLDER, remove_report
 from train_pytorch_model.training.callbacks import Callback, CallbackList
 from train_pytorch_model.training.early_stopping import BestModel
-from train_pytorch_model.training.loop import DivergedError, fit
-from train_pytorch_model.training.microbatches import BatchTooLargeError, out_of_memory
+from train_pytorch_model.training.loop import fit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from train_pytorch_model.distributed.world import World
@@ -90,7 +87,7 @@ def _fit(
     """Prepare and train; return the results and the writer of the checkpoints."""
     started = time.perf_counter()
     parameters = settings.parameters
-    with _faults_named(parameters, world, interruption):
+    with faults_named(parameters, world, interruption):
         folder = CheckpointFolder(settings.checkpoint_path)
         candidate = folder.newest() if world.is_main and parameters.resume != "never" else None
         if parameters.random_seed is None:
@@ -107,7 +104,7 @@ def _fit(
             # Outputs of an earlier run must not pass for those of this run.
             remove_earlier_outputs(settings)
         best, history = BestModel(), History()
-        with _best_kept(settings, prepared, best, interruption, lambda: _give_up(world, checkpoints)):
+        with best_kept(settings, prepared, best, interruption, lambda: _give_up(world, checkpoints)):
             stopped_early = _run_loop(settings, session, prepared, plan, world, best, history, checkpoints)
             stop_reason = _stop_reason(history.records, parameters, stopped_early=stopped_early)
             logger.info("%s", stop_reason)
@@ -213,8 +210,8 @@ def _write(
     settings, tracking = finished.settings, session.tracking
     folder = settings.outputs_path / REPORT_FOLDER
     report_path = None
-    kept = _best_kept(settings, finished.prepared, finished.best, interruption, checkpoints.wait)
-    with _faults_named(settings.parameters, None, interruption), kept:
+    kept = best_kept(settings, finished.prepared, finished.best, interruption, checkpoints.wait)
+    with faults_named(settings.parameters, None, interruption), kept:
         with finished.prepared.output.writing() as model_folder:
             write_model(model_folder, settings, finished.prepared, finished.best, settings.export_formats)
         tracking.log_file(settings.outputs_path / METRICS_FILE)
@@ -245,54 +242,3 @@ def _give_up(world: World, checkpoints: CheckpointWriter) -> None:
     """Tell the watchdog that this process has failed, and let a checkpoint that is being written be completed."""
     world.expect_failure()
     checkpoints.wait()
-
-
-@contextmanager
-def _best_kept(
-    settings: Settings,
-    prepared: Prepared,
-    best: BestModel,
-    interruption: Interruption,
-    give_up: Callable[[], None],
-) -> Iterator[None]:
-    """Save the best model so far when the block fails, unless the run was preempted."""
-    try:
-        yield
-    except BaseException as error:
-        give_up()
-        if isinstance(error, InterruptedRunError) or (interruption.is_requested and is_lost_peer(error)):
-            raise
-        kept = "No epoch was completed, so there is no model to save."
-        if best.state:
-            kept = save_best(settings, prepared, best)
-        if isinstance(error, DivergedError):
-            raise DivergedRunError(
-                f"The training loss is no longer a finite number ({error}). "
-                f"Lower the learning rate (it is {settings.parameters.learning_rate:g}). {kept}"
-            ) from error
-        raise
-
-
-@contextmanager
-def _faults_named(parameters: TrainingParameters, world: World | None, interruption: Interruption) -> Iterator[None]:
-    """Raise a named error when the block fails for a reason that a user can act on."""
-    try:
-        yield
-    except BaseException as error:
-        if world is not None:
-            world.expect_failure()
-        named = _named(error, parameters, is_interrupted=interruption.is_requested)
-        if named is None:
-            raise
-        raise named from error
-
-
-def _named(error: BaseException, parameters: TrainingParameters, *, is_interrupted: bool) -> ModuleError | None:
-    """The named error for an exception; None if the exception is to be raised as it is."""
-    if is_interrupted and is_lost_peer(error):
-        return InterruptedRunError("The last checkpoint is kept.")
-    if isinstance(error, UnreadableImageError):
-        return UserError(f"An image has changed during training: {error}. Start the run again.")
-    if isinstance(error, BatchTooLargeError) or is_out_of_memory(error):
-        return out_of_memory(error, parameters.batch_size)
-    return None

@@ -1,0 +1,75 @@
+"""What happens when a run fails: the best model so far is saved, and the error gets a name that a user can act on."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Callable
+
+from train_pytorch_model.data.decoding import UnreadableImageError
+from train_pytorch_model.distributed.world import is_lost_peer
+from train_pytorch_model.errors import DivergedRunError, InterruptedRunError, UserError, is_out_of_memory
+from train_pytorch_model.job.output import save_best
+from train_pytorch_model.training.loop import DivergedError
+from train_pytorch_model.training.microbatches import BatchTooLargeError, out_of_memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from train_pytorch_model.distributed.interruption import Interruption
+    from train_pytorch_model.distributed.world import World
+    from train_pytorch_model.errors import ModuleError
+    from train_pytorch_model.job.prepare import Prepared
+    from train_pytorch_model.job.settings import Settings
+    from train_pytorch_model.parameters import TrainingParameters
+    from train_pytorch_model.training.early_stopping import BestModel
+
+
+@contextmanager
+def best_kept(
+    settings: Settings,
+    prepared: Prepared,
+    best: BestModel,
+    interruption: Interruption,
+    give_up: Callable[[], None],
+) -> Iterator[None]:
+    """Save the best model so far when the block fails, unless the run was preempted."""
+    try:
+        yield
+    except BaseException as error:
+        give_up()
+        if isinstance(error, InterruptedRunError) or (interruption.is_requested and is_lost_peer(error)):
+            raise
+        kept = "No epoch was completed, so there is no model to save."
+        if best.state:
+            kept = save_best(settings, prepared, best)
+        if isinstance(error, DivergedError):
+            raise DivergedRunError(
+                f"The training loss is no longer a finite number ({error}). "
+                f"Lower the learning rate (it is {settings.parameters.learning_rate:g}). {kept}"
+            ) from error
+        raise
+
+
+@contextmanager
+def faults_named(parameters: TrainingParameters, world: World | None, interruption: Interruption) -> Iterator[None]:
+    """Raise a named error when the block fails for a reason that a user can act on."""
+    try:
+        yield
+    except BaseException as error:
+        if world is not None:
+            world.expect_failure()
+        named = _named(error, parameters, is_interrupted=interruption.is_requested)
+        if named is None:
+            raise
+        raise named from error
+
+
+def _named(error: BaseException, parameters: TrainingParameters, *, is_interrupted: bool) -> ModuleError | None:
+    """The named error for an exception; None if the exception is to be raised as it is."""
+    if is_interrupted and is_lost_peer(error):
+        return InterruptedRunError("The last checkpoint is kept.")
+    if isinstance(error, UnreadableImageError):
+        return UserError(f"An image has changed during training: {error}. Start the run again.")
+    if isinstance(error, BatchTooLargeError) or is_out_of_memory(error):
+        return out_of_memory(error, parameters.batch_size)
+    return None
