@@ -436,7 +436,7 @@ HERE = "tests/test_broken_input.py"
 ELSEWHERE: dict[str, tuple[str, str]] = {
     "10 million rows for missing images": (
         "error",
-        f"{HERE}::test_ten_million_rows_are_told_within_a_bounded_memory",
+        f"{HERE}::test_ten_million_rows_are_read_in_bounded_memory",
     ),
     "a flipped bit that the decoder notices": ("error", f"{HERE}::test_a_flipped_bit_is_named_or_not_noticed"),
     "a flipped bit that the decoder does not notice": (
@@ -452,7 +452,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "accepted",
         f"{HERE}::test_no_file_is_called_by_a_label",
     ),
-    "an output on a read-only disk": ("error", f"{HERE}::test_a_read_only_disk_is_told_before_training"),
+    "an output on a read-only disk": ("error", f"{HERE}::test_a_read_only_disk_is_reported_before_training"),
     "a batch that does not fit in memory": (
         "error",
         "tests/test_batch_memory.py::test_the_error_for_exhausted_host_memory_names_a_batch_size_that_fits",
@@ -464,18 +464,18 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "no shared memory, or none free": ("accepted", f"{HERE}::test_no_shared_memory_is_needed"),
     "an image is deleted during the run, --image-store none": ("error", f"{HERE}::test_files_may_vanish"),
     "images are deleted during the run, any other image store": ("accepted", f"{HERE}::test_files_may_vanish"),
-    "a pipe instead of an image": ("error", "tests/test_hung_reads.py::test_a_pipe_in_place_of_an_image_is_told_of"),
+    "a pipe instead of an image": ("error", "tests/test_hung_reads.py::test_a_pipe_instead_of_an_image_is_reported"),
     "a read of an image that hangs": (
         "error",
         "tests/test_hung_reads.py::test_a_read_that_hangs_is_named_and_the_process_ends",
     ),
     "a disk too small for checkpoints": (
         "warning",
-        "tests/test_interruptions.py::test_a_disk_too_small_for_checkpoints_is_told_and_training_goes_on",
+        "tests/test_interruptions.py::test_a_disk_too_small_for_checkpoints_warns_and_training_continues",
     ),
     "a disk too small for the model": (
         "error",
-        "tests/test_interruptions.py::test_an_output_too_small_for_the_model_is_told_and_the_next_run_has_it_at_once",
+        "tests/test_interruptions.py::test_a_disk_too_small_for_the_model_is_reported_and_the_next_run_writes_it_at_once",
     ),
     "a disk too small for the decoded images": (
         "error",
@@ -483,7 +483,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     ),
     "a model with zip bombs, impossible shapes, NaN or endless layers": (
         "error",
-        "tests/test_hostile_models.py::test_harm_is_named_and_takes_no_room",
+        "tests/test_hostile_models.py::test_harmful_files_raise_a_named_error_and_take_little_memory",
     ),
     "code of a model that leaves its folder": (
         "error",
@@ -680,7 +680,7 @@ def on_mount(path: Path, options: str) -> tuple[str, ...]:
     return (*SMALL_DISK, "sh", "-c", mount, "sh", options, str(path))
 
 
-def test_a_read_only_disk_is_told_before_training(inputs: Inputs) -> None:
+def test_a_read_only_disk_is_reported_before_training(inputs: Inputs) -> None:
     place = inputs.path / "read only"
     place.mkdir()
     flags = {"trained_model_path": place / "trained", "checkpoint_path": place / "checkpoints"}
@@ -736,7 +736,7 @@ def test_files_may_vanish(place: str, inputs: Inputs, capfd: pytest.CaptureFixtu
 
 @pytest.mark.thorough
 @pytest.mark.timeout(3600)
-def test_ten_million_rows_are_told_within_a_bounded_memory(inputs: Inputs) -> None:
+def test_ten_million_rows_are_read_in_bounded_memory(inputs: Inputs) -> None:
     add_rows(10_000_000)(inputs)
     code = (
         "import resource, sys; from tests.making import main; code = main(sys.argv[1:])\n"

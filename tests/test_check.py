@@ -124,7 +124,7 @@ def test_a_part_that_is_missing_leaves_the_rest(inputs: Inputs, capsys: pytest.C
     assert "24 images" in capsys.readouterr().out
 
 
-def test_images_that_will_be_left_out_are_warned_of(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_will_be_skipped_are_reported(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
     broken = sorted((inputs.train / "image").iterdir())[2]
     broken.write_bytes(broken.read_bytes()[:200])
     code, found = check(inputs, capsys, skip_unreadable_images="true")
@@ -210,7 +210,7 @@ class TinyNet(torch.nn.Module):
 """
 
 
-def test_a_fault_of_the_network_is_told_with_its_place(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_of_the_network_is_reported_with_its_place(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(inputs.untrained)
     write_model_with_code(inputs.untrained, BREAKS_IN_A_STEP, "breaks_in_a_step")
     flags = inputs.arguments(trust_model_code="true", log_format="json")[1:]

@@ -42,7 +42,7 @@ def test_the_last_two_are_kept_and_the_newest_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "another version", "no dictionary", "code"])
-def test_one_that_is_damaged_is_told_of_and_the_one_before_is_taken(
+def test_a_damaged_checkpoint_warns_and_the_previous_one_is_used(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = CheckpointFolder(tmp_path)
@@ -192,7 +192,7 @@ def interrupt(inputs: Inputs, monkeypatch: pytest.MonkeyPatch, **flags: Any) -> 
     assert not inputs.trained.exists()
 
 
-def test_a_run_goes_on_where_the_one_before_was(
+def test_a_run_resumes_where_the_previous_run_stopped(
     interrupted: Inputs, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     before = (interrupted.outputs / "metrics.jsonl").read_bytes()
@@ -222,7 +222,7 @@ def test_a_run_goes_on_where_the_one_before_was(
         ({"epochs": 1}, "it has reached epoch 3, but only 1 epochs are requested"),
     ],
 )
-def test_a_run_of_another_kind_starts_anew_and_says_why(
+def test_a_different_run_starts_from_scratch_and_says_why(
     flags: dict[str, Any], reason: str, interrupted: Inputs, capfd: pytest.CaptureFixture[str]
 ) -> None:
     capfd.readouterr()
@@ -235,7 +235,7 @@ def test_a_run_of_another_kind_starts_anew_and_says_why(
 
 
 @pytest.mark.parametrize("what", ["an image", "a label", "the weights", "a validation image"])
-def test_changed_inputs_start_anew(what: str, interrupted: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+def test_changed_inputs_start_from_scratch(what: str, interrupted: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
     if what == "the weights":
         from tests.making import NETWORK, initialize
 
@@ -273,7 +273,7 @@ def test_epochs_may_be_raised(interrupted: Inputs) -> None:
     assert records[3]["learning_rate"] == pytest.approx(1e-7 + (0.001 - 1e-7) * 0.16)
 
 
-def test_never_starts_anew(interrupted: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+def test_resume_never_starts_from_scratch(interrupted: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     assert interrupted.fit(**{**FLAGS, "resume": "never"}) == 0
     assert "Resuming" not in capfd.readouterr().err
@@ -347,7 +347,7 @@ def test_damaged_ones_are_passed_over(interrupted: Inputs, capfd: pytest.Capture
     assert results(interrupted)[1] == before
 
 
-def test_when_all_are_damaged_a_run_starts_anew_unless_it_must_not(
+def test_a_run_with_only_damaged_checkpoints_starts_from_scratch_unless_resuming_is_required(
     interrupted: Inputs, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for file in (interrupted.outputs / "checkpoints").glob("checkpoint-*.pt"):

@@ -132,7 +132,7 @@ def test_nothing_in_an_archive_escapes_the_output(folders: Path, tmp_path: Path)
     assert read_labelled_images(tmp_path / "ours", "Training dataset").classes == ("absolute", "cat")
 
 
-def test_unreadable_images_are_listed_with_reasons_and_left_out(folders: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped_and_listed_with_reasons(folders: Path, tmp_path: Path) -> None:
     (folders / "cat" / "0.png").write_bytes(b"no image")
     half = (folders / "dog" / "1.png").read_bytes()
     (folders / "dog" / "1.png").write_bytes(half[: len(half) // 2])
@@ -348,7 +348,7 @@ def test_two_flat_images_of_one_name_in_an_archive_are_both_kept(folders: Path, 
     ("name", "words"),
     [("x.png", None), ("x.csv", "x.csv cannot be read: "), ("x" * 200 + "/a.png", "a folder cannot be read: ")],
 )
-def test_what_lies_too_deep_to_be_opened_is_told_of(
+def test_paths_too_deep_to_open_are_reported(
     name: str, words: str | None, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = folders / "0"  # before all images: there may be labels of any
@@ -441,7 +441,7 @@ def test_an_image_directory_is_passed_on(folders: Path, tmp_path: Path) -> None:
     assert "images.lst" in error_text(tmp_path / "outputs")
 
 
-def test_class_folders_in_two_places_and_images_beside_them_are_told_of(
+def test_class_folders_in_two_places_and_images_beside_them_are_reported(
     folders: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(folders, tmp_path / "two" / "train")

@@ -99,7 +99,7 @@ def test_the_real_command_in_two_processes(inputs: Inputs) -> None:
         assert results(inputs) == expected
 
 
-def test_faults_of_all_kinds_are_told_together_and_once(inputs: Inputs) -> None:
+def test_faults_of_all_kinds_are_reported_together_and_once(inputs: Inputs) -> None:
     (inputs.train / "image" / "0_0.png").unlink()
     (inputs.untrained / "model").unlink()
     job = train_job(inputs, 2, epochs=0, batch_size=1, sync_batch_norm=True)
@@ -210,7 +210,7 @@ def test_graphs_hold_no_exchange_between_processes() -> None:
     assert not use_cuda_graph("on", gpu, 100, is_known=True, is_alone=False)
 
 
-def test_torchrun_starts_a_crashed_job_anew_and_it_goes_on(inputs: Inputs) -> None:
+def test_torchrun_restarts_a_crashed_job_and_it_resumes(inputs: Inputs) -> None:
     flags = {
         "epochs": 3,
         "batch_size": 4,

@@ -49,7 +49,7 @@ def test_a_long_message_is_cut_so_that_the_service_takes_the_file(tmp_path: Path
     assert len(json.loads(text)["Exception"]["Message"]) == 4096
 
 
-def test_faults_are_told_together_and_the_first_names_them() -> None:
+def test_faults_are_reported_together_under_the_name_of_the_first() -> None:
     faults = FaultCollector()
     for number in (1, 2):
         with faults.collecting():

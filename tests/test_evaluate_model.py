@@ -97,7 +97,7 @@ def test_labels_that_look_like_numbers_formulas_or_code_are_text(tmp_path: Path)
     assert list(report["per_class"]) == classes
 
 
-def test_rows_without_label_or_probabilities_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_rows_without_a_label_or_probabilities_are_skipped_and_counted(tmp_path: Path) -> None:
     probabilities, truth = drawn(10, 3)
     labels: list[str | None] = ["abc"[index] for index in truth]
     labels[2] = None

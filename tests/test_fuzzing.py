@@ -38,7 +38,7 @@ def test_valid_inputs_keep_every_promise(command: str, proof: Proof) -> None:
 
 
 @pytest.mark.parametrize("name", FINDINGS)
-def test_what_was_found_once_is_mended(name: str, proof: Proof) -> None:
+def test_earlier_findings_stay_fixed(name: str, proof: Proof) -> None:
     assert proof["findings"][name] == ""
 
 

@@ -195,7 +195,9 @@ def server() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("kind", HARM)
-def test_harm_is_named_and_takes_no_room(kind: str, inputs: Inputs, server: subprocess.Popen[str]) -> None:
+def test_harmful_files_raise_a_named_error_and_take_little_memory(
+    kind: str, inputs: Inputs, server: subprocess.Popen[str]
+) -> None:
     damage, words = HARM[kind]
     damage(inputs.untrained)
     log = inputs.path / "log"
@@ -263,7 +265,7 @@ def test_what_was_loaded_is_in_the_log(inputs: Inputs, capfd: pytest.CaptureFixt
     assert expected.stdout.split()[0] in capfd.readouterr().err
 
 
-def test_values_of_files_stand_in_messages_only_so_far(tmp_path: Path) -> None:
+def test_long_values_of_files_are_cut_in_messages(tmp_path: Path) -> None:
     value: list[Any] = ["x"]
     for _ in range(60):
         value = [value] * 10
@@ -515,7 +517,7 @@ def test_damaged_code_is_named(method: int, tmp_path: Path) -> None:
         read(path, trust_code=True)
 
 
-def test_weights_of_timms_format_are_held_against_the_same(tmp_path: Path) -> None:
+def test_weights_in_timms_format_are_checked_by_the_same_rules(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     state = torchvision.models.squeezenet1_1().state_dict()

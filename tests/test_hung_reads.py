@@ -62,7 +62,7 @@ def test_a_read_that_hangs_is_named_where_others_would_open_the_image(inputs: In
     assert not changed.exists()
 
 
-def test_a_pipe_in_place_of_an_image_is_told_of(inputs: Inputs) -> None:
+def test_a_pipe_instead_of_an_image_is_reported(inputs: Inputs) -> None:
     image = sorted((inputs.train / "image").iterdir())[0]
     image.unlink()
     os.mkfifo(image)

@@ -186,7 +186,7 @@ def test_without_a_label_column_there_are_no_labels(missing: bool, directory: Pa
     assert raised.value.message.startswith(f'NotLabeledDataset: There is no label column in "{PORT} {path}".')
 
 
-def test_images_without_a_label_are_left_out_and_told_of(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_without_a_label_are_skipped_and_reported(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     edit_items(directory, lambda items: items[0].update(category=None))
     with caplog.at_level(logging.WARNING):
         assert len(read_labelled_images(directory, PORT)) == 8
@@ -249,7 +249,7 @@ def test_a_hidden_folder_does_not_become_a_class(tmp_path: Path) -> None:
         read_labelled_images(raw, PORT)
 
 
-def test_raw_images_that_the_helper_passes_over_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_raw_images_that_designer_core_ignores_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     raw = write_class_folders(tmp_path / "raw")
     (raw / "cat" / "broken.png").write_bytes(b"no image")
     shutil.copy(raw / "cat" / "0.png", raw / "dog" / ".png")  # whose name has no ending to it
@@ -303,7 +303,7 @@ def test_different_categories_are_an_error_either_way(classes: tuple[str, ...], 
         match_classes(labelled(tmp_path, ("cat", "dog"), (0,)), labelled(tmp_path, classes, (0,)))
 
 
-def test_a_list_of_many_rows_is_held_in_little_memory(tmp_path: Path) -> None:
+def test_a_list_of_many_rows_takes_little_memory(tmp_path: Path) -> None:
     num_rows = 200_000
     few = write_image_directory(tmp_path / "few", per_class=1)
     with (few / "images.lst").open("a", encoding="utf-8") as file:

@@ -156,7 +156,7 @@ def test_a_directory_of_no_image_operations_is_no_transformation(meta: str, tmp_
         read_transformation(tmp_path / "how")
 
 
-def test_an_operation_that_changes_nothing_is_told_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_operation_that_changes_nothing_warns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert init(tmp_path / "how", random_rotation=True, pad=True, padding=1) == 0
     said = capfd.readouterr().err
     assert "RandomRotation by 0 changes nothing." in said

@@ -100,7 +100,7 @@ def test_asked_to_end_where_no_checkpoint_can_be_had_it_ends_in_time(inputs: Inp
     assert "The last checkpoint, if there is one, is unchanged." in str(inputs.error())
 
 
-def test_a_disk_too_small_for_checkpoints_is_told_and_training_goes_on(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_disk_too_small_for_checkpoints_warns_and_training_continues(inputs: Inputs, tmp_path: Path) -> None:
     expected = undisturbed(inputs, 1, "float32")
     place = tmp_path / "small"
     flags = {**flags_of_run(1, "float32"), "checkpoint_path": place}
@@ -112,7 +112,7 @@ def test_a_disk_too_small_for_checkpoints_is_told_and_training_goes_on(inputs: I
     assert results(inputs) == expected
 
 
-def test_an_output_too_small_for_the_model_is_told_and_the_next_run_has_it_at_once(
+def test_a_disk_too_small_for_the_model_is_reported_and_the_next_run_writes_it_at_once(
     inputs: Inputs, tmp_path: Path
 ) -> None:
     expected = undisturbed(inputs, 1, "float32")

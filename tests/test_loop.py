@@ -66,7 +66,7 @@ def test_dropout_depends_on_seed_and_epoch_alone() -> None:
     assert losses[0] == losses[1]
 
 
-def test_the_last_partial_batch_counts_and_a_single_image_is_left_out() -> None:
+def test_the_last_partial_batch_counts_and_a_single_image_is_skipped() -> None:
     with_rest, _, _ = run(make_network(), make_plan(epochs=1), make_images(18), make_images(8))
     assert len(with_rest.losses) == 3
     with_single, _, _ = run(make_network(), make_plan(epochs=1), make_images(17), make_images(8))

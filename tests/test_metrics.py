@@ -26,7 +26,7 @@ def test_metrics_over_uneven_batches_equal_scikit_learns_over_all_images() -> No
 
 
 @pytest.mark.parametrize(("num_classes", "told"), [(1, False), (5, False), (6, True)])
-def test_top5_is_told_only_where_it_says_something(num_classes: int, told: bool) -> None:
+def test_top5_is_shown_only_for_more_than_five_classes(num_classes: int, told: bool) -> None:
     sums = RunningSums.zero(num_classes, torch.device("cpu"))
     sums.add(torch.tensor(1.0), torch.randn(3, num_classes), torch.zeros(3, dtype=torch.int64))
     assert (sums.read(World()).top5_acc is not None) is told

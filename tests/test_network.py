@@ -101,7 +101,7 @@ def test_a_batch_of_one_value_a_channel_is_found_without_training() -> None:
     check_image_size(description, (64, 64), 1, 3, training=True)
 
 
-def test_a_head_that_fits_is_kept_only_when_told_so() -> None:
+def test_a_head_that_fits_is_kept_only_on_request() -> None:
     description = describe("torchvision.models", "resnet18", {"num_classes": 4})
     given = description.build().state_dict()
     kept, _ = with_head(description, given, 4, keep_head=True)
@@ -361,5 +361,5 @@ def test_every_family_trains_in_bfloat16_and_channels_last(name: str) -> None:
         ("convnext_tiny", True),
     ],
 )
-def test_depthwise_convolutions_are_told_from_grouped_ones(name: str, depthwise: bool) -> None:
+def test_depthwise_convolutions_are_distinguished_from_grouped_ones(name: str, depthwise: bool) -> None:
     assert has_depthwise_convolutions(describe("torchvision.models", name, {}).build_without_weights()) is depthwise

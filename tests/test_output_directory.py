@@ -25,7 +25,7 @@ def names(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("found", ["absent", "deep", "empty", "earlier model"])
-def test_a_whole_model_stands_there_afterwards_and_nothing_beside_it(found: str, tmp_path: Path) -> None:
+def test_the_complete_model_is_written_and_nothing_else(found: str, tmp_path: Path) -> None:
     path = tmp_path / ("a/b/model" if found == "deep" else "model")
     if found in ("empty", "earlier model"):
         path.mkdir()
@@ -174,7 +174,7 @@ def test_a_name_too_long_to_be_written_beside_is_refused_before_any_work(tmp_pat
     assert len(names(tmp_path / ("x" * 245))) == 3
 
 
-def test_a_file_that_came_where_the_folder_was_to_be_is_told_of(tmp_path: Path) -> None:
+def test_a_file_that_appears_at_the_output_path_is_reported(tmp_path: Path) -> None:
     output(tmp_path / "models" / "model").check()
     (tmp_path / "models").write_text("")
     with (

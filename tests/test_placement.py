@@ -69,7 +69,7 @@ def test_a_place_without_room_is_refused_with_the_sizes(wanted: str, mebibytes: 
 
 
 @pytest.mark.usefixtures("room")
-def test_images_on_their_way_to_gpus_lie_where_there_is_room() -> None:
+def test_images_for_gpus_are_staged_where_there_is_room() -> None:
     assert choose_host_place(100 * MEBIBYTE) == "memory"
     assert choose_host_place(101 * MEBIBYTE) == "disk"
     with pytest.raises(PlacementError, match=r"1,001\.0 MiB of decoded images fit neither .*--image-store none"):
@@ -129,7 +129,7 @@ def test_elsewhere_than_on_linux_a_training_is_checked_without_its_memory(
     assert [need["what"] for need in found["memory"]] == ["decoded images"]
 
 
-def test_a_disk_that_is_full_is_told_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int, start: int, length: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -72,7 +72,7 @@ def test_half_precision_learns_what_float32_learns(dtype: torch.dtype) -> None:
     assert given[dtype].records[-1].valid_loss == pytest.approx(given[torch.float32].records[-1].valid_loss, rel=0.02)
 
 
-def test_a_step_left_out_for_infinite_gradients_leaves_no_trace_in_the_weights() -> None:
+def test_a_step_skipped_for_infinite_gradients_does_not_change_the_weights() -> None:
     network = make_network()
     fresh = copy.deepcopy(network)
     precision, images = Precision(torch.float16, "cpu"), make_images(8)

@@ -255,7 +255,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_text_stands_out_in_both_colour_schemes() -> None:
+def test_text_has_enough_contrast_in_both_color_schemes() -> None:
     style = (Path(write.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
     schemes = [dict(re.findall(r"--(\S+): (#\w{6});", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)]
     assert len(schemes) == 2
@@ -345,7 +345,7 @@ def test_numbers_that_are_missing_or_not_finite_leave_gaps(tmp_path: Path) -> No
     assert "nan" not in page.text
 
 
-def test_no_rate_is_told_where_none_is_finite() -> None:
+def test_no_throughput_is_shown_if_it_is_not_finite() -> None:
     report = dataclasses.replace(make_report(numbered(3)), timings=[EpochTiming(1, 60, 1.5, math.nan)])
     assert time_facts(report) == [("Epochs timed", "1"), ("Training", "1 min 0 s"), ("Validation", "1.5 s")]
 
@@ -551,7 +551,7 @@ def test_imbalance_names_small_classes() -> None:
     assert imbalance(np.array([7]), ("a",)) == []
 
 
-def test_times_are_told_in_words() -> None:
+def test_times_are_shown_in_words() -> None:
     assert [seconds_in_words(seconds) for seconds in (4.21, 59.94, 200, 7500)] == [
         "4.2 s",
         "59.9 s",

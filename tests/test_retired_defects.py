@@ -153,7 +153,7 @@ def test_a_forgotten_output_is_found_at_once(inputs: Inputs) -> None:
     assert not (inputs.outputs / "metrics.jsonl").exists()
 
 
-def test_a_batch_larger_than_the_data_is_told_by_what_can_be_read(inputs: Inputs) -> None:
+def test_a_batch_larger_than_the_readable_data_is_an_error(inputs: Inputs) -> None:
     """It counted before it knew which images could be read."""
     break_images(inputs.train, 2)
     assert inputs.fit(batch_size=23, skip_unreadable_images="true") == 1
@@ -161,7 +161,7 @@ def test_a_batch_larger_than_the_data_is_told_by_what_can_be_read(inputs: Inputs
     assert "value 23 should be less than or equal to train data count value 22." in str(inputs.error())
 
 
-def test_a_batch_of_one_is_told_where_it_cannot_be_normalised(tmp_path: Path) -> None:
+def test_a_batch_of_one_that_cannot_be_normalized_is_an_error(tmp_path: Path) -> None:
     """It found out while training; and up to a batch less one of the images were never used."""
     inputs = Inputs(tmp_path).make("resnet18")
     for name, flags in (("Batch size", {"batch_size": 1}), ("Microbatch size", {"microbatch_size": 1})):

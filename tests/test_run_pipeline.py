@@ -249,7 +249,7 @@ BROKEN: dict[str, tuple[str, object, str]] = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_component_is_told_of_before_anything_runs(fault: str, tmp_path: Path) -> None:
+def test_a_broken_component_is_reported_before_anything_runs(fault: str, tmp_path: Path) -> None:
     key, value, words = BROKEN[fault]
     document: dict[str, object] = {
         "type": "command",
@@ -286,7 +286,7 @@ BROKEN_JOBS: dict[str, tuple[dict[object, object], str]] = {
 
 
 @pytest.mark.parametrize("fault", BROKEN_JOBS)
-def test_a_broken_pipeline_is_told_of_before_anything_runs(fault: str, tmp_path: Path) -> None:
+def test_a_broken_pipeline_is_reported_before_anything_runs(fault: str, tmp_path: Path) -> None:
     inputs, words = BROKEN_JOBS[fault]
     ports: dict[str, object] = {"n": {"type": "integer", "min": 1}, "data": {"type": "uri_folder", "optional": True}}
     component(tmp_path / "it.yaml", "run ${{inputs.n}} $[[${{inputs.data}}]] ${{outputs.o}}", ports, ("o",))
@@ -305,7 +305,7 @@ def test_a_cycle_of_steps_is_an_error(tmp_path: Path) -> None:
     assert re.search("the jobs (a -> b -> a|b -> a -> b) form a cycle", message(tmp_path))
 
 
-def test_what_is_wrong_with_an_input_of_the_pipeline_is_told_before_anything_runs(
+def test_a_wrong_input_of_the_pipeline_is_reported_before_anything_runs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "two words").mkdir()

@@ -181,7 +181,7 @@ def test_images_of_a_size_that_the_network_cannot_take_are_named_before_scoring(
         ("torch.empty(2**50)", "ModuleOutOfMemory", "memory"),
     ],
 )
-def test_what_a_network_meets_while_it_scores_is_told(
+def test_errors_of_a_network_while_scoring_are_reported(
     trouble: str, error_id: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.path", [*sys.path])

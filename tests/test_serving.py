@@ -323,7 +323,7 @@ def test_mlflow_loads_the_model_away_from_this_project(tmp_path: Path) -> None:
     check({"columns": given["columns"], "result": given["data"]}, expected)
 
 
-def test_an_export_without_its_library_is_told_of_before_the_training(
+def test_an_export_without_its_library_is_reported_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = Inputs(tmp_path).make()
@@ -390,7 +390,7 @@ def test_only_networks_of_known_libraries_are_built_without_trust(
         served_model._build(module, name, arguments, trusted=False)
 
 
-def test_what_a_library_fetches_is_left_out_when_it_is_served() -> None:
+def test_arguments_that_make_a_library_fetch_files_are_dropped_when_serving() -> None:
     given = {"model_name": "resnet10t", "pretrained": True, "checkpoint_path": "/etc/passwd", "num_classes": 2}
     assert served_model._build("timm", "create_model", given, trusted=False).num_classes == 2
     network = served_model._build("torchvision.models", "squeezenet1_1", {"weights": "DEFAULT"}, trusted=False)

@@ -72,7 +72,7 @@ def test_another_column_of_images_may_name_anything(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize("counts", [(10, 10), (2, 50, 7), (3, 3, 3, 3), (1, 20)])
-def test_each_class_is_split_by_the_fraction_and_stands_on_both_sides(counts: tuple[int, ...], fraction: float) -> None:
+def test_each_class_is_split_by_the_fraction_and_is_in_both_outputs(counts: tuple[int, ...], fraction: float) -> None:
     labels = [f"class{number}" for number, count in enumerate(counts) for _ in range(count)]
     is_first = stratified_choice(labels, fraction, seed=1)
     chosen = Counter(label for label, is_in in zip(labels, is_first) if is_in)
@@ -96,7 +96,7 @@ def test_the_choice_is_the_seeds_alone() -> None:
     assert not np.array_equal(stratified_choice(labels, 0.5, seed=1), stratified_choice(labels, 0.5, seed=2))
 
 
-def test_a_class_of_one_image_is_told_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_class_of_one_image_warns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folders = write_class_folders(tmp_path / "raw", ["a", "b"], per_class=4)
     for number in (1, 2, 3):
         (folders / "b" / f"{number}.png").unlink()

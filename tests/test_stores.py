@@ -60,7 +60,7 @@ def test_each_process_takes_the_images_to_its_gpu(
         assert np.array_equal(row.permute(1, 2, 0).numpy(), decode(path))
 
 
-def test_a_host_without_room_for_them_is_told(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_room_for_the_images_is_reported(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "available_memory_bytes", lambda: 0.0)
     monkeypatch.setattr(placement, "_free_of_disk", lambda: 0.0)
     faults = FaultCollector()

@@ -105,7 +105,7 @@ def test_a_training_is_found_again_on_the_server(server: str, inputs: Inputs) ->
 
 
 @pytest.mark.environment
-def test_without_a_job_a_run_of_its_own_is_made_and_ended(server: str, inputs: Inputs) -> None:
+def test_outside_a_job_a_new_tracked_run_is_created_and_ended(server: str, inputs: Inputs) -> None:
     place = {"MLFLOW_TRACKING_URI": server, "MLFLOW_EXPERIMENT_NAME": "mine"}
     assert run_module(*inputs.arguments(), **place).returncode == 0
     assert run_module(*inputs.arguments(train_data_path=inputs.path / "nowhere"), **place).returncode == 1
@@ -115,7 +115,7 @@ def test_without_a_job_a_run_of_its_own_is_made_and_ended(server: str, inputs: I
 
 
 @pytest.mark.environment
-def test_a_server_that_is_gone_is_told_of_and_the_training_goes_on(inputs: Inputs) -> None:
+def test_an_unreachable_server_warns_and_training_continues(inputs: Inputs) -> None:
     nowhere = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     finished = run_module(*inputs.arguments(epochs=2), **nowhere)
     assert finished.returncode == 0, finished.stderr

@@ -157,7 +157,7 @@ def test_a_run_that_fails_leaves_no_model(found: str, inputs: Inputs, monkeypatc
     assert (error["ErrorId"], error["ErrorCode"]) == ("RuntimeError", 1000)
 
 
-def test_all_faults_are_told_together(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+def test_all_faults_are_reported_together(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
     (inputs.untrained / "model").unlink()
     (inputs.train / "image" / "0_0.png").write_bytes(b"no image")
     (inputs.valid / "image" / "0_0.png").unlink()
@@ -192,7 +192,7 @@ def test_images_of_different_sizes_are_named_by_file_and_size(inputs: Inputs) ->
     assert "'image/0_0.png' is 32x32 and 'image/1_9.png' is 40x20; 1 of 24" in str(error["Message"])
 
 
-def test_unreadable_images_can_be_left_out_and_are_listed(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_images_can_be_skipped_and_are_listed(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
     whole = (inputs.train / "image" / "0_0.png").read_bytes()
     (inputs.train / "image" / "0_0.png").unlink()  # the first: the one by which designer-core judges the folder
     (inputs.train / "image" / "0_1.png").write_bytes(whole[: len(whole) // 2])
@@ -218,7 +218,7 @@ def test_a_dataset_with_no_readable_image_is_an_error_even_when_skipping(part: s
     assert not inputs.trained.exists()
 
 
-def test_a_network_that_cannot_take_the_images_is_told_before_training(inputs: Inputs) -> None:
+def test_a_network_that_does_not_accept_the_images_is_reported_before_training(inputs: Inputs) -> None:
     shutil.rmtree(inputs.untrained)
     initialize(inputs.untrained, "vit_b_32", inputs.outputs)
     assert inputs.fit() == 1
@@ -261,13 +261,13 @@ class Apart(World):
         return [value, {**value, "batch size": 7}] if isinstance(value, dict) and "batch size" in value else [value]
 
 
-def test_processes_that_do_not_train_the_same_are_told_apart(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_with_different_settings_are_reported(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_run, "connected", lambda *_: nullcontext(Apart()))
     assert inputs.fit() == 1
     assert "The processes have different settings or inputs: batch size differ." in str(inputs.error())
 
 
-def test_with_faults_at_hand_large_datasets_are_not_decoded(
+def test_large_datasets_are_not_decoded_when_there_are_other_faults(
     inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for folder in (inputs.train, inputs.valid):
@@ -287,7 +287,7 @@ def test_with_faults_at_hand_large_datasets_are_not_decoded(
     [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate"), RuntimeError("can't allocate memory")],
     ids=["host", "device", "allocator"],
 )
-def test_memory_that_runs_out_is_told_with_the_batch_size(
+def test_running_out_of_memory_is_reported_with_the_batch_size(
     error: Exception, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -340,7 +340,7 @@ def test_what_will_surprise_about_the_classes_is_said(tmp_path: Path, capfd: pyt
     assert f"Validation dataset {inputs.valid} has no image of 'NA'." in printed
 
 
-def test_a_model_of_its_own_code_trains_with_trust_and_carries_the_code(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_model_with_its_own_code_trains_if_trusted_and_contains_the_code(inputs: Inputs, tmp_path: Path) -> None:
     shutil.rmtree(inputs.untrained)
     write_model_with_code(inputs.untrained)
     assert run_module(*inputs.arguments()).returncode == 1

@@ -28,7 +28,7 @@ def test_every_image_store_trains_to_the_same_bits(inputs: Inputs, capfd: pytest
         assert all(torch.equal(value, other[key]) for key, value in given[0][0].items())
 
 
-def test_images_that_do_not_fit_are_told_before_training(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_do_not_fit_are_reported_before_training(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "available_memory_bytes", lambda: 1000.0)
     assert inputs.fit(image_store="memory") == 1
     assert "--image-store memory needs" in str(inputs.error())
@@ -37,7 +37,7 @@ def test_images_that_do_not_fit_are_told_before_training(inputs: Inputs, monkeyp
 
 
 @pytest.mark.parametrize("store", ["memory", "disk", "none"])
-def test_images_that_cannot_be_read_are_left_out_alike(store: str, inputs: Inputs) -> None:
+def test_all_processes_skip_the_same_unreadable_images(store: str, inputs: Inputs) -> None:
     broken = sorted((inputs.train / "image").iterdir())[3]
     broken.write_bytes(broken.read_bytes()[:200])
     assert inputs.fit(image_store=store) == 1
@@ -80,8 +80,6 @@ def test_a_value_that_is_none_of_the_choices_is_wrong_usage(
     assert f"but got '{value}'" in capsys.readouterr().err
 
 
-def test_a_graph_asked_for_on_a_cpu_is_answered_and_the_training_goes_on(
-    inputs: Inputs, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_cuda_graph_on_a_cpu_warns_and_training_continues(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
     assert inputs.fit(cuda_graph="on") == 0
     assert "--cuda-graph on: requires a GPU" in capfd.readouterr().err

@@ -72,7 +72,7 @@ def test_long_numbers_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[3].endswith("patience 1000 of 1000 epochs")
 
 
-def test_a_training_that_goes_on_shows_what_was_best_before() -> None:
+def test_a_resumed_training_shows_the_earlier_best_epoch() -> None:
     display = make_display()
     timing = EpochTiming(1, 60.0, 20.0, 100.0)
     display.training_resumed(

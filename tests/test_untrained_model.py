@@ -78,7 +78,7 @@ def test_a_trained_model_gives_its_labels(tmp_path: Path) -> None:
     assert model.labels[:3] == ("007", "a,b", "")
 
 
-def test_other_normalisation_of_a_model_to_train_on_from_is_told_of(
+def test_another_normalization_of_a_trained_input_model_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = torchvision.models.resnet18(num_classes=1)
@@ -291,7 +291,7 @@ def test_timm_is_asked_for_nothing_but_a_name_of_its_list(init_params: dict[str,
         describe("timm", "create_model", init_params)
 
 
-def test_what_makes_timm_read_or_fetch_files_is_left_out() -> None:
+def test_arguments_that_make_timm_read_or_fetch_files_are_dropped() -> None:
     harmful = {"pretrained": True, "checkpoint_path": "/etc/passwd", "pretrained_cfg": {"file": "x"}, "cache_dir": "/"}
     description = describe("timm", "create_model", {"model_name": "resnet10t", **harmful})
     assert description.init_params == {"model_name": "resnet10t"}

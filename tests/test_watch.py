@@ -121,7 +121,7 @@ def test_a_store_that_goes_as_the_common_work_ends_ends_nothing(end: End, monkey
     assert (end.codes, end.noticed) == ([], [])
 
 
-def test_a_fault_told_where_the_store_has_gone_is_the_own(end: End) -> None:
+def test_the_own_fault_is_reported_if_the_store_is_gone(end: End) -> None:
     store = Store()
     watching = Watchdog(store, 1, 2, end.report, end.notice)
     fault = InvalidDatasetError("Training dataset", "it is empty")
