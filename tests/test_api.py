@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import inspect
 import json
 import logging
@@ -26,7 +27,8 @@ from tests.making import Inputs, read_json_lines, run_here, write_class_folders
 from train_pytorch_model import api
 from train_pytorch_model.cli.parser import build_parser
 from train_pytorch_model.errors import InvalidDatasetError, UserError
-from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.parameters import TrainingParameters, parse_boolean, parse_export_formats
+from train_pytorch_model.session import in_caller
 
 # In the order of a pipeline: an example finds what those before it wrote.
 ORDER = (
@@ -138,6 +140,65 @@ def test_named_errors_are_raised_and_nothing_is_written(inputs: Inputs, workplac
     assert not (workplace / "called").exists()
     with pytest.raises(UserError, match="epochs: expected an integer, but got 'many'"):
         tpm.train(inputs.untrained, inputs.train, inputs.valid, workplace / "called", epochs="many")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"trust_model_code": "perhaps"}, "trust_model_code: expected true or false, but got 'perhaps'"),
+        ({"export": "json"}, "export: expected formats among mlflow, onnx, but got 'json'"),
+        ({"learning_rate": 10**400}, "learning_rate: expected a number"),
+    ],
+)
+def test_wrong_values_are_named_errors(values: dict[str, Any], words: str, workplace: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        tpm.train("untrained", "train", "valid", "trained", **values)
+
+
+def test_false_as_a_text_trusts_no_code(workplace: Path) -> None:
+    assert parse_boolean("trust_model_code", "false") is False
+    assert parse_export_formats("onnx") == ("onnx",)
+
+
+def test_an_unknown_option_is_a_type_error(workplace: Path) -> None:
+    with pytest.raises(TypeError, match="nonsense"):
+        tpm.init_image_transformation("transformation", nonsense=True)
+
+
+def test_variables_of_a_launcher_concern_only_training(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")  # without RANK
+    assert tpm.init_image_transformation("transformation", pad=True, padding=2) == [("Pad", 2)]
+    assert not (workplace / "outputs").exists()
+
+
+def test_code_of_a_model_does_not_outlive_the_call(tmp_path: Path) -> None:
+    before = list(sys.path)
+    for version in ("one", "two"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "code_of_a_model.py").write_text(f"VERSION = {version!r}")
+        with in_caller():
+            sys.path.append(str(tmp_path / version))
+            assert version == importlib.import_module("code_of_a_model").VERSION
+            importlib.invalidate_caches()
+    assert sys.path == before
+    assert "code_of_a_model" not in sys.modules
+
+
+def test_two_trainings_of_one_program_in_two_processes(inputs: Inputs, workplace: Path) -> None:
+    (workplace / "program.py").write_text(
+        "import sys, train_pytorch_model as tpm\n"
+        "for number in range(2):\n"
+        "    result = tpm.train(*sys.argv[1:4], f'trained-{number}', epochs=1, batch_size=6, report='off')\n"
+        "    assert result.best_epoch == 1\n"
+    )
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "program.py")
+    paths = (inputs.untrained, inputs.train, inputs.valid)
+    finished = subprocess.run(
+        [sys.executable, *launch, *map(str, paths)], capture_output=True, text=True, cwd=workplace, timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
+    first, second = (torch.load(workplace / f"trained-{number}" / "model") for number in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_check_returns_problems_instead_of_raising_them(inputs: Inputs, workplace: Path) -> None:

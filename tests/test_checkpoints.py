@@ -362,7 +362,7 @@ def test_a_seed_that_was_drawn_is_drawn_once(
     inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     interrupt(inputs, monkeypatch, random_seed="none")
-    drawn = next(line for line in capfd.readouterr().err.splitlines() if "was drawn" in line).split(" INFO ")[1]
+    drawn = next(line for line in capfd.readouterr().err.splitlines() if "Using random seed" in line).split(" INFO ")[1]
     assert inputs.fit(**FLAGS, random_seed="none") == 0
     printed = capfd.readouterr().err
     assert drawn in printed

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,29 @@ def run_until_it_hangs(name: str, *arguments: object) -> subprocess.CompletedPro
     assert finished.returncode == 1, finished.stderr
     assert "Traceback" not in finished.stderr
     return finished
+
+
+def test_a_read_that_hangs_in_a_thread_of_a_thread_does_not_keep_the_process(tmp_path: Path) -> None:
+    """A thread that reads ahead has decoding threads of its own; the wait for it is what finds the hang."""
+    code = (
+        "import sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from train_pytorch_model.data import threads\n"
+        "threads._LONG_SECONDS, threads._ENDLESS_SECONDS = 0.3, 1.5\n"
+        "def hang(number):\n"
+        "    with threads.reading(Path('image.png')):\n"
+        "        threading.Event().wait()\n"
+        "def decode(batch):\n"
+        "    time.sleep(0.1)\n"
+        "    return list(threads.in_threads(hang, 4, at_once=1, num_threads=2))\n"
+        "try:\n"
+        "    list(threads.ahead(decode, range(3)))\n"
+        "except threads.HungReadError as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 1
+    assert "image.png could not be read in" in finished.stderr
 
 
 @pytest.mark.parametrize("command", ["train", "check"])

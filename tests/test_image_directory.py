@@ -245,7 +245,7 @@ def test_a_path_that_is_no_dataset_is_named(found: str, tmp_path: Path) -> None:
 
 def test_a_hidden_folder_does_not_become_a_class(tmp_path: Path) -> None:
     raw = write_class_folders(tmp_path / "raw", [*CLASSES, ".ipynb_checkpoints"])
-    with pytest.raises(InvalidDatasetError, match="ipynb_checkpoints' holds images"):
+    with pytest.raises(InvalidDatasetError, match="ipynb_checkpoints' contains images"):
         read_labelled_images(raw, PORT)
 
 

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,23 @@ import pytest
 from train_pytorch_model.console.logs import configured_logging
 
 PACKAGE = logging.getLogger("train_pytorch_model")
+
+
+@pytest.fixture(autouse=True)
+def _own_handlers() -> Iterator[None]:
+    """Keep away the handlers that earlier commands in this process left."""
+    root = logging.getLogger()
+    handlers, levels = list(root.handlers), (root.level, PACKAGE.level)
+    for handler in handlers:
+        root.removeHandler(handler)
+    root.setLevel(logging.WARNING)
+    PACKAGE.setLevel(logging.NOTSET)
+    excepthook, threading.excepthook = threading.excepthook, threading.__excepthook__
+    yield
+    threading.excepthook = excepthook
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    PACKAGE.setLevel(levels[1])
 
 
 def state() -> dict[str, Any]:

@@ -255,16 +255,23 @@ def test_a_validation_that_is_never_finite_leaves_nothing_to_keep(inputs: Inputs
 
 
 class Apart(World):
-    """One of two processes; the other was given another batch size."""
+    """One of two processes; the other was given another batch size, or a microbatch size."""
+
+    other: dict[str, int]
 
     def gather(self, value: Any) -> list[Any]:
-        return [value, {**value, "batch size": 7}] if isinstance(value, dict) and "batch size" in value else [value]
+        return [value, {**value, **self.other}] if isinstance(value, dict) and "batch size" in value else [value]
 
 
-def test_processes_with_different_settings_are_reported(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_run, "connected", lambda *_: nullcontext(Apart()))
+@pytest.mark.parametrize("name", ["batch size", "microbatch size"])
+def test_processes_with_different_settings_are_reported(
+    name: str, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart = Apart()
+    apart.other = {name: 7}
+    monkeypatch.setattr(training_run, "connected", lambda *_: nullcontext(apart))
     assert inputs.fit() == 1
-    assert "The processes have different settings or inputs: batch size differ." in str(inputs.error())
+    assert f"The processes have different settings or inputs: {name} differ." in str(inputs.error())
 
 
 def test_large_datasets_are_not_decoded_when_there_are_other_faults(

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.parameters import TrainingParameters, parse_boolean, parse_export_formats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -112,7 +112,7 @@ def train(
     from train_pytorch_model.job.run import train as run_training
     from train_pytorch_model.session import in_caller
 
-    with in_caller(_session) as session:
+    with in_caller(_session, is_distributed=True) as session:
         return run_training(_settings(given), session)
 
 
@@ -177,6 +177,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     from train_pytorch_model.job.settings import Settings
 
     parameters = TrainingParameters.parse({name: given[name] for name in TrainingParameters.definitions()})
+    switches = ("skip_unreadable_images", "trust_model_code", "include_samples")
     outputs_path = Path(given["outputs_path"])
     checkpoint_path = given["checkpoint_path"]
     return Settings(
@@ -187,10 +188,8 @@ def _settings(given: dict[str, Any]) -> Settings:
         outputs_path=outputs_path,
         parameters=parameters,
         seed=parameters.seed(),
-        skip_unreadable_images=given["skip_unreadable_images"],
-        trust_model_code=given["trust_model_code"],
-        include_samples=given["include_samples"],
-        export_formats=tuple(dict.fromkeys(given["export"])),
+        export_formats=parse_export_formats(given["export"]),
+        **{name: parse_boolean(name, given[name]) for name in switches},
         checkpoint_path=outputs_path / "checkpoints" if checkpoint_path is None else Path(checkpoint_path),
     )
 
@@ -356,8 +355,9 @@ def init_image_transformation(
     from train_pytorch_model.modules import init_image_transformation as module
     from train_pytorch_model.modules.transform_options import TransformOptions
 
+    chosen = TransformOptions(**options)
     with _in_module(_session, outputs_path) as (_, outputs):
-        return module.init_image_transformation(TransformOptions(**options), Path(output_path), outputs_path=outputs)
+        return module.init_image_transformation(chosen, Path(output_path), outputs_path=outputs)
 
 
 def apply_image_transformation(
@@ -444,6 +444,8 @@ def score(
         >>> len(table), list(table.columns)[-2:]
         (6, ['Scored Probabilities_dog', 'Scored Labels'])
     """
+    import pandas as pd
+
     from train_pytorch_model.modules import score_image_model as module
 
     with _in_module(_session, outputs_path) as (session, outputs), tempfile.TemporaryDirectory() as temporary:
@@ -459,7 +461,8 @@ def score(
             outputs_path=outputs,
             display=session.display,
         )
-        return scored.to_dataframe()
+        # The command needs no table, which may be large.
+        return scored.to_dataframe() if _session is None else pd.DataFrame()
 
 
 def evaluate(
@@ -543,10 +546,11 @@ def run_pipeline(
 
 @contextmanager
 def _in_module(session: Optional[Session], outputs_path: PathLike) -> Iterator[tuple[Session, Path]]:
-    """Open a session for a module, and make its folder of reports."""
+    """Open a session for a module; the command gets its folder of reports, where it writes how it ended."""
     from train_pytorch_model.ports.output_directory import make_outputs_folder
     from train_pytorch_model.session import in_caller
 
     with in_caller(session) as opened:
-        make_outputs_folder(Path(outputs_path))
+        if session is not None:
+            make_outputs_folder(Path(outputs_path))
         yield opened, Path(outputs_path)

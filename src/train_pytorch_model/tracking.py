@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 MODEL_FOLDER = "trained_model_outputs"
 """The folder from which the designer registers the model."""
 # A server that does not answer must not delay the work for minutes.
-_MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+_MLFLOW_SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+CLIENT_VARIABLES = tuple(_MLFLOW_SETTINGS)
+"""Environment variables that opening a tracked run may set."""
 # After so many faults in a row, nothing more is sent.
 _MAX_FAULTS = 3
 
@@ -60,7 +62,7 @@ class _MlflowSink:
     """A run of MLflow: the run that the environment names, or a new one."""
 
     def __init__(self) -> None:
-        for name, value in _MLFLOW_PATIENCE.items():
+        for name, value in _MLFLOW_SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient  # takes a second, so only when needed
         from mlflow.entities import Metric as MlflowMetric

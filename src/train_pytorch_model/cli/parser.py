@@ -10,10 +10,9 @@ from train_pytorch_model import __version__
 from train_pytorch_model.cli.flags import add_boolean, add_folder, add_logging, add_parameter
 from train_pytorch_model.cli.modules import add_modules
 from train_pytorch_model.cli.pipelines import add_run_pipeline
-from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.parameters import EXPORT_FORMATS, TrainingParameters
 from train_pytorch_model.text.masking import masked
 
-EXPORT_FORMATS = ("mlflow", "onnx")
 PORT_FLAGS = {
     "untrained_model_path": "Untrained model: an UntrainedModelDirectory, or a ModelDirectory to train further.",
     "train_data_path": "Training dataset: an ImageDirectory, or a folder with one subfolder per class.",

@@ -28,6 +28,8 @@ _Result = TypeVar("_Result")
 # A read that takes longer than this is reported; one that takes longer than the second number counts as hung.
 _LONG_SECONDS = 60.0
 _ENDLESS_SECONDS = 300.0
+# How long the end of the process waits for threads when one of them hangs.
+_ABANDONED_SECONDS = 5.0
 
 # The file that each thread reads, and the time at which the read began.
 _reading: dict[int, tuple[Path, float]] = {}
@@ -105,6 +107,8 @@ class _DaemonThreads:
         self._threads: list[threading.Thread] = []
         self._tasks: SimpleQueue[Optional[Callable[[], None]]] = SimpleQueue()
         self._is_cancelled = False
+        self.is_abandoned = False
+        """Whether a thread may hang in a read, so that nothing waits long for the threads."""
 
     def submit(self, work: Callable[[_Item], _Result], item: _Item) -> Future[_Result]:
         """Compute `work(item)` in one of the threads."""
@@ -119,8 +123,8 @@ class _DaemonThreads:
         self._tasks.put(run)
         if len(self._threads) < self._max_threads:
             thread = threading.Thread(target=self._run_tasks, daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
         return future
 
     def _run_tasks(self) -> None:
@@ -134,23 +138,39 @@ class _DaemonThreads:
         for _ in self._threads:
             self._tasks.put(None)
 
-    def close(self) -> None:
-        """Drop the tasks that have not begun, and wait until all threads have ended."""
+    def abandon(self) -> None:
+        """Cancel, and wait no longer for threads that hang."""
+        self.is_abandoned = True
         self.cancel()
+
+    def close(self) -> None:
+        """Drop the tasks that have not begun, and wait until all threads have ended, briefly if one may hang."""
+        self.cancel()
+        deadline = None
         for thread in self._threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(0.1)
+                if self.is_abandoned:
+                    deadline = deadline or time.monotonic() + _ABANDONED_SECONDS
+                    if time.monotonic() >= deadline:
+                        break
+
+
+_open: set[_DaemonThreads] = set()
+"""The threads of all blocks that are open."""
 
 
 @contextmanager
 def _threads(max_threads: int) -> Iterator[_DaemonThreads]:
     """Provide threads, and wait for them at the end of the block unless one of them hangs."""
     threads = _DaemonThreads(max_threads)
+    _open.add(threads)
     # A traceback can keep the block open until the interpreter exits, which must not happen during a task.
     atexit.register(threads.close)
     try:
         yield threads
     except HungReadError:
-        threads.cancel()
+        threads.abandon()
         raise
     except BaseException:
         threads.close()
@@ -158,7 +178,9 @@ def _threads(max_threads: int) -> Iterator[_DaemonThreads]:
     else:
         threads.close()
     finally:
-        atexit.unregister(threads.close)
+        _open.discard(threads)
+        if not threads.is_abandoned:  # the others end before the interpreter does, if they can
+            atexit.unregister(threads.close)
 
 
 def _result(future: Future[_Result]) -> _Result:
@@ -185,6 +207,9 @@ class _HangDetector:
         for path, since in reads:
             seconds = time.monotonic() - since
             if self._counts[path, since] * _LONG_SECONDS >= _ENDLESS_SECONDS:
+                # A thread that waits for this read may have threads of its own.
+                for threads in list(_open):
+                    threads.abandon()
                 raise HungReadError(
                     f"{path} could not be read in {seconds:.0f} s: its disk or mount does not respond. "
                     "Copy the images to a disk of this machine, or repair the mount, and start the run again."

@@ -31,6 +31,7 @@ def write_unreadable_images(
     Raises:
         OSError: if the file cannot be written.
     """
+    outputs_path.mkdir(parents=True, exist_ok=True)
     path = outputs_path / _FILE
     lists = _read(path) if keep_others else {}
     lists[dataset] = [{"file_name": name, "reason": reason} for name, reason in unreadable]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # For all nodes to start and to pull their container images.
 _RENDEZVOUS_SECONDS = 600
+# Numbers the trainings of this process; all processes of a launch run the same ones.
+_calls = itertools.count()
 # The processes reach each operation within a step at about the same time; the limit finds nodes that cannot connect.
 _STEP_TIMEOUT = timedelta(minutes=30)
 
@@ -47,11 +50,17 @@ def connected(
     if launch.world_size == 1:
         yield World(device=choose_device())
         return
+    if torch.distributed.is_initialized():
+        raise UserError(
+            "torch.distributed is already initialized in this process, by your program or by a training that failed. "
+            "Start the training in new processes."
+        )
+    call = next(_calls)
     # The watchdog ends processes that wait for a failed one, and reports the reason. NCCL would end them without one.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
-    store = _rendezvous(launch)
+    store = _rendezvous(launch, call)
     watchdog = Watchdog(
-        _prefixed(_open_store(launch, is_server=False), launch, "watch"),
+        _prefixed(_open_store(launch, is_server=False), launch, call, "watch"),
         launch.rank,
         launch.world_size,
         report,
@@ -61,7 +70,7 @@ def connected(
         device = choose_device(launch.local_rank)
         torch.distributed.init_process_group(
             backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=_prefixed(store, launch, "group"),
+            store=_prefixed(store, launch, call, "group"),
             rank=launch.rank,
             world_size=launch.world_size,
             timeout=_STEP_TIMEOUT,
@@ -75,15 +84,18 @@ def connected(
         yield world
         world.finish()
     except BaseException as error:
-        raise watchdog.settle(_named(error)) from error
+        settled = watchdog.settle(_named(error))
+        if settled is error:
+            raise
+        raise settled from error
     watchdog.stop()
     torch.distributed.destroy_process_group()
 
 
-def _rendezvous(launch: Launch) -> Any:
+def _rendezvous(launch: Launch, call: int) -> Any:
     """Wait until all processes have started; return the key-value store."""
     store = _open_store(launch, is_server=launch.rank == 0 and not launch.has_store)
-    arrived = _prefixed(store, launch, "arrived")
+    arrived = _prefixed(store, launch, call, "arrived")
     arrived.set(str(launch.rank), "1")
     deadline = time.monotonic() + _RENDEZVOUS_SECONDS
     missing = list(range(launch.world_size))
@@ -116,9 +128,10 @@ def _open_store(launch: Launch, *, is_server: bool) -> Any:
         ) from error
 
 
-def _prefixed(store: Any, launch: Launch, name: str) -> Any:
-    # torchrun keeps its store when it restarts the processes; entries of an earlier attempt must not be read.
-    return torch.distributed.PrefixStore(f"attempt-{launch.attempt}/{name}", store)  # type: ignore[attr-defined]
+def _prefixed(store: Any, launch: Launch, call: int, name: str) -> Any:
+    # torchrun keeps its store when it restarts the processes, and over several trainings of one program; entries of an
+    # earlier attempt or training must not be read.
+    return torch.distributed.PrefixStore(f"attempt-{launch.attempt}/call-{call}/{name}", store)  # type: ignore[attr-defined]
 
 
 def _named(error: BaseException) -> ModuleError:

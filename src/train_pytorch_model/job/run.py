@@ -122,7 +122,13 @@ def _fit(
 
 def _check_same(fingerprint: dict[str, object], world: World) -> None:
     """Raise an error if the processes do not train the same."""
-    differing = {name for other in world.gather(fingerprint) for name in other if other[name] != fingerprint[name]}
+    # An entry that only some processes have, such as a fixed microbatch size, differs too.
+    differing = {
+        name
+        for other in world.gather(fingerprint)
+        for name in {**other, **fingerprint}
+        if other.get(name) != fingerprint.get(name)
+    }
     if differing:
         raise UserError(f"The processes have different settings or inputs: {', '.join(sorted(differing))} differ.")
 

@@ -8,10 +8,43 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field, fields
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from train_pytorch_model.errors import ModuleError, UserError
 from train_pytorch_model.parameters.definition import SMALLEST_POSITIVE, Definition
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+EXPORT_FORMATS = ("mlflow", "onnx")
+"""Further formats in which a trained model can be written."""
+_BOOLEAN = Definition("", bool, "", "")
+
+
+def parse_boolean(name: str, value: object) -> bool:
+    """Convert the value of a switch that is no training parameter.
+
+    Raises:
+        UserError: if it is not a boolean.
+    """
+    try:
+        return bool(_BOOLEAN.parse(value))
+    except ValueError as error:
+        raise UserError(f"{name}: {error}.") from error
+
+
+def parse_export_formats(value: Union[str, Sequence[str]]) -> tuple[str, ...]:
+    """Convert one format or several to a tuple without repetitions.
+
+    Raises:
+        UserError: if there is no such format.
+    """
+    formats = tuple(dict.fromkeys((value,) if isinstance(value, str) else value))
+    unknown = [name for name in formats if name not in EXPORT_FORMATS]
+    if unknown:
+        raise UserError(f"export: expected formats among {', '.join(EXPORT_FORMATS)}, but got {unknown[0]!r}.")
+    return formats
 
 
 def _parameter(default: Any, definition: Definition) -> Any:

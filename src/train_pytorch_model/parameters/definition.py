@@ -56,7 +56,7 @@ class Definition:
         Raises:
             ValueError: if `value` is no value of this kind. Ranges are checked by `faults`.
         """
-        text = str(value).strip().lower() if isinstance(value, (str, bool)) else ""
+        text = str(value).strip().lower() if isinstance(value, str) or self._is_boolean(value) else ""
         if self.optional and (value is None or text == "none"):
             return None
         if self.words:
@@ -65,11 +65,16 @@ class Definition:
                 return word
         if self.kind is bool and text in (*_TRUE, *_FALSE):
             return text in _TRUE
-        if self.kind in (int, float) and not isinstance(value, bool):
+        if self.kind in (int, float) and not self._is_boolean(value):
             number = self._number(value)
             if number is not None:
                 return number
         raise ValueError(f"expected {self.expected}, but got {value!r}")
+
+    def _is_boolean(self, value: object) -> bool:
+        """Whether a value is Python's or NumPy's boolean, or 0 or 1 for a boolean parameter."""
+        is_number = self.kind is bool and isinstance(value, Integral) and value in (0, 1)
+        return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool") or is_number
 
     def _word(self, text: str) -> Optional[str]:
         """The word that `text` means; YAML turns `on` and `off` into booleans, which Azure writes as True and False."""
@@ -89,7 +94,10 @@ class Definition:
             except ValueError:
                 return None
         if isinstance(value, Integral):
-            return int(value) if self.kind is int else float(value)
+            try:
+                return int(value) if self.kind is int else float(value)
+            except OverflowError:
+                return None
         return float(value) if self.kind is float and isinstance(value, Real) else None
 
     @property

@@ -76,7 +76,7 @@ def run_pipeline(
     if dry_run:
         for name, step in definition.steps.items():
             logger.info("%s: %s", name, run.plan(step).command)
-        return outputs
+        return {}
     with _locked(output_path, definition):
         try:
             run.all_steps(display)
