@@ -184,7 +184,7 @@ def test_long_steps_are_tried_fewer_times(monkeypatch: pytest.MonkeyPatch) -> No
     def num_tried(seconds: float) -> int:
         tried.clear()
         monkeypatch.setattr(trial, "_SECONDS", seconds)
-        trial._time(lambda pixels, _: tried.append(pixels), [(torch.ones(1), torch.ones(1))], torch.device("cpu"))
+        trial.time_steps(lambda pixels, _: tried.append(pixels), [(torch.ones(1), torch.ones(1))], torch.device("cpu"))
         return len(tried)
 
     assert num_tried(1000.0) == trial._WARM_UP + trial._TIMED

@@ -11,7 +11,6 @@ import pytest
 from tests.making import ROOT
 from tests.model_folders import META, write_model
 from train_pytorch_model.errors import InvalidModelDirectoryError, ModuleOutOfMemoryError, UserError
-from train_pytorch_model.ports import output_directory
 from train_pytorch_model.ports.directory_kinds import IMAGES, TRAINED
 from train_pytorch_model.ports.output_directory import OutputDirectory
 
@@ -38,7 +37,8 @@ def test_the_complete_model_is_written_and_nothing_else(found: str, tmp_path: Pa
     assert names(path) == ["_meta.yaml", "index_to_label.csv", "model"]
     assert (path / "model").read_text() == "new"
     assert names(path.parent) == ["model"]
-    assert path.stat().st_mode & 0o777 == 0o777 & ~output_directory._umask()
+    (tmp_path / "other").mkdir()
+    assert path.stat().st_mode & 0o777 == (tmp_path / "other").stat().st_mode & 0o777
 
 
 @pytest.mark.parametrize("found", ["absent", "empty"])

@@ -387,22 +387,22 @@ def test_only_networks_of_known_libraries_are_built_without_trust(
     module: str, name: str, arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match="TRUST_MODEL_CODE"):
-        served_model._build(module, name, arguments, trusted=False)
+        served_model.build_network(module, name, arguments, trusted=False)
 
 
 def test_arguments_that_make_a_library_fetch_files_are_dropped_when_serving() -> None:
     given = {"model_name": "resnet10t", "pretrained": True, "checkpoint_path": "/etc/passwd", "num_classes": 2}
-    assert served_model._build("timm", "create_model", given, trusted=False).num_classes == 2
-    network = served_model._build("torchvision.models", "squeezenet1_1", {"weights": "DEFAULT"}, trusted=False)
+    assert served_model.build_network("timm", "create_model", given, trusted=False).num_classes == 2
+    network = served_model.build_network("torchvision.models", "squeezenet1_1", {"weights": "DEFAULT"}, trusted=False)
     assert type(network).__name__ == "SqueezeNet"
-    assert served_model._build("torchvision.models.squeezenet", "SqueezeNet", {}, trusted=False)
+    assert served_model.build_network("torchvision.models.squeezenet", "SqueezeNet", {}, trusted=False)
     layers = {"block": importlib.import_module("timm.models.resnet").BasicBlock, "layers": (1, 1, 1, 1)}
-    assert served_model._build("timm.models.resnet", "ResNet", {**layers, "num_classes": 2}, trusted=False)
+    assert served_model.build_network("timm.models.resnet", "ResNet", {**layers, "num_classes": 2}, trusted=False)
 
 
 def test_what_is_trusted_must_be_a_network_too() -> None:
     with pytest.raises(ValueError, match=r"collections.Counter returns a Counter, not a network"):
-        served_model._build("collections", "Counter", {}, trusted=True)
+        served_model.build_network("collections", "Counter", {}, trusted=True)
 
 
 def test_a_network_of_another_package_is_served_where_a_variable_says_so(

@@ -26,7 +26,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 def shown(display: TrainingDisplay, width: int) -> list[str]:
     """The lines of the live display, without its colours."""
     console = Console(file=io.StringIO(), width=width, record=True)
-    console.print(display._render())
+    console.print(display.render())
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 

@@ -68,7 +68,7 @@ class TrainingDisplay(Callback):
         )
         self._epoch_bar = self._bars.add_task("Epochs", total=epochs, count="", left=_UNKNOWN)
         self._batch_bar = self._bars.add_task("Batches", total=None, count="", left=_UNKNOWN)
-        self._live = LiveDisplay(console, self._render)
+        self._live = LiveDisplay(console, self.render)
 
     def __enter__(self) -> TrainingDisplay:
         """Start the live display."""
@@ -165,7 +165,8 @@ class TrainingDisplay(Callback):
         left = self._clock.seconds_left(epochs)
         self._bars.update(self._epoch_bar, completed=epochs, count=count, left=_left(left))
 
-    def _render(self) -> RenderableType:
+    def render(self) -> RenderableType:
+        """Return the bars and the numbers that a terminal shows now."""
         return Group(self._bars, *self._lines())
 
     def _lines(self) -> list[Text]:

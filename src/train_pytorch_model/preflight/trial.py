@@ -64,10 +64,10 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
     # There before a step is timed, as they are where images are decoded once.
     batches = list(prepared.train.batches([shard.indices for shard in shards], device))
 
-    def time_steps() -> float:
-        return _time(CapturedStep(step, plan.batch_size) if plan.cuda_graph else step, batches, device)
+    def time_training() -> float:
+        return time_steps(CapturedStep(step, plan.batch_size) if plan.cuda_graph else step, batches, device)
 
-    step_seconds = run_with_advice(time_steps, step, prepared.train, plan, world)
+    step_seconds = run_with_advice(time_training, step, prepared.train, plan, world)
     network.eval()
 
     @torch.no_grad()
@@ -76,13 +76,15 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
         for part, part_labels in zip(torch.split(pixels, at_once), torch.split(labels, at_once)):
             logits_and_loss(network(normalised(part, plan.memory_format)), part_labels)
 
-    validation_seconds = _time(validate, batches, device)
+    validation_seconds = time_steps(validate, batches, device)
     peak = _peak_memory(device)
     return Trial(step_seconds, validation_seconds, None if peak is None or before is None else max(0, peak - before))
 
 
-def _time(work: Callable[[torch.Tensor, torch.Tensor], None], batches: Sequence[Batch], device: torch.device) -> float:
-    """Seconds that the median batch takes, once the first have gone by."""
+def time_steps(
+    work: Callable[[torch.Tensor, torch.Tensor], None], batches: Sequence[Batch], device: torch.device
+) -> float:
+    """Return the seconds of the median batch, after some batches that warm up."""
     seconds: list[float] = []
     began = time.perf_counter()
     for number in range(_WARM_UP + _TIMED):

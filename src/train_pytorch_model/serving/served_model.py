@@ -69,7 +69,7 @@ class ServedModel:
         weights = folder / spec["model_file"]
         logger.info("Weights of %s: SHA-256 %s.", weights, hashlib.sha256(weights.read_bytes()).hexdigest())
         trusted = has_code or os.environ.get(_TRUST, "").lower() in ("1", "true")
-        network = _build(extras["module"], extras["class"], extras.get("init_params") or {}, trusted=trusted)
+        network = build_network(extras["module"], extras["class"], extras.get("init_params") or {}, trusted=trusted)
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = network.eval().to(self._device)
@@ -106,7 +106,7 @@ class ServedModel:
         return row
 
 
-def _build(module: str, name: str, arguments: dict[str, Any], *, trusted: bool) -> nn.Module:
+def build_network(module: str, name: str, arguments: dict[str, Any], *, trusted: bool) -> nn.Module:
     """Build a network with a class or a builder of a known library; if trusted, with any callable."""
     if not trusted:
         arguments = {key: value for key, value in arguments.items() if key not in _WEIGHT_ARGUMENTS}
