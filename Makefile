@@ -1,13 +1,13 @@
-# `make sample` and `make test` need nothing but Python and make; what they install goes into .venv and .venvs.
+# `make sample` and `make test` need only Python and make. They install into .venv and .venvs.
 
-# The first of these that is there and of a supported version.
+# The first of these Pythons that exists and has a supported version.
 PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-# Gigabytes are the same in .venv and in the environments of tests: uv links them from its cache, pip would copy them.
-# Unlike pip it compiles nothing unasked, and where Python may write no bytecode every start would then take 20 s.
+# uv links the gigabytes that .venv and the environments of tests have in common from its cache; pip would copy them.
+# It compiles bytecode only on request. Without bytecode, and where Python may write none, each start takes 20 s.
 UV := $(VENV)/bin/uv
 UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
@@ -28,25 +28,25 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 sample: setup
 	$(RUN) samples/digits.py
 
-# Threads that spin while they wait make a machine that does other things too several times slower.
+# Waiting threads that spin make a busy machine several times slower.
 test test-all test-rest coverage: export OMP_WAIT_POLICY = passive
 
-# Two workers, each with a file of tests at a time.
+# Two workers; each takes one file of tests at a time.
 WORKERS ?= 2
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 test: environments
 	$(PYTEST) -m "not thorough and not gpu"
 
-# Besides, a browser and a terminal, of Debian's packages: chromium and tmux.
+# All tests. The browser and the terminal come from Debian's packages chromium and tmux.
 test-all: environments
 	$(PYTEST) -m "not gpu"
 
-# What test-all has beyond test, but for a browser and a terminal.
+# The tests of test-all that are not in test, except those in a browser or a terminal.
 test-rest: environments
 	$(PYTEST) -m "thorough and not gpu" --ignore tests/test_as_a_person_would.py
 
-# What tests cannot share .venv with, built once under .venvs, before the time of any test begins.
+# Environments that cannot be part of .venv, built once under .venvs before the tests start.
 environments: setup
 	$(RUN) -m tests.environments retired azure_ai_ml azure_ml_component mldesigner mlflow inference_server
 
@@ -56,7 +56,7 @@ test-gpu: setup
 soak: setup
 	$(RUN) -m tests.soak
 
-# Whole inputs, valid and broken, for so many minutes; with --real N, so many more by the real command.
+# Runs commands on valid and broken inputs for MINUTES; --real N also runs the real command N times.
 MINUTES ?= 10
 fuzz: setup
 	OMP_NUM_THREADS=1 $(RUN) -m tests.fuzzing --minutes $(MINUTES)
