@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Callable
 
 from train_pytorch_model.data.decoding import UnreadableImageError
 from train_pytorch_model.distributed.world import is_lost_peer
-from train_pytorch_model.errors import DivergedRunError, InterruptedRunError, UserError, is_out_of_memory
+from train_pytorch_model.errors import (
+    DivergedRunError,
+    InterruptedRunError,
+    UserError,
+    as_module_error,
+    is_out_of_memory,
+)
 from train_pytorch_model.job.output import save_best
 from train_pytorch_model.training.loop import DivergedError
 from train_pytorch_model.training.microbatches import BatchTooLargeError, out_of_memory
@@ -22,6 +28,20 @@ if TYPE_CHECKING:
     from train_pytorch_model.job.settings import Settings
     from train_pytorch_model.parameters import TrainingParameters
     from train_pytorch_model.training.early_stopping import BestModel
+
+
+@contextmanager
+def reported_at_once(report: Callable[[ModuleError | None], None], *, is_needed: bool) -> Iterator[None]:
+    """Report an error of the block while SIGTERM is still handled.
+
+    When a process fails, torchrun ends the others with SIGTERM, which must not come between the error and its report.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if is_needed:
+            report(as_module_error(error))
+        raise
 
 
 @contextmanager

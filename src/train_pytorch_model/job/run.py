@@ -17,7 +17,7 @@ from train_pytorch_model.distributed.interruption import Interruption
 from train_pytorch_model.distributed.rendezvous import connected
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.job.display import TrainingDisplay
-from train_pytorch_model.job.faults import best_kept, faults_named
+from train_pytorch_model.job.faults import best_kept, faults_named, reported_at_once
 from train_pytorch_model.job.history import METRICS_FILE, History, MetricsLog
 from train_pytorch_model.job.output import remove_earlier_outputs, write_model
 from train_pytorch_model.job.plan import fingerprint_of, log_plan, make_plan
@@ -59,7 +59,8 @@ def train(settings: Settings, session: Session) -> TrainingResult:
     report = session.report if is_main else _ignore
     report_path = None
     with Interruption(report, handles_sigterm=session.handles_signals) as interruption, kept_warnings() as warnings:
-        with connected(session.launch, report, interruption.notice) as world:
+        at_once = reported_at_once(report, is_needed=session.handles_signals and session.launch.world_size > 1)
+        with at_once, connected(session.launch, report, interruption.notice) as world:
             finished, checkpoints = _fit(settings, session, world, interruption, warnings)
         if is_main:
             interruption.extend()
