@@ -15,7 +15,7 @@ from train_pytorch_model.ports.image_list import (
     read_items,
     read_schema,
 )
-from train_pytorch_model.ports.named_files import Folder, is_inside
+from train_pytorch_model.ports.named_files import Folder, fault_of_name
 from train_pytorch_model.ports.raw_images import items_not_taken, load_raw_images
 from train_pytorch_model.ports.small_files import META_FILE
 from train_pytorch_model.text.wording import FirstFew, name_some
@@ -105,7 +105,7 @@ def checked_items(
             faults.add(f"line {number} names {name_some(names)}, which is not an image")
             continue
         # Only the last name is read; the first may lead through a link that a copy will not have.
-        if fault := "leaves the directory" if not all(map(is_inside, names)) else folder.fault_of(names[-1]):
+        if fault := fault_of_name(names[0]) or folder.fault_of(names[-1]):
             faults.add(f"line {number} names {name_some(names)}, which {fault}")
         elif info.get("coco_url") and not os.path.exists(os.path.join(path, names[-1])):
             faults.add(f"line {number} gives an address instead of a file; images are not fetched")

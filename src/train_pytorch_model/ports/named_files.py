@@ -29,6 +29,13 @@ def is_inside(name: str) -> bool:
     return "\0" not in path and not path.startswith("/") and ".." not in path.split("/")
 
 
+def fault_of_name(name: str) -> str:
+    """Return what is wrong with a name, such as "leaves the directory"; "" if nothing is. Ignores links."""
+    if not is_file_name(name):
+        return "is not a possible file name"
+    return "" if is_inside(name) else "leaves the directory"
+
+
 class Folder:
     """A folder whose files are named by its own content, which may come from a stranger."""
 
@@ -40,10 +47,8 @@ class Folder:
 
     def fault_of(self, name: str) -> str:
         """Return why a name may not be read, such as "leaves the directory"; "" if it may. A file may be missing."""
-        if not is_file_name(name):
-            return "is not a possible file name"
-        if not is_inside(name):
-            return "leaves the directory"
+        if fault := fault_of_name(name):
+            return fault
         if self.is_led_out(os.path.join(self._path, name)):
             return "leads out of the directory through a link"
         return ""
