@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.modules.annotations import read_annotations
+from train_pytorch_model.ports.class_folders import label_by_folders
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
@@ -75,28 +75,10 @@ def common_folder(names: Sequence[str]) -> str:
 
 
 def _by_folders(where: str, names: Sequence[str]) -> Labelling:
-    """Labels by one folder per class; the folders above those have no meaning."""
-    folders = [folder_of(name) for name in names]
-    roots = Counter(folder_of(folder) for folder in folders if folder)
-    if not roots:
+    labels = label_by_folders(where, names)
+    if labels is None:
         return Labelling([""] * len(names), None)
-    root = roots.most_common(1)[0][0]
-    apart = [other for other in roots if not is_above(other, root) and not is_above(root, other)]
-    if apart:
-        raise InvalidDatasetError(
-            where,
-            f"several folders have class folders: {name_some(sorted([root, *apart]))}",
-            "Give one of them.",
-        )
-    is_in_class = [bool(folder) and folder_of(folder) == root for folder in folders]
-    if sum(is_in_class) < len(names) / 2:
-        raise InvalidDatasetError(
-            where,
-            f"{len(names) - sum(is_in_class)} of {len(names)} images are in no class folder of {root or 'the input'!r}",
-            "Put each image into the folder of its class, or all images into one folder without labels.",
-        )
-    _warn_of_skipped(where, [name for name, is_in in zip(names, is_in_class) if not is_in], "outside of class folders")
-    labels = [folder.rpartition("/")[2] if is_in else None for folder, is_in in zip(folders, is_in_class)]
+    _warn_of_skipped(where, [name for name, label in zip(names, labels) if label is None], "outside of class folders")
     return Labelling(labels, ())
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import logging
 import lzma
-import os
 import tarfile
 import zipfile
 import zlib
@@ -15,12 +13,11 @@ from typing import IO, TYPE_CHECKING, Any, Callable
 
 from train_pytorch_model.data.decoding import UnreadableImageError
 from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.ports.folder_files import files_below, is_hidden
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-logger = logging.getLogger(__name__)
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".gz", ".bz2")
 DATASET = "Input"
@@ -82,7 +79,7 @@ def files_of(path: Path) -> Iterator[SourceFile]:
             raise InvalidDatasetError(where, "it is not a regular file", "Give a folder or an archive of images.")
         yield from _archive(path, where)
         return
-    visible = sorted(entry for entry in path.iterdir() if not _is_hidden(entry.name))
+    visible = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
     archives = [entry for entry in visible if _is_archive(entry)]
     if not archives:
         yield from _folder(path, where)
@@ -99,32 +96,9 @@ def _is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(ARCHIVE_ENDINGS)
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
 def _folder(path: Path, where: str) -> Iterator[SourceFile]:
-    num_links = 0
-
-    def refuse(error: OSError) -> None:
-        raise InvalidDatasetError(where, f"a folder cannot be read: {error}") from error
-
-    for folder, folders, files in os.walk(path, onerror=refuse):
-        num_links += sum(os.path.islink(os.path.join(folder, name)) for name in (*folders, *files))
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        for name in sorted(name for name in files if not _is_hidden(name)):
-            file = Path(folder) / name
-            if not os.path.islink(file) and _is_regular(file, where):
-                yield SourceFile(file.relative_to(path).as_posix(), lambda file=file: file.open("rb"))  # type: ignore[misc]
-    if num_links:
-        logger.warning("%s: skipped %d links to files or folders.", where, num_links)
-
-
-def _is_regular(file: Path, where: str) -> bool:
-    if os.path.isfile(file) or not os.path.exists(file):  # an inaccessible file is reported when it is opened
-        return True
-    logger.warning("%s: skipped %s, which is not a regular file.", where, file)  # reading a pipe would block
-    return False
+    for name, file in files_below(path, where):
+        yield SourceFile(name, lambda file=file: file.open("rb"))  # type: ignore[misc]
 
 
 def _archive(path: Path, where: str) -> Iterator[SourceFile]:
@@ -145,7 +119,7 @@ def _archive_error(archive: str, error: BaseException) -> InvalidDatasetError:
 def _plain_name(name: str) -> str | None:
     """`a/b.jpg` for `./a/b.jpg` and `/a/b.jpg`; None for a hidden file or a name with `..`."""
     parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "/"]
-    return None if not parts or any(_is_hidden(part) for part in parts) else "/".join(parts)
+    return None if not parts or any(is_hidden(part) for part in parts) else "/".join(parts)
 
 
 def _zip(path: Path, archive: str) -> Iterator[SourceFile]:
