@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import sys
 from importlib.metadata import distributions
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.pipelines.definition import Component
 
+logger = logging.getLogger(__name__)
+
 _RECORD_FILE = "finished.json"
 
 
@@ -29,7 +32,10 @@ def fingerprint(path: Path) -> str:
         files = sorted(Path(folder) / name for folder, _, names in walked for name in names)
     digest = hashlib.sha256()
     for file in files:
-        status = file.lstat() if not file.exists() else file.stat()
+        try:
+            status = file.stat() if file.exists() else file.lstat()
+        except FileNotFoundError:  # removed meanwhile
+            continue
         digest.update(f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
@@ -72,8 +78,11 @@ def begin(folder: Path) -> None:
 
 
 def finish(folder: Path, key: str, outputs: Mapping[str, Path]) -> None:
-    """Record that the step succeeded."""
-    (folder / _RECORD_FILE).write_text(json.dumps(_record(key, outputs), indent=2), encoding="utf-8")
+    """Record that the step succeeded. Without the record, the next run repeats the step."""
+    try:
+        (folder / _RECORD_FILE).write_text(json.dumps(_record(key, outputs), indent=2), encoding="utf-8")
+    except OSError as error:
+        logger.warning("%s could not be written: %s.", folder / _RECORD_FILE, error.strerror)
 
 
 def _record(key: str, outputs: Mapping[str, Path]) -> dict[str, object]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from train_pytorch_model.data.file_systems import is_system_name, locked
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.pipelines.checks import faults_of_pipeline
 from train_pytorch_model.pipelines.definition import (
@@ -81,7 +81,10 @@ def run_pipeline(
         try:
             run.all_steps(display)
         finally:
-            draw_graph(definition, run.states, output_path / GRAPH_FILE)
+            try:
+                draw_graph(definition, run.states, output_path / GRAPH_FILE)
+            except OSError as error:
+                logger.warning("%s could not be written: %s.", output_path / GRAPH_FILE, error.strerror)
     for name, path in outputs.items():
         logger.info("Output %s: %s", name, path)
     return outputs
@@ -99,14 +102,18 @@ def _locked(folder: Path, pipeline: Pipeline) -> Iterator[None]:
             path = (pipeline.path.parent / source.path).resolve()
             if folder.resolve() in (path, *path.parents) or path in folder.resolve().parents:
                 raise UserError(f"The input {path} overlaps with the folder {folder}. Give another --output-path.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARK_FILE).is_file():
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    if not all(map(is_system_name, names)) and not (folder / _MARK_FILE).is_file():
         raise UserError(f"{folder} contains files that are not from an earlier run. Give another --output-path.")
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _MARK_FILE).open("a", encoding="utf-8") as mark:
+    (folder / _MARK_FILE).open("a", encoding="utf-8").close()
+    with ExitStack() as stack:
         try:
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            reason = stack.enter_context(locked(folder / _MARK_FILE))
+        except BlockingIOError as error:
             raise UserError(f"Another run is using {folder}. Give another --output-path.") from error
+        if reason:
+            logger.warning("%s cannot be locked (%s). Do not start another run in it.", folder, reason)
         yield
 
 
@@ -120,7 +127,11 @@ def terminated_as_interrupted() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # as nohup sets it for SIGHUP
+    }
     try:
         yield
     finally:
