@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Optional
 
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.modules.annotations import read_annotations
-from train_pytorch_model.ports.class_folders import label_by_folders
+from train_pytorch_model.ports.class_folders import read_class_folders
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ def common_folder(names: Sequence[str]) -> str:
 
 
 def _by_folders(where: str, names: Sequence[str]) -> Labelling:
-    labels = label_by_folders(where, names)
-    if labels is None:
+    found = read_class_folders(where, names)
+    if found is None:
         return Labelling([""] * len(names), None)
+    labels = found.labels
     _warn_of_skipped(where, [name for name, label in zip(names, labels) if label is None], "outside of class folders")
     return Labelling(labels, ())
 

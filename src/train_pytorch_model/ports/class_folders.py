@@ -1,55 +1,181 @@
-"""Finds the class of each image by the folder that it is in."""
+"""Finds the class of each image by the folders that it is in, as torchvision's ImageFolder does.
+
+Folders around the class folders have no meaning. The class folders are the first level where the images are in several
+folders; images further down belong to the class, too. If a further level could be that of the classes as well, the
+folders are ambiguous, unless the level is chosen.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional
 
 from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.ports.classes import one_class_each
+from train_pytorch_model.text.name_forms import appearance, nfc
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+logger = logging.getLogger(__name__)
+
+_SPLIT_NAMES = frozenset(["train", "training", "valid", "validation", "val", "dev", "test", "testing"])
+_SMALL_FRACTION = 0.1
+"""The largest fraction of the images that may lie elsewhere without making a reading of the folders doubtful."""
 
 
-def label_by_folders(where: str, names: Sequence[str]) -> list[Optional[str]] | None:
-    """Return the class of each image, which is the name of a folder; the folders above those have no meaning.
+@dataclass(frozen=True)
+class ClassFolders:
+    """The classes of images by their folders."""
+
+    labels: list[Optional[str]]
+    """One per image: None for an image outside of the class folders."""
+    root: str
+    """The folder of the class folders, relative to the input; empty for the input itself."""
+
+
+@dataclass
+class _Node:
+    """A folder with images in it or below it."""
+
+    name: str
+    num_direct: int = 0
+    num_images: int = 0
+    children: dict[str, _Node] = field(default_factory=dict)
+    """By their names in NFC."""
+
+    @property
+    def is_class(self) -> bool:
+        """Whether the folder has images of its own, apart from a few."""
+        return self.num_direct > _SMALL_FRACTION * self.num_images
+
+
+def read_class_folders(where: str, names: Sequence[str], level: int | None = None) -> ClassFolders | None:
+    """Find the class folders of images.
 
     Args:
         where: the dataset, for messages.
         names: relative names of the images, with forward slashes.
+        level: which folder on the path of an image is its class: 1 for the first, -1 for the last one; None for the
+            first level where the images are in several folders.
 
     Returns:
-        One class per image, None for an image outside of class folders; None if there are no folders.
+        The classes; None if no image is in a folder.
 
     Raises:
-        InvalidDatasetError: if the folders are ambiguous.
+        InvalidDatasetError: if several levels of folders could be the classes, or two classes look the same.
     """
-    folders = [_folder_of(name) for name in names]
-    roots = Counter(_folder_of(folder) for folder in folders if folder)
-    if not roots:
+    counts = Counter(_folder_of(name) for name in names)
+    if not any(counts):
         return None
-    root = roots.most_common(1)[0][0]
-    apart = [other for other in roots if not _is_above(other, root) and not _is_above(root, other)]
-    if apart:
+    if level is None:
+        root, depth = _find_level(_tree(counts), where)
+    else:
+        root, depth = "", level - 1 if level > 0 else level
+    label_of = {folder: _part(folder, depth) for folder in counts}
+    one_form = one_class_each(where, (label for label in label_of.values() if label is not None))
+    labels = {folder: None if label is None else one_form[label] for folder, label in label_of.items()}
+    num_outside = sum(counts[folder] for folder, label in labels.items() if label is None)
+    if num_outside > len(names) / 2:
         raise InvalidDatasetError(
             where,
-            f"several folders have class folders: {name_some(sorted([root, *apart]))}",
-            "Give one of them.",
-        )
-    is_in_class = [bool(folder) and _folder_of(folder) == root for folder in folders]
-    if sum(is_in_class) < len(names) / 2:
-        raise InvalidDatasetError(
-            where,
-            f"{len(names) - sum(is_in_class)} of {len(names)} images are in no class folder of {root or 'the input'!r}",
+            f"{num_outside} of {len(names)} images are in no class folder of {root or 'the input'!r}",
             "Put each image into the folder of its class, or all images into one folder without labels.",
         )
-    return [folder.rpartition("/")[2] if is_in else None for folder, is_in in zip(folders, is_in_class)]
+    return ClassFolders([labels[_folder_of(name)] for name in names], root)
+
+
+def are_splits(names: Iterable[str]) -> bool:
+    """Whether all folders of a level have names of splits, so that they are not classes."""
+    return _SPLIT_NAMES.issuperset(name.lower() for name in names)
 
 
 def _folder_of(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _is_above(folder: str, other: str) -> bool:
-    return not folder or folder == other or other.startswith(folder + "/")
+def _part(folder: str, depth: int) -> str | None:
+    parts = folder.split("/") if folder else []
+    return parts[depth] if -len(parts) <= depth < len(parts) else None
+
+
+def _tree(counts: Mapping[str, int]) -> _Node:
+    top = _Node("")
+    for folder, count in counts.items():
+        node = top
+        node.num_images += count
+        for part in folder.split("/") if folder else ():
+            node = node.children.setdefault(nfc(part), _Node(part))
+            node.num_images += count
+        node.num_direct += count
+    return top
+
+
+def _find_level(top: _Node, where: str) -> tuple[str, int]:
+    """The folder of the class folders, and their depth, counted from 0."""
+    path, node = _first_level(top)
+    outer = list(node.children.values())
+    inner, inner_level = _other_reading(outer, len(path))
+    if inner:
+        levels = (f"--class-level {len(path) + 1}", f"--class-level {inner_level}")
+        names = (name_some(sorted(child.name for child in outer)), name_some(sorted(inner)))
+        raise InvalidDatasetError(
+            where,
+            f"two levels of its folders could be the classes: {names[0]} ({levels[0]}) or {names[1]} ({levels[1]})",
+            f"Choose one of them with {levels[0]} or {levels[1]} of convert-to-image-directory.",
+        )
+    nested = [child.name for child in outer if child.num_direct < child.num_images]
+    if nested:
+        logger.info("%s: images in folders below %s belong to these classes.", where, name_some(sorted(nested)))
+    return "/".join(path), len(path)
+
+
+def _first_level(node: _Node) -> tuple[list[str], _Node]:
+    """The first folder, at or below a folder, that has several folders, or one class; and the path to it."""
+    path: list[str] = []
+    while len(node.children) == 1 and not node.is_class:
+        (child,) = node.children.values()
+        if child.is_class:
+            break
+        path.append(child.name)
+        node = child
+    return path, node
+
+
+def _other_reading(outer: Sequence[_Node], depth: int) -> tuple[set[str], int]:
+    """The names of folders further down that could be the classes, and their level; no names if there are none.
+
+    They could be if, of more than a few images, the class folders have several folders and no images of their own; or
+    if almost all class folders have one folder each and no images of their own.
+    """
+    num_images = sum(node.num_images for node in outer)
+    deep = [(node, *_first_level(node)) for node in outer if not node.is_class]
+    several = [node for node, _, last in deep if _are_classes(last)]
+    names = {child.name for _, _, last in deep for child in last.children.values()}
+    if sum(node.num_images for node in several) <= _SMALL_FRACTION * num_images:
+        num_shallow = num_images - sum(node.num_images for node, _, _ in deep)
+        same = all(_is_named_after(child, node) for node, _, last in deep for child in last.children.values())
+        if num_shallow > _SMALL_FRACTION * num_images or len(names) < 2 or are_splits(names) or same:
+            return set(), 0
+    levels = {depth + 2 + len(path) for _, path, _ in deep}
+    if len(levels) == 1 and len(deep) == len(outer):
+        return names, levels.pop()
+    return {name for node in outer for name in _names_with_images(node)}, -1
+
+
+def _are_classes(node: _Node) -> bool:
+    return len(node.children) > 1 and not are_splits(node.children)
+
+
+def _is_named_after(node: _Node, other: _Node) -> bool:
+    return appearance(other.name) in appearance(node.name)
+
+
+def _names_with_images(node: _Node) -> Iterator[str]:
+    if node.num_direct:
+        yield node.name
+    for child in node.children.values():
+        yield from _names_with_images(child)

@@ -1,16 +1,20 @@
-"""Compares the classes of the two datasets, and warns of unusual classes."""
+"""Compares the names of classes, within a dataset and of two datasets, and warns of unusual classes."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.text.wording import name_some
+from train_pytorch_model.text.name_forms import appearance, difference, nfc, one_form_each
+from train_pytorch_model.text.wording import join_some, name_some
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from train_pytorch_model.ports.labelled_images import LabelledImages
 
 logger = logging.getLogger(__name__)
@@ -24,23 +28,66 @@ LABELS_READ_AS_MISSING = frozenset(
 )
 
 
+def one_class_each(where: str, labels: Iterable[str], *, alike: bool = False) -> dict[str, str]:
+    """Map each label to the name of its class: labels that are the same text in other Unicode forms are one class.
+
+    Args:
+        where: the dataset, for messages.
+        labels: the labels of images or names of class folders.
+        alike: whether labels may look the same otherwise, such as "cat" and "Cat".
+
+    Raises:
+        InvalidDatasetError: if labels look the same and must not; the message says how they differ.
+    """
+    forms = one_form_each(labels)
+    merged = [f"{name!a} and {form!a}" for name, form in forms.items() if name != form]
+    if merged:
+        logger.warning(
+            "%s: read as one class, because they are the same text in two Unicode forms: %s.", where, join_some(merged)
+        )
+    pairs = [] if alike else _pairs_alike(sorted(set(forms.values())))
+    if pairs:
+        raise InvalidDatasetError(
+            where,
+            f"it has classes whose names look the same: {join_some(pairs)}",
+            "Give one name to what is one class, and other names to what are two classes.",
+        )
+    return forms
+
+
+def _pairs_alike(names: Iterable[str], others: Iterable[str] = ()) -> list[str]:
+    """Name the pairs that look the same, each with the difference: one of `names`, and a later one or one of others."""
+    by_appearance = {appearance(name): name for name in others}
+    pairs = []
+    for name in names:
+        other = by_appearance.setdefault(appearance(name), name)
+        if name != other:
+            pairs.append(f"{other!a} and {name!a} differ in {difference(other, name)}")
+    return pairs
+
+
 def match_classes(train: LabelledImages, valid: LabelledImages) -> LabelledImages:
     """Return the validation images with the class indices of the training dataset, matched by name.
+
+    Names that are the same text in another Unicode form are the same. The names of the training dataset are kept.
 
     Raises:
         InvalidDatasetError: if the two datasets have different categories; the message names them.
     """
-    missing = [name for name in train.classes if name not in set(valid.classes)]
-    extra = [name for name in valid.classes if name not in set(train.classes)]
+    index = {nfc(name): name for name in train.classes}
+    names = tuple(index.get(nfc(name), name) for name in valid.classes)
+    missing = [name for name in train.classes if name not in set(names)]
+    extra = [name for name in names if name not in set(train.classes)]
     if missing or extra:
         parts = [f"it lacks {name_some(missing)}"] if missing else []
         parts += [f"the training dataset lacks {name_some(extra)}"] if extra else []
+        parts += _pairs_alike(extra, missing)
         raise InvalidDatasetError(
             valid.where,
             f"categories of validation dataset are different from that of training dataset ({'; '.join(parts)}).",
             "Please make sure training and validation dataset have the same categories.",
         )
-    return valid.ordered_as(train.classes)
+    return replace(valid, classes=names).ordered_as(train.classes)
 
 
 def warn_of_classes(train: LabelledImages, valid: LabelledImages) -> None:
