@@ -13,7 +13,8 @@ from typing import IO, TYPE_CHECKING, Any, Callable
 
 from train_pytorch_model.data.decoding import UnreadableImageError
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.ports.folder_files import files_below, is_hidden
+from train_pytorch_model.ports.folder_files import files_below
+from train_pytorch_model.ports.image_names import is_hidden
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ def _is_archive(path: Path) -> bool:
 
 
 def _folder(path: Path, where: str) -> Iterator[SourceFile]:
-    for name, file in files_below(path, where):
-        yield SourceFile(name, lambda file=file: file.open("rb"))  # type: ignore[misc]
+    for file in files_below(path, where):
+        yield SourceFile(file.name, lambda path=file.path: path.open("rb"))  # type: ignore[misc]
 
 
 def _archive(path: Path, where: str) -> Iterator[SourceFile]:
