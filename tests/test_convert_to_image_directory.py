@@ -27,9 +27,9 @@ from train_pytorch_model.ports.labelled_images import read_labelled_images
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".gz", ".bz2")
 
 
-def convert(source: Path, target: Path) -> int:
+def convert(source: Path, target: Path, **flags: object) -> int:
     outputs = target.parent / "outputs"
-    return run_here("convert-to-image-directory", input_path=source, output_path=target, outputs_path=outputs)
+    return run_here("convert-to-image-directory", input_path=source, output_path=target, outputs_path=outputs, **flags)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -135,7 +135,11 @@ def test_unreadable_images_are_skipped_and_listed_with_reasons(folders: Path, tm
     (folders / "cat" / "0.png").write_bytes(b"no image")
     half = (folders / "dog" / "1.png").read_bytes()
     (folders / "dog" / "1.png").write_bytes(half[: len(half) // 2])
-    assert convert(folders, tmp_path / "ours") == 0
+    assert convert(folders, tmp_path / "ours") == 1
+    assert "2 of 12 images would be left out (2 that cannot be read: 'cat/0.png', 'dog/1.png')" in error_text(
+        tmp_path / "outputs"
+    )
+    assert convert(folders, tmp_path / "ours", skip_unreadable_images=True) == 0
     assert len(read_labelled_images(tmp_path / "ours", "Training dataset")) == 10
     listed = json.loads((tmp_path / "outputs" / "unreadable_images.json").read_text())["Input"]
     assert [entry["file_name"] for entry in listed] == ["cat/0.png", "dog/1.png"]
@@ -405,7 +409,10 @@ def test_labels_beside_flat_images_in_a_folder_of_a_zip_are_found(folders: Path,
     photos = tmp_path / "input" / "photos"
     shutil.copytree(folders / "cat", photos)
     (photos / "labels.csv").write_text("file,label\n0.png, yes\n1.png,no\n2.png,\n")
-    assert convert(pack(tmp_path / "input", tmp_path / "photos.zip"), tmp_path / "ours") == 0
+    archive = pack(tmp_path / "input", tmp_path / "photos.zip")
+    assert convert(archive, tmp_path / "ours") == 1
+    assert "(1 without a label in photos/labels.csv: 'photos/2.png')" in error_text(tmp_path / "outputs")
+    assert convert(archive, tmp_path / "ours", allow_partial=True) == 0
     images = read_labelled_images(tmp_path / "ours", "Training dataset")
     assert images.classes == ("no", "yes")
     assert [images.classes[label] for label in images.labels] == ["yes", "no"]

@@ -45,7 +45,7 @@ def test_modules_for_images_return_counts_classes_and_operations(
     assert converted == ConvertedImages(images, 12, tuple(CLASSES), {f"{CLASSES[0]}/broken.png": ANY})
     copy = tmp_path / "copy"
     copied = convert_to_image_directory(images, copy, outputs_path=outputs_path, display=display)
-    assert copied == ConvertedImages(copy, 12, tuple(CLASSES))
+    assert copied == ConvertedImages(copy, 12, tuple(CLASSES), labels_from=("images.lst",))
     train, test = tmp_path / "train", tmp_path / "test"
     split = split_image_directory(
         images, train, test, fraction=0.75, random_seed=42, outputs_path=outputs_path, display=display

@@ -250,6 +250,9 @@ def convert_to_image_directory(
     input_path: PathLike,
     output_path: PathLike,
     *,
+    split: Optional[str] = None,
+    allow_partial: bool = False,
+    skip_unreadable_images: bool = False,
     outputs_path: PathLike = "outputs",
     _session: Optional[Session] = None,
 ) -> ConvertedImages:
@@ -258,13 +261,18 @@ def convert_to_image_directory(
     Args:
         input_path: a folder or an archive of images, with one folder per class or a file of labels.
         output_path: the ImageDirectory to write.
+        split: the only split to convert, such as "train"; None for all.
+        allow_partial: convert what can be used, even if more than a tenth of the images, a class or a file of labels
+            is left out.
+        skip_unreadable_images: leave out any number of unreadable images, not only up to a tenth.
         outputs_path: folder of reports.
 
     Returns:
-        The number of images, the classes and the skipped files.
+        The number of images, the classes, the skipped files and the files of labels.
 
     Raises:
-        ModuleError: if there is no image that can be converted, or the output cannot be written.
+        ModuleError: if there is no image that can be converted, too much would be left out, a file of labels cannot be
+            used, or the output cannot be written.
 
     Examples:
         >>> import train_pytorch_model as tpm
@@ -273,10 +281,12 @@ def convert_to_image_directory(
         (24, ('cat', 'dog'))
     """
     from train_pytorch_model.modules import convert_to_image_directory as module
+    from train_pytorch_model.modules.conversion_options import ConversionOptions
 
+    options = ConversionOptions(split, allow_partial, skip_unreadable_images)
     with _in_module(_session, outputs_path) as (session, outputs):
         return module.convert_to_image_directory(
-            Path(input_path), Path(output_path), outputs_path=outputs, display=session.display
+            Path(input_path), Path(output_path), options=options, outputs_path=outputs, display=session.display
         )
 
 

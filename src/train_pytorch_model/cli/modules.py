@@ -52,9 +52,21 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         required=True,
         metavar="DIR|FILE",
         help="A folder or an archive (.zip, .tar, .tgz, .tar.gz, .tar.bz2, .gz, .bz2), one folder per class or flat. "
-        "Labels can also come from a COCO .json file, a data labeling export (.jsonl), or a .csv of file and label.",
+        "Labels can also come from a .csv, .tsv, .json or .jsonl file, such as COCO or a labeling tool's export.",
     )
     add_folder(parser, "output_path", "ImageDirectory to write.")
+    parser.add_argument(
+        "--split",
+        metavar="NAME",
+        help="Convert one split: the images of the folder train, valid, test or similar, or the rows of a file of "
+        "labels with this value in its column split. Default: all splits.",
+    )
+    add_boolean(
+        parser,
+        "allow_partial",
+        "Convert what can be used, even if more than a tenth of the images, a class or a file of labels is left out.",
+    )
+    add_boolean(parser, "skip_unreadable_images", "Leave out any number of unreadable images, not only up to a tenth.")
     add_outputs_path(parser)
 
 

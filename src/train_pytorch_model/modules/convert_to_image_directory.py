@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 from train_pytorch_model.data.decoding import UnreadableImageError, decode
 from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.data.unreadable_images import write_unreadable_images
-from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.errors import InvalidDatasetError, UserError
+from train_pytorch_model.modules.conversion_options import ConversionOptions
+from train_pytorch_model.modules.conversion_summary import ConversionSummary, LeftOut
+from train_pytorch_model.modules.directory_copy import copy_directory
 from train_pytorch_model.modules.image_layout import Labelling, find_labels
 from train_pytorch_model.modules.image_sources import DATASET, files_of
-from train_pytorch_model.modules.item_copies import copy_items
 from train_pytorch_model.modules.staged_images import StagedImages, staged_path
-from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.directory_kinds import IMAGES
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
 from train_pytorch_model.ports.image_list import is_image_directory
@@ -25,10 +27,14 @@ from train_pytorch_model.ports.raw_images import IMAGE_EXTENSIONS
 from train_pytorch_model.text.wording import join_some
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from train_pytorch_model.console.progress import ProgressDisplay
     from train_pytorch_model.ports.file_names import FileNames
 
 logger = logging.getLogger(__name__)
+
+_DEFAULTS = ConversionOptions()
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,17 @@ class ConvertedImages:
     """In the order of their ids; None for images without labels."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Files that could not be read, with the reason."""
+    labels_from: tuple[str, ...] = ()
+    """The files that gave the labels; empty if the folders did, or if there are none."""
 
 
 def convert_to_image_directory(
-    input_path: Path, output_path: Path, *, outputs_path: Path, display: ProgressDisplay
+    input_path: Path,
+    output_path: Path,
+    *,
+    options: ConversionOptions = _DEFAULTS,
+    outputs_path: Path,
+    display: ProgressDisplay,
 ) -> ConvertedImages:
     """Write the images of a folder or an archive as an ImageDirectory. The input is only read.
 
@@ -52,47 +65,49 @@ def convert_to_image_directory(
         input_path: one folder per class, or a flat folder, either with an optional file of annotations; an archive of
             one of these; or an ImageDirectory, which is copied.
         output_path: the ImageDirectory to write.
-        outputs_path: the folder of reports, where the list of unreadable images is written.
+        options: what is converted, and what may be left out.
+        outputs_path: the folder of reports, where the summary and the list of unreadable images are written.
         display: shows the progress.
 
     Returns:
-        The number of images, the classes and the skipped files.
+        The number of images, the classes, the skipped files and the files of labels.
 
     Raises:
-        ModuleError: if there is no image that can be converted, or the output cannot be written.
+        ModuleError: if there is no image that can be converted, too much would be left out, a file of labels cannot be
+            used, or the output cannot be written.
     """
     output = OutputDirectory(output_path, "Image directory", IMAGES)
     output.check((input_path,), outputs_path)
+    skipped: dict[str, str] = {}
     with output.writing() as folder:
         if input_path.is_dir() and is_image_directory(input_path):
-            converted = _copy_directory(input_path, output_path, folder, display)
+            if options.split is not None:
+                raise UserError(f"--split {options.split}: {input_path} is an ImageDirectory, which has no splits.")
+            summary = copy_directory(input_path, folder, display)
         else:
-            converted = _convert(input_path, output_path, folder, outputs_path, display)
+            summary, skipped = _convert(input_path, folder, options, outputs_path, display)
+        summary.log()
+        logger.info("Wrote the summary of the conversion to %s.", summary.write(outputs_path))
     logger.info("Saved the image directory to %s.", output_path)
-    return converted
-
-
-def _copy_directory(input_path: Path, output_path: Path, folder: Path, display: ProgressDisplay) -> ConvertedImages:
-    schema, columns, items = read_listed_items(input_path, DATASET, labelled=False)
-    logger.info("%s is already an ImageDirectory; copying it.", input_path)
-    with display.images(DATASET, "copied") as advance:
-        num_images = copy_items(folder, schema, columns, input_path, items(), advance)
-    return ConvertedImages(output_path, num_images, _classes_of(schema))
-
-
-def _classes_of(schema: dict[str, Any]) -> Optional[tuple[str, ...]]:
-    for column in schema["columnAttributes"]:
-        properties = column.get("properties")
-        categories = properties.get("categories") if isinstance(properties, dict) else None
-        if isinstance(categories, list):
-            return tuple(str(entry.get("name")) for entry in categories if isinstance(entry, dict))
-    return None
+    return ConvertedImages(
+        output_path,
+        summary.num_images,
+        None if summary.classes is None else tuple(summary.classes),
+        skipped,
+        summary.labels_from,
+    )
 
 
 def _convert(
-    input_path: Path, output_path: Path, folder: Path, outputs_path: Path, display: ProgressDisplay
-) -> ConvertedImages:
+    input_path: Path, folder: Path, options: ConversionOptions, outputs_path: Path, display: ProgressDisplay
+) -> tuple[ConversionSummary, dict[str, str]]:
+    """Convert a folder or an archive.
+
+    Returns:
+        The summary, and the reason for each image that cannot be read.
+    """
     where = f"{DATASET} {input_path}"
+    left_out = LeftOut()
     with tempfile.TemporaryDirectory(prefix="annotations-") as texts_folder:
         staged = StagedImages(folder, Path(texts_folder), where)
         with display.images(DATASET, "copied") as advance:
@@ -102,40 +117,49 @@ def _convert(
         if not staged.names:
             raise InvalidDatasetError(where, f"no image was found; images end in {' '.join(IMAGE_EXTENSIONS)}")
         staged.warn_of_other_files()
-        labelling = find_labels(where, staged.names, staged.texts)
-    unreadable = {**_unreadable(folder, len(staged.names), display), **staged.unreadable}
+        labelling = find_labels(where, staged.names, staged.texts, options, left_out)
+    left_out.log(where)
+    wanted = [number for number, label in enumerate(labelling.labels) if label is not None]
+    unreadable = {**_unreadable(folder, wanted, display), **staged.unreadable}
     skipped = {staged.names[number]: reason for number, reason in sorted(unreadable.items())}
-    if len(unreadable) == len(staged.names):
+    lost = [staged.names[number] for number in wanted if number in unreadable]
+    if len(lost) == len(wanted):
         reasons = join_some([f"{name!r}: {reason}" for name, reason in skipped.items()])
-        raise InvalidDatasetError(where, f"none of its {len(staged.names)} images can be read: {reasons}")
-    if unreadable:
+        raise InvalidDatasetError(where, f"none of its {len(wanted)} images can be read: {reasons}")
+    if skipped:
         _report(outputs_path, where, skipped, len(staged.names))
+    left_out.add_images("that cannot be read", lost, is_loss=not options.skip_unreadable_images)
     labels = [None if number in unreadable else label for number, label in enumerate(labelling.labels)]
-    num_images, classes = _write(folder, staged.names, Labelling(labels, labelling.categories))
-    return ConvertedImages(output_path, num_images, classes, skipped)
+    if not options.allow_partial:
+        before = labels if options.skip_unreadable_images else labelling.labels
+        left_out.check(where, Counter(before), Counter(labels))
+    counts = Counter(label for label in labels if label is not None)
+    classes = _write(folder, staged.names, Labelling(labels, labelling.categories))
+    by_class = None if classes is None else {name: counts[name] for name in classes}
+    return ConversionSummary(by_class, sum(counts.values()), labelling.labels_from, options.split, left_out), skipped
 
 
-def _unreadable(folder: Path, count: int, display: ProgressDisplay) -> dict[int, str]:
-    """Decode every image and return the reason for each that cannot be decoded."""
+def _unreadable(folder: Path, numbers: Sequence[int], display: ProgressDisplay) -> dict[int, str]:
+    """Decode the images with these numbers and return the reason for each that cannot be decoded."""
 
-    def work(number: int) -> str | None:
+    def work(index: int) -> str | None:
         try:
-            decode(staged_path(folder, number))
+            decode(staged_path(folder, numbers[index]))
         except UnreadableImageError as error:
             return str(error)
         return None
 
-    with display.images(DATASET, "decoded", count) as advance:
+    with display.images(DATASET, "decoded", len(numbers)) as advance:
         unreadable = {}
-        for number, reason in enumerate(in_threads(work, count)):
+        for number, reason in zip(numbers, in_threads(work, len(numbers))):
             if reason is not None:
                 unreadable[number] = reason
             advance()
     return unreadable
 
 
-def _write(folder: Path, names: FileNames, labelling: Labelling) -> tuple[int, Optional[tuple[str, ...]]]:
-    """Rename the images and list them, in the order of their original names; return their number and classes."""
+def _write(folder: Path, names: FileNames, labelling: Labelling) -> Optional[tuple[str, ...]]:
+    """Rename the images and list them, in the order of their original names; return the classes."""
     categories = labelling.categories
     if categories == ():
         categories = tuple(sorted({label for label in labelling.labels if label is not None}))
@@ -162,9 +186,7 @@ def _write(folder: Path, names: FileNames, labelling: Labelling) -> tuple[int, O
             staged_path(folder, number).rename(folder / file_name)
             writer.add({**item, "id": count})
             count += 1
-    kind = "without labels" if categories is None else f"in {len(categories)} classes"
-    logger.info("%d images %s.", count, kind)
-    return count, categories
+    return categories
 
 
 def _report(outputs_path: Path, where: str, unreadable: dict[str, str], num_images: int) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.modules.annotations import read_annotations
 from train_pytorch_model.ports.class_folders import read_class_folders
-from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-logger = logging.getLogger(__name__)
+    from train_pytorch_model.modules.conversion_options import ConversionOptions
+    from train_pytorch_model.modules.conversion_summary import LeftOut
 
 
 @dataclass(frozen=True)
@@ -26,15 +25,21 @@ class Labelling:
     """One per image: None for a skipped image, an empty text for an unlabelled one."""
     categories: Optional[tuple[str, ...]]
     """All categories, in order; empty for those that occur in `labels`; None for unlabelled images."""
+    labels_from: tuple[str, ...] = ()
+    """The files that gave the labels; empty if the folders did, or if there are none."""
 
 
-def find_labels(where: str, names: Sequence[str], texts: Mapping[str, Path]) -> Labelling:
+def find_labels(
+    where: str, names: Sequence[str], texts: Mapping[str, Path], options: ConversionOptions, left_out: LeftOut
+) -> Labelling:
     """Find the labels of images.
 
     Args:
         where: the dataset, for messages.
         names: relative names of the images, with forward slashes.
         texts: paths of files that may hold annotations, by name; only those beside or above all images are read.
+        options: what may be left out.
+        left_out: receives the images without a label.
 
     Raises:
         InvalidDatasetError: if annotations do not match the images, or the folders are ambiguous.
@@ -43,7 +48,7 @@ def find_labels(where: str, names: Sequence[str], texts: Mapping[str, Path]) -> 
     texts = {name: path for name, path in texts.items() if is_above(folder_of(name), common)}
     found = read_annotations(where, texts)
     if found is None:
-        return _by_folders(where, names)
+        return _by_folders(where, names, left_out)
     file, annotations = found
     start = len(folder_of(file)) + 1 if folder_of(file) else 0
     try:
@@ -51,8 +56,8 @@ def find_labels(where: str, names: Sequence[str], texts: Mapping[str, Path]) -> 
     except ValueError as error:
         raise InvalidDatasetError(where, f"in {file}, {error}") from error
     labels = [by_name.get(name[start:]) for name in names]
-    _warn_of_skipped(where, [name for name, label in zip(names, labels) if label is None], f"without a label in {file}")
-    return Labelling(labels, annotations.categories)
+    left_out.add_images(f"without a label in {file}", (name for name, label in zip(names, labels) if label is None))
+    return Labelling(labels, annotations.categories, (file,))
 
 
 def folder_of(name: str) -> str:
@@ -74,15 +79,10 @@ def common_folder(names: Sequence[str]) -> str:
     return common
 
 
-def _by_folders(where: str, names: Sequence[str]) -> Labelling:
+def _by_folders(where: str, names: Sequence[str], left_out: LeftOut) -> Labelling:
     found = read_class_folders(where, names)
     if found is None:
         return Labelling([""] * len(names), None)
     labels = found.labels
-    _warn_of_skipped(where, [name for name, label in zip(names, labels) if label is None], "outside of class folders")
+    left_out.add_images("outside of class folders", (name for name, label in zip(names, labels) if label is None))
     return Labelling(labels, ())
-
-
-def _warn_of_skipped(where: str, names: list[str], why: str) -> None:
-    if names:
-        logger.warning("%s: skipped %d images %s: %s.", where, len(names), why, name_some(names))

@@ -24,7 +24,7 @@ _CLASSIFICATION = "COCO_classification"
 # Much larger than any real file.
 _MAX_SCHEMA_BYTES = 2**28
 _MAX_LINE_CHARACTERS = 2**24
-_REBUILD = "Create the directory again with Convert to Image Directory."
+_REBUILD = "Create the directory again from the original images with Convert to Image Directory."
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""The summary of a conversion: the classes, what was left out and why, and which file gave the labels."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional
+
+from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.text.wording import name_some
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SUMMARY_FILE = "conversion.json"
+_MAX_LEFT_OUT = 0.1
+
+
+class LeftOut:
+    """The images and the other files that are not converted, by reason."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, list[str]] = {}
+        """Names of images by reason."""
+        self.files: dict[str, list[str]] = {}
+        """Names of files that could hold images or labels by reason."""
+        self.losses: Counter[str] = Counter()
+        """The number of images by reason, without those that nobody expects in the output."""
+
+    def add_images(self, reason: str, names: Iterable[str], *, is_loss: bool = True) -> None:
+        """Add images that are not converted.
+
+        Args:
+            reason: why, as in "12 images without a label".
+            names: the names of the images.
+            is_loss: whether the images are missing in the output. Images of another split are not.
+        """
+        group = self.images.setdefault(reason, [])
+        before = len(group)
+        group.extend(names)
+        if is_loss:
+            self.losses[reason] += len(group) - before
+
+    def add_files(self, reason: str, names: Iterable[str]) -> None:
+        """Add files or folders that are not read, and that could hold images or labels."""
+        self.files.setdefault(reason, []).extend(names)
+
+    def check(self, where: str, before: Mapping[Optional[str], int], after: Mapping[Optional[str], int]) -> None:
+        """Refuse a conversion that loses more than a tenth of the images, or all images of a class.
+
+        Args:
+            where: the dataset, for messages.
+            before: the number of images by label before any was left out; None for those without a known label.
+            after: the number of images by label; None for those that are left out.
+
+        Raises:
+            InvalidDatasetError: if so; the message says how many, why, and names the first.
+        """
+        num_left_out = sum(self.losses.values())
+        num_images = sum(count for name, count in after.items() if name is not None) + num_left_out
+        lost = [name for name in before if name is not None and name not in after]
+        if not lost and num_left_out <= _MAX_LEFT_OUT * num_images:
+            return
+        reasons = "; ".join(
+            f"{count} {reason}: {name_some(self.images[reason])}" for reason, count in self.losses.items() if count
+        )
+        what = f"all images of {name_some(lost)}" if lost else f"{num_left_out} of {num_images} images"
+        raise InvalidDatasetError(
+            where,
+            f"{what} would be left out ({reasons})",
+            "Correct the input, or give --allow-partial to convert the rest.",
+        )
+
+    def log(self, where: str) -> None:
+        """Log a warning for each reason, with the first names."""
+        for kind, groups in (("images", self.images), ("files", self.files)):
+            for reason, names in groups.items():
+                if names:
+                    logger.warning("%s: skipped %d %s %s: %s.", where, len(names), kind, reason, name_some(names))
+
+
+@dataclass(frozen=True)
+class ConversionSummary:
+    """What was converted."""
+
+    classes: Optional[Mapping[str, int]]
+    """The number of images by class, in the order of the ids; None for images without labels."""
+    num_images: int
+    labels_from: tuple[str, ...]
+    """The files that gave the labels; empty if the folders did, or if there are none."""
+    split: Optional[str]
+    left_out: LeftOut
+
+    def write(self, outputs_path: Path) -> Path:
+        """Write the summary as JSON, with the names of all that was left out.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        outputs_path.mkdir(parents=True, exist_ok=True)
+        path = outputs_path / SUMMARY_FILE
+        document = {
+            "num_images": self.num_images,
+            "classes": None if self.classes is None else dict(self.classes),
+            "labels_from": list(self.labels_from) or ("none" if self.classes is None else "folders"),
+            "split": self.split,
+            "left_out_images": _groups(self.left_out.images),
+            "left_out_files": _groups(self.left_out.files),
+        }
+        path.write_text(json.dumps(document, indent=2), encoding="utf-8")
+        return path
+
+    def log(self) -> None:
+        """Log the number of images of each class, and where the labels are from."""
+        if self.classes is None:
+            logger.info("%d images without labels.", self.num_images)
+            return
+        counts = ", ".join(f"{name!r} {count}" for name, count in list(self.classes.items())[:20])
+        more = f" and {len(self.classes) - 20} more classes" if len(self.classes) > 20 else ""
+        source = f"from {', '.join(self.labels_from[:5])}" if self.labels_from else "from the names of the folders"
+        logger.info(
+            "%d images in %d classes: %s%s. The labels are %s.",
+            self.num_images,
+            len(self.classes),
+            counts,
+            more,
+            source,
+        )
+
+
+def _groups(groups: Mapping[str, list[str]]) -> list[dict[str, object]]:
+    return [{"reason": reason, "count": len(names), "names": names} for reason, names in groups.items() if names]

@@ -1,0 +1,87 @@
+"""Copies an ImageDirectory, for Convert to Image Directory."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.modules.conversion_summary import ConversionSummary, LeftOut
+from train_pytorch_model.modules.image_sources import DATASET
+from train_pytorch_model.modules.item_copies import copy_items
+from train_pytorch_model.ports.dataset_items import read_listed_items
+from train_pytorch_model.ports.image_list import read_columns
+from train_pytorch_model.text.wording import FirstFew, name_some
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from train_pytorch_model.console.progress import ProgressDisplay
+
+logger = logging.getLogger(__name__)
+
+
+def copy_directory(input_path: Path, folder: Path, display: ProgressDisplay) -> ConversionSummary:
+    """Copy an ImageDirectory. What training would refuse is refused; a category that is listed twice is listed once.
+
+    Args:
+        input_path: the ImageDirectory.
+        folder: an empty folder, where the copy is written.
+        display: shows the progress.
+
+    Raises:
+        InvalidDatasetError: if the directory is damaged, or its labels are not among its categories.
+    """
+    where = f"{DATASET} {input_path}"
+    schema, columns, items = read_listed_items(input_path, DATASET, labelled=False)
+    schema = _with_distinct_categories(schema, where)
+    logger.info("%s is already an ImageDirectory; copying it.", input_path)
+    counts: Counter[str] = Counter()
+    is_labelled = any(_has_classes(column) for column in schema["columnAttributes"])
+    labels = read_columns(schema, where) if is_labelled else None
+    with display.images(DATASET, "copied") as advance:
+        listed = items() if labels is None else _counted(items(), labels.label, labels.categories, counts, where)
+        num_images = copy_items(folder, schema, columns, input_path, listed, advance)
+    classes = None if labels is None else {name: counts[name] for name in labels.categories}
+    return ConversionSummary(classes, num_images, ("images.lst",), None, LeftOut())
+
+
+def _has_classes(column: dict[str, Any]) -> bool:
+    return (column.get("properties") or {}).get("annotation_type") == "COCO_classification"
+
+
+def _with_distinct_categories(schema: dict[str, Any], where: str) -> dict[str, Any]:
+    schema = copy.deepcopy(schema)
+    for column in filter(_has_classes, schema["columnAttributes"]):
+        categories = column["properties"].get("categories")
+        names = [entry.get("name") if isinstance(entry, dict) else None for entry in categories or ()]
+        repeated = [name for name, count in Counter(map(repr, names)).items() if count > 1]
+        if repeated:
+            logger.warning("%s: categories that are listed several times are listed once: %s.", where, repeated)
+            firsts = (entry for number, entry in enumerate(categories) if names[number] not in names[:number])
+            column["properties"]["categories"] = list(firsts)
+    return schema
+
+
+def _counted(
+    items: Iterator[dict[str, Any]], column: str, categories: tuple[str, ...], counts: Counter[str], where: str
+) -> Iterator[dict[str, Any]]:
+    """Count the labels, and check at the end that all are among the categories."""
+    unknown = FirstFew()
+    known = set(categories)
+    for number, item in enumerate(items, start=1):
+        label = item.get(column)
+        if isinstance(label, str) and label in known:
+            counts[label] += 1
+        elif label:
+            unknown.add(f"line {number} is labelled {label!r}")
+        yield item
+    if unknown:
+        raise InvalidDatasetError(
+            where,
+            f"labels that are not among the categories {name_some(categories)}: {unknown.joined()}",
+            "Correct images.lst, or convert the original images.",
+        )
