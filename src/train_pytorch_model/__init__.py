@@ -6,9 +6,12 @@ The functions of `train_pytorch_model.api` and the named errors are available he
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+# Nothing else is imported: `python -m` looks in the working directory first until `__main__` changes that.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from train_pytorch_model.api import apply_image_transformation as apply_image_transformation
     from train_pytorch_model.api import check as check
     from train_pytorch_model.api import convert_to_image_directory as convert_to_image_directory

@@ -60,6 +60,13 @@ def import_local_code(archive: Path) -> tuple[str, ...]:
     return folders
 
 
+def look_in_working_directory() -> None:
+    """Let a model's code be imported from the working directory too, after every installed package."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+
+
 def _check(name: str, entries: list[zipfile.ZipInfo]) -> None:
     for entry in entries:
         if not is_inside(entry.filename):

@@ -22,7 +22,7 @@ from train_pytorch_model.models.description import NetworkDescription, describe,
 from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.models.weights import read_weights
-from train_pytorch_model.ports.local_code import import_local_code
+from train_pytorch_model.ports.local_code import import_local_code, look_in_working_directory
 from train_pytorch_model.ports.named_files import find_file
 from train_pytorch_model.ports.retired_models import describe_retired, is_retired, unwrapped_state
 from train_pytorch_model.ports.small_files import MAX_YAML_BYTES, check_yaml, read_meta, read_text
@@ -88,8 +88,10 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool) -> Untrain
     try:
         spec = _read_spec(path)
         code_folders: tuple[str, ...] = ()
-        if trust_code and spec.get("local_dependencies"):
-            code_folders = import_local_code(find_file(path, _LOCAL_DEPENDENCIES_FILE))
+        if trust_code:
+            look_in_working_directory()
+            if spec.get("local_dependencies"):
+                code_folders = import_local_code(find_file(path, _LOCAL_DEPENDENCIES_FILE))
         file = find_file(path, spec.get("model_file"), "the file of weights (key 'model_file')")
         state = read_weights(file)
         logger.info("Weights of %s: SHA-256 %s.", file, sha256_of(file).hex())
