@@ -178,6 +178,40 @@ def test_a_process_that_is_gone_or_silent_ends_the_others(number: signal.Signals
     assert not inputs.trained.exists()
 
 
+def test_a_device_that_takes_long_to_start_is_no_lost_process(inputs: Inputs) -> None:
+    # CUDA holds the interpreter's lock while it starts, as `PyDLL` does, so that no thread sends a heartbeat.
+    slow = (
+        "import ctypes, os\n"
+        "from train_pytorch_model.distributed import rendezvous, watchdog\n"
+        "watchdog.LOST_AFTER_SECONDS = 2.0\n"
+        "choose = rendezvous.choose_device\n"
+        "def choose_slowly(*arguments):\n"
+        "    ctypes.PyDLL(None).sleep(6 * (1 - int(os.environ['RANK'])))\n"
+        "    return choose(*arguments)\n"
+        "rendezvous.choose_device = choose_slowly"
+    )
+    job = train_job(inputs, 2, first=slow, epochs=1, batch_size=4)
+    assert job.wait() == [0, 0], job.log()
+
+
+def test_a_device_that_does_not_start_ends_all(inputs: Inputs) -> None:
+    broken = (
+        "import os\n"
+        "from train_pytorch_model.distributed import rendezvous\n"
+        "choose = rendezvous.choose_device\n"
+        "def fail(*arguments):\n"
+        "    if os.environ['RANK'] == '1':\n"
+        "        raise RuntimeError('CUDA error: all CUDA-capable devices are busy or unavailable')\n"
+        "    return choose(*arguments)\n"
+        "rendezvous.choose_device = fail"
+    )
+    job = train_job(inputs, 2, first=broken)
+    started = time.monotonic()
+    assert job.wait() == [1, 1]
+    assert time.monotonic() - started < END_SECONDS
+    assert "devices are busy or unavailable" in str(inputs.error())
+
+
 def test_processes_that_do_not_come_are_named(inputs: Inputs) -> None:
     variables = {**process_variables(2)[0], "MASTER_ADDR": "127.0.0.1"}
     code = (

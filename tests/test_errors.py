@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.making import Inputs
 from train_pytorch_model.error_report import ERROR_INFO_PATH, write_error_info
@@ -15,6 +16,7 @@ from train_pytorch_model.errors import (
     LibraryError,
     MultipleFaultsError,
     as_module_error,
+    is_out_of_memory,
 )
 
 
@@ -89,3 +91,42 @@ def test_a_folder_in_place_of_a_report_is_named(name: str, inputs: Inputs) -> No
     assert inputs.fit(skip_unreadable_images="true") == 1
     assert f"{name} cannot be used: Is a directory" in str(inputs.error())
     assert not inputs.trained.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB.",
+        "CUDA error: out of memory",
+        "GET was unable to find an engine to execute this computation",
+        "FIND was unable to find an engine to execute this computation",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "cudaErrorMemoryAllocation: the API call failed",
+        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":1154',
+        "NCCL error: unhandled cuda error. Last error:\nCuda failure 2 'out of memory'",
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_exhausted_memory_is_known_under_all_its_names(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+    assert is_out_of_memory(torch.OutOfMemoryError(text))
+    assert as_module_error(RuntimeError(text)).code == 138
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: device-side assert triggered",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED",
+        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/aten/src/ATen/cuda/PeerToPeerAccess.cpp":89',
+        "could not create a primitive descriptor for a matmul",
+    ],
+)
+def test_other_faults_of_a_device_are_not_taken_for_exhausted_memory(text: str) -> None:
+    assert not is_out_of_memory(RuntimeError(text))

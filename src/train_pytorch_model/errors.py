@@ -22,6 +22,9 @@ _OUT_OF_MEMORY = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
     "out of shared memory",
     "could not create a primitive",  # oneDNN, when there is no memory for its code
+    *("cudaerrormemoryallocation", "alloc_failed", "allocation_failed"),  # CUDA, cuBLAS, cuDNN and cuSOLVER
+    # cuDNN finds no algorithm whose workspace fits.
+    *("unable to find an engine to execute this computation", "unable to find a valid cudnn algorithm"),
 )
 
 
@@ -233,7 +236,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = (
         str(error).lower().replace("a primitive descriptor", "")
     )  # oneDNN's words for an operation that it does not have
-    return isinstance(error, (RuntimeError, OSError)) and any(words in text for words in _OUT_OF_MEMORY)
+    # PyTorch's allocator asks NVML for details of the fault, which some containers do not have.
+    is_undescribed = "nvml_success ==" in text and "cudacachingallocator" in text
+    return isinstance(error, (RuntimeError, OSError)) and (
+        is_undescribed or any(words in text for words in _OUT_OF_MEMORY)
+    )
 
 
 def as_module_error(error: BaseException) -> ModuleError:

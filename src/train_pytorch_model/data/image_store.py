@@ -75,6 +75,8 @@ class DecodedImages:
 
     def _resident(self, batches: Sequence[torch.Tensor]) -> Iterator[Batch]:
         """Gather batches on the GPU: all indices are copied at once, and nothing later waits for the host."""
+        if not batches:  # a process may have none of a small dataset's batches
+            return
         indices = torch.cat(list(batches)).pin_memory().to(self.pixels.device, non_blocking=True)
         rows = self.pixels.permute(0, 2, 3, 1)
         for batch in torch.split(indices, [len(batch) for batch in batches]):

@@ -58,6 +58,9 @@ def connected(
     call = next(_calls)
     # The watchdog ends processes that wait for a failed one, and reports the reason. NCCL would end them without one.
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    # CUDA may take long to start, and holds the interpreter's lock: a watchdog would send no heartbeats. An error is
+    # raised below, where the other processes learn of it.
+    device, fault = _chosen_device(launch.local_rank)
     store = _rendezvous(launch, call)
     watchdog = Watchdog(
         _prefixed(_open_store(launch, is_server=False), launch, call, "watch"),
@@ -67,7 +70,8 @@ def connected(
         notice,
     )
     try:
-        device = choose_device(launch.local_rank)
+        if fault is not None:
+            raise fault
         torch.distributed.init_process_group(
             backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=_prefixed(store, launch, call, "group"),
@@ -90,6 +94,14 @@ def connected(
         raise settled from error
     watchdog.stop()
     torch.distributed.destroy_process_group()
+
+
+def _chosen_device(local_rank: int) -> tuple[torch.device, Exception | None]:
+    """Return the device of this process, and the error if it cannot be used."""
+    try:
+        return choose_device(local_rank), None
+    except Exception as error:
+        return torch.device("cpu"), error
 
 
 def _rendezvous(launch: Launch, call: int) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Callable
 
 import torch
@@ -49,17 +51,25 @@ class CapturedStep:
     A batch of another size (the last of an epoch) runs without the graph, and so do all batches if the capture fails.
     """
 
-    def __init__(self, step: TrainingStep, batch_size: int, capture: Capture | None = None) -> None:
+    def __init__(
+        self,
+        step: TrainingStep,
+        batch_size: int,
+        capture: Capture | None = None,
+        num_warm_up_steps: int = NUM_WARM_UP_STEPS,
+    ) -> None:
         """Create a step that is not captured yet.
 
         Args:
             step: the step to capture.
             batch_size: images in the batches that are replayed.
             capture: captures a function and returns a function that replays it; by default `capture_cuda_graph`.
+            num_warm_up_steps: steps before the capture.
         """
         self._step = step
         self._batch_size = batch_size
         self._capture = capture or capture_cuda_graph
+        self._num_warm_up_steps = num_warm_up_steps
         self._num_steps = 0
         self._stream: torch.cuda.Stream | None = None
         self._replay: Replay | None = None
@@ -73,55 +83,107 @@ class CapturedStep:
             self._pixels.copy_(pixels)
             self._labels.copy_(labels)
             self._replay()
-        elif self._num_steps < NUM_WARM_UP_STEPS:
+        elif self._num_steps < self._num_warm_up_steps:
             self._num_steps += 1
-            self._run_on_side_stream(pixels, labels)
+            self._run_on_side_stream(lambda: self._step(pixels, labels))
         else:
             self._record(pixels, labels)
             self(pixels, labels)
 
-    def _run_on_side_stream(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        """Run a warm-up step on a side stream, as PyTorch requires before a capture."""
-        if not pixels.is_cuda:
-            self._step(pixels, labels)
+    def _run_on_side_stream(self, work: Callable[[], None]) -> None:
+        """Run a warm-up step or the capture on a stream other than the default one, as PyTorch requires."""
+        if self._step.device.type != "cuda":
+            work()
             return
-        self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(torch.cuda.current_stream())
+        outer = torch.cuda.current_stream()
+        if self._stream is None:
+            is_default = outer == torch.cuda.default_stream()
+            self._stream = torch.cuda.Stream() if is_default else outer  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(outer)
         with torch.cuda.stream(self._stream):
-            self._step(pixels, labels)
-        torch.cuda.current_stream().wait_stream(self._stream)
+            work()
+        outer.wait_stream(self._stream)
 
     def _record(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
         # A graph reads its inputs from fixed addresses.
-        self._pixels, self._labels = torch.empty_like(pixels), torch.empty_like(labels)
-        try:
+        self._pixels, self._labels = pixels.clone(), labels.clone()
+
+        def record() -> None:
             self._replay = self._capture(lambda: self._step(self._pixels, self._labels))
+
+        try:
+            self._run_on_side_stream(record)
         except Exception as error:  # networks may do anything that cannot be captured
-            self._has_failed = True
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            logger.warning("The CUDA graph could not be captured, and training continues without it: %s", reason)
         else:
             logger.info("Captured the training step for batches of %d images as a CUDA graph.", self._batch_size)
+            return
+        logger.warning("The CUDA graph could not be captured, and training continues without it: %s", reason)
+        self._has_failed = True
+        del self._pixels, self._labels
+        self._step.discard()
+        if pixels.is_cuda:
+            free_cached_memory()
 
 
 def capture_cuda_graph(work: Callable[[], None]) -> Replay:
-    """Capture the kernels that `work` launches on the current GPU, without running them; return their replay.
+    """Capture the kernels that `work` launches on the current stream, without running them; return their replay.
+
+    The current stream must not be the default stream of the GPU. When the capture fails, the allocator, the stream and
+    the random number generator are as they were before it.
 
     Raises:
         RuntimeError: when `work` contains an operation that cannot be captured, such as waiting for the device.
+            Other errors of `work` are raised too.
     """
+    device, stream = torch.cuda.current_device(), torch.cuda.current_stream()
     graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.current_stream()
-    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    pool = torch.cuda.graph_pool_handle()
+    generator = torch.cuda.default_generators[device]
     state = generator.clone_state()
+    free_cached_memory()
+    fault: BaseException | None = None
     try:
         # thread_local: other threads pin memory for later batches, which must not invalidate this capture.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
             work()
+        except BaseException as error:
+            fault = error
+        torch.cuda.set_stream(stream)  # an aborted block may have left another one
+        graph.capture_end()
     except Exception as error:
-        # An aborted capture leaves its stream current and the generator in capture mode.
-        torch.cuda.set_stream(stream)
-        generator.graphsafe_set_state(state)
-        # Ending the capture raises an error of its own; its context is the actual cause.
-        raise error.__context__ or error from None
-    return graph.replay
+        # The error of `work`, if there is one, is the cause of this one.
+        fault = fault or error
+        _end_allocation(device, pool)
+        _failed.append(graph)
+    if fault is None:
+        return graph.replay
+    generator.graphsafe_set_state(state)  # the other state may still be in capture mode
+    try:
+        raise fault
+    finally:
+        del fault  # its traceback refers to this frame: the tensors of `work` would stay until garbage is collected
+
+
+_failed: list[torch.cuda.CUDAGraph] = []
+"""Graphs whose capture could not be ended. The allocator of pinned memory may still refer to them."""
+
+
+def _end_allocation(device: int, pool: tuple[int, int]) -> None:
+    """End the allocation to the pool of a capture that could not be ended, and let its memory be freed.
+
+    `capture_end` raises an error before it does so; see PyTorch's issues 180395 and 190348. Until then `empty_cache`
+    and the allocator's own retries free nothing.
+    """
+    with suppress(RuntimeError):  # it has been ended
+        torch._C._cuda_endAllocateToPool(device, pool)
+    with suppress(RuntimeError):  # it has never begun
+        torch._C._cuda_releasePool(device, pool)
+
+
+def free_cached_memory() -> None:
+    """Wait for the current GPU, and return the memory that nothing uses to it."""
+    torch.cuda.synchronize()
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -75,6 +75,7 @@ class TrainingStep:
             parallel: wraps the network so that gradients are averaged over all processes.
         """
         self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
+        self.device = device
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         """Mean loss of the last batch, a float64 scalar."""
         self.microbatch_size: int | None = None
@@ -148,10 +149,24 @@ class TrainingStep:
             labels: int64 of shape (B,), on the device.
             weight: of this process's shard of the batch, see `Shard.weight`.
         """
-        self._optimizer.zero_grad(set_to_none=True)
         self._add_gradients(self._forward, pixels, labels, weight)
         self.scaler.step(self._optimizer)
         self.scaler.update()
+        # Here and not before the next step: validation needs the memory, and a CUDA graph keeps what it allocates.
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def discard(self) -> None:
+        """Discard what an unfinished step has left: gradients, and the state of the gradient scaler between its calls.
+
+        A step that was captured, not run, has changed nothing else.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        scaler = self._precision.make_scaler()
+        if scaler.is_enabled():
+            scaler.load_state_dict(self.scaler.state_dict())
+        self.scaler = scaler
+        for name in ("grad_scale", "found_inf"):  # which the scaler gives to the optimizer
+            vars(self._optimizer).pop(name, None)
 
     def _add_gradients(
         self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor, weight: float
