@@ -30,14 +30,16 @@ from ruamel.yaml import YAML
 from tests import environments
 from tests.jobs import free_port
 from tests.making import Inputs, error_text, read_json_lines, run_here
+from tests.serving_sources import served_images, served_model
 from tests.untrained_models import write_model_with_code
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import dump_trained_model
 from train_pytorch_model.models.description import NetworkDescription
-from train_pytorch_model.serving import exports, served_model
+from train_pytorch_model.serving import exports
 from train_pytorch_model.serving.files import write_serving_files
-from train_pytorch_model.serving.served_model import BadImageError, ServedModel
 
+BadImageError = served_images.BadImageError
+ServedModel = served_model.ServedModel
 CLASSES = ("007", "<b>", "owl")
 
 
@@ -162,13 +164,6 @@ def test_two_hundred_requests_eight_at_once_and_bad_ones_between_them(
         assert post(endpoint, body)[0] == 400
 
 
-def import_served(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module that a model carries, imported here; there it finds `served_model` beside itself."""
-    monkeypatch.setattr("sys.path", [*sys.path])
-    monkeypatch.setitem(sys.modules, "served_model", served_model)
-    return importlib.import_module(f"train_pytorch_model.serving.{name}")
-
-
 @pytest.fixture
 def answer_of(
     trained: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -176,7 +171,7 @@ def answer_of(
     """The scoring script in this process, with the server's own classes around it: the answer to a body."""
     packages = next((environments.inference_server().parent.parent / "lib").glob("python*")) / "site-packages"
     monkeypatch.setattr("sys.path", [*sys.path, str(packages)])
-    score = import_served("score", monkeypatch)
+    score = importlib.import_module("score")
     request_class = importlib.import_module("flask").Request
     shutil.copytree(trained.trained, tmp_path / "registered" / "1")
     monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path))
@@ -214,10 +209,11 @@ BAD_BODIES: dict[str, tuple[bytes, str]] = {
     "half of JSON": (b"[", "the body is not JSON"),
     "brackets without end": (b"[" * 100_000, "the body is not JSON"),
     "no images": (b"[]", "expected a list"),
-    "no list": (b'{"data": "x"}', "expected a list"),
-    "numbers": (b"[1]", "expected a list"),
+    "no list": (b'{"data": 3}', "expected a list"),
+    "numbers": (b"[1]", "entry 0: expected the base64 of an image file, but got a number"),
     "too many": (json.dumps([{}] * 1001).encode(), "at most 1000 images, but this one has 1001"),
-    "no image": (b'[{"picture": "x"}]', "entry 0: expected the base64 of an image file, but got a NoneType"),
+    "no image": (b'[{"picture": 3}]', 'entry 0 has "picture"; the field of an image is called "image"'),
+    "null": (b'[{"image": null}]', "entry 0: expected the base64 of an image file, but got null"),
     "no base64": (b'[{"image": "***"}]', '"image" of entry 0: it is not base64'),
     "base64 of something else": (b'[{"image": "aGVsbG8="}]', "it is not a readable image"),
     "a body of something else": (b"hello", "it is not a readable image"),
@@ -243,7 +239,7 @@ def test_the_scoring_script_does_not_start_without_a_model(
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path / "empty"))
     with pytest.raises(FileNotFoundError, match=r"there is no model_spec.yaml under"):
-        import_served("score", monkeypatch).init()
+        importlib.import_module("score").init()
 
 
 def test_an_image_that_the_network_cannot_take_is_named_by_its_size(tmp_path: Path) -> None:
@@ -257,10 +253,8 @@ def test_an_image_that_the_network_cannot_take_is_named_by_its_size(tmp_path: Pa
         ServedModel(tmp_path).answer([Image.new("RGB", (9, 8))])
 
 
-def test_the_loader_of_mlflow_takes_images_in_base64_and_as_bytes(
-    trained: Inputs, scored: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = import_served("mlflow_loader", monkeypatch)._load_pyfunc(str(trained.trained))
+def test_the_loader_of_mlflow_takes_images_in_base64_and_as_bytes(trained: Inputs, scored: pd.DataFrame) -> None:
+    model = importlib.import_module("mlflow_loader")._load_pyfunc(str(trained.trained))
     files = image_files(trained)
     images = [*files[:5], *(entry["image"] for entry in as_json(files[5:]))]
     given = model.predict(pd.DataFrame({"image": images})).to_dict("split")

@@ -130,7 +130,7 @@ class Runner:
         torch.set_num_threads(1)
         Image.init()
         for module in pkgutil.walk_packages(train_pytorch_model.__path__, "train_pytorch_model."):
-            if not module.name.endswith(("__main__", "mlflow_loader", "served_model", "score")):
+            if not module.name.endswith((".__main__", ".mlflow_loader", ".score")) and ".served_" not in module.name:
                 importlib.import_module(module.name)
         bases = self._folder / "bases"
         bases.mkdir()

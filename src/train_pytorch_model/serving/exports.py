@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from train_pytorch_model.errors import UserError, first_line
-from train_pytorch_model.serving.files import SERVING_FILES, requirements
+from train_pytorch_model.serving.files import MODEL_SOURCES, SERVING_FILES, requirements
 
 if TYPE_CHECKING:
     from train_pytorch_model.models.description import NetworkDescription
@@ -120,7 +120,7 @@ def _export_mlflow(folder: Path, description: NetworkDescription) -> None:
     with tempfile.TemporaryDirectory(prefix="mlflow-") as work:
         data = Path(work) / "model"
         shutil.copytree(folder, data, ignore=shutil.ignore_patterns(*SERVING_FILES, MLFLOW_FOLDER, ONNX_FILE))
-        code = [str(shutil.copy(_HERE / name, work)) for name in ("served_model.py", "mlflow_loader.py")]
+        code = [str(shutil.copy(_HERE / name, work)) for name in (*MODEL_SOURCES, "mlflow_loader.py")]
         mlflow.pyfunc.save_model(
             path=str(folder / MLFLOW_FOLDER),
             loader_module="mlflow_loader",

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from train_pytorch_model.models.description import NetworkDescription
 
 _HERE = Path(__file__).parent
-SERVING_FILES = ("score.py", "served_model.py", "conda_env.yaml")
+# What loads and computes a model, and what also answers requests. Each file imports only those beside it.
+MODEL_SOURCES = ("served_model.py", "served_images.py", "served_networks.py")
+_SOURCES = ("score.py", "served_requests.py", "served_json.py", "served_batches.py", *MODEL_SOURCES)
+SERVING_FILES = (*_SOURCES, "conda_env.yaml")
 
 
 def write_serving_files(folder: Path, description: NetworkDescription) -> None:
@@ -22,7 +25,7 @@ def write_serving_files(folder: Path, description: NetworkDescription) -> None:
         folder: the ModelDirectory.
         description: the description of its network, which names the library that it comes from.
     """
-    for name in ("score.py", "served_model.py"):
+    for name in _SOURCES:
         shutil.copyfile(_HERE / name, folder / name)
     (folder / "conda_env.yaml").write_text(_conda_env(description), encoding="utf-8")
 

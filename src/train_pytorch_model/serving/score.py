@@ -1,73 +1,98 @@
 """Scoring script for an online endpoint of Azure Machine Learning: serves the model in the same folder.
 
-The body of a request is a JSON list of `{"image": "<base64 of an image file>"}`, or `{"data": […]}` with such a list,
-or an image file. The response is `{"columns": […], "result": [[…], …]}`, with one row per image: the probability of
-each class and the label.
+The body of a request is an image file, multipart/form-data with image files, or JSON: a list of
+`{"image": "<base64 of an image file>"}`, `{"data": […]}` with such a list, or the forms of MLflow and AutoML. The
+response is `{"columns": […], "result": [[…], …]}`, with one row per image: the probability of each class and the
+label. Images of requests that come at the same time are computed in one batch.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from azureml_inference_server_http.api.aml_request import rawhttp
 from azureml_inference_server_http.api.aml_response import AMLResponse
 
 sys.path.insert(0, str(Path(__file__).parent))
-from served_model import BadImageError, ServedModel, decode, decode_base64
+from served_batches import Batches, BusyError
+from served_images import BadImageError
+from served_json import BadRequestError
+from served_model import MAX_BATCH_IMAGES, MAX_BATCH_PIXELS, BrokenDeviceError, OutOfMemoryError, ServedModel
+from served_requests import read_body, read_images
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+logger = logging.getLogger(__name__)
 
-_MAX_ENTRIES = 1000
+_MAX_REQUESTS = 32
+_MAX_WAIT_SECONDS = 30.0
+# How long the process may take to answer its other requests when it ends.
+_END_SECONDS = 10.0
 _MODEL: ServedModel | None = None
-
-
-class BadRequestError(Exception):
-    """An invalid request; the message says why."""
+_BATCHES: Batches | None = None
 
 
 def init() -> None:
     """Load the model. The server calls it once, at its start."""
-    global _MODEL
+    global _MODEL, _BATCHES
     root = Path(os.environ.get("AZUREML_MODEL_DIR", Path(__file__).parent))
     found = sorted(root.rglob("model_spec.yaml"))
     if not found:
         raise FileNotFoundError(f"there is no model_spec.yaml under {root}")
     _MODEL = ServedModel(found[0].parent)
+    _BATCHES = Batches(
+        _MODEL.probabilities,
+        max_images=_number("SERVING_BATCH_SIZE", MAX_BATCH_IMAGES),
+        max_pixels=MAX_BATCH_PIXELS,
+        max_requests=_number("SERVING_MAX_REQUESTS", _MAX_REQUESTS),
+        max_wait_seconds=_MAX_WAIT_SECONDS,
+    )
+
+
+def _number(name: str, default: int) -> int:
+    """The value of an environment variable, at least 1."""
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError(f"the environment variable {name} should be a whole number of at least 1, but is {value!r}")
+    return int(value)
 
 
 @rawhttp  # type: ignore[untyped-decorator]
 def run(request: Any) -> Any:
     """Respond to one request."""
     assert _MODEL is not None, "init() must run first"
+    assert _BATCHES is not None
     try:
-        return AMLResponse(_MODEL.answer(_read_images(request.get_data())), 200, json_str=True)
-    except (BadRequestError, BadImageError) as error:
-        return AMLResponse({"error": str(error)}, 400, json_str=True)
+        body = read_body(request.stream, request.headers.get("Content-Encoding"))
+        with _BATCHES.place():
+            answer = _MODEL.answer(read_images(body, request.headers.get("Content-Type")), _BATCHES.compute)
+        return AMLResponse(answer, 200, json_str=True)
+    except BadRequestError as error:
+        return _failure(error.status, error)
+    except BadImageError as error:
+        return _failure(400, error)
+    except BusyError as error:
+        return _failure(503, error, {"Retry-After": "1"})
+    except OutOfMemoryError as error:
+        logger.exception("The memory does not suffice for a request.")
+        return _failure(500, f"the server has too little memory for this request: {error}")
+    except BrokenDeviceError as error:
+        logger.exception("The GPU has failed. This process ends, so that the server starts a new one.")
+        _end_process()
+        return _failure(500, f"the GPU of the server has failed, and the server restarts: {error}")
 
 
-def _read_images(body: bytes) -> Iterator[Any]:
-    """Iterate over the images of a request, so that only one at a time is decoded in memory."""
-    if not body:
-        raise BadRequestError("the body is empty; send a JSON list of images or an image file")
-    if body.lstrip()[:1] not in (b"[", b"{"):
-        yield decode(body)
-        return
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"the body is not JSON: {error}") from error
-    entries = document.get("data") if isinstance(document, dict) else document
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise BadRequestError('expected a list of {"image": "<base64>"}, or {"data": [...]} with such a list')
-    if len(entries) > _MAX_ENTRIES:
-        raise BadRequestError(f"a request may contain at most {_MAX_ENTRIES} images, but this one has {len(entries)}")
-    for number, entry in enumerate(entries):
-        try:
-            yield decode_base64(entry.get("image"))
-        except BadImageError as error:
-            raise BadRequestError(f'"image" of entry {number}: {error}') from error
+def _failure(status: int, error: object, headers: dict[str, str] | None = None) -> Any:
+    return AMLResponse({"error": str(error)}, status, headers or {}, json_str=True)
+
+
+def _end_process() -> None:
+    """End this worker of the server after the requests that it is answering. The server starts another one."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    timer = threading.Timer(_END_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()

@@ -1,55 +1,53 @@
 """Loads and runs the model in the same folder, a ModelDirectory, without the package that wrote it.
 
-It only needs torch, Pillow, PyYAML and the library of the network. Columns and probabilities are those of Score Image
-Model.
+It only needs torch, Pillow, PyYAML, the library of the network, and `served_images.py` and `served_networks.py` beside
+it. Columns and probabilities are those of Score Image Model.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import csv
 import hashlib
-import importlib
-import io
 import logging
 import os
-import sys
-import tempfile
-import zipfile
+import threading
+from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 import yaml
-from PIL import Image
+from served_images import BadImageError, decode, decode_base64
+from served_networks import TRUST, build_network, import_local_code
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+    from PIL import Image
+
+__all__ = ["BadImageError", "ServedModel", "build_network", "decode", "decode_base64"]
 
 logger = logging.getLogger(__name__)
 
-# Classes and builders of these packages are safe to call. Other functions of the same libraries may download files or
-# call arbitrary code.
-_PACKAGES_OF_NETWORKS = ("torchvision.models", "timm.models")
-# Arguments that would download weights or read files. The weights of the model replace them anyway.
-_WEIGHT_ARGUMENTS = frozenset(
-    [
-        *("weights", "weights_backbone", "pretrained", "pretrained_backbone", "progress"),
-        *("pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
-    ]
+# Images of equal size that are computed together, at most so many and so many pixels.
+MAX_BATCH_IMAGES = 16
+MAX_BATCH_PIXELS = 16_000_000
+_OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
+    *("cublas_status_alloc_failed", "cudnn_status_alloc_failed", "unable to find an engine"),
 )
-# The environment variable that allows networks of other packages, as --trust-model-code does in training.
-_TRUST = "TRUST_MODEL_CODE"
-_MAX_CODE_BYTES = 256 * 2**20
-_MAX_PIXELS = 16_000_000
-# The formats of Score Image Model, without those that Pillow decodes with external programs.
-_FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF", "MPO")
+
+Compute = Callable[[list[torch.Tensor]], list[list[float]]]
 
 
-class BadImageError(Exception):
-    """An invalid image; the message says why."""
+class OutOfMemoryError(Exception):
+    """The memory does not suffice for one image."""
+
+
+class BrokenDeviceError(Exception):
+    """The GPU does not work any more for this process, so the process should end."""
 
 
 class ServedModel:
@@ -65,14 +63,19 @@ class ServedModel:
         extras = spec["flavor_extras"]
         has_code = bool(spec.get("local_dependencies"))
         if has_code:
-            _import_local_code(folder / "local_dependencies.zip")
+            import_local_code(folder / "local_dependencies.zip")
         weights = folder / spec["model_file"]
         logger.info("Weights of %s: SHA-256 %s.", weights, hashlib.sha256(weights.read_bytes()).hexdigest())
-        trusted = has_code or os.environ.get(_TRUST, "").lower() in ("1", "true")
-        network = build_network(extras["module"], extras["class"], extras.get("init_params") or {}, trusted=trusted)
+        trusted = has_code or os.environ.get(TRUST, "").lower() in ("1", "true")
+        self._build: Callable[[], nn.Module] = lambda: build_network(
+            extras["module"], extras["class"], extras.get("init_params") or {}, trusted=trusted
+        )
+        network = self._build()
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = network.eval().to(self._device)
+        self._shapes: nn.Module | None = None
+        self._lock = threading.Lock()
         normalisation = spec["inputs"][0]["pre_processor"]["init_params"]
         self._mean, self._std = (
             torch.tensor(normalisation[key], device=self._device).view(3, 1, 1) for key in ("mean", "std")
@@ -82,102 +85,123 @@ class ServedModel:
         column = rows[0].index("label")
         self._labels = {int(row[0]): row[column] for row in rows[1:] if row}
 
-    def answer(self, images: Iterable[Image.Image]) -> dict[str, Any]:
-        """Compute the columns and rows of Score Image Model's table for images, one image at a time.
+    def answer(self, images: Iterable[Image.Image], compute: Compute | None = None) -> dict[str, Any]:
+        """Compute the columns and rows of Score Image Model's table for images.
+
+        Args:
+            images: any images. Only a few of them are in memory at a time.
+            compute: computes the probabilities of a list of images; `probabilities` if it is None.
 
         Raises:
-            BadImageError: if the network does not support the size of an image.
+            BadImageError, OutOfMemoryError, BrokenDeviceError: as `probabilities` does.
         """
-        probabilities = [self._probabilities(image) for image in images]
+        compute = compute or self.probabilities
+        probabilities = [row for chunk in _chunks(map(_pixels_of, images)) for row in compute(chunk)]
         labels = [self._labels.get(index, str(index)) for index in range(len(probabilities[0]))]
         rows = [[*row, labels[max(range(len(row)), key=row.__getitem__)]] for row in probabilities]
         return {"columns": [*(f"Scored Probabilities_{label}" for label in labels), "Scored Labels"], "result": rows}
 
-    @torch.inference_mode()
-    def _probabilities(self, image: Image.Image) -> list[float]:
-        rgb = image.convert("RGB")
-        data = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).view(rgb.height, rgb.width, 3)
-        pixels = data.permute(2, 0, 1).to(self._device).float().div(255).sub(self._mean).div(self._std)
+    def probabilities(self, images: list[torch.Tensor]) -> list[list[float]]:
+        """Compute the probabilities of images in float32, in batches of equal size.
+
+        Args:
+            images: pixels, uint8 of shape (height, width, 3) each.
+
+        Raises:
+            BadImageError: if the network does not support the size of an image.
+            OutOfMemoryError: if the memory does not suffice for one image.
+            BrokenDeviceError: if the GPU does not work any more.
+        """
+        rows: dict[int, list[float]] = {}
+        by_size: defaultdict[torch.Size, list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            by_size[image.shape].append(index)
+        with self._lock, _without_tf32():
+            for indices in by_size.values():
+                rows.update(zip(indices, self._compute(torch.stack([images[index] for index in indices]))))
+        return [rows[index] for index in range(len(images))]
+
+    def _compute(self, pixels: torch.Tensor) -> list[list[float]]:
+        """Compute a batch; if the memory does not suffice for it, compute its halves."""
         try:
-            logits = self._network(pixels[None].contiguous())
-        except (RuntimeError, AssertionError) as error:
-            raise BadImageError(f"the network does not support images of {rgb.width}x{rgb.height}: {error}") from error
-        row: list[float] = logits.float().softmax(1)[0].double().tolist()
-        return row
+            return self._forward(pixels)
+        except Exception as error:
+            self._explain(error, pixels)
+        # Here, the error no longer keeps the tensors of the failed batch.
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return [row for half in pixels.chunk(2) for row in self._compute(half)]
+
+    @torch.inference_mode()
+    def _forward(self, pixels: torch.Tensor) -> list[list[float]]:
+        batch = pixels.to(self._device).permute(0, 3, 1, 2).float().div(255).sub(self._mean).div(self._std)
+        output = self._network(batch.contiguous())
+        logits = output if isinstance(output, torch.Tensor) else output[0]
+        rows: list[list[float]] = logits.float().softmax(1).double().tolist()
+        return rows
+
+    def _explain(self, error: Exception, pixels: torch.Tensor) -> None:
+        """Raise the error that explains a failed batch; return if its halves may succeed."""
+        first_line = str(error).partition("\n")[0]
+        if isinstance(error, MemoryError) or any(words in first_line.lower() for words in _OUT_OF_MEMORY):
+            if len(pixels) > 1:
+                return
+            raise OutOfMemoryError(first_line) from error
+        if "CUDA error" in first_line if self._device.type == "cpu" else not _works(self._device):
+            raise BrokenDeviceError(first_line) from error
+        height, width = pixels.shape[1:3]
+        reason = self._fault_of_size(height, width)
+        if reason is None:
+            raise error
+        raise BadImageError(f"the network does not support images of {width}x{height}: {reason}") from error
+
+    def _fault_of_size(self, height: int, width: int) -> str | None:
+        """Why the network does not support a size, as shapes alone tell, without its weights; None if it does."""
+        if self._shapes is None:
+            self._shapes = self._build().eval().to("meta")
+        try:
+            self._shapes(torch.empty(1, 3, height, width, device="meta"))
+        except NotImplementedError:  # an operator without an implementation for "meta"
+            return None
+        except Exception as error:
+            return str(error)
+        return None
 
 
-def build_network(module: str, name: str, arguments: dict[str, Any], *, trusted: bool) -> nn.Module:
-    """Build a network with a class or a builder of a known library; if trusted, with any callable."""
-    if not trusted:
-        arguments = {key: value for key, value in arguments.items() if key not in _WEIGHT_ARGUMENTS}
-        if not _is_known(module, name, arguments):
-            raise ValueError(
-                f"{module}.{name} is neither a class of networks nor a builder of torchvision or timm; "
-                f"if you trust it, set {_TRUST}=1"
-            )
-    network = getattr(importlib.import_module(module), name)(**arguments)
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"{module}.{name} returns a {type(network).__name__}, not a network")
-    return network
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Compute float32 as Score Image Model does: TF32 has 10 bits of mantissa."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-def _is_known(module: str, name: str, arguments: dict[str, Any]) -> bool:
-    """Whether the names refer to a network of a known library. No other module is imported to decide it."""
-    if module == "timm":
-        # Only names of the list: create_model would also accept the URL or the folder of a model.
-        networks = importlib.import_module("timm").list_models()
-        return name == "create_model" and str(arguments.get("model_name")) in networks
-    if not _is_of_networks(module):
+def _works(device: torch.device) -> bool:
+    """Whether a GPU still computes. After some errors, all later calls of the process fail."""
+    try:
+        return bool(torch.ones(1, device=device).add(1).item() == 2)
+    except RuntimeError:
         return False
-    if module.partition(".")[0] == "torchvision":
-        models = importlib.import_module("torchvision.models")
-        if name in models.list_models(module=models):
-            return True
-    found = getattr(importlib.import_module(module), name, None)
-    return isinstance(found, type) and issubclass(found, nn.Module) and _is_of_networks(found.__module__)
 
 
-def _is_of_networks(module: str) -> bool:
-    return any(module == known or module.startswith(f"{known}.") for known in _PACKAGES_OF_NETWORKS)
+def _pixels_of(image: Image.Image) -> torch.Tensor:
+    rgb = image.convert("RGB")
+    return torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).view(rgb.height, rgb.width, 3)
 
 
-def _import_local_code(archive: Path) -> None:
-    """Unpack and import the code of a model that was trusted in training. zipfile keeps all files within the folder."""
-    target = Path(tempfile.mkdtemp(prefix="model-code-"))  # accessible to this user only
-    with zipfile.ZipFile(archive) as packed:
-        if sum(entry.file_size for entry in packed.infolist()) > _MAX_CODE_BYTES:
-            raise ValueError(f"{archive.name} is too large for code")
-        packed.extractall(target)
-    sys.path[:0] = [str(target), *(str(entry) for entry in target.iterdir() if entry.is_dir())]
-
-
-def decode_base64(text: object) -> Image.Image:
-    """Decode an image from the base64 of its file, with or without a prefix such as `data:image/png;base64,`.
-
-    Raises:
-        BadImageError: if it is not a string, not base64, or not an image.
-    """
-    if not isinstance(text, str):
-        raise BadImageError(f"expected the base64 of an image file, but got a {type(text).__name__}")
-    try:
-        return decode(base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True))
-    except (binascii.Error, ValueError) as error:
-        raise BadImageError(f"it is not base64: {error}") from error
-
-
-def decode(data: bytes) -> Image.Image:
-    """Decode an image from the content of its file.
-
-    Raises:
-        BadImageError: if it is not an image, or too large.
-    """
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        size = image.width * image.height
-        if size <= _MAX_PIXELS:
-            image.load()
-    except Exception as error:  # the exceptions of Pillow's decoders are not documented
-        raise BadImageError(f"it is not a readable image: {error}") from error
-    if size > _MAX_PIXELS:
-        raise BadImageError(f"it has {image.width}x{image.height} pixels, which is too large")
-    return image
+def _chunks(images: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Divide images into lists that are small enough for one batch."""
+    chunk: list[torch.Tensor] = []
+    num_pixels = 0
+    for image in images:
+        num_pixels += image.shape[0] * image.shape[1]
+        if chunk and (len(chunk) == MAX_BATCH_IMAGES or num_pixels > MAX_BATCH_PIXELS):
+            yield chunk
+            chunk, num_pixels = [], image.shape[0] * image.shape[1]
+        chunk.append(image)
+    if chunk:
+        yield chunk

@@ -1,0 +1,18 @@
+"""The sources that each trained model carries, imported as they are there: from one folder, without the package."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import train_pytorch_model
+
+sys.path.append(str(Path(train_pytorch_model.__file__).parent / "serving"))
+
+import served_batches
+import served_images
+import served_json
+import served_model
+import served_requests
+
+__all__ = ["served_batches", "served_images", "served_json", "served_model", "served_requests"]
