@@ -136,18 +136,18 @@ def sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("sigterm")
 def test_other_signals_are_not_taken_for_the_one_that_ends(end: End) -> None:
-    earlier = signal.signal(signal.SIGUSR1, lambda *_: None)
+    earlier = signal.signal(signal.SIGUSR2, lambda *_: None)
     try:
         with Interruption(end.report) as interrupted:
-            os.kill(os.getpid(), signal.SIGUSR1)
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR2)
+            os.kill(os.getpid(), signal.SIGUSR2)
             time.sleep(0.3)
             assert not interrupted.is_requested
             os.kill(os.getpid(), signal.SIGTERM)
             until(lambda: interrupted.is_requested)
             end.wait()
     finally:
-        signal.signal(signal.SIGUSR1, earlier)
+        signal.signal(signal.SIGUSR2, earlier)
     assert end.codes == [75]
     assert "The last checkpoint, if there is one, is unchanged." in end.told[0]
 
@@ -158,7 +158,7 @@ def test_signals_are_handled_only_inside_the_block_and_on_request(end: End) -> N
         with Interruption(end.report):
             assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-        with Interruption(end.report, handles_sigterm=False):
+        with Interruption(end.report, handles_signals=False):
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, own)

@@ -195,8 +195,8 @@ class InterruptedRunError(UserError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
     is_common = True
 
-    def __init__(self, last: str) -> None:
-        super().__init__(f"Interrupted by SIGTERM. {last} Run the same command again to resume.")
+    def __init__(self, last: str, signal_name: str = "SIGTERM") -> None:
+        super().__init__(f"Interrupted by {signal_name}. {last} Run the same command again to resume.")
 
 
 class DivergedRunError(UserError):

@@ -45,7 +45,7 @@ class Session:
     launch: Launch
     """Which of the processes of a launcher this is."""
     handles_signals: bool = False
-    """Whether SIGTERM ends training with a checkpoint. Only the command sets it."""
+    """Whether SIGTERM, SIGINT, SIGHUP and SIGUSR1 end training with a checkpoint. Only the command sets it."""
     report: Callable[[ModuleError | None], None] = _log
     """Reports how the run ended if the process ends outside its main thread."""
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from train_pytorch_model.data.file_systems import flush, move_file
 from train_pytorch_model.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class CheckpointFolder:
     def write(self, content: dict[str, Any]) -> Path:
         """Write a checkpoint and remove all but the last two; return its path.
 
-        If the process is killed meanwhile, the other checkpoints stay valid.
+        If the process is killed meanwhile, the other checkpoints stay valid. Where files cannot be renamed, the new one
+        is copied; its checksum shows whether it is complete.
 
         Raises:
             OSError: when the disk is full or not writable; the folder is unchanged.
@@ -85,11 +87,12 @@ class CheckpointFolder:
                 file.write(_MAGIC + hashlib.sha256(payload.getbuffer()).digest())
                 file.write(payload.getbuffer())
                 file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+                flush(file.fileno())
+            move_file(temporary, path)
             _flush_folder(self.path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise
         self._own.add(path.name)
         with contextlib.suppress(OSError):  # the new checkpoint is complete
@@ -146,6 +149,6 @@ def _flush_folder(path: Path) -> None:
     with contextlib.suppress(OSError):  # not supported by some mounts
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            flush(descriptor)
         finally:
             os.close(descriptor)

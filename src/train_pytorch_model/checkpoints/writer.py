@@ -63,8 +63,8 @@ class CheckpointWriter:
 
     @property
     def is_stop_requested(self) -> bool:
-        """Whether to save a checkpoint and stop."""
-        return self._interruption.is_requested
+        """Whether to save a checkpoint and stop. The training loop asks between two steps."""
+        return self._interruption.is_stop_requested()
 
     def is_due(self, *, at_epoch_end: bool) -> bool:
         """Return whether to save a checkpoint now; True only once for each checkpoint."""
@@ -102,7 +102,7 @@ class CheckpointWriter:
         if self._is_main:
             self.wait()
             last = self._write(state)
-        raise InterruptedRunError(last)
+        raise InterruptedRunError(last, self._interruption.signal_name)
 
     def wait(self) -> None:
         """Wait until no checkpoint is being written."""

@@ -88,8 +88,14 @@ def move_file(source: Path, target: Path) -> None:
     except OSError as error:
         if is_disk_full(error) or not source.is_file():
             raise
-        shutil.copyfile(source, target)
-        source.unlink()
+        try:
+            shutil.copyfile(source, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                target.unlink()
+            raise
+        with contextlib.suppress(OSError):
+            source.unlink()
 
 
 def flush(descriptor: int) -> None:

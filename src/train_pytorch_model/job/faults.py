@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def reported_at_once(report: Callable[[ModuleError | None], None], *, is_needed: bool) -> Iterator[None]:
-    """Report an error of the block while SIGTERM is still handled.
+    """Report an error of the block while signals are still handled.
 
     When a process fails, torchrun ends the others with SIGTERM, which must not come between the error and its report.
     """
@@ -78,16 +78,16 @@ def faults_named(parameters: TrainingParameters, world: World | None, interrupti
     except BaseException as error:
         if world is not None:
             world.expect_failure()
-        named = _named(error, parameters, is_interrupted=interruption.is_requested)
+        named = _named(error, parameters, interruption)
         if named is None:
             raise
         raise named from error
 
 
-def _named(error: BaseException, parameters: TrainingParameters, *, is_interrupted: bool) -> ModuleError | None:
+def _named(error: BaseException, parameters: TrainingParameters, interruption: Interruption) -> ModuleError | None:
     """The named error for an exception; None if the exception is to be raised as it is."""
-    if is_interrupted and is_lost_peer(error):
-        return InterruptedRunError("The last checkpoint is kept.")
+    if interruption.is_requested and is_lost_peer(error):
+        return InterruptedRunError("The last checkpoint is kept.", interruption.signal_name)
     if isinstance(error, UnreadableImageError):
         return UserError(f"An image has changed during training: {error}. Start the run again.")
     if isinstance(error, BatchTooLargeError) or is_out_of_memory(error):

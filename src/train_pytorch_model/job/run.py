@@ -58,7 +58,7 @@ def train(settings: Settings, session: Session) -> TrainingResult:
     is_main = session.launch.rank == 0
     report = session.report if is_main else _ignore
     report_path = None
-    with Interruption(report, handles_sigterm=session.handles_signals) as interruption, kept_warnings() as warnings:
+    with Interruption(report, handles_signals=session.handles_signals) as interruption, kept_warnings() as warnings:
         at_once = reported_at_once(report, is_needed=session.handles_signals and session.launch.world_size > 1)
         with at_once, connected(session.launch, report, interruption.notice) as world:
             finished, checkpoints = _fit(settings, session, world, interruption, warnings)

@@ -1,23 +1,27 @@
 """Writes an output folder completely or not at all.
 
-A folder that does not exist is written under a temporary name and renamed. Azure creates or mounts output folders
-beforehand, and a mount point cannot be renamed. So a folder that exists is filled file by file, with `_meta.yaml` last
-(no reader accepts a directory without it), and emptied if that fails. A marker file shows that the files in it are the
-incomplete output of a killed process, which the next run may replace.
+A folder that does not exist is written under a temporary name and renamed, or copied where folders cannot be renamed.
+Azure creates or mounts output folders beforehand, and a mount point cannot be renamed. So a folder that exists is
+filled file by file, with `_meta.yaml` last (no reader accepts a directory without it), and emptied if that fails. A
+marker file shows that the files in it are the incomplete output of a killed process, which the next run may replace.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import glob
+import logging
 import os
+import secrets
 import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from train_pytorch_model.data.file_systems import PROBE_PREFIX, is_disk_full, locked, try_writing
 from train_pytorch_model.errors import InvalidModelDirectoryError, ModuleError, ModuleOutOfMemoryError, UserError
+from train_pytorch_model.ports.existing_folders import UNFINISHED_MARKER, copy_into, entries_of, filling
 from train_pytorch_model.ports.small_files import META_FILE, read_meta
 from train_pytorch_model.text.wording import name_some
 
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.ports.directory_kinds import Kind
 
-_UNFINISHED_MARKER = ".unfinished-model"
+logger = logging.getLogger(__name__)
 
 
 class OutputDirectory:
@@ -79,14 +83,22 @@ class OutputDirectory:
             self._refuse(f"{self.path} is a broken link", "Remove it, or give a folder.")
         if self.path.is_dir():
             self._refuse_foreign_files()
-        parent = self.path if self.path.is_dir() else self._existing_parent()
-        try:  # with the real prefix, because the name may be too long
-            prefix = ".writable-" if self.path.is_dir() else self._stage_prefix
-            handle, name = tempfile.mkstemp(prefix=prefix, dir=parent)
-            os.close(handle)
-            os.unlink(name)
+        folder = self.path if self.path.is_dir() else self._existing_parent()
+        try:
+            if self.path.is_dir():
+                try_writing(self.path)
+            else:
+                self._try_stage(folder)
         except OSError as error:
-            self._refuse(f"{parent} cannot be written to: {error.strerror}", "Give another folder.")
+            self._refuse(f"{folder} cannot be written to: {error.strerror}", "Give another folder.")
+
+    def _try_stage(self, parent: Path) -> None:
+        """Create a folder as `writing` does, write to it and remove it."""
+        stage = self._new_stage(parent)  # with the real prefix, because the name may be too long
+        try:
+            try_writing(stage)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
@@ -95,73 +107,79 @@ class OutputDirectory:
         Raises:
             ModuleError: if the files cannot be written or moved.
         """
-        exists = self.path.is_dir()
-        if exists and self._kind.is_large and not any(self.path.iterdir()):
-            with self._writing_in_place():
-                yield self.path
-            return
-        beside = None if exists else str(real_path(self.path).parent)
         try:
-            if not exists:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._remove_remains()
-            stage = Path(tempfile.mkdtemp(prefix=None if exists else self._stage_prefix, dir=beside))
+            exists = self.path.is_dir()
+            stage = None
+            if not (exists and self._kind.is_large and not entries_of(self.path)):
+                stage = self._make_stage(exists=exists)
+            if stage is None:
+                with filling(self.path):
+                    yield self.path
+                return
         except OSError as error:
             raise self._write_fault(error) from error
         try:
-            yield stage
-            # mkdtemp creates a folder for its owner only; the output gets the usual permissions.
-            stage.chmod(0o777 & ~_umask())
-            if exists:
-                self._fill_from(stage)
-            else:
-                os.replace(stage, self.path)
+            with locked(stage):  # other processes that write this output do not remove it
+                yield stage
+                if exists or not self._renamed(stage):
+                    self._fill_from(stage)
         except OSError as error:
             raise self._write_fault(error) from error
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 
+    def _make_stage(self, *, exists: bool) -> Path | None:
+        """Create a temporary folder; None if there is no place for one, so that an existing folder is written itself.
+
+        It is beside an output that does not exist yet, which allows renaming it.
+        """
+        if exists:
+            try:
+                return Path(tempfile.mkdtemp())
+            except OSError as error:
+                logger.debug("There is no folder for temporary files: %s", error)
+                self._refuse_foreign_files()
+                return None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._remove_remains()
+        return self._new_stage(real_path(self.path).parent)
+
+    def _new_stage(self, parent: Path) -> Path:
+        # Unlike tempfile.mkdtemp, this gives the folder its permissions at once; some mounts cannot change them.
+        stage = parent / f"{self._stage_prefix}{secrets.token_hex(4)}"
+        stage.mkdir()
+        return stage
+
+    def _renamed(self, stage: Path) -> bool:
+        """Rename the folder to the output's name; return whether that was possible."""
+        try:
+            os.replace(stage, self.path)
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            logger.debug("%s cannot be renamed to %s (%s); it is copied.", stage, self.path, error.strerror)
+            return False
+        return True
+
     def _remove_remains(self) -> None:
         """Remove temporary folders of processes that were killed while they wrote this output."""
         for remains in real_path(self.path).parent.glob(f"{glob.escape(self._stage_prefix)}*"):
-            shutil.rmtree(remains, ignore_errors=True)
-
-    @contextmanager
-    def _writing_in_place(self) -> Iterator[None]:
-        """Write a large directory directly into an existing, empty folder, so that it is written only once."""
-        mark = self.path / _UNFINISHED_MARKER
-        mark.touch()
-        try:
-            yield
-        except BaseException as error:
-            self._clear()
-            if isinstance(error, OSError):
-                raise self._write_fault(error) from error
-            raise
-        finally:
-            mark.unlink()
+            with contextlib.suppress(BlockingIOError), locked(remains):
+                shutil.rmtree(remains, ignore_errors=True)
 
     def _fill_from(self, stage: Path) -> None:
-        self._refuse_foreign_files()  # again: files may have been added since the check
-        (self.path / _UNFINISHED_MARKER).touch()
-        self._clear()
+        """Copy the content of a folder to the output, which need not exist."""
+        is_new = not self.path.is_dir()
         try:
-            for file in sorted(stage.iterdir(), key=lambda file: file.name == META_FILE):
-                if file.is_dir():
-                    shutil.copytree(file, self.path / file.name, copy_function=shutil.copyfile)
-                else:
-                    shutil.copyfile(file, self.path / file.name)
+            self.path.mkdir(exist_ok=True)
+            self._refuse_foreign_files()  # again: files may have been added since the check
+            with filling(self.path):
+                copy_into(self.path, stage)
         except BaseException:
-            self._clear()
+            if is_new:
+                with contextlib.suppress(OSError):  # if it is not empty, it is not this function's
+                    self.path.rmdir()
             raise
-        finally:
-            (self.path / _UNFINISHED_MARKER).unlink()
-
-    def _clear(self) -> None:
-        """Remove an earlier output, `_meta.yaml` first, so that an incomplete one is never read."""
-        files = [file for file in self.path.iterdir() if file.name != _UNFINISHED_MARKER]
-        for file in sorted(files, key=lambda file: file.name != META_FILE):
-            shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def _refuse_foreign_files(self) -> None:
         foreign = self._foreign_files()
@@ -172,15 +190,15 @@ class OutputDirectory:
             )
 
     def _foreign_files(self) -> list[str]:
-        names = sorted(entry.name for entry in self.path.iterdir())
+        names = sorted(entry.name for entry in entries_of(self.path) if not entry.name.startswith(PROBE_PREFIX))
         kind = self._kind
         foreign = [
             name
             for name in names
             if not ((name in kind.files and (self.path / name).is_file()) or name in kind.folders)
         ]
-        if _UNFINISHED_MARKER in names and (self.path / _UNFINISHED_MARKER).is_file():
-            return [name for name in foreign if name != _UNFINISHED_MARKER]
+        if UNFINISHED_MARKER in names and (self.path / UNFINISHED_MARKER).is_file():
+            return [name for name in foreign if name != UNFINISHED_MARKER]
         if names and not foreign and META_FILE in names:
             try:
                 is_of_type = read_meta(self.path).get("type") == kind.type_name
@@ -199,7 +217,7 @@ class OutputDirectory:
         return parent
 
     def _write_fault(self, error: OSError) -> ModuleError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             return ModuleOutOfMemoryError(f"The disk is full: {error.filename or self.path} cannot be written.")
         return self._fault(f"{self.path} could not be written: {error}", "No incomplete output remains.")
 
@@ -229,14 +247,6 @@ def make_outputs_folder(path: Path, flag: str = "--outputs-path") -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+        try_writing(path)
     except OSError as error:
         raise UserError(f"{flag} {path} cannot be written to: {error.strerror}. Give another folder.") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
