@@ -1,0 +1,114 @@
+"""The real commands on a GPU, each in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+
+from tests.making import ROOT, flags_of, read_json_lines, write_image_directory
+
+pytestmark = pytest.mark.gpu
+
+RESUME = 75  # the exit code of a run that saved a checkpoint and can be continued
+
+
+def _command(name: str, **flags: object) -> list[str]:
+    return [sys.executable, "-m", "train_pytorch_model", name, *flags_of(flags)]
+
+
+def _run(name: str, **flags: object) -> str:
+    """Run a command to its end; return what it printed and logged."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
+    finished = subprocess.run(_command(name, **flags), capture_output=True, text=True, env=environment)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return finished.stdout + finished.stderr
+
+
+@pytest.fixture(name="path")
+def _path(device: torch.device, tmp_path: Path) -> Path:
+    """A folder with images of four classes, of which a network learns some."""
+    try:
+        found = importlib.util.find_spec("azureml.studio.core")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        pytest.skip("azureml-designer-core is not installed")
+    for part, per_class, seed in (("train", 40, 0), ("valid", 13, 1)):
+        write_image_directory(tmp_path / part, classes="abcd", per_class=per_class, size=96, seed=seed)
+    return tmp_path
+
+
+def _flags(path: Path, name: str, **more: object) -> dict[str, object]:
+    return {
+        "untrained_model_path": path / "untrained",
+        "train_data_path": path / "train",
+        "valid_data_path": path / "valid",
+        "trained_model_path": path / name,
+        "outputs_path": path / f"{name}_outputs",
+        "epochs": 3,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+        **more,
+    }
+
+
+def _initialize(path: Path, network: str) -> None:
+    _run("initialize-model", model_name=network, untrained_model_path=path / "untrained", outputs_path=path / "outputs")
+
+
+def test_a_pipeline_trains_on_the_gpu_and_score_finds_the_logged_accuracy(path: Path, device: torch.device) -> None:
+    _initialize(path, "resnet18")
+    checked = _run("check", **_flags(path, "trained"))
+    assert torch.cuda.get_device_name(device) in checked
+    log = _run("train", **_flags(path, "trained"))
+    assert "as a CUDA graph" in log
+    assert "cuda:0 in bfloat16" in log or "cuda:0 in float16" in log
+    assert (path / "trained_outputs" / "report" / "report.html").is_file()
+    _run(
+        "score-image-model",
+        trained_model=path / "trained",
+        dataset=path / "valid",
+        scored_dataset=path / "scored",
+        outputs_path=path / "outputs",
+    )
+    scored = pandas.read_parquet(path / "scored" / "_data.parquet")
+    best = max(row["top1_acc"] for row in read_json_lines(path / "trained_outputs" / "metrics.jsonl"))  # type: ignore[type-var]
+    assert (scored["category"] == scored["Scored Labels"]).mean() == pytest.approx(best)
+
+
+def test_a_run_that_is_stopped_resumes_to_the_same_weights(path: Path) -> None:
+    """With a CUDA graph and dropout; SIGTERM arrives in the middle of an epoch."""
+    _initialize(path, "squeezenet1_1")
+    plain, stopped = (_flags(path, name, report="off", epochs=150, patience=150) for name in ("plain", "stopped"))
+    _run("train", **plain)
+    process = subprocess.Popen(_command("train", **stopped), stderr=subprocess.DEVNULL)
+    metrics = path / "stopped_outputs" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > 10):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == RESUME
+    assert 10 < len(read_json_lines(metrics)) < 150
+    assert "esum" in _run("train", **stopped)
+    assert read_json_lines(metrics) == read_json_lines(path / "plain_outputs" / "metrics.jsonl")
+    one, other = (torch.load(path / name / "model") for name in ("plain", "stopped"))
+    assert all(torch.equal(other[key], value) for key, value in one.items())
+
+
+def test_two_processes_on_one_gpu_are_refused(path: Path) -> None:
+    _initialize(path, "resnet18")
+    command = _command("train", **_flags(path, "trained"))
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command[1:]]
+    finished = subprocess.run(words, capture_output=True, text=True)
+    assert finished.returncode != 0
+    assert "use the same GPU" in finished.stderr
+    assert not (path / "trained").exists()

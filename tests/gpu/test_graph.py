@@ -1,0 +1,132 @@
+"""A training step as a CUDA graph equals the step without one, and a failed capture leaves no trace."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from tests.gpu.runs import different_weights, make_store, train
+from tests.small_training import Recorder, make_plan
+from train_pytorch_model.distributed.world import World
+from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
+from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep
+from train_pytorch_model.training.loop import train_epoch
+from train_pytorch_model.training.precision import choose_precision
+from train_pytorch_model.training.state import TrainingState
+from train_pytorch_model.training.step import TrainingStep
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("network", ["resnet18", "densenet121", "mobilenet_v3_small", "squeezenet1_1", "vit_b_16"])
+def test_a_graph_gives_the_same_weights_as_steps_without_one(
+    network: str, precision: str, device: torch.device, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_store(tmp_path, "device", device, size=224 if network == "vit_b_16" else 64)
+    with caplog.at_level(logging.INFO):
+        plain, captured, again = (
+            train(store, device, network, precision, cuda_graph=flag)[1] for flag in (False, True, True)
+        )
+    assert caplog.text.count("as a CUDA graph") == 2
+    assert not different_weights(captured, again)
+    assert not different_weights(plain, captured)
+
+
+@pytest.mark.parametrize(("place", "microbatch_size"), [("device", 3), ("memory", "off"), ("none", 3)])
+def test_a_graph_gives_the_same_weights_from_any_image_store_and_in_microbatches(
+    place: str, microbatch_size: int | str, device: torch.device, tmp_path: Path
+) -> None:
+    store = make_store(tmp_path, place, device)
+    plain, captured = (
+        train(store, device, cuda_graph=flag, microbatch_size=microbatch_size)[1] for flag in (False, True)
+    )
+    assert not different_weights(plain, captured)
+
+
+@pytest.mark.parametrize("is_captured", [False, True])
+def test_the_host_waits_only_at_the_end_of_an_epoch(is_captured: bool, device: torch.device, tmp_path: Path) -> None:
+    store = make_store(tmp_path, "device", device)
+    network = torchvision.models.resnet18(num_classes=4).to(device)
+    step = TrainingStep(network, 4, device, torch.channels_last, choose_precision("auto", device, network))
+    run_step = CapturedStep(step, 8) if is_captured else step
+    plan = make_plan(print_frequency=1000)
+    waits: list[str] = []
+    for epoch in (1, 2):  # the first epoch prepares kernels and captures the graph
+        step.begin_epoch(0.01)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                state = TrainingState(step, BestModel(), EarlyStopping(9), epoch)
+                train_epoch(state, run_step, store, plan, World(device=device), Recorder())
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        waits = [str(warning.message) for warning in caught if "synchronizing" in str(warning.message)]
+    # The last loss and the sums of the epoch.
+    assert len(waits) == 2, waits
+
+
+class Waiting(torch.nn.Module):
+    """No graph can hold this network: the host reads a value in the middle of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3 * 8 * 8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = torch.nn.functional.dropout(images.flatten(1), training=self.training)
+        scale = images.mean().item()
+        result: torch.Tensor = self.linear(hidden)
+        return result + scale
+
+
+def _train_waiting(device: torch.device, *, is_captured: bool) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    network = Waiting().to(device)
+    step = TrainingStep(network, 4, device, torch.contiguous_format, choose_precision("float32", device, network))
+    run_step = CapturedStep(step, 8) if is_captured else step
+    step.begin_epoch(0.01)
+    torch.manual_seed(1)
+    pixels = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8, device=device)
+    for _ in range(3 * NUM_WARM_UP_STEPS):
+        run_step(pixels, torch.zeros(8, dtype=torch.int64, device=device))
+    assert step.loss.isfinite()
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def test_a_capture_that_fails_leaves_the_process_as_it_was(
+    device: torch.device, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = _train_waiting(device, is_captured=False)
+    after = _train_waiting(device, is_captured=True)
+    assert "continues without it" in caplog.text
+    for name, value in plain.items():
+        assert torch.equal(after[name], value)
+    # Memory can still be returned to the GPU.
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(device)
+    block = torch.empty(2**30, dtype=torch.uint8, device=device)
+    assert torch.cuda.memory_reserved(device) >= before + 2**30
+    del block
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved(device) == before
+    # And another step can be captured.
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4)).to(device)
+        step = TrainingStep(network, 4, device, torch.contiguous_format, choose_precision("float32", device, network))
+        run_step = CapturedStep(step, 8)
+        step.begin_epoch(0.01)
+        for _ in range(NUM_WARM_UP_STEPS + 2):
+            run_step(
+                torch.zeros((8, 3, 8, 8), dtype=torch.uint8, device=device),
+                torch.zeros(8, dtype=torch.int64, device=device),
+            )
+    assert "as a CUDA graph" in caplog.text
+    assert step.loss.isfinite()
