@@ -7,7 +7,7 @@ from pathlib import Path
 
 import train_pytorch_model
 
-sys.path.append(str(Path(train_pytorch_model.__file__).parent / "serving"))
+sys.path.extend(str(Path(train_pytorch_model.__file__).parent / name) for name in ("serving", "data"))
 
 import served_batches
 import served_images

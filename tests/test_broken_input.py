@@ -230,6 +230,7 @@ def broken(content: Callable[[], bytes], words: str) -> Case:
 
 _LIMIT = "exceeds limit of 178956970 pixels"
 _NO_IMAGE = "it cannot be identified as an image"
+_TEXT = "it is not an image but text that starts with 'no'"
 _LEAVES = "which leaves the directory"
 _LEADS_OUT = "which leads out of the directory through a link"
 _NO_FILE = "names no file under 'image_info'"
@@ -354,7 +355,7 @@ CASES: dict[str, Case] = {
     ),
     # Raw folders.
     "raw images: a file that is not an image": Case(
-        "error", raw(lambda path: (path / "cat" / "x.png").write_bytes(b"no image")), _NO_IMAGE
+        "error", raw(lambda path: (path / "cat" / "x.png").write_bytes(b"no image")), _TEXT
     ),
     "raw images: files of other kinds, such as GIF": Case(
         "warning",
@@ -371,9 +372,13 @@ CASES: dict[str, Case] = {
         "error", raw(lambda path: os.mkfifo(path / "cat" / "x.png")), "is not a regular file or is a broken link"
     ),
     # Images.
-    "a file of 0 bytes": Case("error", image(b""), _NO_IMAGE),
-    "a file that is not an image: text, SVG, HTML": Case("error", image(odd_images.SVG), _NO_IMAGE),
-    "PostScript with the name of an image": Case("error", image(odd_images.POSTSCRIPT), "it is a PostScript program"),
+    "a file of 0 bytes": Case("error", image(b""), "it is empty"),
+    "a file that is not an image: text, SVG, HTML": Case(
+        "error", image(odd_images.SVG), "it is not an image but an SVG drawing"
+    ),
+    "PostScript with the name of an image": Case(
+        "error", image(odd_images.POSTSCRIPT), "it is not an image but a PostScript program"
+    ),
     "a PNG of 0x0 pixels": broken(lambda: odd_images.EMPTY["png"], _NO_IMAGE),
     "a GIF of 0x0 pixels": broken(lambda: odd_images.EMPTY["gif"], _NO_IMAGE),
     "a BMP of 0x0 pixels": broken(lambda: odd_images.EMPTY["bmp"], _NO_IMAGE),

@@ -70,7 +70,7 @@ def test_a_file_that_is_no_whole_image_is_unreadable(kind: str, tmp_path: Path) 
 def test_memory_that_runs_out_makes_no_image_unreadable(
     read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path) -> None:
+    def fail(path: Path, formats: object) -> None:
         raise MemoryError
 
     (tmp_path / "image.png").touch()

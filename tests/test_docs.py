@@ -31,7 +31,7 @@ OTHER_FLAGS = {
     *("--no-deps", "--require-hashes", "--nproc-per-node", "--max-restarts", "--kills", "--real"),
 }
 # Files of a trained model.
-SERVED = {"score.py", "served_model.py"}
+SERVED = {"score.py", "served_model.py", "image_formats.py"}
 COMMAND = re.compile(
     r"(?:train-pytorch-model|python -m train_pytorch_model|torchrun (?:--\S+ \d+ )*-m train_pytorch_model) (.+)"
 )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PACKAGE = "train_pytorch_model"
+_PILLOW = "PIL"
 _LINE_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
@@ -95,6 +96,7 @@ def configure_logging(*, is_quiet: bool = False, is_silent: bool = False, log_fo
     threading.excepthook = _log_thread
     # Pillow warns of odd metadata and of sizes without naming the file; errors of unreadable images name it.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger(_PILLOW).setLevel(logging.CRITICAL)
     return console
 
 
@@ -107,8 +109,9 @@ def configured_logging(
     Handlers of the root logger that write to stdout or stderr are inactive inside the block. All others, such as those
     that write to a file, also receive the records of the block.
     """
-    root, package = logging.getLogger(), logging.getLogger(_PACKAGE)
-    handlers, levels = list(root.handlers), (root.level, package.level)
+    loggers = [logging.getLogger(name) for name in (None, _PACKAGE, _PILLOW)]
+    root, levels = loggers[0], [logger.level for logger in loggers]
+    handlers = list(root.handlers)
     streams, is_captured_here = (sys.stdout, sys.stderr), False
     excepthook, showwarning = threading.excepthook, warnings.showwarning
     with warnings.catch_warnings():
@@ -127,8 +130,8 @@ def configured_logging(
                 root.removeHandler(handler)
             for handler in handlers:
                 root.addHandler(handler)
-            root.setLevel(levels[0])
-            package.setLevel(levels[1])
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)
             if is_captured_here:
                 logging.captureWarnings(False)
             threading.excepthook = excepthook

@@ -7,25 +7,29 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, PngImagePlugin
 
+from train_pytorch_model.data.image_formats import UnreadableImageError, open_image
 from train_pytorch_model.data.threads import in_threads, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from PIL import Image
+
+__all__ = [
+    "Size",
+    "UnreadableImageError",
+    "check_regular",
+    "decode",
+    "decode_sized",
+    "opened",
+    "read_headers",
+    "read_size",
+]
+
 Size = tuple[int, int]
 """(height, width) in pixels."""
-
-
-# The value that designer-core sets when it is imported, so that the same PNG comments are accepted before that, too.
-# Pillow also limits the total size of all comments of a file.
-PngImagePlugin.MAX_TEXT_CHUNK = 100 * ImageFile.SAFEBLOCK
-
-
-class UnreadableImageError(Exception):
-    """A file is not a complete image; the message says why."""
 
 
 def check_regular(path: Path) -> None:
@@ -44,13 +48,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """Open an image and read its header.
 
     Raises:
-        UnreadableImageError: if the file is not a regular file, or is PostScript.
+        UnreadableImageError: if the file is not a regular file, or not an image of a format that is read.
     """
     with reading(path):
         check_regular(path)
-        with Image.open(path) as image:
-            if image.format == "EPS":  # Pillow would start Ghostscript
-                raise UnreadableImageError("it is a PostScript program, whatever its name says")
+        with open_image(path) as image:
             yield image
 
 
@@ -121,6 +123,4 @@ def decode_sized(path: Path, size: Size) -> np.ndarray:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
-    if type(error).__name__ == "UnidentifiedImageError":
-        return "it cannot be identified as an image"
     return str(error) or type(error).__name__

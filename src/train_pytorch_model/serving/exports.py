@@ -120,7 +120,7 @@ def _export_mlflow(folder: Path, description: NetworkDescription) -> None:
     with tempfile.TemporaryDirectory(prefix="mlflow-") as work:
         data = Path(work) / "model"
         shutil.copytree(folder, data, ignore=shutil.ignore_patterns(*SERVING_FILES, MLFLOW_FOLDER, ONNX_FILE))
-        code = [str(shutil.copy(_HERE / name, work)) for name in (*MODEL_SOURCES, "mlflow_loader.py")]
+        code = [str(shutil.copy(source, work)) for source in (*MODEL_SOURCES, _HERE / "mlflow_loader.py")]
         mlflow.pyfunc.save_model(
             path=str(folder / MLFLOW_FOLDER),
             loader_module="mlflow_loader",

@@ -13,9 +13,15 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 # What loads and computes a model, and what also answers requests. Each file imports only those beside it.
-MODEL_SOURCES = ("served_model.py", "served_images.py", "served_networks.py")
-_SOURCES = ("score.py", "served_requests.py", "served_json.py", "served_batches.py", *MODEL_SOURCES)
-SERVING_FILES = (*_SOURCES, "conda_env.yaml")
+MODEL_SOURCES = (
+    *(_HERE / name for name in ("served_model.py", "served_images.py", "served_networks.py")),
+    _HERE.parent / "data" / "image_formats.py",
+)
+_SOURCES = (
+    *(_HERE / name for name in ("score.py", "served_requests.py", "served_json.py", "served_batches.py")),
+    *MODEL_SOURCES,
+)
+SERVING_FILES = (*(source.name for source in _SOURCES), "conda_env.yaml")
 
 
 def write_serving_files(folder: Path, description: NetworkDescription) -> None:
@@ -25,8 +31,8 @@ def write_serving_files(folder: Path, description: NetworkDescription) -> None:
         folder: the ModelDirectory.
         description: the description of its network, which names the library that it comes from.
     """
-    for name in _SOURCES:
-        shutil.copyfile(_HERE / name, folder / name)
+    for source in _SOURCES:
+        shutil.copyfile(source, folder / source.name)
     (folder / "conda_env.yaml").write_text(_conda_env(description), encoding="utf-8")
 
 

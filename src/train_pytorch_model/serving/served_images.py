@@ -1,6 +1,6 @@
 """Decodes the images of requests, with Pillow as training does, and says what data is that is not an image.
 
-It needs only Pillow and is copied into each trained model.
+It needs only Pillow and `image_formats.py`, and is copied into each trained model.
 """
 
 from __future__ import annotations
@@ -8,44 +8,20 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
+import logging
 import re
+import warnings
 from urllib.parse import unquote, unquote_to_bytes
 
-from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
+from image_formats import UnreadableImageError, open_image
+from PIL import Image
 
-# All formats are known from the start, because threads decode at the same time.
-Image.init()
-# As in training: Pillow's default rejects PNG files with long comments.
-PngImagePlugin.MAX_TEXT_CHUNK = 100 * ImageFile.SAFEBLOCK
+# Pillow logs and warns about images without naming them. The errors below say what is wrong with which image.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _MAX_PIXELS = 16_000_000
 _MAX_SHOWN = 40
-_SIGNATURES = {
-    b"\x89PNG": "a damaged or incomplete PNG image",
-    b"\xff\xd8\xff": "a damaged or incomplete JPEG image",
-    b"GIF8": "a damaged or incomplete GIF image",
-    b"II*\0": "a TIFF image that is damaged or has an unusual number of bands or bits",
-    b"MM\0*": "a TIFF image that is damaged or has an unusual number of bands or bits",
-    b"\x1f\x8b": "a gzip file",
-    b"PK\x03\x04": "a ZIP archive",
-    b"7z\xbc\xaf": "a 7z archive",
-    b"Rar!": "a RAR archive",
-    b"BZh": "a bzip2 file",
-    b"\xfd7zXZ": "an xz file",
-    b"%PDF": "a PDF document",
-    b"%!PS": "a PostScript program",
-    b"\xc5\xd0\xd3\xc6": "a PostScript program",
-    b"\x93NUMPY": "a NumPy array",
-    b"\x89HDF": "an HDF5 file",
-    b"PAR1": "a Parquet file",
-    b"\x1aE\xdf\xa3": "a Matroska or WebM video",
-    b"\xff\x0a": "a JPEG XL image",
-    b"\0\0\0\x0cJXL ": "a JPEG XL image",
-    b"version https://git-lfs": "a pointer of Git LFS instead of the file",
-}
-_BRANDS = {b"avif": "an AVIF image", b"avis": "an AVIF image", b"heic": "a HEIC image", b"heix": "a HEIC image"}
-_BRANDS |= {b"mif1": "a HEIF image", b"msf1": "a HEIF image", b"hevc": "a HEIC image", b"heim": "a HEIC image"}
 _JSON_NAMES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", list: "a list"}
 _JSON_NAMES |= {dict: "an object"}
 
@@ -62,19 +38,15 @@ def decode(data: bytes) -> Image.Image:
     """
     name = ""
     try:
-        image = Image.open(io.BytesIO(data))
+        image: Image.Image = open_image(io.BytesIO(data))
         name = f"{image.format}: "
         size = image.width * image.height
-        if image.format != "EPS" and size <= _MAX_PIXELS:  # Pillow would start Ghostscript for EPS
+        if size <= _MAX_PIXELS:
             image.load()
     except MemoryError:
         raise
-    except UnidentifiedImageError as error:
-        raise BadImageError(f"it is not a readable image: it is {kind_of(data)}") from error
     except Exception as error:  # the exceptions of Pillow's decoders are not documented
         raise BadImageError(f"it is not a readable image: {name}{error}") from error
-    if image.format == "EPS":
-        raise BadImageError(f"it is not a readable image: it is {kind_of(data)}")
     if size > _MAX_PIXELS:
         raise BadImageError(f"it has {image.width}x{image.height} pixels, which is too large")
     return image
@@ -120,33 +92,14 @@ def _bytes_of(text: str) -> bytes:
 
 
 def is_image(data: bytes) -> bool:
-    """Return whether data begins like an image that Pillow knows. The image may be damaged."""
+    """Return whether data begins like an image that can be read. The image may be damaged."""
     try:
-        Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
+        open_image(io.BytesIO(data)).close()
+    except UnreadableImageError:
         return False
     except Exception:  # a damaged header
         return True
     return True
-
-
-def kind_of(data: bytes) -> str:
-    """Say what data is that Pillow cannot identify, such as "a PDF document"."""
-    if not data:
-        return "empty"
-    for signature, kind in _SIGNATURES.items():
-        if data.startswith(signature):
-            return kind
-    if data[4:8] == b"ftyp":
-        return _BRANDS.get(data[8:12], "an MP4 video or a file like it")
-    start = " ".join(data[:1000].decode(json.detect_encoding(data), "replace").strip("\ufeff").split())
-    if start.lower().startswith(("<!doctype html", "<html")):
-        return "an HTML page"
-    if start.startswith("<"):
-        return "an SVG drawing" if "<svg" in start else "XML"
-    if start and "\ufffd" not in start[:_MAX_SHOWN] and start[:_MAX_SHOWN].isprintable():
-        return f"text that begins with {_shown(start)}"
-    return f"data of an unknown kind that begins with the bytes {data[:8].hex(' ')}"
 
 
 def _shown(text: str) -> str:
