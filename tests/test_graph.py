@@ -74,7 +74,7 @@ class Gpu:
             "current_stream": lambda: gpu.stream,
             "set_stream": set_stream,
             "default_generators": (self.generator,),
-            "synchronize": lambda: None,
+            "synchronize": lambda device: None,
             "empty_cache": lambda: None,
         }
         for name, value in values.items():

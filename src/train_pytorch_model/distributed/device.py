@@ -6,7 +6,7 @@ import os
 import random
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 import torch
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 # Variables that this package sets for libraries that it loads.
 _VARIABLES = ("CUBLAS_WORKSPACE_CONFIG", "TORCH_NCCL_ASYNC_ERROR_HANDLING")
+
+# PyTorch's attention kernels that are deterministic only where operators that are not are errors, or never.
+_ATTENTION: tuple[tuple[Callable[[], bool], Callable[[bool], None]], ...] = (
+    (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+    (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
+    (torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp),
+)
 
 
 def choose_device(local_rank: int = 0) -> torch.device:
@@ -46,6 +53,18 @@ def choose_device(local_rank: int = 0) -> torch.device:
     return device
 
 
+def require_determinism() -> None:
+    """Make operators without a deterministic kernel fail. Only then does PyTorch's attention use deterministic ones."""
+    torch.use_deterministic_algorithms(True)
+
+
+def prefer_determinism() -> None:
+    """Make operators without a deterministic kernel warn, and compute attention by operators that have one."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    for _, enable in _ATTENTION:
+        enable(False)
+
+
 @contextmanager
 def torch_settings_restored() -> Iterator[None]:
     """Restore what a training changes in the process when the block ends.
@@ -59,6 +78,7 @@ def torch_settings_restored() -> Iterator[None]:
     fills_memory = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     is_benchmarked = torch.backends.cudnn.benchmark
     cudnn_tf32, matmul_tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    attention = [is_enabled() for is_enabled, _ in _ATTENTION]
     num_threads = torch.get_num_threads()
     had_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     gpu = torch.cuda.current_device() if had_cuda else 0
@@ -76,6 +96,8 @@ def torch_settings_restored() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fills_memory  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = is_benchmarked
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn_tf32, matmul_tf32
+        for (_, enable), is_enabled in zip(_ATTENTION, attention):
+            enable(is_enabled)
         if torch.get_num_threads() != num_threads:
             torch.set_num_threads(num_threads)
         random.setstate(python_state)
@@ -122,6 +144,13 @@ def gpu_memory(device: torch.device) -> tuple[int, int] | None:
         return None
     free, total = torch.cuda.mem_get_info(device)
     return total - free, total
+
+
+def free_gpu_memory(device: torch.device) -> int:
+    """Return the memory of a GPU in bytes that this process may still allocate."""
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_reserved(device)
+    return max(0, min(free, int(allowed)))
 
 
 def gpu_identity(device: torch.device) -> str | None:

@@ -109,6 +109,7 @@ def _check(settings: Settings, world: World, display: ProgressDisplay, warned: l
                 raise
             faults.faults.append(out_of_memory(error, plan.batch_size))
         else:
+            chosen = replace(chosen, cuda_graph=trial.cuda_graph)
             memory = _memory(prepared, trial, world.device, free)
             faults.faults.extend(_shortages(memory))
             estimate = _estimate(prepared, plan, trial, start_seconds, decoding)
@@ -194,7 +195,8 @@ def _memory(prepared: Prepared, trial: Trial, device: torch.device, free: Mappin
         num_bytes = prepared.train_data.num_bytes + prepared.valid_data.num_bytes
         needs.append(need("decoded images", prepared.image_store, num_bytes))
     if trial.peak_bytes is not None:
-        needs.append(need("network and a batch", "device" if device.type == "cuda" else "memory", trial.peak_bytes))
+        what = "network, batches and the CUDA graph" if trial.cuda_graph else "network and a batch"
+        needs.append(need(what, "device" if device.type == "cuda" else "memory", trial.peak_bytes))
     return tuple(needs)
 
 
@@ -217,11 +219,7 @@ def _shortages(needs: Sequence[Need]) -> list[ModuleError]:
 
 
 def _estimate(prepared: Prepared, plan: Plan, trial: Trial, start_seconds: float, decoding: float) -> Estimate:
-    num_train, num_valid = len(prepared.train), len(prepared.valid)
-    seconds = (
-        math.ceil(num_train / plan.batch_size) * trial.step_seconds
-        + math.ceil(num_valid / plan.batch_size) * trial.validation_seconds
-    )
+    seconds = math.ceil(len(prepared.train) / plan.batch_size) * trial.step_seconds + trial.validation_seconds
     if prepared.image_store == "none":  # then images are decoded in every epoch, during the steps
         seconds = max(seconds, decoding)
     return Estimate(start_seconds, seconds, start_seconds + plan.epochs * seconds)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
 
-from train_pytorch_model.data.batches import normalised, shuffled, training_shards
-from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep
+from train_pytorch_model.data.batches import shuffled, training_shards
+from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, side_stream
 from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
-from train_pytorch_model.training.step import TrainingStep, logits_and_loss
+from train_pytorch_model.training.rehearsal import make_repeatable, use_graph
+from train_pytorch_model.training.step import TrainingStep
+from train_pytorch_model.training.validation import add_batch, validation_batch_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from train_pytorch_model.data.image_store import Batch
+    from train_pytorch_model.data.image_store import Batch, ImageStore
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.job.prepare import Prepared
     from train_pytorch_model.training.plan import Plan
@@ -37,10 +40,12 @@ class Trial:
     step_seconds: float
     """Of a step of training, its images being there."""
     validation_seconds: float
-    """Of a batch of validation of the same size, likewise."""
+    """Of validating all images, likewise."""
     peak_bytes: int | None
     """Memory that network, optimizer and a batch take at most: of the GPU, or of the host where that trains; None where
     the system does not tell."""
+    cuda_graph: bool = False
+    """Whether training replays its steps as a CUDA graph."""
 
 
 def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
@@ -54,31 +59,40 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
     Raises:
         BatchTooLargeError: when a step takes more memory than there is.
     """
-    device = world.device
-    before = _memory_in_use(device)
-    network = prepared.network.to(device)
-    step = TrainingStep(network, plan.num_classes, device, plan.memory_format, plan.precision)
-    set_microbatch_size(step, prepared.train, plan, world)
+    with side_stream(world.device):
+        before = _memory_in_use(world.device)
+        network = prepared.network.to(world.device)
+        step = TrainingStep(network, plan.num_classes, world.device, plan.memory_format, plan.precision)
+        make_repeatable(step, prepared.train, world)
+        set_microbatch_size(step, prepared.train, plan, world)
+        trial = run_with_advice(
+            lambda: _time_all(step, prepared.train, prepared.valid, plan, world), step, prepared.train, plan, world
+        )
+        peak = _peak_memory(world.device)
+    return replace(trial, peak_bytes=None if peak is None or before is None else max(0, peak - before))
+
+
+def _time_all(step: TrainingStep, train: ImageStore, valid: ImageStore, plan: Plan, world: World) -> Trial:
+    """Time training and validation as they will be run; `peak_bytes` of the result is None."""
+    device, network = world.device, step.network
+    captured = CapturedStep(step, plan.batch_size) if use_graph(step, train, valid, plan, world) else None
+    shards = training_shards(shuffled(len(train), plan.seed, 1), plan.batch_size)
     step.begin_epoch(plan.learning_rate)
-    shards = training_shards(shuffled(len(prepared.train), plan.seed, 1), plan.batch_size)[:2]
     # There before a step is timed, as they are where images are decoded once.
-    batches = list(prepared.train.batches([shard.indices for shard in shards], device))
-
-    def time_training() -> float:
-        return time_steps(CapturedStep(step, plan.batch_size) if plan.cuda_graph else step, batches, device)
-
-    step_seconds = run_with_advice(time_training, step, prepared.train, plan, world)
+    batches = list(train.batches([shard.indices for shard in shards[:2]], device))
+    step_seconds = time_steps(captured or step, batches, device)
+    if captured:  # whose memory this batch cannot use
+        step(*next(iter(train.batches([shards[-1].indices], device))))
     network.eval()
+    at_once = validation_batch_size(plan, world, len(valid), step.microbatch_size)
+    batches = list(valid.batches(torch.split(torch.arange(len(valid)), at_once)[:2], device))
 
     @torch.no_grad()
     def validate(pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        at_once = step.microbatch_size or plan.batch_size
-        for part, part_labels in zip(torch.split(pixels, at_once), torch.split(labels, at_once)):
-            logits_and_loss(network(normalised(part, plan.memory_format)), part_labels)
+        add_batch(network, pixels, labels, step.sums, plan, at_once)
 
-    validation_seconds = time_steps(validate, batches, device)
-    peak = _peak_memory(device)
-    return Trial(step_seconds, validation_seconds, None if peak is None or before is None else max(0, peak - before))
+    validation_seconds = math.ceil(len(valid) / at_once) * time_steps(validate, batches, device)
+    return Trial(step_seconds, validation_seconds, None, captured is not None and captured.is_captured)
 
 
 def time_steps(

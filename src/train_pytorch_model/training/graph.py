@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Callable
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from train_pytorch_model.training.step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,11 @@ class CapturedStep:
         self._replay: Replay | None = None
         self._has_failed = False
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether the step has been captured, so that it is replayed."""
+        return self._replay is not None
+
     def __call__(self, pixels: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> None:
         """Train on one batch; see `TrainingStep`."""
         if len(labels) != self._batch_size or weight != 1 or self._has_failed:
@@ -122,8 +129,7 @@ class CapturedStep:
         self._has_failed = True
         del self._pixels, self._labels
         self._step.discard()
-        if pixels.is_cuda:
-            free_cached_memory()
+        free_cached_memory(pixels.device)
 
 
 def capture_cuda_graph(work: Callable[[], None]) -> Replay:
@@ -141,7 +147,7 @@ def capture_cuda_graph(work: Callable[[], None]) -> Replay:
     pool = torch.cuda.graph_pool_handle()
     generator = torch.cuda.default_generators[device]
     state = generator.clone_state()
-    free_cached_memory()
+    free_cached_memory(torch.device("cuda", device))
     fault: BaseException | None = None
     try:
         # thread_local: other threads pin memory for later batches, which must not invalidate this capture.
@@ -182,8 +188,26 @@ def _end_allocation(device: int, pool: tuple[int, int]) -> None:
         torch._C._cuda_releasePool(device, pool)
 
 
-def free_cached_memory() -> None:
-    """Wait for the current GPU, and return the memory that nothing uses to it."""
-    torch.cuda.synchronize()
+def free_cached_memory(device: torch.device) -> None:
+    """Free the tensors that nothing uses, and return the memory of a GPU that PyTorch caches."""
     gc.collect()
-    torch.cuda.empty_cache()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def side_stream(device: torch.device) -> Iterator[None]:
+    """Run a block on a stream of its own on a GPU: PyTorch captures no work of the default stream."""
+    if device.type != "cuda":
+        yield
+        return
+    outer = torch.cuda.current_stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(outer)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        with suppress(RuntimeError):  # the GPU has failed, and the error of the block says how
+            outer.wait_stream(stream)

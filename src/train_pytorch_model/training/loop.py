@@ -11,8 +11,9 @@ import torch
 from train_pytorch_model.data.batches import Shard, derive_seed, shuffled, training_shards
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
-from train_pytorch_model.training.graph import CapturedStep
+from train_pytorch_model.training.graph import CapturedStep, side_stream
 from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
+from train_pytorch_model.training.rehearsal import make_repeatable, use_graph
 from train_pytorch_model.training.schedule import learning_rate
 from train_pytorch_model.training.state import TrainingState, load_weights
 from train_pytorch_model.training.step import TrainingStep
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from train_pytorch_model.training.callbacks import Callback, Checkpointer
     from train_pytorch_model.training.metrics import Averages
     from train_pytorch_model.training.plan import Plan
+
+
+RunStep = Callable[[torch.Tensor, torch.Tensor, float], None]
+"""Runs one training step on pixels, labels and the weight of the shard."""
 
 
 class DivergedError(Exception):
@@ -68,6 +73,20 @@ def fit(
         DivergedError: when the training loss is not finite.
         BatchTooLargeError: when a training step needs more memory than there is.
     """
+    with side_stream(world.device):
+        return _train(network, train, valid, plan, world, best, callback, checkpointer)
+
+
+def _train(
+    network: nn.Module,
+    train: ImageStore,
+    valid: ImageStore,
+    plan: Plan,
+    world: World,
+    best: BestModel,
+    callback: Callback,
+    checkpointer: Checkpointer,
+) -> bool:
     if checkpointer.resume_from is not None:
         load_weights(network, checkpointer.resume_from["network"])
     step = TrainingStep(
@@ -78,6 +97,7 @@ def fit(
         plan.precision,
         lambda network: world.parallel(network, sync_batch_norm=plan.sync_batch_norm, has_unused=plan.has_unused),
     )
+    make_repeatable(step, train, world)
     # With several processes, memory must be tried before they wait for each other in a step. Synchronized batch
     # normalization makes them wait in any forward pass.
     is_tried = not (world.is_alone or plan.sync_batch_norm)
@@ -90,14 +110,13 @@ def fit(
         state.restore(checkpointer.resume_from, world)
         checkpointer.resume_from = None  # free the memory: it is as large as three models
         callback.training_resumed(state.records)
-    return run_with_advice(
+
+    def run() -> bool:
+        run_step = CapturedStep(step, plan.batch_size) if use_graph(step, train, valid, plan, world) else step
         # Created inside the call, so that nothing keeps its tensors alive after it fails.
-        lambda: _Fit(step, train, valid, plan, world, callback, checkpointer, state).run(),
-        step,
-        train,
-        plan,
-        world,
-    )
+        return _Fit(step, run_step, train, valid, plan, world, callback, checkpointer, state).run()
+
+    return run_with_advice(run, step, train, plan, world)
 
 
 class _Fit:
@@ -106,6 +125,7 @@ class _Fit:
     def __init__(
         self,
         step: TrainingStep,
+        run_step: RunStep,
         train: ImageStore,
         valid: ImageStore,
         plan: Plan,
@@ -115,7 +135,7 @@ class _Fit:
         state: TrainingState,
     ) -> None:
         self._step = step
-        self._run_step = CapturedStep(step, plan.batch_size) if plan.cuda_graph else step
+        self._run_step = run_step
         self._train = train
         self._valid = valid
         self._plan = plan
@@ -196,7 +216,7 @@ class _Fit:
 
 def train_epoch(
     state: TrainingState,
-    run_step: Callable[[torch.Tensor, torch.Tensor, float], None],
+    run_step: RunStep,
     train: ImageStore,
     plan: Plan,
     world: World,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from typing import TYPE_CHECKING, Callable, TypeVar
 
 import torch
 
 from train_pytorch_model.errors import ModuleOutOfMemoryError, first_line, is_out_of_memory
+from train_pytorch_model.training.graph import free_cached_memory
 
 if TYPE_CHECKING:
     from train_pytorch_model.data.image_store import ImageStore
@@ -164,7 +164,7 @@ def run_with_advice(
             raise
         reason = first_line(error)
     # Outside the handler: the error's traceback keeps the tensors of the step alive.
-    _free(world.device)
+    free_cached_memory(world.device)
     fixed = fixed_microbatch_size(plan)
     fitting = None
     if world.is_alone and plan.microbatch_size != "auto":
@@ -188,7 +188,7 @@ def _try_step(
     finally:
         step.microbatch_size = before
     if fault:
-        _free(pixels.device)
+        free_cached_memory(pixels.device)
     return fault
 
 
@@ -197,9 +197,3 @@ def _copies_of_weights(step: TrainingStep, device: torch.device) -> torch.Tensor
     if device.type != "cpu":
         return None
     return torch.empty(3 * sum(value.nbytes for value in step.network.state_dict().values()), dtype=torch.uint8)
-
-
-def _free(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

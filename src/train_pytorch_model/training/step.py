@@ -85,7 +85,7 @@ class TrainingStep:
         """Loss and accuracy of the epoch so far."""
         self.learning_rate = 0.0
         """The learning rate of the epoch."""
-        self._memory_format = memory_format
+        self.memory_format = memory_format
         self._precision = precision
         self.scaler = precision.make_scaler()
         # On a GPU, the learning rate is a tensor, so that each replay of a CUDA graph reads its current value.
@@ -181,7 +181,7 @@ class TrainingStep:
             # Gradients are reduced over the processes once, with the last microbatch.
             no_sync = getattr(forward, "no_sync", nullcontext) if number < count else nullcontext
             with no_sync():
-                images = normalised(micro_pixels, self._memory_format)
+                images = normalised(micro_pixels, self.memory_format)
                 with self._precision.context():
                     output = forward(images)
                 logits, loss = logits_and_loss(output, micro_labels)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Callable
 
 import torch
 
 from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.errors import is_out_of_memory
+from train_pytorch_model.training.graph import free_cached_memory
 from train_pytorch_model.training.metrics import Averages, RunningSums
 from train_pytorch_model.training.step import logits_and_loss
 
@@ -18,8 +21,29 @@ if TYPE_CHECKING:
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.training.plan import Plan
 
+logger = logging.getLogger(__name__)
+
 # Without gradients a batch needs less memory, and a GPU processes a larger one in about the same time.
 _VALIDATION_BATCHES_ON_GPU = 2
+_SMALLEST_BATCH_ON_GPU = 64
+
+
+def validation_batch_size(plan: Plan, world: World, num_images: int, microbatch_size: int | None = None) -> int:
+    """Return the number of images that a process evaluates at a time.
+
+    Args:
+        plan: has the batch size.
+        world: the processes. On GPUs, all of them get about the same number of images.
+        num_images: the number of images in the dataset.
+        microbatch_size: the batch size when training uses microbatches.
+    """
+    if microbatch_size:
+        return microbatch_size
+    if world.device.type != "cuda":
+        return plan.batch_size
+    largest = max(_VALIDATION_BATCHES_ON_GPU * plan.batch_size, _SMALLEST_BATCH_ON_GPU)
+    num_batches = world.world_size * math.ceil(num_images / (world.world_size * largest))
+    return math.ceil(num_images / num_batches)
 
 
 @torch.no_grad()
@@ -44,15 +68,62 @@ def evaluate(
     """
     network.eval()
     sums = RunningSums.zero(plan.num_classes, world.device)
-    batch_size = microbatch_size or plan.batch_size * (_VALIDATION_BATCHES_ON_GPU if world.device.type == "cuda" else 1)
-    batches = torch.split(torch.arange(len(images)), batch_size)
+    at_once = validation_batch_size(plan, world, len(images), microbatch_size)
+    batches = torch.split(torch.arange(len(images)), at_once)
     delivered = iter(images.batches(batches[world.rank :: world.world_size], world.device))
     num_batches = math.ceil(len(batches) / world.world_size)
     for number in range(1, num_batches + 1):
         batch = next(delivered, None)
         if batch is not None:
-            pixels, labels = batch
-            logits, loss = logits_and_loss(network(normalised(pixels, plan.memory_format)), labels)
-            sums.add(loss, logits, labels)
+            at_once = add_batch(network, *batch, sums, plan, at_once)
         between_batches(number, num_batches)
     return sums.read(world)
+
+
+def add_batch(
+    network: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, sums: RunningSums, plan: Plan, at_once: int
+) -> int:
+    """Add the loss and the accuracy of a batch to sums.
+
+    Args:
+        network: in evaluation mode.
+        pixels: uint8 of shape (B, 3, height, width), on the device.
+        labels: int64 of shape (B,), on the device.
+        sums: to add to.
+        plan: has the memory format.
+        at_once: images in a forward pass.
+
+    Returns:
+        The number of images in a forward pass that fits in memory: `at_once`, or less if it did not fit.
+    """
+    start = 0
+    while start < len(labels):
+        part = slice(start, start + at_once)
+        if _add_part(network, pixels[part], labels[part], sums, plan, is_last_try=at_once == 1):
+            start += at_once
+            continue
+        # Outside the handler: the error's traceback keeps the tensors of the forward pass alive.
+        free_cached_memory(pixels.device)
+        at_once = (min(at_once, len(labels)) + 1) // 2
+        logger.warning("A validation batch does not fit in memory. Validating %d images at a time.", at_once)
+    return at_once
+
+
+def _add_part(
+    network: nn.Module,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    sums: RunningSums,
+    plan: Plan,
+    *,
+    is_last_try: bool,
+) -> bool:
+    """Add a part of a batch to sums; return whether it fits in memory."""
+    try:
+        logits, loss = logits_and_loss(network(normalised(pixels, plan.memory_format)), labels)
+    except Exception as error:
+        if is_last_try or not is_out_of_memory(error):
+            raise
+        return False
+    sums.add(loss, logits, labels)
+    return True
