@@ -9,7 +9,6 @@ PyTorch is imported when a function is called.
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -456,13 +455,14 @@ def score(
     """
     import pandas as pd
 
+    from train_pytorch_model.data.file_systems import temporary_folder
     from train_pytorch_model.modules import score_image_model as module
 
-    with _in_module(_session, outputs_path) as (session, outputs), tempfile.TemporaryDirectory() as temporary:
+    with _in_module(_session, outputs_path) as (session, outputs), temporary_folder("scored-") as temporary:
         scored = module.score_image_model(
             Path(trained_model),
             Path(dataset),
-            Path(temporary) / "scored" if scored_dataset is None else Path(scored_dataset),
+            temporary / "scored" if scored_dataset is None else Path(scored_dataset),
             precision=precision,
             batch_size=batch_size,
             csv=csv,

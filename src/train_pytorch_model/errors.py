@@ -253,6 +253,8 @@ def as_module_error(error: BaseException) -> ModuleError:
         return ModuleOutOfMemoryError(first_line(error))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ModuleOutOfMemoryError(f"The disk is full: {error.filename or error} cannot be written.")
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # of the module tempfile
+        return UserError(f"{error.strerror}. Set the environment variable TMPDIR to a folder that can be written to.")
     if isinstance(error, OSError) and error.filename:  # mostly errors of the folder of reports
         return UserError(f"{error.filename} cannot be used: {error.strerror}.")
     return LibraryError(error)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.cli.parser import build_parser
+from train_pytorch_model.cli.signals import ended_by_signals, reporting_the_end
 from train_pytorch_model.distributed.launch import Launch, read_launch
 from train_pytorch_model.error_report import ERROR_INFO_PATH, write_error_info
-from train_pytorch_model.errors import LibraryError, ModuleError, as_module_error
+from train_pytorch_model.errors import InterruptedRunError, LibraryError, ModuleError, as_module_error
 from train_pytorch_model.tracking import Tracking, open_tracking
 
 if TYPE_CHECKING:
@@ -44,34 +46,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = build_parser().parse_args(argv)
-    from train_pytorch_model.console.logs import configure_logging  # heavy imports wait until the usage is right
-    from train_pytorch_model.session import Session
-
-    console = configure_logging(is_quiet=arguments.quiet, log_format=arguments.log_format)
     ending = _Ending(arguments)
     launch = Launch()
     error: ModuleError | None = None
     code = 0
     try:
-        if arguments.command == "train":
-            launch = read_launch(os.environ)
-        if launch.rank == 0 and arguments.command not in _UNTRACKED:
-            ending.tracking = open_tracking()
-        elif launch.rank:
-            console = configure_logging(is_silent=True, log_format=arguments.log_format)
-        code = _run(arguments, Session(console, ending.tracking, launch, handles_signals=True, report=ending.report))
+        with ended_by_signals():
+            from train_pytorch_model.console.logs import configure_logging  # heavy imports wait for the right usage
+            from train_pytorch_model.session import Session
+
+            console = configure_logging(is_quiet=arguments.quiet, log_format=arguments.log_format)
+            if arguments.command == "train":
+                launch = read_launch(os.environ)
+            if launch.rank == 0 and arguments.command not in _UNTRACKED:
+                ending.tracking = open_tracking()
+            elif launch.rank:
+                console = configure_logging(is_silent=True, log_format=arguments.log_format)
+            session = Session(console, ending.tracking, launch, handles_signals=True, report=ending.report)
+            code = _run(arguments, session)
     except (Exception, KeyboardInterrupt) as fault:
-        error = as_module_error(fault)
-        if isinstance(error, LibraryError):
-            logger.exception("This is a fault of the module or of a library that it uses, not of your input.")
-    if launch.rank == 0:
-        ending.report(error)
+        error = _named(fault, arguments.command)
+    with reporting_the_end():
+        if launch.rank == 0:
+            ending.report(error)
     code = code if error is None else error.exit_code
     if code and launch.world_size > 1:  # threads that wait for a lost process would keep this one alive
         from train_pytorch_model.distributed.watchdog import leave
 
         leave(code)
     return code
+
+
+def _named(fault: BaseException, command: str) -> ModuleError:
+    """The named error for an exception; the traceback of an error of this package or of a library is logged."""
+    if isinstance(fault, KeyboardInterrupt) and command == "train":
+        return InterruptedRunError("Training had not started.", str(fault) or signal.SIGINT.name)
+    error = as_module_error(fault)
+    if isinstance(error, LibraryError):
+        logger.error("This is a fault of the module or of a library that it uses, not of your input.", exc_info=fault)
+    return error
 
 
 def _run(arguments: argparse.Namespace, session: Session) -> int:
@@ -81,11 +94,7 @@ def _run(arguments: argparse.Namespace, session: Session) -> int:
     name = _FUNCTIONS.get(arguments.command, arguments.command.replace("-", "_"))
     given: dict[str, Any] = {key: value for key, value in vars(arguments).items() if key not in _OWN_FLAGS}
     if arguments.command == "run-pipeline":
-        from train_pytorch_model.pipelines.run_pipeline import terminated_as_interrupted
-
-        with terminated_as_interrupted():
-            api.run_pipeline(**{**given, "inputs": dict(arguments.inputs)}, _session=session)
-        return 0
+        given["inputs"] = dict(arguments.inputs)
     result = getattr(api, name)(**given, _session=session)
     if arguments.command == "check":
         from train_pytorch_model.preflight.page import print_result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -13,6 +14,8 @@ from typing import IO, TYPE_CHECKING
 
 import torch
 
+from train_pytorch_model.data.file_systems import is_disk_full
+from train_pytorch_model.errors import first_line
 from train_pytorch_model.text.wording import bytes_in_words
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ logger = logging.getLogger(__name__)
 _MEMORY_FRACTION = 0.5
 # The fraction of the free disk that "auto" may use. The model and the metrics may be written to the same disk.
 _DISK_FRACTION = 0.9
+_PIECE_BYTES = 2**24
 
 
 class PlacementError(Exception):
@@ -49,7 +53,9 @@ def choose_place(wanted: str, num_bytes: int, device: torch.device) -> str:
         wanted = "memory"
     if wanted == "auto":
         fractions = {"device": _MEMORY_FRACTION, "memory": _MEMORY_FRACTION, "disk": _DISK_FRACTION}
-        place = next((name for name, free in available.items() if num_bytes <= fractions[name] * free), "none")
+        has_room = {name: num_bytes <= fractions[name] * free for name, free in available.items()}
+        has_room["disk"] &= math.isfinite(available["disk"])  # or it is not known
+        place = next((name for name, is_enough in has_room.items() if is_enough), "none")
     elif wanted != "none" and num_bytes > available[wanted]:
         raise PlacementError(
             f"--image-store {wanted} needs {bytes_in_words(num_bytes)} for the decoded images, "
@@ -57,12 +63,34 @@ def choose_place(wanted: str, num_bytes: int, device: torch.device) -> str:
         )
     else:
         place = wanted
-    free_places = ", ".join(f"{name} {bytes_in_words(free)} free" for name, free in available.items())
+    if place == "disk":
+        place = _disk_if_usable(is_required=wanted == "disk")
+    free_places = ", ".join(
+        f"{name} {bytes_in_words(free)} free" if math.isfinite(free) else f"{name} unknown"
+        for name, free in available.items()
+    )
     if place == "none":
         logger.info("Image store none: images are decoded in every epoch (%s).", free_places)
     else:
         logger.info("Image store %s: %s of decoded images (%s).", place, bytes_in_words(num_bytes), free_places)
     return place
+
+
+def _disk_if_usable(*, is_required: bool) -> str:
+    """Map a small file as the images would be; return "disk", or "none" if that is impossible.
+
+    Raises:
+        PlacementError: if it is impossible and required.
+    """
+    try:
+        with shared_rows("disk", (1,)) as shared:
+            shared.open()
+    except PlacementError as error:
+        if is_required:
+            raise
+        logger.warning("The disk cannot hold decoded images: %s", error)
+        return "none"
+    return "disk"
 
 
 def free_bytes(device: torch.device) -> dict[str, float]:
@@ -118,9 +146,19 @@ class SharedRows:
     shape: tuple[int, ...]
 
     def open(self) -> torch.Tensor:
-        """Map the array, uint8 of the shape. What one process writes, all see."""
+        """Map the array, uint8 of the shape. What one process writes, all see.
+
+        Raises:
+            PlacementError: if the file system cannot map files.
+        """
         num_bytes = torch.Size(self.shape).numel()
-        return torch.from_file(self.path, shared=True, size=num_bytes, dtype=torch.uint8).view(self.shape)
+        try:
+            return torch.from_file(self.path, shared=True, size=num_bytes, dtype=torch.uint8).view(self.shape)
+        except (RuntimeError, OSError) as error:
+            raise PlacementError(
+                f"{bytes_in_words(num_bytes)} of decoded images cannot be mapped into memory: {first_line(error)}. "
+                "Set TMPDIR to a folder on a local disk, or choose --image-store none."
+            ) from error
 
 
 @contextmanager
@@ -138,16 +176,24 @@ def shared_rows(place: str, shape: tuple[int, ...]) -> Iterator[SharedRows]:
     has_descriptors = Path("/proc/self/fd").is_dir()
     with ExitStack() as stack:
         with _disk_errors_as_placement_errors(num_bytes):
-            if place == "memory" and has_descriptors:
-                # Unlike /dev/shm, memfd_create has no limit of its own.
-                file: IO[bytes] = stack.enter_context(open(os.memfd_create("images"), "r+b"))  # noqa: PTH123
-                file.truncate(num_bytes)
+            file = _memory_file() if place == "memory" and has_descriptors else None
+            if file is not None:
+                stack.enter_context(file).truncate(num_bytes)
             else:
                 # Without a name if others can open it by descriptor, so that nothing remains when this process ends.
                 make = tempfile.TemporaryFile if has_descriptors else tempfile.NamedTemporaryFile
                 file = stack.enter_context(make(prefix="images-"))
                 _reserve(file.fileno(), num_bytes)
         yield SharedRows(f"/proc/{os.getpid()}/fd/{file.fileno()}" if has_descriptors else file.name, shape)
+
+
+def _memory_file() -> IO[bytes] | None:
+    """Create a file in memory; None if the system has none. Unlike /dev/shm, it has no limit of its own."""
+    try:
+        return os.fdopen(os.memfd_create("images"), "r+b")
+    except OSError as error:
+        logger.debug("There are no files in memory: %s", error)
+        return None
 
 
 @contextmanager
@@ -163,17 +209,26 @@ def _disk_errors_as_placement_errors(num_bytes: int) -> Iterator[None]:
 
 def _reserve(descriptor: int, num_bytes: int) -> None:
     """Allocate the blocks now: if the disk is full while a mapping is written, the process is killed."""
-    if num_bytes and hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, num_bytes)
-    else:
-        os.truncate(descriptor, num_bytes)
+    try:
+        if num_bytes:
+            os.posix_fallocate(descriptor, 0, num_bytes)
+    except (OSError, AttributeError) as error:  # other systems than Linux, and some file systems
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise
+        zeros = bytes(min(num_bytes, _PIECE_BYTES))
+        for start in range(0, num_bytes, _PIECE_BYTES):
+            os.pwrite(descriptor, zeros[: num_bytes - start], start)
 
 
 def _free_of_disk() -> float:
+    """Return the free bytes of the temporary folder; infinity if its file system does not tell."""
     try:
-        return float(shutil.disk_usage(tempfile.gettempdir()).free)
-    except OSError:  # there may be no writable folder
+        usage = shutil.disk_usage(tempfile.gettempdir())
+    except FileNotFoundError:  # there may be no writable folder
         return 0.0
+    except OSError:
+        return math.inf
+    return float(usage.free) if usage.free or usage.total else math.inf
 
 
 def available_memory_bytes() -> float:

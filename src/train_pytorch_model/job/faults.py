@@ -10,6 +10,7 @@ from train_pytorch_model.distributed.world import is_lost_peer
 from train_pytorch_model.errors import (
     DivergedRunError,
     InterruptedRunError,
+    ModuleError,
     UserError,
     as_module_error,
     is_out_of_memory,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.distributed.interruption import Interruption
     from train_pytorch_model.distributed.world import World
-    from train_pytorch_model.errors import ModuleError
     from train_pytorch_model.job.prepare import Prepared
     from train_pytorch_model.job.settings import Settings
     from train_pytorch_model.parameters import TrainingParameters
@@ -51,8 +51,9 @@ def best_kept(
     best: BestModel,
     interruption: Interruption,
     give_up: Callable[[], None],
+    export_formats: tuple[str, ...] = (),
 ) -> Iterator[None]:
-    """Save the best model so far when the block fails, unless the run was preempted."""
+    """Save the best model so far when the block fails, unless the run was preempted; the error says where."""
     try:
         yield
     except BaseException as error:
@@ -61,12 +62,14 @@ def best_kept(
             raise
         kept = "No epoch was completed, so there is no model to save."
         if best.state:
-            kept = save_best(settings, prepared, best)
+            kept = save_best(settings, prepared, best, export_formats)
         if isinstance(error, DivergedError):
             raise DivergedRunError(
                 f"The training loss is no longer a finite number ({error}). "
                 f"Lower the learning rate (it is {settings.parameters.learning_rate:g}). {kept}"
             ) from error
+        if isinstance(error, ModuleError) and best.state:
+            error.args = (f"{error} {kept}",)
         raise
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from train_pytorch_model.data.file_systems import move_file
 from train_pytorch_model.text.wording import finite
 from train_pytorch_model.tracking import Metric
 from train_pytorch_model.training.callbacks import Callback
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
     from train_pytorch_model.tracking import Tracking
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 TIMINGS_FILE = "timings.jsonl"
@@ -51,7 +56,9 @@ class MetricsLog(Callback):
         """
         self._outputs_path = outputs_path
         self._tracking = tracking
-        for name in (METRICS_FILE, TIMINGS_FILE):
+        self._lines: dict[str, list[str]] = {METRICS_FILE: [], TIMINGS_FILE: []}
+        self._incomplete: set[str] = set()
+        for name in self._lines:
             (outputs_path / name).write_text("", encoding="utf-8")
 
     def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
@@ -77,5 +84,29 @@ class MetricsLog(Callback):
         self._tracking.log_metrics(record.epoch, metrics)
 
     def _append(self, name: str, values: dict[str, Any]) -> None:
-        with (self._outputs_path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(values)) + "\n")
+        """Append a line. Where that is impossible, replace the file, now or after a later epoch."""
+        self._lines[name].append(json.dumps(finite(values)) + "\n")
+        try:
+            if name in self._incomplete:
+                self._replace(name)
+            else:
+                with (self._outputs_path / name).open("a", encoding="utf-8") as file:
+                    file.write(self._lines[name][-1])
+        except OSError as error:
+            self._incomplete.add(name)
+            logger.debug("%s cannot be appended to: %s", name, error)
+            with contextlib.suppress(OSError):
+                self._replace(name)
+            if name in self._incomplete:
+                logger.warning(
+                    "%s could not be written: %s. Training continues, and the file is written after the next epoch.",
+                    self._outputs_path / name,
+                    error.strerror,
+                )
+
+    def _replace(self, name: str) -> None:
+        path = self._outputs_path / name
+        temporary = path.with_suffix(".writing")
+        temporary.write_text("".join(self._lines[name]), encoding="utf-8")
+        move_file(temporary, path)
+        self._incomplete.discard(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from train_pytorch_model.errors import UserError
 from train_pytorch_model.job.display import TrainingDisplay
 from train_pytorch_model.job.faults import best_kept, faults_named, reported_at_once
 from train_pytorch_model.job.history import METRICS_FILE, History, MetricsLog
-from train_pytorch_model.job.output import remove_earlier_outputs, write_model
+from train_pytorch_model.job.output import outputs_locked, remove_earlier_outputs, write_model
 from train_pytorch_model.job.plan import fingerprint_of, log_plan, make_plan
 from train_pytorch_model.job.prepare import Prepared, prepare
 from train_pytorch_model.job.report import TRACKED_FILES, FinishedTraining, report_kind, report_training
@@ -58,9 +59,13 @@ def train(settings: Settings, session: Session) -> TrainingResult:
     is_main = session.launch.rank == 0
     report = session.report if is_main else _ignore
     report_path = None
-    with Interruption(report, handles_signals=session.handles_signals) as interruption, kept_warnings() as warnings:
+    with ExitStack() as stack:
+        interruption = stack.enter_context(Interruption(report, handles_signals=session.handles_signals))
+        warnings = stack.enter_context(kept_warnings())
         at_once = reported_at_once(report, is_needed=session.handles_signals and session.launch.world_size > 1)
         with at_once, connected(session.launch, report, interruption.notice) as world:
+            if is_main:
+                stack.enter_context(outputs_locked(settings))  # until the model is written
             finished, checkpoints = _fit(settings, session, world, interruption, warnings)
         if is_main:
             interruption.extend()
@@ -217,10 +222,11 @@ def _write(
     settings, tracking = finished.settings, session.tracking
     folder = settings.outputs_path / REPORT_FOLDER
     report_path = None
-    kept = best_kept(settings, finished.prepared, finished.best, interruption, checkpoints.wait)
+    best, formats = finished.best, settings.export_formats
+    kept = best_kept(settings, finished.prepared, best, interruption, checkpoints.wait, formats)
     with faults_named(settings.parameters, None, interruption), kept:
         with finished.prepared.output.writing() as model_folder:
-            write_model(model_folder, settings, finished.prepared, finished.best, settings.export_formats)
+            write_model(model_folder, settings, finished.prepared, best, formats)
         tracking.log_file(settings.outputs_path / METRICS_FILE)
         tracking.log_model(settings.trained_model_path)
 
@@ -238,8 +244,8 @@ def _write(
         checkpoints.finish()
     logger.info(
         "Saved the trained model of epoch %d (top-1 validation accuracy %.5f) to %s.",
-        finished.best.epoch,
-        finished.best.top1_acc,
+        best.epoch,
+        best.top1_acc,
         settings.trained_model_path,
     )
     return report_path

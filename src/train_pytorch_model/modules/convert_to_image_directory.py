@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Optional
 
 from train_pytorch_model.data.decoding import UnreadableImageError, decode
+from train_pytorch_model.data.file_systems import move_file, temporary_folder
 from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.data.unreadable_images import write_unreadable_images
 from train_pytorch_model.errors import InvalidDatasetError, UserError
@@ -108,8 +108,8 @@ def _convert(
     """
     where = f"{DATASET} {input_path}"
     left_out = LeftOut()
-    with tempfile.TemporaryDirectory(prefix="annotations-") as texts_folder:
-        staged = StagedImages(folder, Path(texts_folder), where)
+    with temporary_folder("annotations-") as texts_folder:
+        staged = StagedImages(folder, texts_folder, where)
         with display.images(DATASET, "copied") as advance:
             for file in files_of(input_path):
                 if staged.add(file):
@@ -183,7 +183,7 @@ def _write(folder: Path, names: FileNames, labelling: Labelling) -> Optional[tup
                 file_name = f"image/{index[label]}_{count}{path.suffix}"
                 item = {"image_info": {"file_name": file_name}, "category": label}
             (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
-            staged_path(folder, number).rename(folder / file_name)
+            move_file(staged_path(folder, number), folder / file_name)
             writer.add({**item, "id": count})
             count += 1
     return categories

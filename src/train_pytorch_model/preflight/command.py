@@ -21,6 +21,7 @@ from train_pytorch_model.distributed.device import choose_device, name_of_device
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.errors import ModuleOutOfMemoryError, is_out_of_memory
 from train_pytorch_model.job.inspect import Inspected, check_counts, inspect
+from train_pytorch_model.job.output import outputs_locked
 from train_pytorch_model.job.plan import fingerprint_of, make_plan
 from train_pytorch_model.job.prepare import assemble
 from train_pytorch_model.job.stores import Decoding, try_decoding
@@ -84,7 +85,9 @@ def _check(settings: Settings, world: World, display: ProgressDisplay, warned: l
     started = time.perf_counter()
     with _as_found(settings.outputs_path, settings.checkpoint_path):
         inspected = inspect(settings, world)
-    faults = inspected.faults
+        faults = inspected.faults
+        with faults.collecting(), outputs_locked(settings):
+            pass
     how = Decoding(world, display, faults, settings.skip_unreadable_images, None)
     decoding = time.perf_counter()
     decoded = try_decoding([inspected.train, inspected.valid], settings.parameters.image_store, how)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from train_pytorch_model.data.file_systems import temporary_folder
 from train_pytorch_model.errors import UserError, first_line
 from train_pytorch_model.serving.files import MODEL_SOURCES, SERVING_FILES, requirements
 
@@ -117,8 +117,8 @@ def _export_mlflow(folder: Path, description: NetworkDescription) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
 
-    with tempfile.TemporaryDirectory(prefix="mlflow-") as work:
-        data = Path(work) / "model"
+    with temporary_folder("mlflow-") as work:
+        data = work / "model"
         shutil.copytree(folder, data, ignore=shutil.ignore_patterns(*SERVING_FILES, MLFLOW_FOLDER, ONNX_FILE))
         code = [str(shutil.copy(source, work)) for source in (*MODEL_SOURCES, _HERE / "mlflow_loader.py")]
         mlflow.pyfunc.save_model(
