@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,19 @@ def test_folders_of_images_are_read_alike(directory: Path, tmp_path: Path) -> No
     whole = read_labelled_images(directory, PORT)
     assert (raw.classes, raw.labels.tolist(), raw.schema) == (whole.classes, whole.labels.tolist(), whole.schema)
     assert [path.read_bytes() for path in paths_of(raw)] == [path.read_bytes() for path in paths_of(whole)]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_raw_images_are_the_items_that_designer_core_reads(labelled: bool, tmp_path: Path) -> None:
+    raw = write_class_folders(tmp_path / "raw", ["dog", "Cat", "10", "2"], per_class=11)
+    path = raw if labelled else raw / "dog"
+    shutil.copy(raw / "dog" / "0.png", path / "dog" / "1.tar.PNG" if labelled else path / "1.tar.PNG")
+    schema, _, items = read_listed_items(path, PORT, labelled=labelled)
+    theirs = designer_core.load_image_directory(path)
+    assert schema == theirs.schema
+    pairs = ((item["image_info"], item.get("category")) for item in items())
+    expected = [(item["image_info"], item.get("category")) for item in theirs.image_list]
+    assert list(pairs) == (expected if labelled else sorted(expected, key=lambda pair: str(pair[0]["base_file_name"])))
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -216,16 +230,13 @@ def test_a_list_too_large_for_designer_core_is_read_without_it(
     assert "is too large to be read with designer-core" in caplog.text
 
 
-@pytest.mark.parametrize("is_raw", [False, True])
-def test_no_memory_for_a_dataset_is_no_fault_of_it(
-    is_raw: bool, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_memory_for_a_dataset_is_no_fault_of_it(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> None:
         raise MemoryError
 
     monkeypatch.setattr(designer_core, "load_image_directory", fail)
     with pytest.raises(MemoryError):
-        read_labelled_images(write_class_folders(tmp_path / "raw") if is_raw else directory, PORT)
+        read_labelled_images(directory, PORT)
 
 
 @pytest.mark.parametrize("found", ["absent", "file", "empty", "x" * 300, "a folder of notes"])
@@ -245,22 +256,21 @@ def test_a_path_that_is_no_dataset_is_named(found: str, tmp_path: Path) -> None:
 
 def test_a_hidden_folder_does_not_become_a_class(tmp_path: Path) -> None:
     raw = write_class_folders(tmp_path / "raw", [*CLASSES, ".ipynb_checkpoints"])
-    with pytest.raises(InvalidDatasetError, match="ipynb_checkpoints' contains images"):
-        read_labelled_images(raw, PORT)
+    assert read_labelled_images(raw, PORT).classes == tuple(CLASSES)
 
 
-def test_raw_images_that_designer_core_ignores_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    raw = write_class_folders(tmp_path / "raw")
+def test_other_files_among_raw_images_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = write_class_folders(tmp_path / "raw", per_class=2)
     (raw / "cat" / "broken.png").write_bytes(b"no image")
-    shutil.copy(raw / "cat" / "0.png", raw / "dog" / ".png")  # whose name has no ending to it
-    (raw / "owl" / "notes.txt").symlink_to("/etc/hostname")
+    shutil.copy(raw / "cat" / "0.png", raw / "dog" / "without_an_extension")
+    (raw / "owl" / "notes.txt").write_text("text")
+    (raw / "owl" / "data").write_text("text")
     write_class_folders(raw / "cat", ["deeper"], per_class=1)
     with caplog.at_level(logging.WARNING):
         images = read_labelled_images(raw, PORT)
-    assert [name for name, _ in images.unreadable] == ["cat/broken.png", "dog/.png"]
-    assert images.unreadable[1][1] == "designer-core skips it"
-    assert "skipped: 'cat/deeper'" in caplog.text
-    assert "skipped 1 files of other kinds: 'owl/notes.txt'" in caplog.text
+    assert Counter(images.classes[label] for label in images.labels) == {"cat": 4, "dog": 3, "owl": 2}
+    assert {"cat/broken.png", "cat/deeper/0.png", "dog/without_an_extension"} < set(images.files)
+    assert "skipped 2 files of other kinds: 'owl/data', 'owl/notes.txt'" in caplog.text
 
 
 def test_annotations_without_end_are_not_read(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -176,11 +175,10 @@ def report_unreadable(
     """
 
     def listed() -> Iterable[tuple[str, str]]:  # an iterator, because there may be millions
-        return chain(((images.files[index], unreadable[index]) for index in sorted(unreadable)), images.unreadable)
+        return ((images.files[index], unreadable[index]) for index in sorted(unreadable))
 
-    num_listed = len(unreadable) + len(images.unreadable)
-    if num_listed:
-        count = f"{num_listed} of {len(images) + len(images.unreadable)} images cannot be read"
+    if unreadable:
+        count = f"{len(unreadable)} of {len(images)} images cannot be read"
         text = FirstFew(f"{file!r}: {reason}" for file, reason in listed()).joined()
         if not skip:
             raise InvalidDatasetError(

@@ -230,7 +230,7 @@ def _facts(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]]]
 
 def _data_facts(name: str, dataset: Scanned, store: ImageStore) -> list[tuple[str, str]]:
     height, width = store.size
-    num_skipped = len(dataset.unreadable) + len(dataset.images.unreadable)
+    num_skipped = len(dataset.unreadable)
     images = f"{len(store):,} of {width}x{height} pixels, {bytes_in_words(dataset.num_bytes)} decoded"
     skipped = f", {num_skipped:,} skipped" if num_skipped else ""
     return [(f"{name} dataset", str(dataset.images.path)), (f"{name} images", images + skipped)]

@@ -78,13 +78,6 @@ def read_class_folders(where: str, names: Sequence[str], level: int | None = Non
     label_of = {folder: _part(folder, depth) for folder in counts}
     one_form = one_class_each(where, (label for label in label_of.values() if label is not None))
     labels = {folder: None if label is None else one_form[label] for folder, label in label_of.items()}
-    num_outside = sum(counts[folder] for folder, label in labels.items() if label is None)
-    if num_outside > len(names) / 2:
-        raise InvalidDatasetError(
-            where,
-            f"{num_outside} of {len(names)} images are in no class folder of {root or 'the input'!r}",
-            "Put each image into the folder of its class, or all images into one folder without labels.",
-        )
     return ClassFolders([labels[_folder_of(name)] for name in names], root)
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
+from train_pytorch_model import designer_core
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.image_list import (
     Columns,
@@ -16,7 +17,7 @@ from train_pytorch_model.ports.image_list import (
     read_schema,
 )
 from train_pytorch_model.ports.named_files import Folder, fault_of_name
-from train_pytorch_model.ports.raw_images import items_not_taken, load_raw_images
+from train_pytorch_model.ports.raw_images import has_coco_annotations, read_raw_images
 from train_pytorch_model.ports.small_files import META_FILE
 from train_pytorch_model.text.wording import FirstFew, name_some
 
@@ -72,10 +73,33 @@ def _listed_items(
         schema, list_file = read_schema(path, where)
         columns = read_columns(schema, where, labelled=labelled)
         return schema, columns, lambda: checked_items(read_items(list_file, where), columns, path, where)
-    directory = load_raw_images(path, where)
-    columns = read_columns(directory.schema, where, labelled=labelled)
-    items = directory.image_list + items_not_taken(path, directory, columns)
-    return directory.schema, columns, lambda: checked_items(items, columns, path, where)
+    return read_raw_items(path, where, labelled=labelled)
+
+
+def read_raw_items(
+    path: Path, where: str, *, labelled: bool, follow_links: bool = False
+) -> tuple[dict[str, Any], Columns, Callable[[], Iterator[dict[str, Any]]]]:
+    """Read a folder of raw images.
+
+    Args:
+        path: a folder with one folder per class, a folder of images without labels, or one with COCO annotations.
+        where: the port and the path in messages.
+        labelled: whether there must be labels.
+        follow_links: whether to follow links that lead out of the folder.
+
+    Returns:
+        As `read_listed_items`.
+
+    Raises:
+        NotLabeledDatasetError: if there must be labels and there are none.
+        InvalidDatasetError: if the dataset cannot be used for another reason. The iterator can raise it, too.
+    """
+    if has_coco_annotations(path, where):
+        directory = designer_core.load_image_directory(path)
+        columns = read_columns(directory.schema, where, labelled=labelled)
+        return directory.schema, columns, lambda: checked_items(directory.image_list, columns, path, where)
+    images = read_raw_images(path, where, labelled=labelled, follow_links=follow_links)
+    return images.schema, read_columns(images.schema, where, labelled=labelled), images.items
 
 
 def checked_items(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.text.name_forms import bytes_if_not_utf8
+
 # The first line has designer-core's endings. Files with the endings of the last lines are images, too, but no decoder
 # reads them: they are reported as images that cannot be read.
 IMAGE_ENDINGS = frozenset(
@@ -58,6 +61,21 @@ def is_image_name(name: str) -> bool:
 def could_be_image(name: str) -> bool:
     """Whether only the content tells if a file is an image: its ending is neither that of texts nor of images."""
     return _ending(name) not in _OTHER_ENDINGS and not is_image_name(name)
+
+
+def check_encoding(name: str, where: str) -> None:
+    """Check that the name of an image or of a file of labels is UTF-8, as image lists and labels must be.
+
+    Raises:
+        InvalidDatasetError: if it is not; the message shows its bytes.
+    """
+    found = bytes_if_not_utf8(name)
+    if found is not None:
+        raise InvalidDatasetError(
+            where,
+            f"the name {found!r} is not UTF-8",
+            "Rename the file or its folder. convmv does so for many names of another encoding.",
+        )
 
 
 def _ending(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
-from train_pytorch_model.ports.dataset_items import check_folder, checked_items
+from train_pytorch_model.ports.dataset_items import check_folder, checked_items, read_raw_items
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import (
     Columns,
@@ -23,7 +23,6 @@ from train_pytorch_model.ports.image_list import (
     read_items,
     read_schema,
 )
-from train_pytorch_model.ports.raw_images import files_not_taken, load_raw_images
 from train_pytorch_model.text.wording import FirstFew, bytes_in_words, name_some
 
 if TYPE_CHECKING:
@@ -50,8 +49,6 @@ class LabelledImages:
     """The names of the classes, in the order of the category ids."""
     image_column: str
     schema: dict[str, Any]
-    unreadable: tuple[tuple[str, str], ...] = ()
-    """Files of the folder that cannot be read, each with the reason."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -73,12 +70,13 @@ class LabelledImages:
         return replace(self, classes=classes, labels=places[self.labels])
 
 
-def read_labelled_images(path: Path, port: str) -> LabelledImages:
+def read_labelled_images(path: Path, port: str, *, follow_links: bool = False) -> LabelledImages:
     """Read a dataset port: an ImageDirectory, or raw images in one folder per class.
 
     Args:
         path: the folder.
         port: "Training dataset" or "Validation dataset".
+        follow_links: whether to follow links that lead out of a folder of raw images.
 
     Raises:
         NotLabeledDatasetError: if the images have no labels.
@@ -86,19 +84,16 @@ def read_labelled_images(path: Path, port: str) -> LabelledImages:
     """
     where = f"{port} {path}"
     try:
-        return _read(path, port, where)
+        return _read(path, port, where, follow_links=follow_links)
     except OSError as error:
         raise InvalidDatasetError(where, f"it cannot be read: {error}") from error
 
 
-def _read(path: Path, port: str, where: str) -> LabelledImages:
+def _read(path: Path, port: str, where: str, *, follow_links: bool) -> LabelledImages:
     check_folder(path, where)
     if not is_image_directory(path):
-        directory = load_raw_images(path, where)
-        columns = read_columns(directory.schema, where)
-        unreadable = files_not_taken(path, directory.image_list, columns)
-        items = checked_items(directory.image_list, columns, path, where)
-        return _labelled(path, port, items, columns, directory.schema, unreadable)
+        schema, columns, raw_items = read_raw_items(path, where, labelled=True, follow_links=follow_links)
+        return _labelled(path, port, raw_items(), columns, schema)
     schema, list_file = read_schema(path, where)
     columns = read_columns(schema, where)
     items = checked_items(read_items(list_file, where), columns, path, where)
@@ -141,7 +136,6 @@ def _labelled(
     items: Iterable[dict[str, Any]],
     columns: Columns,
     schema: dict[str, Any],
-    unreadable: tuple[tuple[str, str], ...] = (),
 ) -> LabelledImages:
     where = f"{port} {path}"
     index = {name: number for number, name in enumerate(columns.categories)}
@@ -183,5 +177,5 @@ def _labelled(
             where, f"the category {name_some(hidden)} is a hidden folder that was read as a class"
         )
     return LabelledImages(
-        port, path, files, np.frombuffer(labels, dtype=np.int64), columns.categories, columns.image, schema, unreadable
+        port, path, files, np.frombuffer(labels, dtype=np.int64), columns.categories, columns.image, schema
     )

@@ -1,168 +1,154 @@
-"""Reads raw images, in one folder per class or in one folder, as designer-core's helper reads them."""
+"""Reads raw images, in one folder per class or without labels, as Convert to Image Directory reads them.
+
+For images that are one folder deep, the result is that of designer-core's helper, which reads no other layout.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
-from train_pytorch_model import designer_core
-from train_pytorch_model.data.decoding import UnreadableImageError, read_headers, read_size
+from train_pytorch_model.data.decoding import UnreadableImageError, read_size
+from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.ports.image_list import file_of
-from train_pytorch_model.ports.named_files import Folder
+from train_pytorch_model.ports.class_folders import ClassFolders, are_splits, read_class_folders
+from train_pytorch_model.ports.file_names import FileNames
+from train_pytorch_model.ports.folder_files import files_below
+from train_pytorch_model.ports.folders_without_images import check_folders_without_images
+from train_pytorch_model.ports.image_directory import make_schema
+from train_pytorch_model.ports.image_names import check_encoding, could_be_image, is_image_name
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
-    from train_pytorch_model.ports.image_list import Columns
+    from collections.abc import Iterator, Sequence
 
 logger = logging.getLogger(__name__)
 
-# The extensions that designer-core reads; it ignores other files.
+# The extensions that designer-core reads.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-# designer-core reads the whole first JSON file as annotations before it looks at folders.
+# Larger files are not read as annotations.
 _MAX_JSON_BYTES = 2**28
+_MAX_FRACTION_OUTSIDE = 0.1
 
 
-def load_raw_images(path: Path, where: str) -> Any:
-    """Load raw images with designer-core's helper, after checks for what it would read by mistake.
+class RawImages(NamedTuple):
+    """Raw images in the form of an ImageDirectory."""
+
+    schema: dict[str, Any]
+    names: FileNames
+    """Relative to the folder, sorted."""
+    labels: Optional[list[str]]
+    """One per image; None for images without labels."""
+
+    def items(self) -> Iterator[dict[str, Any]]:
+        """Iterate over the items of an image list. `file_name` is the name of a copy, as designer-core chooses it."""
+        index = {name: number for number, name in enumerate(sorted(set(self.labels or ())))}
+        for number, name in enumerate(self.names):
+            if self.labels is None:
+                yield {"image_info": {"base_file_name": name, "file_name": f"image/{name}"}, "id": number}
+            else:
+                label = self.labels[number]
+                file_name = f"image/{index[label]}_{number}{PurePosixPath(name).suffix}"
+                info = {"file_name": file_name, "base_file_name": name}
+                yield {"image_info": info, "category": label, "id": number}
+
+
+def read_raw_images(path: Path, where: str, *, labelled: bool, follow_links: bool = False) -> RawImages:
+    """Read raw images.
 
     Args:
-        path: a folder with one folder per class, or a flat folder.
+        path: a folder with one folder per class, or a folder of images without labels.
         where: the port and the path in messages.
+        labelled: whether there must be labels. If not, images whose classes are not clear have none.
+        follow_links: whether to follow links that lead out of the folder.
 
     Raises:
-        InvalidDatasetError: if there are no images, or files that cannot be read safely.
+        InvalidDatasetError: if there are no images, or their classes are not clear.
     """
-    folders = _folders(path)
-    hidden = [name for name in folders if name.startswith(".") or name == "__MACOSX"]
-    hidden = [name for name in hidden if any(_is_image(entry.name) for entry in _entries(path / name))]
-    if hidden:
-        raise InvalidDatasetError(
-            where, f"the hidden folder {name_some(hidden)} contains images and would become a class", "Remove it."
-        )
-    read_headers(_image_files(path, where))
-    found = _look_through(path, folders)
+    names, others = _find_images(path, where, follow_links=follow_links)
+    if not names:
+        found = f", but {len(others)} other files: {name_some(others)}" if others else ""
+        raise InvalidDatasetError(where, f"it has no images{found}", "Give one folder of images per class.")
     try:
-        directory = designer_core.load_image_directory(path)
-    except MemoryError:
-        raise  # not caused by the images
-    except Exception as error:  # with unusual files, it can raise anything
-        raise InvalidDatasetError(where, f"designer-core finds no images in it: {error}") from error
-    if found.misplaced:
-        logger.warning(
-            "%s: only images exactly one folder deep (class/file) are used; skipped: %s.",
+        found_classes = _read_classes(path, where, names, others)
+    except InvalidDatasetError as error:
+        if labelled:
+            raise
+        logger.warning("%s The images are used without labels.", error)
+        found_classes = None
+    if found_classes is None:
+        return RawImages(make_schema(None), names, None)
+    pairs = [(name, label) for name, label in zip(names, found_classes.labels) if label is not None]
+    labels = [label for _, label in pairs]
+    return RawImages(make_schema(sorted(set(labels))), FileNames(name for name, _ in pairs), labels)
+
+
+def _find_images(path: Path, where: str, *, follow_links: bool) -> tuple[FileNames, list[str]]:
+    """The sorted names of the images, and those of the other files."""
+    images: list[str] = []
+    unclear: list[str] = []
+    others: list[str] = []
+    for file in files_below(path, where, follow_links=follow_links):
+        if is_image_name(file.name):
+            images.append(file.name)
+        else:
+            (unclear if could_be_image(file.name) else others).append(file.name)
+    are_images = in_threads(lambda index: _is_image(path / unclear[index]), len(unclear))
+    for name, is_image in zip(unclear, are_images):
+        (images if is_image else others).append(name)
+    for name in images:
+        check_encoding(name, where)
+    if others:
+        logger.warning("%s: skipped %d files of other kinds: %s.", where, len(others), name_some(sorted(others)))
+    return FileNames(sorted(images)), sorted(others)
+
+
+def _is_image(file: Path) -> bool:
+    with suppress(UnreadableImageError):
+        read_size(file)
+        return True
+    return False
+
+
+def _read_classes(path: Path, where: str, names: FileNames, others: Sequence[str]) -> ClassFolders | None:
+    found = read_class_folders(where, names)
+    if found is None:
+        return None
+    classes = {label for label in found.labels if label is not None}
+    if are_splits(classes):
+        raise InvalidDatasetError(
             where,
-            name_some(found.misplaced),
+            f"its folders {name_some(sorted(classes))} are parts of a dataset, not classes",
+            "Give one folder of images per class, or the folder of one part.",
         )
-    if found.others:
-        logger.warning("%s: skipped %d files of other kinds: %s.", where, len(found.others), name_some(found.others))
-    return directory
-
-
-def _image_files(path: Path, where: str) -> list[Path]:
-    """List all images at any depth.
-
-    Raises:
-        InvalidDatasetError: for links out of the folder, pipes, devices and huge JSON files, which designer-core would
-            read.
-    """
-    files = []
-    root = Folder(path)
-    folders = [path]
-    while folders:
-        folder = folders.pop()
-        for entry in _entries(folder):
-            name = os.path.relpath(entry.path, path)
-            is_json = folder == path and entry.name.endswith(".json")
-            if entry.is_symlink() and root.is_led_out(entry.path):
-                if entry.is_dir() or is_json or _is_image(entry.name):
-                    raise InvalidDatasetError(
-                        where,
-                        f"{name!r} is a link that leads out of the directory",
-                        "Copy the files that it leads to (cp -rL).",
-                    )
-            elif entry.is_dir(follow_symlinks=False):
-                folders.append(Path(entry.path))
-            elif (is_json or _is_image(entry.name)) and not entry.is_file():
-                raise InvalidDatasetError(where, f"{name!r} is not a regular file or is a broken link", "Remove it.")
-            elif is_json and entry.is_file() and entry.stat().st_size > _MAX_JSON_BYTES:
-                raise InvalidDatasetError(where, f"{name!r} has more than {_MAX_JSON_BYTES} bytes", "Remove it.")
-            elif _is_image(entry.name):
-                files.append(Path(entry.path))
-    return files
-
-
-def _entries(path: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(path) as entries:
-        return list(entries)
-
-
-class _Found(NamedTuple):
-    """Files and folders that are not images in a class folder, relative to the dataset."""
-
-    misplaced: list[str]
-    """Folders in class folders, and images outside class folders."""
-    others: list[str]
-    """Files in class folders without the extension of an image."""
-
-
-def _look_through(path: Path, folders: list[str]) -> _Found:
-    found = _Found([], [])
-    for folder in ("", *folders):
-        for entry in _entries(path / folder):
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir():
-                found.misplaced.extend([name] if folder else [])
-            elif not _is_image(name):
-                found.others.extend([name] if folder and not entry.name.startswith(".") else [])
-            elif not folder:
-                found.misplaced.append(name)
+    check_folders_without_images(where, path, found.root, classes, others)
+    outside = [name for name, label in zip(names, found.labels) if label is None]
+    if len(outside) > _MAX_FRACTION_OUTSIDE * len(names):
+        raise InvalidDatasetError(
+            where,
+            f"{len(outside)} of {len(names)} images are outside of the class folders: {name_some(outside)}",
+            "Put each image into the folder of its class.",
+        )
+    if outside:
+        logger.warning("%s: skipped %d images outside of class folders: %s.", where, len(outside), name_some(outside))
     return found
 
 
-def _folders(path: Path) -> list[str]:
-    return sorted(entry.name for entry in _entries(path) if entry.is_dir())
+def has_coco_annotations(path: Path, where: str) -> bool:
+    """Whether a folder has a JSON file that designer-core would read as COCO annotations of the images.
 
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_EXTENSIONS)
-
-
-def files_not_taken(path: Path, items: list[dict[str, Any]], columns: Columns) -> tuple[tuple[str, str], ...]:
-    """Return image files one folder deep that the helper skipped because Pillow cannot open them, and the reasons."""
-    taken = {file_of(item, columns) for item in items}
-    present = (
-        f"{folder}/{entry.name}"
-        for folder in _folders(path)
-        for entry in _entries(path / folder)
-        if entry.is_file() and _is_image(entry.name)
-    )
-    return tuple((name, _reason(path / name)) for name in sorted(set(present) - taken))
-
-
-def _reason(file: Path) -> str:
-    try:
-        read_size(file)
-    except UnreadableImageError as error:
-        return str(error)
-    return "designer-core skips it"
-
-
-def items_not_taken(path: Path, directory: Any, columns: Columns) -> list[dict[str, Any]]:
-    """Return items for the images that the helper skipped, so that the code that opens them reports them."""
-    attributes = directory.schema["columnAttributes"]
-    label = next((column["name"] for column in attributes if column["type"] == "String"), None)
-    if label is None:
-        taken = {file_of(item, columns) for item in directory.image_list}
-        present = {file.relative_to(path).as_posix() for file in path.rglob("*") if _is_image(file.name)}
-        files = sorted(present - taken)
-    else:
-        files = [file for file, _ in files_not_taken(path, directory.image_list, columns)]
-    items: list[dict[str, Any]] = []
-    for number, file in enumerate(files, start=len(directory.image_list)):
-        labels = {} if label is None else {label: file.partition("/")[0]}
-        items.append({columns.image_ref: {"file_name": file}, **labels, "id": number})
-    return items
+    Raises:
+        InvalidDatasetError: if a JSON file is too large to be read.
+    """
+    for file in sorted(path.iterdir()):
+        if file.suffix == ".json" and file.is_file():
+            if file.stat().st_size > _MAX_JSON_BYTES:
+                raise InvalidDatasetError(where, f"{file.name!r} has more than {_MAX_JSON_BYTES} bytes", "Remove it.")
+            with suppress(ValueError, RecursionError):
+                document = json.loads(file.read_bytes())
+                if isinstance(document, dict) and document.get("images") and document.get("annotations"):
+                    return True
+    return False

@@ -153,7 +153,7 @@ def _dataset(scanned: Scanned | None) -> DatasetFound | None:
     return DatasetFound(
         path=masked(str(scanned.images.path)),
         images=len(scanned.kept),
-        unreadable=len(scanned.unreadable) + len(scanned.images.unreadable),
+        unreadable=len(scanned.unreadable),
         width=width,
         height=height,
         file_bytes=int(scanned.file_bytes.sum()),

@@ -1,0 +1,65 @@
+"""Checks the folders beside the class folders: a class is never left out because its images cannot be read."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.ports.image_names import could_be_image, is_hidden
+from train_pytorch_model.text.name_forms import nfc
+from train_pytorch_model.text.wording import join_some
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+
+def check_folders_without_images(
+    where: str, path: Path | None, root: str, classes: Collection[str], others: Iterable[str]
+) -> None:
+    """Check the folders beside the class folders.
+
+    Folders of texts, such as annotations, are no classes. Empty folders and folders of other files could be.
+
+    Args:
+        where: the dataset, for messages.
+        path: the folder of the dataset; None for an archive, whose empty folders are not checked.
+        root: the folder of the class folders, relative to the dataset.
+        classes: the names of the classes.
+        others: the names of all files that are not images, relative to the dataset.
+
+    Raises:
+        InvalidDatasetError: if a folder could be a class without images; the message names it and what it has.
+    """
+    known = {nfc(name) for name in classes}
+    start = f"{root}/" if root else ""
+    endings: dict[str, Counter[str]] = {}
+    for name in others:
+        folder, slash, file = name[len(start) :].partition("/")
+        if name.startswith(start) and slash and nfc(folder) not in known:
+            endings.setdefault(folder, Counter())[PurePosixPath(file).suffix.lower()] += 1
+    faults = [
+        f"{folder!r} has {_counted(found)}"
+        for folder, found in sorted(endings.items())
+        if any(could_be_image(f"x{ending}") for ending in found)
+    ]
+    empty = [name for name in _folders(path / root) if nfc(name) not in {*known, *map(nfc, endings)}] if path else []
+    faults += [f"{folder!r} is empty" for folder in empty]
+    if faults:
+        raise InvalidDatasetError(
+            where,
+            f"folders beside those of the classes have no images: {join_some(faults)}",
+            "Put images into the folder of each class, and remove the others.",
+        )
+
+
+def _folders(path: Path) -> list[str]:
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
+
+
+def _counted(endings: Counter[str]) -> str:
+    """For example: `3 .heic, 1 .zip`."""
+    return ", ".join(f"{count} {ending or 'without an extension'}" for ending, count in endings.most_common(5))
