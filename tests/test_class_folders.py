@@ -152,3 +152,14 @@ def test_two_classes_that_look_the_same_are_an_error_with_the_difference(name: s
 def test_names_that_are_like_others_but_do_not_look_the_same_are_classes() -> None:
     names = ["cat", "cats", "c at", "cat_", "cät", "猫", "貓", "m2", "m²", "кот", "кит", "ρ", "p"]
     assert classes_of(dict.fromkeys(names, 2)) == dict.fromkeys(names, 2)
+
+
+@pytest.mark.parametrize("level", [0, 3, -3])
+def test_a_level_that_no_image_has_is_an_error(level: int) -> None:
+    with pytest.raises(InvalidDatasetError, match=f"no image has a folder of --class-level {level}"):
+        classes_of({"cat/manx": 2, "dog/pug": 3}, level)
+
+
+def test_images_that_lack_the_level_have_no_class() -> None:
+    assert classes_of({"cat/manx": 2, "dog": 3, "": 1}, 2) == {"manx": 2, None: 4}
+    assert classes_of({"cat/manx": 2, "dog": 3, "": 1}, -1) == {"manx": 2, "dog": 3, None: 1}

@@ -455,11 +455,11 @@ def test_class_folders_in_two_places_and_images_beside_them_are_reported(
     assert convert(tmp_path / "two", tmp_path / "ours") == 1
     assert "'test', 'train'" in error_text(tmp_path / "outputs")
     shutil.copy(folders / "cat" / "0.png", folders / "cover.png")
-    (folders / "cat" / "moving.gif").write_bytes(b"GIF")
+    (folders / "cat" / "moving.mp4").write_bytes(b"film")
     assert convert(folders, tmp_path / "ours") == 0
     said = capfd.readouterr().err
     assert "skipped 1 images outside of class folders: 'cover.png'." in said
-    assert "1 .gif" in said
+    assert "1 .mp4" in said
     assert len(read_labelled_images(tmp_path / "ours", "Training dataset")) == 12
 
 

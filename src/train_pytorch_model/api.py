@@ -252,6 +252,8 @@ def convert_to_image_directory(
     split: Optional[str] = None,
     allow_partial: bool = False,
     skip_unreadable_images: bool = False,
+    follow_links: bool = False,
+    class_level: Optional[int] = None,
     outputs_path: PathLike = "outputs",
     _session: Optional[Session] = None,
 ) -> ConvertedImages:
@@ -264,6 +266,9 @@ def convert_to_image_directory(
         allow_partial: convert what can be used, even if more than a tenth of the images, a class or a file of labels
             is left out.
         skip_unreadable_images: leave out any number of unreadable images, not only up to a tenth.
+        follow_links: follow links to files and folders outside of the input.
+        class_level: which folder on the path of an image is its class, 1 for the first below the input, -1 for the
+            folder that the image is in; None for the first level with several folders.
         outputs_path: folder of reports.
 
     Returns:
@@ -282,7 +287,7 @@ def convert_to_image_directory(
     from train_pytorch_model.modules import convert_to_image_directory as module
     from train_pytorch_model.modules.conversion_options import ConversionOptions
 
-    options = ConversionOptions(split, allow_partial, skip_unreadable_images)
+    options = ConversionOptions(split, allow_partial, skip_unreadable_images, follow_links, class_level)
     with _in_module(_session, outputs_path) as (session, outputs):
         return module.convert_to_image_directory(
             Path(input_path), Path(output_path), options=options, outputs_path=outputs, display=session.display

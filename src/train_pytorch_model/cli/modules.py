@@ -66,6 +66,14 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "allow_partial",
         "Convert what can be used, even if more than a tenth of the images, a class or a file of labels is left out.",
     )
+    parser.add_argument(
+        "--class-level",
+        type=int,
+        metavar="INT",
+        help="Which folder on the path of an image is its class: 1 for the first below the input, -1 for the folder of "
+        "the image. Default: the first level with several folders; an error if another could be meant.",
+    )
+    add_boolean(parser, "follow_links", "Follow links to files and folders outside of the input.")
     add_boolean(parser, "skip_unreadable_images", "Leave out any number of unreadable images, not only up to a tenth.")
     add_outputs_path(parser)
 

@@ -16,3 +16,7 @@ class ConversionOptions:
     """Whether any number of images, classes and files of labels may be left out."""
     skip_unreadable_images: bool = False
     """Whether any number of images that cannot be read may be left out."""
+    follow_links: bool = False
+    """Whether to follow links that lead out of the folder of the input."""
+    class_level: Optional[int] = None
+    """Which folder on the path of an image is its class, 1 for the first and -1 for the last; None to find it."""

@@ -20,11 +20,11 @@ from train_pytorch_model.modules.image_layout import Labelling, find_labels
 from train_pytorch_model.modules.image_sources import DATASET, files_of
 from train_pytorch_model.modules.staged_images import StagedImages, staged_path
 from train_pytorch_model.ports.directory_kinds import IMAGES
+from train_pytorch_model.ports.folders_without_images import check_folders_without_images
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
 from train_pytorch_model.ports.image_list import is_image_directory
 from train_pytorch_model.ports.output_directory import OutputDirectory
-from train_pytorch_model.ports.raw_images import IMAGE_EXTENSIONS
-from train_pytorch_model.text.wording import join_some
+from train_pytorch_model.text.wording import join_some, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,13 +111,17 @@ def _convert(
     with temporary_folder("annotations-") as texts_folder:
         staged = StagedImages(folder, texts_folder, where)
         with display.images(DATASET, "copied") as advance:
-            for file in files_of(input_path):
+            for file in files_of(input_path, follow_links=options.follow_links):
                 if staged.add(file):
                     advance()
         if not staged.names:
-            raise InvalidDatasetError(where, f"no image was found; images end in {' '.join(IMAGE_EXTENSIONS)}")
+            found = f", but {len(staged.others)} other files: {name_some(staged.others)}" if staged.others else ""
+            raise InvalidDatasetError(where, f"no image was found{found}")
         staged.warn_of_other_files()
         labelling = find_labels(where, staged.names, staged.texts, options, left_out)
+        if labelling.class_root is not None and not options.allow_partial:
+            names = {label for label in labelling.labels if label is not None}
+            check_folders_without_images(where, input_path, labelling.class_root, names, staged.others)
     left_out.log(where)
     wanted = [number for number, label in enumerate(labelling.labels) if label is not None]
     unreadable = {**_unreadable(folder, wanted, display), **staged.unreadable}

@@ -27,6 +27,8 @@ class Labelling:
     """All categories, in order; empty for those that occur in `labels`; None for unlabelled images."""
     labels_from: tuple[str, ...] = ()
     """The files that gave the labels; empty if the folders did, or if there are none."""
+    class_root: Optional[str] = None
+    """The folder of the class folders; None if the folders did not give the labels."""
 
 
 def find_labels(
@@ -44,11 +46,14 @@ def find_labels(
     Raises:
         InvalidDatasetError: if annotations do not match the images, or the folders are ambiguous.
     """
+    if options.class_level is not None:
+        left_out.add_files("because --class-level was given", texts)
+        return _by_folders(where, names, options, left_out)
     common = common_folder(names)
     texts = {name: path for name, path in texts.items() if is_above(folder_of(name), common)}
     found = read_annotations(where, texts)
     if found is None:
-        return _by_folders(where, names, left_out)
+        return _by_folders(where, names, options, left_out)
     file, annotations = found
     start = len(folder_of(file)) + 1 if folder_of(file) else 0
     try:
@@ -79,10 +84,10 @@ def common_folder(names: Sequence[str]) -> str:
     return common
 
 
-def _by_folders(where: str, names: Sequence[str], left_out: LeftOut) -> Labelling:
-    found = read_class_folders(where, names)
+def _by_folders(where: str, names: Sequence[str], options: ConversionOptions, left_out: LeftOut) -> Labelling:
+    found = read_class_folders(where, names, options.class_level)
     if found is None:
         return Labelling([""] * len(names), None)
     labels = found.labels
     left_out.add_images("outside of class folders", (name for name, label in zip(names, labels) if label is None))
-    return Labelling(labels, ())
+    return Labelling(labels, (), class_root=found.root)

@@ -62,11 +62,14 @@ class SourceFile:
             raise _archive_error(self._archive, error) from error
 
 
-def files_of(path: Path) -> Iterator[SourceFile]:
+def files_of(path: Path, *, follow_links: bool = False) -> Iterator[SourceFile]:
     """Iterate over the files of a folder, of an archive, or of the only archive in a folder.
 
-    Hidden files and folders (a name that begins with a dot) and `__MACOSX` are skipped. Links and special files are
-    skipped with a warning.
+    Hidden files and folders and metadata of operating systems are skipped. `files_below` describes links in a folder.
+
+    Args:
+        path: a folder or an archive.
+        follow_links: whether to follow links that lead out of the folder.
 
     Raises:
         InvalidDatasetError: if the input does not exist, is a damaged archive, or is a folder that contains an archive
@@ -83,7 +86,7 @@ def files_of(path: Path) -> Iterator[SourceFile]:
     visible = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
     archives = [entry for entry in visible if _is_archive(entry)]
     if not archives:
-        yield from _folder(path, where)
+        yield from _folder(path, where, follow_links=follow_links)
     elif len(visible) > 1:
         names = [entry.name for entry in visible]
         raise InvalidDatasetError(
@@ -97,8 +100,8 @@ def _is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(ARCHIVE_ENDINGS)
 
 
-def _folder(path: Path, where: str) -> Iterator[SourceFile]:
-    for file in files_below(path, where):
+def _folder(path: Path, where: str, *, follow_links: bool) -> Iterator[SourceFile]:
+    for file in files_below(path, where, follow_links=follow_links):
         yield SourceFile(file.name, lambda path=file.path: path.open("rb"))  # type: ignore[misc]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.data.decoding import UnreadableImageError
+from train_pytorch_model.data.decoding import UnreadableImageError, read_size, starts_as_image
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.modules.annotations import ENDINGS
 from train_pytorch_model.modules.image_layout import common_folder, folder_of, is_above
 from train_pytorch_model.ports.file_names import FileNames
-from train_pytorch_model.ports.raw_images import IMAGE_EXTENSIONS
+from train_pytorch_model.ports.image_names import check_encoding, could_be_image, is_image_name
 
 if TYPE_CHECKING:
     from train_pytorch_model.modules.image_sources import SourceFile
@@ -35,13 +36,14 @@ class StagedImages:
         """Original names of the images."""
         self.texts: dict[str, Path] = {}
         """Copies of the text files, by name."""
+        self.others = FileNames()
+        """Names of the files that are neither images nor texts that may hold labels."""
         self.unreadable: dict[int, str] = {}
         """Reasons for the images that could not be copied."""
         self._folder = folder
         self._texts_folder = texts_folder
         self._where = where
         self._common: str | None = None
-        self._other_endings: Counter[str] = Counter()
         (folder / "image").mkdir()
 
     def add(self, file: SourceFile) -> bool:
@@ -58,11 +60,13 @@ class StagedImages:
             raise InvalidDatasetError(
                 self._where, f"it contains an ImageDirectory ({file.name})", "Unpack it and give that folder."
             )
-        if ending in IMAGE_EXTENSIONS:
+        if is_image_name(file.name):
             self._add_image(file)
             return True
         if ending not in ENDINGS:
-            self._other_endings[ending or "without an extension"] += 1
+            if could_be_image(file.name) and self._add_if_image(file):
+                return True
+            self.others.append(file.name)
         # Only a file beside or above all images can hold labels. As images are added, their common folder only moves
         # up, so a file that is not above it now never will be.
         elif self._common is None or is_above(folder_of(file.name), self._common):
@@ -71,16 +75,38 @@ class StagedImages:
 
     def _add_image(self, file: SourceFile) -> None:
         number = len(self.names)
-        self.names.append(file.name)
-        folder = folder_of(file.name)
-        self._common = folder if self._common is None else common_folder([f"{self._common}/x", f"{folder}/x"])
+        self._add_name(file.name)
         try:
             _copy(file, staged_path(self._folder, number))
         except UnreadableImageError as error:
             staged_path(self._folder, number).touch()
             self.unreadable[number] = str(error)
 
+    def _add_name(self, name: str) -> None:
+        check_encoding(name, self._where)
+        self.names.append(name)
+        folder = folder_of(name)
+        self._common = folder if self._common is None else common_folder([f"{self._common}/x", f"{folder}/x"])
+
+    def _add_if_image(self, file: SourceFile) -> bool:
+        """Copy a file if its content is an image; a file that is none is not copied as a whole."""
+        target = staged_path(self._folder, len(self.names))
+        try:
+            chunks = file.chunks()
+            start = next(chunks, b"")
+            if not starts_as_image(start):
+                return False
+            with target.open("wb") as copy:
+                copy.writelines(chain((start,), chunks))
+            read_size(target)
+        except UnreadableImageError:
+            target.unlink(missing_ok=True)
+            return False
+        self._add_name(file.name)
+        return True
+
     def _add_text(self, file: SourceFile) -> None:
+        check_encoding(file.name, self._where)
         self.texts[file.name] = self._texts_folder / str(len(self.texts))
         try:
             _copy(file, self.texts[file.name])
@@ -89,8 +115,9 @@ class StagedImages:
 
     def warn_of_other_files(self) -> None:
         """Log how many files have an extension of neither images nor annotations."""
-        if self._other_endings:
-            counts = ", ".join(f"{count} {ending}" for ending, count in self._other_endings.most_common(5))
+        if self.others:
+            endings = Counter(PurePosixPath(name).suffix.lower() or "without an extension" for name in self.others)
+            counts = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
             logger.warning("%s: skipped files of other kinds: %s.", self._where, counts)
 
 

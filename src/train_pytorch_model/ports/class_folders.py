@@ -33,8 +33,8 @@ class ClassFolders:
 
     labels: list[Optional[str]]
     """One per image: None for an image outside of the class folders."""
-    root: str
-    """The folder of the class folders, relative to the input; empty for the input itself."""
+    root: Optional[str]
+    """The folder of the class folders, relative to the input: empty for the input, None if a level was chosen."""
 
 
 @dataclass
@@ -69,13 +69,17 @@ def read_class_folders(where: str, names: Sequence[str], level: int | None = Non
         InvalidDatasetError: if several levels of folders could be the classes, or two classes look the same.
     """
     counts = Counter(_folder_of(name) for name in names)
-    if not any(counts):
-        return None
-    if level is None:
-        root, depth = _find_level(_tree(counts), where)
+    root: str | None = None
+    if level is not None:
+        label_of = {folder: _part(folder, level) for folder in counts}
+        if not any(label_of.values()):
+            hint = "Levels count from 1 for the first folder, or from -1 for the last one."
+            raise InvalidDatasetError(where, f"no image has a folder of --class-level {level} on its path", hint)
+    elif any(counts):
+        root, level = _find_level(_tree(counts), where)
+        label_of = {folder: _part(folder, level) for folder in counts}
     else:
-        root, depth = "", level - 1 if level > 0 else level
-    label_of = {folder: _part(folder, depth) for folder in counts}
+        return None
     one_form = one_class_each(where, (label for label in label_of.values() if label is not None))
     labels = {folder: None if label is None else one_form[label] for folder, label in label_of.items()}
     return ClassFolders([labels[_folder_of(name)] for name in names], root)
@@ -90,9 +94,10 @@ def _folder_of(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _part(folder: str, depth: int) -> str | None:
+def _part(folder: str, level: int) -> str | None:
+    """The name of the folder at a level of a path, from 1 for the first or -1 for the last one; None if it has none."""
     parts = folder.split("/") if folder else []
-    return parts[depth] if -len(parts) <= depth < len(parts) else None
+    return parts[level - (level > 0)] if 0 < abs(level) <= len(parts) else None
 
 
 def _tree(counts: Mapping[str, int]) -> _Node:
@@ -108,22 +113,23 @@ def _tree(counts: Mapping[str, int]) -> _Node:
 
 
 def _find_level(top: _Node, where: str) -> tuple[str, int]:
-    """The folder of the class folders, and their depth, counted from 0."""
+    """The folder of the class folders, and their level."""
     path, node = _first_level(top)
+    level = len(path) + 1
     outer = list(node.children.values())
-    inner, inner_level = _other_reading(outer, len(path))
+    inner, inner_level = _other_reading(outer, level)
     if inner:
-        levels = (f"--class-level {len(path) + 1}", f"--class-level {inner_level}")
+        choices = (f"--class-level {level}", f"--class-level {inner_level}")
         names = (name_some(sorted(child.name for child in outer)), name_some(sorted(inner)))
         raise InvalidDatasetError(
             where,
-            f"two levels of its folders could be the classes: {names[0]} ({levels[0]}) or {names[1]} ({levels[1]})",
-            f"Choose one of them with {levels[0]} or {levels[1]} of convert-to-image-directory.",
+            f"two levels of its folders could be the classes: {names[0]} ({choices[0]}) or {names[1]} ({choices[1]})",
+            f"Choose one of them with {choices[0]} or {choices[1]} of convert-to-image-directory.",
         )
     nested = [child.name for child in outer if child.num_direct < child.num_images]
     if nested:
         logger.info("%s: images in folders below %s belong to these classes.", where, name_some(sorted(nested)))
-    return "/".join(path), len(path)
+    return "/".join(path), level
 
 
 def _first_level(node: _Node) -> tuple[list[str], _Node]:
@@ -138,7 +144,7 @@ def _first_level(node: _Node) -> tuple[list[str], _Node]:
     return path, node
 
 
-def _other_reading(outer: Sequence[_Node], depth: int) -> tuple[set[str], int]:
+def _other_reading(outer: Sequence[_Node], level: int) -> tuple[set[str], int]:
     """The names of folders further down that could be the classes, and their level; no names if there are none.
 
     They could be if, of more than a few images, the class folders have several folders and no images of their own; or
@@ -153,7 +159,7 @@ def _other_reading(outer: Sequence[_Node], depth: int) -> tuple[set[str], int]:
         same = all(_is_named_after(child, node) for node, _, last in deep for child in last.children.values())
         if num_shallow > _SMALL_FRACTION * num_images or len(names) < 2 or are_splits(names) or same:
             return set(), 0
-    levels = {depth + 2 + len(path) for _, path, _ in deep}
+    levels = {level + 1 + len(path) for _, path, _ in deep}
     if len(levels) == 1 and len(deep) == len(outer):
         return names, levels.pop()
     return {name for node in outer for name in _names_with_images(node)}, -1

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_folders_without_images(
-    where: str, path: Path | None, root: str, classes: Collection[str], others: Iterable[str]
+    where: str, path: Path, root: str, classes: Collection[str], others: Iterable[str]
 ) -> None:
     """Check the folders beside the class folders.
 
@@ -25,7 +25,7 @@ def check_folders_without_images(
 
     Args:
         where: the dataset, for messages.
-        path: the folder of the dataset; None for an archive, whose empty folders are not checked.
+        path: the folder of the dataset, or an archive, whose empty folders are not checked.
         root: the folder of the class folders, relative to the dataset.
         classes: the names of the classes.
         others: the names of all files that are not images, relative to the dataset.
@@ -45,8 +45,7 @@ def check_folders_without_images(
         for folder, found in sorted(endings.items())
         if any(could_be_image(f"x{ending}") for ending in found)
     ]
-    empty = [name for name in _folders(path / root) if nfc(name) not in {*known, *map(nfc, endings)}] if path else []
-    faults += [f"{folder!r} is empty" for folder in empty]
+    faults += [f"{name!r} is empty" for name in _empty_folders(path / root) if nfc(name) not in known]
     if faults:
         raise InvalidDatasetError(
             where,
@@ -55,9 +54,21 @@ def check_folders_without_images(
         )
 
 
-def _folders(path: Path) -> list[str]:
+def _empty_folders(path: Path) -> list[str]:
+    """The folders in a folder that have only hidden files at any depth."""
+    if not path.is_dir():
+        return []
     with os.scandir(path) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
+        folders = [entry for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
+    return sorted(folder.name for folder in folders if not _has_files(folder.path))
+
+
+def _has_files(folder: str) -> bool:
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        if not all(map(is_hidden, files)):
+            return True
+    return False
 
 
 def _counted(endings: Counter[str]) -> str:

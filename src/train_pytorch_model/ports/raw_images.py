@@ -124,7 +124,7 @@ def _read_classes(path: Path, where: str, names: FileNames, others: Sequence[str
             f"its folders {name_some(sorted(classes))} are parts of a dataset, not classes",
             "Give one folder of images per class, or the folder of one part.",
         )
-    check_folders_without_images(where, path, found.root, classes, others)
+    check_folders_without_images(where, path, found.root or "", classes, others)
     outside = [name for name, label in zip(names, found.labels) if label is None]
     if len(outside) > _MAX_FRACTION_OUTSIDE * len(names):
         raise InvalidDatasetError(
