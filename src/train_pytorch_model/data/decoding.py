@@ -73,12 +73,6 @@ def read_size(path: Path) -> Size:
         raise UnreadableImageError(_reason(error)) from error
 
 
-def starts_as_image(start: bytes) -> bool:
-    """Whether the content of a file starts as images do. Only `read_size` tells if the file is one."""
-    Image.init()
-    return any(accept is not None and accept(start) for _, accept in Image.OPEN.values())
-
-
 def read_headers(files: Sequence[Path]) -> None:
     """Read the headers of images before other code opens them, because that code would wait for ever for a hung read.
 

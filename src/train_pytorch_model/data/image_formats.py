@@ -104,6 +104,11 @@ def open_image(source: ImageSource) -> Image.Image:
     return image
 
 
+def starts_as_image(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a readable format. Only `open_image` tells if it is an image."""
+    return bool(_readable_name(head) or _BRANDS.get(_brand(head)))
+
+
 def _is_camera_raw(image: TiffImagePlugin.TiffImageFile) -> bool:
     tags = image.tag_v2
     is_preview = bool(tags.get(254, 0) & 1) and 330 in tags  # a reduced image, with others below it: NEF, ARW
@@ -124,15 +129,23 @@ def describe(source: ImageSource) -> str:
         return "it is empty"
     if not head.strip(b"\0") and _is_all_zeros(source):
         return "it contains only zero bytes, as after an interrupted copy"
-    if (name := _name_of(_READABLE, head)) or head[:4] + head[8:12] == b"RIFFWEBP":
+    if name := _readable_name(head):
         return (_describe_tiff(source, head) if name == "TIFF" else "") or (
-            f"it cannot be identified as an image, although it starts as a {name or 'WebP'} image does: it is damaged"
+            f"it cannot be identified as an image, although it starts as a {name} image does: it is damaged"
         )
-    brand = head[8:12] if head[4:8] == b"ftyp" else b""
-    if name := _name_of(_OTHER_IMAGES, head) or _BRANDS.get(brand, ""):
+    if name := _name_of(_OTHER_IMAGES, head) or _BRANDS.get(_brand(head), ""):
         return f"it is {name}, which cannot be read. {_SAVE_AS}"
     kind = _kind_of(head)
     return f"it is not an image but {kind}" if kind else "it cannot be identified as an image"
+
+
+def _readable_name(head: bytes) -> str:
+    return "WebP" if head[:4] + head[8:12] == b"RIFFWEBP" else _name_of(_READABLE, head)
+
+
+def _brand(head: bytes) -> bytes:
+    """The brand of a file in the container of MP4, which HEIC and AVIF use, too; empty for other files."""
+    return head[8:12] if head[4:8] == b"ftyp" else b""
 
 
 def _head(file: IO[bytes]) -> bytes:

@@ -8,7 +8,8 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.data.decoding import UnreadableImageError, read_size, starts_as_image
+from train_pytorch_model.data.decoding import UnreadableImageError, read_size
+from train_pytorch_model.data.image_formats import starts_as_image
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.modules.annotations import ENDINGS
 from train_pytorch_model.modules.image_layout import common_folder, folder_of, is_above
