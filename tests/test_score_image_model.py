@@ -179,6 +179,9 @@ def test_images_of_a_size_that_the_network_cannot_take_are_named_before_scoring(
             "the network does not support images of 40x40: odd sides only",
         ),
         ("torch.empty(2**50)", "ModuleOutOfMemory", "memory"),
+        ("raise RuntimeError('CUDA error: an illegal memory access')", "RuntimeError", "an illegal memory access"),
+        ("raise RuntimeError('cuDNN error: CUDNN_STATUS_EXECUTION_FAILED')", "RuntimeError", "CUDNN_STATUS"),
+        ("assert x.device.type == 'meta', 'no kernel'", "AssertionError", "no kernel"),
     ],
 )
 def test_errors_of_a_network_while_scoring_are_reported(
@@ -186,7 +189,7 @@ def test_errors_of_a_network_while_scoring_are_reported(
 ) -> None:
     monkeypatch.setattr("sys.path", [*sys.path])
     code = CODE.replace("return self", f"if x.shape[3] == 40: {trouble}\n        return self").strip()
-    write_model_with_code(tmp_path / "model", f"import torch\n{code}", f"net_of_{error_id}")
+    write_model_with_code(tmp_path / "model", f"import torch\n{code}", f"net_of_{tmp_path.name}")
     (tmp_path / "flat").mkdir()
     for number, side in enumerate((32, 40, 32, 48)):  # tried beforehand: the most frequent, the least, the greatest
         Image.new("RGB", (side, side)).save(tmp_path / "flat" / f"{number}.png")

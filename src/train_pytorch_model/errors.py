@@ -26,6 +26,7 @@ _OUT_OF_MEMORY = (
     # cuDNN finds no algorithm whose workspace fits.
     *("unable to find an engine to execute this computation", "unable to find a valid cudnn algorithm"),
 )
+_DEVICE_FAULTS = ("CUDA error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS", "CUSOLVER_STATUS", "cuFFT error")
 
 
 class ModuleError(Exception):
@@ -241,6 +242,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (RuntimeError, OSError)) and (
         is_undescribed or any(words in text for words in _OUT_OF_MEMORY)
     )
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Return whether an error comes from CUDA or its libraries, and so neither from the data nor from the network."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _DEVICE_FAULTS)
 
 
 def as_module_error(error: BaseException) -> ModuleError:

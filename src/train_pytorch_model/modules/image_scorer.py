@@ -11,7 +11,7 @@ from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode_sized, read_size
 from train_pytorch_model.data.placement import decoders_at_once
 from train_pytorch_model.data.threads import ahead, in_threads
-from train_pytorch_model.errors import InvalidDatasetError, first_line, is_out_of_memory
+from train_pytorch_model.errors import InvalidDatasetError, first_line, is_device_fault, is_out_of_memory
 from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.models.memory_format import preferred_memory_format
 from train_pytorch_model.models.network import check_image_size, logits_of
@@ -169,9 +169,9 @@ class ImageScorer:
             with self._precision.context():
                 output = self._network(normalised(pixels, memory_format, self._mean, self._std))
         except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            raise _wrong_size(size, error) from error
+            if not is_out_of_memory(error) and not is_device_fault(error):
+                self._check_sizes([size])  # raises if shapes alone explain the error
+            raise
         probabilities: np.ndarray = logits_of(output).float().softmax(1).double().cpu().numpy()
         return probabilities
 

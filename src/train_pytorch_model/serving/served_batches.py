@@ -54,6 +54,11 @@ class Batches:
         self._waiting: deque[tuple[torch.Tensor, Future[_Row]]] = deque()
         self._thread: threading.Thread | None = None
 
+    @property
+    def num_waiting(self) -> int:
+        """The number of images whose batch has not begun."""
+        return len(self._waiting)
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """Take one of the places for requests, for as long as the block lasts.

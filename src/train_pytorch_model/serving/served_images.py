@@ -45,6 +45,8 @@ def decode(data: bytes) -> Image.Image:
             image.load()
     except MemoryError:
         raise
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"it is too large: {error}") from error
     except Exception as error:  # the exceptions of Pillow's decoders are not documented
         raise BadImageError(f"it is not a readable image: {name}{error}") from error
     if size > _MAX_PIXELS:

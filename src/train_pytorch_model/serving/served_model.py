@@ -37,7 +37,9 @@ MAX_BATCH_PIXELS = 16_000_000
 _OUT_OF_MEMORY = (
     *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
     *("cublas_status_alloc_failed", "cudnn_status_alloc_failed", "unable to find an engine"),
+    "nvml_success ==",  # where PyTorch's allocator cannot ask NVML for details
 )
+_DEVICE_FAULTS = ("cuda error", "cudnn error", "cudnn_status", "cublas_status", "cusolver_status", "cufft error")
 
 Compute = Callable[[list[torch.Tensor]], list[list[float]]]
 
@@ -143,12 +145,15 @@ class ServedModel:
     def _explain(self, error: Exception, pixels: torch.Tensor) -> None:
         """Raise the error that explains a failed batch; return if its halves may succeed."""
         first_line = str(error).partition("\n")[0]
-        if isinstance(error, MemoryError) or any(words in first_line.lower() for words in _OUT_OF_MEMORY):
+        text = first_line.lower()
+        if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
             if len(pixels) > 1:
                 return
             raise OutOfMemoryError(first_line) from error
-        if "CUDA error" in first_line if self._device.type == "cpu" else not _works(self._device):
+        if not _works(self._device) or (self._device.type == "cpu" and "cuda error" in text):
             raise BrokenDeviceError(first_line) from error
+        if any(words in text for words in _DEVICE_FAULTS):
+            raise error
         height, width = pixels.shape[1:3]
         reason = self._fault_of_size(height, width)
         if reason is None:
@@ -181,7 +186,7 @@ def _without_tf32() -> Iterator[None]:
 
 
 def _works(device: torch.device) -> bool:
-    """Whether a GPU still computes. After some errors, all later calls of the process fail."""
+    """Whether a device still computes. After some errors of a GPU, all later calls of the process fail."""
     try:
         return bool(torch.ones(1, device=device).add(1).item() == 2)
     except RuntimeError:

@@ -26,7 +26,7 @@ _CHUNK_BYTES = 2**20
 _Part = tuple[str, Any]
 _BODY = "the body"
 _FORM = re.compile(r"[\w.%\[\]-]{1,100}=[^=\s]")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16}|data:|[A-Za-z][A-Za-z0-9+.-]+:|b['\"]")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16}|[A-Za-z][A-Za-z0-9+.-]+:|\w+/[\w.+-]+;base64,|b['\"]")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 
 
@@ -48,13 +48,18 @@ def read_body(stream: Any, encoding: str | None) -> bytes:
     _check_size(num_bytes)
     body = b"".join(chunks)
     for name in reversed((encoding or "").lower().replace(" ", "").split(",")):
-        if name not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            raise BadRequestError(f"the body has the Content-Encoding {name[:40]!r}; send gzip, deflate or none")
         if name == "deflate":
             body = _inflate(body, zlib.MAX_WBITS if _is_zlib(body) else -zlib.MAX_WBITS)
-    while body[:2] == b"\x1f\x8b":  # also without the header
-        body = _inflate(body, zlib.MAX_WBITS | 16)
-    return body
+        elif name in ("gzip", "x-gzip"):
+            body = _gunzip(body)
+        elif name not in ("", "identity"):
+            raise BadRequestError(f"the body has the Content-Encoding {name[:40]!r}; send gzip, deflate or none")
+    return _gunzip(body)  # clients forget the header
+
+
+def _gunzip(body: bytes) -> bytes:
+    """Decompress a body that begins like a gzip file. A proxy may have decompressed it without removing the header."""
+    return _inflate(body, zlib.MAX_WBITS | 16) if body[:2] == b"\x1f\x8b" else body
 
 
 def _is_zlib(body: bytes) -> bool:
