@@ -32,6 +32,7 @@ from train_pytorch_model.ports.output_directory import OutputDirectory, make_out
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 from train_pytorch_model.report.contents import REPORT_FOLDER
 from train_pytorch_model.serving.exports import check_formats
+from train_pytorch_model.text.name_forms import nfc
 
 if TYPE_CHECKING:
     from torch import nn
@@ -151,7 +152,7 @@ def build_network(
 
 def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, settings: Settings) -> Built:
     classes = train.images.classes
-    same_labels = model.labels is None or model.labels[: len(classes)] == classes
+    same_labels = model.labels is None or list(map(nfc, model.labels[: len(classes)])) == list(map(nfc, classes))
     torch.manual_seed(derive_seed(settings.seed, "head"))
     try:
         network, description = with_head(model.description, model.state, len(classes), keep_head=same_labels)

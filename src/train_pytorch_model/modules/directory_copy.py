@@ -13,6 +13,7 @@ from train_pytorch_model.modules.image_sources import DATASET
 from train_pytorch_model.modules.item_copies import copy_items
 from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.image_list import read_columns
+from train_pytorch_model.text.name_forms import nfc
 from train_pytorch_model.text.wording import FirstFew, name_some
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def _with_distinct_categories(schema: dict[str, Any], where: str) -> dict[str, A
     for column in filter(_has_classes, schema["columnAttributes"]):
         categories = column["properties"].get("categories")
         names = [entry.get("name") if isinstance(entry, dict) else None for entry in categories or ()]
+        names = [nfc(name) if isinstance(name, str) else name for name in names]
         repeated = [name for name, count in Counter(map(repr, names)).items() if count > 1]
         if repeated:
             logger.warning("%s: categories that are listed several times are listed once: %s.", where, repeated)
@@ -71,12 +73,15 @@ def _counted(
 ) -> Iterator[dict[str, Any]]:
     """Count the labels, and check at the end that all are among the categories."""
     unknown = FirstFew()
-    known = set(categories)
+    known = {nfc(name): name for name in categories}
     for number, item in enumerate(items, start=1):
         label = item.get(column)
-        if isinstance(label, str) and label in known:
-            counts[label] += 1
-        elif label:
+        if isinstance(label, str) and nfc(label) in known:
+            name = known[nfc(label)]
+            counts[name] += 1
+            yield {**item, column: name}
+            continue
+        if label:
             unknown.add(f"line {number} is labelled {label!r}")
         yield item
     if unknown:

@@ -11,10 +11,12 @@ import numpy as np
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.evaluation import plots
 from train_pytorch_model.evaluation.metrics import compute_metrics, confusion_matrix, reliability
+from train_pytorch_model.ports.classes import pairs_alike
 from train_pytorch_model.ports.directory_kinds import EVALUATION
 from train_pytorch_model.ports.output_directory import OutputDirectory
 from train_pytorch_model.ports.scored_table import ScoredTable, read_scored_table
 from train_pytorch_model.text.csv_cells import write_sheet
+from train_pytorch_model.text.name_forms import nfc
 from train_pytorch_model.text.wording import name_some
 from train_pytorch_model.tracking import Metric
 
@@ -84,14 +86,17 @@ def _usable_rows(scored: ScoredTable, where: str) -> np.ndarray:
 
 def _true_classes(scored: ScoredTable, is_usable: np.ndarray, where: str) -> np.ndarray:
     """Index of the true class of each usable row."""
-    index = {name: number for number, name in enumerate(scored.classes)}
+    # A table may have a class in the Unicode form of the model, and the true labels in that of the dataset.
+    index = {nfc(name): number for number, name in enumerate(scored.classes)}
     labels = scored.true_labels[is_usable]
-    unknown = sorted({label for label in labels if label not in index})
+    unknown = sorted({label for label in labels if nfc(label) not in index})
     if unknown:
+        alike = "".join(f"; {pair}" for pair in pairs_alike(unknown, scored.classes))
         raise InvalidDatasetError(
-            where, f"the true labels {name_some(unknown)} are not among the scored classes {name_some(scored.classes)}"
+            where,
+            f"the true labels {name_some(unknown)} are not among the scored classes {name_some(scored.classes)}{alike}",
         )
-    return np.array([index[label] for label in labels])
+    return np.array([index[nfc(label)] for label in labels])
 
 
 def _title(name: str) -> str:

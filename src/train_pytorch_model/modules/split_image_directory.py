@@ -14,6 +14,7 @@ from train_pytorch_model.modules.item_copies import copy_items
 from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.directory_kinds import IMAGES
 from train_pytorch_model.ports.output_directory import OutputDirectory
+from train_pytorch_model.text.name_forms import nfc
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def split_image_directory(
     train.check((src_path, tgt_test_path), outputs_path)
     test.check((src_path, tgt_train_path), outputs_path)
     schema, columns, items = read_listed_items(src_path, _DATASET, labelled=True)
+    class_of = {nfc(name): name for name in columns.categories}
     labels = [str(item.get(columns.label)) for item in items()]
+    labels = [class_of.get(nfc(label), label) for label in labels]
     if len(labels) < 2:
         raise InvalidDatasetError(f"{_DATASET} {src_path}", f"it has {len(labels)} images, but at least two are needed")
     if not 1 / len(labels) <= fraction <= 1 - 1 / len(labels):

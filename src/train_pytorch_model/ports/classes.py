@@ -45,7 +45,7 @@ def one_class_each(where: str, labels: Iterable[str], *, alike: bool = False) ->
         logger.warning(
             "%s: read as one class, because they are the same text in two Unicode forms: %s.", where, join_some(merged)
         )
-    pairs = [] if alike else _pairs_alike(sorted(set(forms.values())))
+    pairs = [] if alike else pairs_alike(sorted(set(forms.values())))
     if pairs:
         raise InvalidDatasetError(
             where,
@@ -55,8 +55,8 @@ def one_class_each(where: str, labels: Iterable[str], *, alike: bool = False) ->
     return forms
 
 
-def _pairs_alike(names: Iterable[str], others: Iterable[str] = ()) -> list[str]:
-    """Name the pairs that look the same, each with the difference: one of `names`, and a later one or one of others."""
+def pairs_alike(names: Iterable[str], others: Iterable[str] = ()) -> list[str]:
+    """Describe the names that look like others, or like earlier names, each with the difference."""
     by_appearance = {appearance(name): name for name in others}
     pairs = []
     for name in names:
@@ -81,7 +81,7 @@ def match_classes(train: LabelledImages, valid: LabelledImages) -> LabelledImage
     if missing or extra:
         parts = [f"it lacks {name_some(missing)}"] if missing else []
         parts += [f"the training dataset lacks {name_some(extra)}"] if extra else []
-        parts += _pairs_alike(extra, missing)
+        parts += pairs_alike(extra, missing)
         raise InvalidDatasetError(
             valid.where,
             f"categories of validation dataset are different from that of training dataset ({'; '.join(parts)}).",

@@ -128,6 +128,10 @@ def checked_items(
         if any(name.rpartition("/")[2] in _NO_IMAGES for name in names):
             faults.add(f"line {number} names {name_some(names)}, which is not an image")
             continue
+        spelled = names[-1] if fault_of_name(names[-1]) else folder.spelled(names[-1])
+        if spelled != names[-1]:
+            names = [names[0], spelled]
+            item = {**item, columns.image_ref: {**info, "base_file_name": spelled}}
         # Only the last name is read; the first may lead through a link that a copy will not have.
         if fault := fault_of_name(names[0]) or folder.fault_of(names[-1]):
             faults.add(f"line {number} names {name_some(names)}, which {fault}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
+from train_pytorch_model.ports.classes import one_class_each
 from train_pytorch_model.ports.small_files import META_FILE, find_meta_file, read_meta, read_text
 from train_pytorch_model.text.wording import join_some, shown
 
@@ -38,7 +39,7 @@ class Columns:
     label: str
     """The name of the label column."""
     categories: tuple[str, ...]
-    """The labels in the order of their ids."""
+    """The labels in the order of their ids. Names that are the same text in two Unicode forms are one label."""
 
 
 def _refuse_constant(name: str) -> None:
@@ -211,7 +212,9 @@ def _categories(categories: Any, where: str) -> tuple[str, ...]:
             names.add(name)
     if faults:
         raise InvalidDatasetError(where, f"the schema's categories are damaged: {join_some(faults)}", _REBUILD)
-    return tuple(by_id[number] for number in sorted(by_id))
+    ordered = [by_id[number] for number in sorted(by_id)]
+    class_of = one_class_each(where, ordered, alike=True)
+    return tuple(dict.fromkeys(class_of[name] for name in ordered))
 
 
 def _is_text(name: str) -> bool:

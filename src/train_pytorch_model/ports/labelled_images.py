@@ -23,6 +23,7 @@ from train_pytorch_model.ports.image_list import (
     read_items,
     read_schema,
 )
+from train_pytorch_model.text.name_forms import nfc
 from train_pytorch_model.text.wording import FirstFew, bytes_in_words, name_some
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _labelled(
     schema: dict[str, Any],
 ) -> LabelledImages:
     where = f"{port} {path}"
-    index = {name: number for number, name in enumerate(columns.categories)}
+    index = {nfc(name): number for number, name in enumerate(columns.categories)}
     files = FileNames()
     labels = array("q")
     unlabelled = FirstFew()
@@ -150,11 +151,11 @@ def _labelled(
         # The empty text is a label if a category has this name; otherwise, it means no label.
         if label is None or (label in ("", [], {}) and label != "") or (label == "" and "" not in index):
             unlabelled.add(repr(file))
-        elif not isinstance(label, str) or label not in index:
+        elif not isinstance(label, str) or nfc(label) not in index:
             unknown.add(f"item {number} ({file}) is labelled {label!r}")
         else:
             files.append(file)
-            labels.append(index[label])
+            labels.append(index[nfc(label)])
     if unknown:
         raise InvalidDatasetError(
             where,

@@ -6,6 +6,7 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from train_pytorch_model.text.name_forms import nfc
 from train_pytorch_model.text.wording import shown
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Folder:
         # The folder itself may be reached through links, as mounted inputs are.
         self._real_path = os.path.realpath(path)
         self._real_folder = lru_cache(_MAX_FOLDERS)(os.path.realpath)
+        self._names_in = lru_cache(_MAX_FOLDERS)(_names_beyond_ascii)
 
     def fault_of(self, name: str) -> str:
         """Return why a name may not be read, such as "leaves the directory"; "" if it may. A file may be missing."""
@@ -53,10 +55,30 @@ class Folder:
             return "leads out of the directory through a link"
         return ""
 
+    def spelled(self, name: str) -> str:
+        """Return a name as the disk spells it, where it differs only in the Unicode form; otherwise, the same name."""
+        if name.isascii():
+            return name
+        path = ""
+        for part in name.split("/"):
+            present = {} if part.isascii() else self._names_in(os.path.join(self._path, path))
+            path = os.path.join(path, present.get(part) or present.get(nfc(part), part))
+        return path
+
     def is_led_out(self, path: str) -> bool:
         """Whether a path, which begins with the folder's, leads out of the folder through a link."""
         real = os.path.realpath(path) if os.path.islink(path) else self._real_folder(os.path.dirname(path))
         return real != self._real_path and not real.startswith(os.path.join(self._real_path, ""))
+
+
+def _names_beyond_ascii(folder: str) -> dict[str, str]:
+    """The names in a folder that are not ASCII, by themselves and in NFC; empty if the folder cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if not entry.name.isascii()]
+    except OSError:
+        return {}
+    return {**{nfc(name): name for name in names}, **{name: name for name in names}}
 
 
 def find_file(folder: Path, name: object, role: str = "") -> Path:
