@@ -238,10 +238,68 @@ def test_two_processes_on_one_gpu_are_named() -> None:
     assert find_shared_gpus([("a", None), ("a", None)]) == ""
 
 
-def test_graphs_hold_no_exchange_between_processes() -> None:
+def test_the_exchange_between_processes_is_captured_on_request(caplog: pytest.LogCaptureFixture) -> None:
     gpu = torch.device("cuda")
     assert use_cuda_graph("auto", gpu, 100, is_known=True)
-    assert not use_cuda_graph("on", gpu, 100, is_known=True, is_alone=False)
+    assert not use_cuda_graph("auto", gpu, 100, is_known=True, is_alone=False)
+    assert use_cuda_graph("on", gpu, 100, is_known=True, is_alone=False)
+    assert caplog.text == ""
+    assert not use_cuda_graph("on", gpu, 100, is_known=False, is_alone=False)
+    assert "with several processes, requires a network of torchvision or timm" in caplog.text
+
+
+# A capture that runs nothing, and whose replay runs the step. In the second process it may fail after the forward pass.
+CAPTURED = """
+import os, torch
+from train_pytorch_model.training import graph, loop
+def capture(work):
+    if os.environ["RANK"] == {failing!r}:
+        def fail(*_):
+            raise RuntimeError("cannot be captured")
+        backward, torch.Tensor.backward = torch.Tensor.backward, fail
+        try:
+            work()
+        finally:
+            torch.Tensor.backward = backward
+    return work
+graph.capture_cuda_graph = capture
+loop.use_graph = lambda *_: True
+"""
+
+
+@pytest.mark.parametrize("failing", ["1", "none"])
+def test_two_processes_capture_their_step_or_train_on_together(failing: str, inputs: Inputs) -> None:
+    given = []
+    for first in ("", CAPTURED.format(failing=failing)):
+        job = train_job(inputs, 2, first=first, epochs=5, batch_size=4)  # 15 steps, of which 11 warm up
+        assert job.wait() == [0, 0], job.log()
+        given.append(results(inputs))
+        shutil.rmtree(inputs.trained)
+    assert given[0] == given[1]
+    assert ("as a CUDA graph" in job.log()) is (failing == "none")
+    assert ("training continues without it: RuntimeError: cannot be captured" in job.log()) is (failing == "1")
+
+
+# The defaults of DistributedDataParallel, which exchange more.
+DEFAULTS = (
+    "from train_pytorch_model.distributed import world\n"
+    "wrap = world.DistributedDataParallel\n"
+    "flags = {'broadcast_buffers': True, 'gradient_as_bucket_view': False}\n"
+    "world.DistributedDataParallel = lambda network, **given: wrap(network, **{**given, **flags})"
+)
+
+
+@pytest.mark.parametrize("microbatch_size", ["off", 2])
+def test_results_equal_those_of_the_defaults_of_distributed_data_parallel(
+    microbatch_size: int | str, inputs: Inputs
+) -> None:
+    given = []
+    for first in ("", DEFAULTS):
+        job = train_job(inputs, 2, first=first, epochs=2, batch_size=4, microbatch_size=microbatch_size)
+        assert job.wait() == [0, 0], job.log()
+        given.append(results(inputs))
+        shutil.rmtree(inputs.trained)
+    assert given[0] == given[1]
 
 
 def test_torchrun_restarts_a_crashed_job_and_it_resumes(inputs: Inputs) -> None:

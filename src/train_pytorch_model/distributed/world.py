@@ -152,14 +152,22 @@ class World:
         Args:
             network: on the device; trained in place.
             sync_batch_norm: compute batch normalization statistics over the batches of all processes; GPUs only.
-            has_unused: whether some parameters may receive no gradient in a step.
+            has_unused: whether some parameters may receive no gradient in a step, as in a user's own network.
         """
         if self.is_alone:
             return network
         if sync_batch_norm:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=device_ids, find_unused_parameters=has_unused)
+        self.broadcast_tensors(network.buffers())
+        return DistributedDataParallel(
+            network,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            find_unused_parameters=has_unused,
+            # The buffers of known networks are statistics that training does not read, and those of rank 0 are kept. A
+            # user's own network may read its buffers.
+            broadcast_buffers=has_unused,
+            gradient_as_bucket_view=True,
+        )
 
     def finish(self) -> None:
         """Wait until all processes call this method. Only for several processes."""

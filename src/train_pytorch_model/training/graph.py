@@ -12,12 +12,16 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from train_pytorch_model.distributed.world import World
     from train_pytorch_model.training.step import TrainingStep
 
 logger = logging.getLogger(__name__)
 
 # A step must run before it can be captured: libraries choose their kernels and the optimizer allocates its buffers.
 NUM_WARM_UP_STEPS = 3
+
+# DistributedDataParallel arranges and times its buckets in the first steps.
+_NUM_WARM_UP_STEPS_OF_SEVERAL = 11
 
 # A capture takes as long as a few steps. With fewer steps than this, it does not pay off.
 _MIN_STEPS = 20
@@ -35,15 +39,19 @@ def use_cuda_graph(wanted: str, device: torch.device, num_steps: int, *, is_know
         num_steps: the number of full batches in the whole training.
         is_known: whether the network comes from a supported library. Other networks may branch on their data, and a
             graph would replay the first branch forever.
-        is_alone: whether a single process trains. Communication between processes is not captured.
+        is_alone: whether a single process trains. The communication of several is captured only on request, and only
+            for known networks: finding unused parameters cannot be captured.
     """
-    if wanted == "on" and device.type != "cuda":
-        logger.warning("--cuda-graph on: requires a GPU. Training continues without CUDA graphs.")
-    if wanted == "on" and not is_alone:
-        logger.warning("--cuda-graph on: not supported with several processes. Training continues without CUDA graphs.")
-    if device.type != "cuda" or wanted == "off" or not is_alone:
+    obstacle = ""
+    if device.type != "cuda":
+        obstacle = "requires a GPU"
+    elif not (is_alone or is_known):
+        obstacle = "with several processes, requires a network of torchvision or timm"
+    if obstacle or wanted == "off":
+        if wanted == "on":
+            logger.warning("--cuda-graph on: %s. Training continues without CUDA graphs.", obstacle)
         return False
-    return wanted == "on" or (is_known and num_steps >= _MIN_STEPS)
+    return wanted == "on" or (is_known and is_alone and num_steps >= _MIN_STEPS)
 
 
 class CapturedStep:
@@ -54,11 +62,7 @@ class CapturedStep:
     """
 
     def __init__(
-        self,
-        step: TrainingStep,
-        batch_size: int,
-        capture: Capture | None = None,
-        num_warm_up_steps: int = NUM_WARM_UP_STEPS,
+        self, step: TrainingStep, batch_size: int, capture: Capture | None = None, world: World | None = None
     ) -> None:
         """Create a step that is not captured yet.
 
@@ -66,12 +70,14 @@ class CapturedStep:
             step: the step to capture.
             batch_size: images in the batches that are replayed.
             capture: captures a function and returns a function that replays it; by default `capture_cuda_graph`.
-            num_warm_up_steps: steps before the capture.
+            world: the processes that train together, which all capture the step or none; by default this one alone.
         """
         self._step = step
         self._batch_size = batch_size
         self._capture = capture or capture_cuda_graph
-        self._num_warm_up_steps = num_warm_up_steps
+        self._world = world
+        is_alone = world is None or world.is_alone
+        self._num_warm_up_steps = NUM_WARM_UP_STEPS if is_alone else _NUM_WARM_UP_STEPS_OF_SEVERAL
         self._num_steps = 0
         self._stream: torch.cuda.Stream | None = None
         self._replay: Replay | None = None
@@ -112,24 +118,35 @@ class CapturedStep:
         outer.wait_stream(self._stream)
 
     def _record(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        """Capture the step in all processes, or in none."""
         # A graph reads its inputs from fixed addresses.
         self._pixels, self._labels = pixels.clone(), labels.clone()
-
-        def record() -> None:
-            self._replay = self._capture(lambda: self._step(self._pixels, self._labels))
-
-        try:
-            self._run_on_side_stream(record)
-        except Exception as error:  # networks may do anything that cannot be captured
-            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        else:
+        reason = self._try_capture()
+        if self._world is not None:
+            reason = max(self._world.gather(reason))
+        if not reason:
             logger.info("Captured the training step for batches of %d images as a CUDA graph.", self._batch_size)
             return
         logger.warning("The CUDA graph could not be captured, and training continues without it: %s", reason)
         self._has_failed = True
+        self._replay = None
         del self._pixels, self._labels
         self._step.discard()
         free_cached_memory(pixels.device)
+        if self._world is not None and not self._world.is_alone:
+            self._step.dry_run(pixels, labels)
+
+    def _try_capture(self) -> str:
+        """Capture the step; return why it could not be captured, "" if it could."""
+
+        def capture() -> None:
+            self._replay = self._capture(lambda: self._step(self._pixels, self._labels))
+
+        try:
+            self._run_on_side_stream(capture)
+        except Exception as error:  # networks may do anything that cannot be captured
+            return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        return ""
 
 
 def capture_cuda_graph(work: Callable[[], None]) -> Replay:

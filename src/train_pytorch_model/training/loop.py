@@ -112,7 +112,8 @@ def _train(
         callback.training_resumed(state.records)
 
     def run() -> bool:
-        run_step = CapturedStep(step, plan.batch_size) if use_graph(step, train, valid, plan, world) else step
+        is_captured = use_graph(step, train, valid, plan, world)
+        run_step = CapturedStep(step, plan.batch_size, world=world) if is_captured else step
         # Created inside the call, so that nothing keeps its tensors alive after it fails.
         return _Fit(step, run_step, train, valid, plan, world, callback, checkpointer, state).run()
 

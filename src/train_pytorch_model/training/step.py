@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -80,6 +81,7 @@ class TrainingStep:
         """Mean loss of the last batch, a float64 scalar."""
         self.microbatch_size: int | None = None
         """The largest number of images in a forward and backward pass; None for the whole batch."""
+        self._parallel = parallel
         self._forward = parallel(self.network)
         self.sums = RunningSums.zero(num_classes, device)
         """Loss and accuracy of the epoch so far."""
@@ -109,7 +111,7 @@ class TrainingStep:
         return [self._optimizer.state[parameter]["momentum_buffer"] for parameter in self.network.parameters()]
 
     def dry_run(self, pixels: torch.Tensor, labels: torch.Tensor, *, alone: bool = False) -> None:
-        """Run forward and backward without changing the weights or statistics.
+        """Run forward and backward without changing weights, statistics, sums or random number generators.
 
         With several processes, DistributedDataParallel reduces gradients in a different bucket layout in its first
         step than in all later ones, and the results differ in the last bits. After a dry run all steps use the same
@@ -120,15 +122,17 @@ class TrainingStep:
             labels: int64 of shape (B,), on the device.
             alone: do not communicate with the other processes.
         """
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        kept = [*self.network.buffers(), self.sums.totals]
+        before = [tensor.clone() for tensor in kept]
         self.network.train()
         try:
-            self._add_gradients(self.network if alone else self._forward, pixels, labels, 1.0)
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                self._add_gradients(self.network if alone else self._forward, pixels, labels, 1.0)
         finally:
             self._optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
-                for buffer, before in zip(self.network.buffers(), buffers):
-                    buffer.copy_(before)
+                for tensor, values in zip(kept, before):
+                    tensor.copy_(values)
 
     def begin_epoch(self, learning_rate: float) -> None:
         """Set the learning rate, put the network into training mode and reset the sums."""
@@ -156,11 +160,16 @@ class TrainingStep:
         self._optimizer.zero_grad(set_to_none=True)
 
     def discard(self) -> None:
-        """Discard what an unfinished step has left: gradients, and the state of the gradient scaler between its calls.
+        """Discard what an unfinished step has left in gradients, the gradient scaler and the exchange of gradients.
 
-        A step that was captured, not run, has changed nothing else.
+        A step that was captured, not run, has changed nothing else. All processes call this method.
         """
         self._optimizer.zero_grad(set_to_none=True)
+        # DistributedDataParallel cannot be used after a step that it has not finished. The old one removes its hooks
+        # from the parameters when it is deleted.
+        self._forward = self.network
+        gc.collect()
+        self._forward = self._parallel(self.network)
         scaler = self._precision.make_scaler()
         if scaler.is_enabled():
             scaler.load_state_dict(self.scaler.state_dict())
