@@ -20,8 +20,9 @@ from tests.making import (
     write_class_folders,
 )
 from train_pytorch_model.designer_core import load_image_directory
-from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.modules.annotations import read_annotations
+from train_pytorch_model.modules.conversion_summary import LeftOut
+from train_pytorch_model.modules.labels_files import read_labels_files
+from train_pytorch_model.modules.named_images import NamedImages
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".gz", ".bz2")
@@ -195,9 +196,8 @@ BROKEN_ANNOTATIONS: dict[str, tuple[str, str, str]] = {
     "several labels of an image": (
         "labels.jsonl",
         '\n{"image_url": "cat/0.png", "label": ["a", "b"]}',
-        "line 2 must have strings as 'image_url'",
+        "'cat/0.png' is 'a' and 'b'; give each image one category",
     ),
-    "a line that is no object": ("labels.jsonl", "3", "line 1 must have strings as 'image_url'"),
     "a line that is no JSON": ("labels.jsonl", '\n\n{"image_url"', "line 3 is not JSON"),
     "no JSON": ("labels.json", "{", "labels.json cannot be used: Expecting"),
     "no UTF-8": ("labels.csv", "file,label\ncat/0.png,\udcff", "labels.csv cannot be used: 'utf-8'"),
@@ -214,18 +214,11 @@ def test_annotations_that_cannot_be_used_are_an_error_that_says_why(fault: str, 
     assert not (tmp_path / "ours").exists()
 
 
-def test_two_files_of_annotations_are_refused(folders: Path, tmp_path: Path) -> None:
-    annotate(folders, "coco")
-    annotate(folders, "csv")
-    assert convert(folders, tmp_path / "ours") == 1
-    assert "several files hold annotations: labels.csv, labels.json" in error_text(tmp_path / "outputs")
-
-
 def test_a_file_of_annotations_of_more_than_a_gigabyte_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "labels.json").open("wb") as file:
         file.truncate(2**30 + 1)
-    with pytest.raises(InvalidDatasetError, match="it is larger than"):
-        read_annotations("Input", {"labels.json": tmp_path / "labels.json"})
+    files = read_labels_files(NamedImages(["0.png"]), {"labels.json": tmp_path / "labels.json"}, LeftOut())
+    assert files.unusable == {"labels.json": "it is larger than 1,073,741,824 bytes"}
 
 
 def test_texts_that_are_no_annotations_leave_the_folders_labels(
@@ -234,10 +227,11 @@ def test_texts_that_are_no_annotations_leave_the_folders_labels(
     assert convert(folders, tmp_path / "expected") == 0
     (folders / "settings.json").write_text('{"images": 3}')
     (folders / "sizes.csv").write_text("name,width\ncat/0.png,3\n")
-    (folders / "dog" / "z.csv").write_text("file,label\n0.png,other\n")  # of one folder's images alone
     assert convert(folders, tmp_path / "ours") == 0
     assert contents(tmp_path / "ours") == contents(tmp_path / "expected")
-    assert "sizes.csv has no labels: its columns are ['name', 'width']" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "skipped 1 files that name no image: 'settings.json'" in said
+    assert "skipped 1 files without labels: 'sizes.csv'" in said
 
 
 def test_annotations_of_several_categories_an_image_are_refused(folders: Path, tmp_path: Path) -> None:
@@ -450,10 +444,10 @@ def test_an_image_directory_is_passed_on(folders: Path, tmp_path: Path) -> None:
 def test_class_folders_in_two_places_and_images_beside_them_are_reported(
     folders: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(folders, tmp_path / "two" / "train")
-    shutil.copytree(folders, tmp_path / "two" / "test")
+    shutil.copytree(folders, tmp_path / "two" / "old")
+    shutil.copytree(folders, tmp_path / "two" / "new")
     assert convert(tmp_path / "two", tmp_path / "ours") == 1
-    assert "'test', 'train'" in error_text(tmp_path / "outputs")
+    assert "'new', 'old'" in error_text(tmp_path / "outputs")
     shutil.copy(folders / "cat" / "0.png", folders / "cover.png")
     (folders / "cat" / "moving.mp4").write_bytes(b"film")
     assert convert(folders, tmp_path / "ours") == 0

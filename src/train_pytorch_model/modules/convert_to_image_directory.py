@@ -118,7 +118,7 @@ def _convert(
             found = f", but {len(staged.others)} other files: {name_some(staged.others)}" if staged.others else ""
             raise InvalidDatasetError(where, f"no image was found{found}")
         staged.warn_of_other_files()
-        labelling = find_labels(where, staged.names, staged.texts, options, left_out)
+        labelling = find_labels(where, staged.names, staged.texts, staged.others, options, left_out)
         if labelling.class_root is not None and not options.allow_partial:
             names = {label for label in labelling.labels if label is not None}
             check_folders_without_images(where, input_path, labelling.class_root, names, staged.others)

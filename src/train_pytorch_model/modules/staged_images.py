@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from train_pytorch_model.data.decoding import UnreadableImageError, read_size
 from train_pytorch_model.data.image_formats import starts_as_image
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.modules.annotations import ENDINGS
-from train_pytorch_model.modules.image_layout import common_folder, folder_of, is_above
+from train_pytorch_model.modules.label_tables import ENDINGS
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_names import check_encoding, could_be_image, is_image_name
 
@@ -44,7 +43,6 @@ class StagedImages:
         self._folder = folder
         self._texts_folder = texts_folder
         self._where = where
-        self._common: str | None = None
         (folder / "image").mkdir()
 
     def add(self, file: SourceFile) -> bool:
@@ -68,9 +66,7 @@ class StagedImages:
             if could_be_image(file.name) and self._add_if_image(file):
                 return True
             self.others.append(file.name)
-        # Only a file beside or above all images can hold labels. As images are added, their common folder only moves
-        # up, so a file that is not above it now never will be.
-        elif self._common is None or is_above(folder_of(file.name), self._common):
+        else:
             self._add_text(file)
         return False
 
@@ -86,8 +82,6 @@ class StagedImages:
     def _add_name(self, name: str) -> None:
         check_encoding(name, self._where)
         self.names.append(name)
-        folder = folder_of(name)
-        self._common = folder if self._common is None else common_folder([f"{self._common}/x", f"{folder}/x"])
 
     def _add_if_image(self, file: SourceFile) -> bool:
         """Copy a file if its content is an image; a file that is none is not copied as a whole."""

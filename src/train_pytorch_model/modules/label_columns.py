@@ -1,0 +1,157 @@
+"""Finds the columns of a table that hold the names of images, their labels and their splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+from train_pytorch_model.modules.label_tables import Table, with_header
+from train_pytorch_model.modules.named_images import has_image_ending
+from train_pytorch_model.modules.table_columns import (
+    FILE_TITLES,
+    LABEL_TITLES,
+    VAGUE_FILE_TITLES,
+    Column,
+    are_equivalent,
+    ones,
+    plain,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from train_pytorch_model.modules.named_images import NamedImages
+
+_FIRST_LABEL_TITLES = ("label", "category", "class")
+
+
+class LabelColumns(NamedTuple):
+    """The columns of a table that are read."""
+
+    table: Table
+    """The table, with its header."""
+    file: Column
+    """The names of the images."""
+    labels: list[Column]
+    """The labels: none, one, or one column for each class. If `is_unclear`, several of which one is right."""
+    split: Optional[Column]
+    """The split of each image."""
+    others: list[Column]
+    """Those that might hold labels, if there are no labels."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the titles say where the labels are; otherwise, theirs is the only column left."""
+        return len(self.labels) > 1 or any(column.is_label for column in self.labels)
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether several columns could be that of the labels."""
+        return len(self.labels) > 1 and not _is_one_hot(self.labels, self.table)
+
+
+def find_columns(table: Table, images: NamedImages, file: str) -> LabelColumns | None:
+    """Find the columns of a table that hold the names of images and their labels.
+
+    Args:
+        table: the table, with a header or without.
+        images: the images.
+        file: the name of the file of the table.
+
+    Returns:
+        The columns; None if the table names no image and does not have the titles of a table of labels.
+    """
+    if table.rows and not table.has_header and _is_header(table, images, file):
+        table = with_header(table)
+    if not table.rows:
+        return None
+    columns = [Column(number, title, table) for number, title in enumerate(table.titles)]
+    files = _file_columns(columns, images, file)
+    labels, others = _label_columns(columns, files, table)
+    if not files:
+        files = [column for column in columns if column not in labels and _could_name_files(column, table)]
+        if not files or not any(column.is_label for column in labels):
+            return None
+    split = next((column for column in columns if column.is_split and column not in (files[0], *labels)), None)
+    return LabelColumns(table, files[0], labels, split, others)
+
+
+def _is_header(table: Table, images: NamedImages, file: str) -> bool:
+    first = [str(cell) for cell in table.rows[0]]
+    titles = {plain(cell) for cell in first}
+    if not titles.isdisjoint(LABEL_TITLES) and not titles.isdisjoint(FILE_TITLES):
+        return True
+    return not any(has_image_ending(cell) or images.find(cell, file).number is not None for cell in first)
+
+
+def _could_name_files(column: Column, table: Table) -> bool:
+    """Whether the title of a column that names none of the images says that it names files."""
+    return column.key in FILE_TITLES and (column.key not in VAGUE_FILE_TITLES or len(table.titles) <= 3)
+
+
+def _file_columns(columns: Sequence[Column], images: NamedImages, file: str) -> list[Column]:
+    """The columns that name images, the best first."""
+    ranked = []
+    for column in columns:
+        texts = [text for text in dict.fromkeys(column.sample) if isinstance(text, str) and len(text) < 2000]
+        found = [images.find(text, file) for text in texts]
+        num_full = sum(one.is_full and (one.number is not None or bool(one.others)) for one in found)
+        num_unique = sum(one.is_full and one.number is not None for one in found)
+        num_any = sum(one.number is not None for one in found)
+        is_known = column.key in FILE_TITLES
+        is_full = num_full > 0 and (is_known or num_full >= len(texts) / 2)
+        # A number without an ending can be the name of an image by chance, as an index or a class.
+        is_enough = num_any >= len(images) / 2 or (is_known and num_any >= max(2, len(images) / 10))
+        if is_full or (num_any >= len(texts) / 2 and is_enough and not column.is_label):
+            order = -FILE_TITLES.index(column.key) if is_known else -len(FILE_TITLES)
+            ranked.append(((is_full, num_unique, num_any, order, -column.number), is_known, column))
+    ranked.sort(key=lambda one: one[0], reverse=True)
+    most = ranked[0][0][2] if ranked else 0
+    return [column for key, is_known, column in ranked if key[0] or is_known or key[2] >= most]
+
+
+def _label_columns(
+    columns: Sequence[Column], files: Sequence[Column], table: Table
+) -> tuple[list[Column], list[Column]]:
+    """The columns of the labels, and those that might be if there are none."""
+    free = [column for column in columns if column not in files and not column.is_split and column.sample]
+    known = [column for column in free if column.is_label]
+    if known:
+        return _best_known(known, table), []
+    others = [column for column in free if not column.is_other and column.could_be_classes(table)]
+    if len(others) == 1:
+        return others, others
+    binary = [column for column in others if column.is_binary()]
+    if len(binary) > 1 and (len(binary) == len(others) or (_is_one_hot(binary, table) and _is_full(binary, table))):
+        return binary, []
+    if not table.has_header:
+        texts = [column for column in others if not column.are_numbers()]
+        if len(texts) == 1:
+            return texts, others
+    return [], others
+
+
+def _best_known(known: Sequence[Column], table: Table) -> list[Column]:
+    """Of several columns of labels, the one with names rather than numbers, or the one with the usual title."""
+    kept: list[Column] = []
+    for column in sorted(known, key=Column.are_numbers):
+        if not any(are_equivalent(column, other, table) for other in kept):
+            kept.append(column)
+    if len(kept) > 1:
+        for title in _FIRST_LABEL_TITLES:
+            usual = [column for column in known if plain(column.title) == title]
+            if usual:
+                return usual[:1]
+    return kept
+
+
+def _is_one_hot(columns: Sequence[Column], table: Table) -> bool:
+    """Whether each column is a class: it has 1 in the rows of its images, and 0 elsewhere."""
+    if not all(column.is_binary() for column in columns):
+        return False
+    counts = Counter(len(ones(columns, row)) for row in table.rows)
+    return counts[1] > 0 and max(counts) == 1
+
+
+def _is_full(columns: Sequence[Column], table: Table) -> bool:
+    return len(columns) > 2 and all(len(ones(columns, row)) == 1 for row in table.rows)

@@ -1,0 +1,75 @@
+"""Takes the labels of several files together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.ports.classes import one_class_each
+from train_pytorch_model.text.wording import FirstFew
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from train_pytorch_model.modules.table_labels import TableLabels
+
+
+@dataclass(frozen=True)
+class MergedLabels:
+    """The labels of images from files."""
+
+    labels: Mapping[int, str]
+    """The label of each image that has one, by the number of the image."""
+    splits: Mapping[int, str]
+    """The split of each image, if the files have a column of splits."""
+    categories: tuple[str, ...]
+    """All categories, in their order."""
+    files: tuple[str, ...]
+    """The names of the files."""
+
+
+def merge_labels(where: str, files: Mapping[str, TableLabels], names: Sequence[str]) -> MergedLabels:
+    """Take the labels of files together.
+
+    Args:
+        where: the dataset, for messages.
+        files: the labels, by the name of the file.
+        names: the names of the images.
+
+    Raises:
+        InvalidDatasetError: if two files contradict each other, or labels look the same.
+    """
+    given = {label for read in files.values() for label in read.labels.values()}
+    listed = {category for read in files.values() for category in read.categories or ()}
+    is_of_letters = all(len(label) == 1 for label in given)  # "a" and "A" are different letters
+    form_of = one_class_each(where, given | listed, alike=is_of_letters)
+    labels: dict[int, str] = {}
+    splits: dict[int, str] = {}
+    first_file: dict[int, str] = {}
+    contradictions = FirstFew(limit=3)
+    for name, read in files.items():
+        for number, text in read.labels.items():
+            label = form_of[text]
+            if labels.setdefault(number, label) != label:
+                contradictions.add(
+                    f"{names[number]!r} is {labels[number]!r} in {first_file[number]} and {label!r} in {name}"
+                )
+            first_file.setdefault(number, name)
+        splits.update(read.splits)
+    if contradictions:
+        raise InvalidDatasetError(
+            where,
+            f"its files of labels contradict each other: {contradictions.joined()}",
+            "Keep the right file, or correct the wrong one.",
+        )
+    return MergedLabels(labels, splits, _categories(files, form_of), tuple(files))
+
+
+def _categories(files: Mapping[str, TableLabels], form_of: Mapping[str, str]) -> tuple[str, ...]:
+    """The categories in the order that all files list, if they list the same; otherwise sorted."""
+    orders = {read.categories for read in files.values()}
+    if len(orders) == 1 and None not in orders:
+        (order,) = orders
+        return tuple(dict.fromkeys(form_of[category] for category in order or ()))
+    return tuple(sorted(set(form_of.values())))

@@ -1,0 +1,94 @@
+"""Finds the folders that are splits of a dataset (train, valid, test), and not classes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "validate", "dev", "eval", "evaluation"), "valid"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
+}
+# Words beside the name of a split that say nothing: train_images, test_set, train2017.
+_FILLERS = frozenset(
+    ("images", "image", "imgs", "img", "pictures", "photos", "data", "dataset", "set", "folder", "jpg", "jpeg", "png")
+)
+_UNLABELLED = frozenset(("test", "testing", "tst", "unlabeled", "unlabelled", "predict", "prediction", "pred"))
+_MIN_FRACTION = 0.9
+"""The smallest fraction of all images in a level of folders that can be that of the splits."""
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def split_of(name: str) -> str | None:
+    """Return "train", "valid" or "test" for a name such as "Training_set" or "val2017"; None for other names."""
+    words = _words(name)
+    splits = {_SPLITS[word] for word in words if word in _SPLITS}
+    is_split = len(splits) == 1 and all(word in _SPLITS or word in _FILLERS for word in words)
+    return splits.pop() if is_split else None
+
+
+def splits_in(path: str) -> set[str]:
+    """Return the splits that a path speaks of, such as {"train"} for "annotations/instances_train2017.json"."""
+    return {_SPLITS[word] for word in _words(path) if word in _SPLITS}
+
+
+def is_unlabelled_part(path: str) -> bool:
+    """Whether a path speaks of images that usually have no labels, such as "test_images"."""
+    return not _UNLABELLED.isdisjoint(_words(path))
+
+
+def _words(path: str) -> list[str]:
+    return _WORD.findall(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path).lower())
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The split of each image, and its path without the folders of the splits."""
+
+    folders: list[Optional[str]]
+    """The folder of the outermost split of each image, by its name; None for an image outside of them."""
+    names: list[str]
+    """The names of the images without the folders of the splits."""
+    paths: frozenset[str]
+    """The paths of these folders, relative to the input."""
+    wrapping: str
+    """As many folders as were taken out of the front of the names, so that the levels of the others can be counted."""
+
+
+def find_splits(names: Sequence[str]) -> Splits:
+    """Find the levels of folders whose folders are all called as splits are.
+
+    Args:
+        names: relative names of the images, with forward slashes.
+    """
+    paths = [name.split("/") for name in names]
+    deepest = max((len(path) for path in paths), default=1) - 1
+    levels = [level for level in range(deepest) if _is_level_of_splits(paths, level)]
+    folders: list[Optional[str]] = []
+    rest = []
+    split_paths = set()
+    for path in paths:
+        own = [level for level in levels if level < len(path) - 1]
+        folders.append(path[own[0]] if own else None)
+        rest.append("/".join(part for level, part in enumerate(path) if level not in own))
+        if own:
+            split_paths.add("/".join(path[: own[0] + 1]))
+    num_outer = sum(1 for level in levels if _is_outer(paths, levels, level))
+    return Splits(folders, rest, frozenset(split_paths), "split/" * num_outer)
+
+
+def _is_level_of_splits(paths: Sequence[Sequence[str]], level: int) -> bool:
+    """Whether all folders of a level are called as splits are, and hardly any image is outside of them."""
+    counts = Counter(path[level] for path in paths if len(path) > level + 1)
+    return all(map(split_of, counts)) and sum(counts.values()) >= _MIN_FRACTION * len(paths)
+
+
+def _is_outer(paths: Sequence[Sequence[str]], levels: Sequence[int], level: int) -> bool:
+    """Whether all levels above one are those of splits, or of one folder."""
+    return all(above in levels or len({path[above] for path in paths}) == 1 for above in range(level))

@@ -1,0 +1,169 @@
+"""The columns of a table, and what their titles and values say of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from train_pytorch_model.modules.splits import split_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from train_pytorch_model.modules.label_tables import Cell, Table
+
+# Titles are compared without case, spaces and punctuation: `file_name`, "File Name" and `data.fileName` are one.
+FILE_TITLES = (
+    *("file", "filename", "image", "imagefile", "imagefilename", "imagename", "imagepath", "filepath", "path"),
+    *(
+        "img",
+        "imgname",
+        "imgpath",
+        "imgfile",
+        "fname",
+        "imageurl",
+        "url",
+        "uri",
+        "imageuri",
+        "imagegcsuri",
+        "sourceref",
+    ),
+    *("imageid", "imgid", "picture", "photo", "externalid", "content", "id", "key"),
+)
+VAGUE_FILE_TITLES = frozenset(("content", "id", "key", "path", "url", "uri"))
+"""Titles of a column of files that other tables have, too."""
+LABEL_TITLES = frozenset(
+    (
+        *("label", "labels", "labelname", "labelid", "labelidx", "labelindex", "labeltext", "truelabel", "targetlabel"),
+        *("class", "classes", "classname", "classlabel", "classid", "classidx", "classindex", "objectclass"),
+        *("category", "categories", "categoryname", "categoryid", "categoryidx", "categorylabel"),
+        *("choice", "choices", "tag", "tags", "tagname", "tagsname", "breed", "species", "variety", "diagnosis", "dx"),
+        *("target", "targets", "truth", "groundtruth", "gt", "y", "ytrue", "annotation", "annotations"),
+        *("annotationsname", "displayname", "radioanswername", "accept", "emotion", "disease"),
+    )
+)
+_SPLIT_TITLES = frozenset(("split", "subset", "set", "partition", "phase", "usage", "mluse", "datasplit", "fold"))
+_SPLIT_SWITCHES = {"isvalid": ("valid", "train"), "istest": ("test", "train"), "istrain": ("train", "valid")}
+# Facts about an image or a row that are no class.
+_OTHER_TITLES = frozenset(
+    (
+        *("", "annotationid", "annotator", "createdat", "updatedat", "createdby", "completedby", "leadtime", "user"),
+        *("width", "height", "depth", "channels", "imagewidth", "imageheight", "imgwidth", "imgheight", "size"),
+        *("filesize", "bytes", "sizebytes", "resolution", "mode", "format", "mimetype", "ext", "extension", "dpi"),
+        *("orientation", "md5", "sha1", "sha256", "hash", "phash", "checksum", "crc32", "etag", "version"),
+        *("date", "datetime", "datecaptured", "datetaken", "timestamp", "time", "year", "month", "day", "mtime"),
+        *("license", "licence", "author", "photographer", "owner", "creator", "source", "attribution", "copyright"),
+        *("camera", "make", "iso", "exposure", "exposuretime", "aperture", "fnumber", "focallength", "lens"),
+        *("lat", "latitude", "lon", "long", "lng", "longitude", "altitude", "gps", "location", "country", "city"),
+        *("caption", "description", "comment", "comments", "note", "notes", "title", "text", "prompt", "alt"),
+        *("confidence", "score", "probability", "prob", "index", "idx", "row", "rownumber", "unnamed0", "number"),
+        *("bbox", "area", "iscrowd", "segmentation", "xmin", "xmax", "ymin", "ymax", "x", "x1", "y1", "x2", "y2", "w"),
+        *("h", "regioncount", "regionid", "regionshapeattributes", "cocourl", "flickrurl", "thumbnail", "originalurl"),
+        *("id", "uuid", "guid", "rowid", "imageid", "lesionid", "patientid", "projectid", "age", "sex", "gender"),
+    )
+)
+_ATTRIBUTES = ("fileattributes", "regionattributes")  # VGG Image Annotator: the user chooses the keys in them
+_EMPTY = ("", "{}", "[]", ())
+_TRUE = frozenset(("1", "1.0", "true", "yes"))
+_FALSE = frozenset(("0", "0.0", "false", "no", "", "-1", "-1.0"))
+_NUM_SAMPLES = 1000
+
+
+class Column:
+    """A column of a table."""
+
+    def __init__(self, number: int, title: str, table: Table) -> None:
+        """Look at the title and at some of the values."""
+        self.number = number
+        self.title = title
+        parts = [plain(part) for part in title.split(".")]
+        self.key = parts[-1] if table.has_header else ""
+        """The title for comparison; of a path of keys, the last one."""
+        is_prediction = any(part.startswith(("prediction", "draft")) for part in parts)
+        is_named = table.has_header and not LABEL_TITLES.isdisjoint((self.key, "".join(parts[-2:])))
+        self.is_label = not is_prediction and (is_named or not set(_ATTRIBUTES).isdisjoint(parts))
+        """Whether the title says that these are labels."""
+        self.is_other = not self.is_label and (is_prediction or (table.has_header and self.key in _OTHER_TITLES))
+        """Whether the title says that these are no labels."""
+        step = max(1, len(table.rows) // _NUM_SAMPLES)
+        self.sample = [row[number] for row in table.rows[::step] if row[number] not in _EMPTY]
+        """Some of the values, without empty ones."""
+        self.is_split = self._is_split(table)
+        """Whether the values are names of splits."""
+
+    def _is_split(self, table: Table) -> bool:
+        if self.key in _SPLIT_SWITCHES:
+            return self.is_binary()
+        if table.has_header and self.key not in _SPLIT_TITLES:
+            return False
+        texts = {str(text).casefold() for text in self.sample}
+        return bool(texts) and all(split_of(text) or text == "unassigned" for text in texts)
+
+    def split_name(self, text: Cell) -> str:
+        """Return the split that a cell means: in `is_valid`, True is "valid" and False is "train"."""
+        yes, no = _SPLIT_SWITCHES.get(self.key, (str(text), str(text)))
+        return yes if str(text).casefold() in _TRUE else no
+
+    def is_binary(self) -> bool:
+        """Whether all values are 0 or 1, or the like."""
+        return all(isinstance(text, str) and text.casefold() in _TRUE | _FALSE for text in self.sample)
+
+    def are_numbers(self) -> bool:
+        """Whether all values are numbers."""
+        return all(map(_is_number, self.sample))
+
+    def could_be_classes(self, table: Table) -> bool:
+        """Whether the values could be classes: not all different, and no measurements."""
+        texts = [row[self.number] for row in table.rows if row[self.number]]
+        are_numbers = all(map(_is_number, texts))
+        if are_numbers and not all(re.fullmatch(r"[+-]?\d+(\.0+)?", str(text)) for text in texts):
+            return False
+        return len(set(texts)) < len(texts) or (len(texts) <= 3 and not are_numbers)
+
+
+def plain(title: str) -> str:
+    """Return a title without case, spaces and punctuation."""
+    return "".join(letter for letter in title.casefold() if letter.isalnum())
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    return True
+
+
+def are_equivalent(column: Column, other: Column, table: Table) -> bool:
+    """Whether the values of two columns stand for each other, one by one."""
+    pairs = {(row[column.number], row[other.number]) for row in table.rows}
+    return len({one for one, _ in pairs}) == len({two for _, two in pairs}) == len(pairs)
+
+
+def ones(columns: Iterable[Column], row: Sequence[Cell]) -> list[Column]:
+    """Return the columns that have 1, or the like, in a row."""
+    return [column for column in columns if str(row[column.number]).casefold() in _TRUE]
+
+
+def values_in(cell: Cell) -> list[str]:
+    """Return the values of a cell, without empty ones. Some tools write several as a JSON list or object in a cell."""
+    values: dict[str, None] = {}
+    for text in (cell,) if isinstance(cell, str) else cell:
+        values.update(dict.fromkeys(_leaves_of_json(text) if text[:1] + text[-1:] in ("[]", "{}") else [text.strip()]))
+    return [value for value in values if value]
+
+
+def _leaves_of_json(text: str) -> list[str]:
+    try:
+        return _leaves(json.loads(text))
+    except (ValueError, RecursionError):
+        return [text]
+
+
+def _leaves(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [leaf for inner in value.values() for leaf in _leaves(inner)]
+    if isinstance(value, list):
+        return [leaf for inner in value for leaf in _leaves(inner)]
+    return [] if value is None else [str(value).strip()]
