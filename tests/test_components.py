@@ -22,8 +22,9 @@ from train_pytorch_model.cli.parser import EXPORT_FORMATS, build_parser
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.pipelines.checks import faults_of_component, faults_of_pipeline
 from train_pytorch_model.pipelines.command_template import render
+from train_pytorch_model.pipelines.component_files import read_component
 from train_pytorch_model.pipelines.definition import Literal, PipelineInput, StepOutput
-from train_pytorch_model.pipelines.yaml_files import read_component, read_pipeline
+from train_pytorch_model.pipelines.pipeline_files import read_pipeline
 
 TRAIN = ROOT / "component.yaml"
 COMPONENTS = [TRAIN, *(ROOT / "components" / name / "component.yaml" for name in MODULES)]
@@ -129,7 +130,7 @@ def test_the_component_has_the_five_parameters_of_the_module_and_every_setting_b
 def test_the_command_of_the_component_hands_every_value_to_its_flag() -> None:
     component = read_component(TRAIN)
     values = {
-        name: str(port.choices[-1] if port.choices else f"/{name}" if port.is_folder else port.default)
+        name: str(port.choices[-1] if port.choices else f"/{name}" if port.is_data else port.default)
         for name, port in component.inputs.items()
     }
     words = shlex.split(
@@ -142,7 +143,7 @@ def test_the_command_of_the_component_hands_every_value_to_its_flag() -> None:
     for name, port in component.inputs.items():
         if name == "export":
             assert parsed[name] == [values[name]]
-        elif not port.is_folder:
+        elif not port.is_data:
             assert str(parsed[name]) == values[name]
     required = {name: value for name, value in values.items() if not component.inputs[name].optional}
     short = shlex.split(render(component.command, required, {"trained_model": "/x", "checkpoints": "/y"}))

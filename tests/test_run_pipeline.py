@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -15,44 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-from tests.making import ROOT, error_code, error_text, run_module, write_class_folders
-from train_pytorch_model.cli.main import main
+from tests.making import ROOT, error_code, run_module, write_class_folders
+from tests.pipelines import FOLDER, component, message, pipeline, run
 from train_pytorch_model.pipelines.command_template import render
-
-SAMPLE = ROOT / "samples" / "pipeline.yaml"
-
-
-def write_yaml(path: Path, document: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump(document, file)
-    return path
-
-
-def component(
-    path: Path, command: str, inputs: dict[str, object], outputs: tuple[str, ...] = (), **more: object
-) -> Path:
-    ports = {name: {"type": "uri_folder"} for name in outputs}
-    document = {"type": "command", "name": path.stem, "inputs": inputs, "outputs": ports, "command": command, **more}
-    return write_yaml(path, document)
-
-
-def pipeline(path: Path, jobs: dict[str, object], **more: object) -> Path:
-    return write_yaml(path, {"type": "pipeline", "jobs": jobs, **more})
-
-
-def run(path: Path, folder: Path, *flags: str) -> int:
-    outputs = ("--outputs-path", str(folder / "outputs_of_command"))
-    return main(["run-pipeline", str(path), "--output-path", str(folder / "run"), *outputs, *flags])
-
-
-def message(folder: Path) -> str:
-    return error_text(folder / "outputs_of_command")
-
-
-FOLDER: dict[str, object] = {"type": "uri_folder"}
 
 
 @pytest.fixture
@@ -212,146 +177,12 @@ def test_a_template_is_filled_as_azure_fills_it() -> None:
     assert render("echo '${{inputs.a}}  b'\necho c", {"a": "1"}, {}) == "echo '1  b'\necho c"
 
 
-BROKEN: dict[str, tuple[str, object, str]] = {
-    "default below min": ("inputs.n", {"type": "integer", "default": 0, "min": 1}, "the default 0 is below min 1"),
-    "min above max": ("inputs.n", {"type": "integer", "min": 3, "max": 2}, "min 3 is above max 2"),
-    "default above max": ("inputs.n", {"type": "number", "default": 3, "max": 2.5}, "the default 3 is above max 2.5"),
-    "default that is no boolean": (
-        "inputs.n",
-        {"type": "boolean", "default": "maybe"},
-        "'maybe' is not of type boolean",
-    ),
-    "default that is no text": ("inputs.n", {"type": "string", "default": ["a"]}, "['a'] is not of type string"),
-    "bound that is no number": ("inputs.n", {"type": "integer", "min": "low"}, "min is 'low' for type integer"),
-    "bound of a text": ("inputs.n", {"type": "string", "max": 3}, "max is 3 for type string"),
-    "choices that are no list": ("inputs.n", {"type": "integer", "enum": 3}, "enum is 3, which is not a list"),
-    "unknown type": ("inputs.n", {"type": "mltable"}, "has no known type"),
-    "inputs without names": ("inputs", ["n"], "inputs is not a mapping"),
-    "another kind of component": ("type", "parallel", "it is not a component of type command"),
-    "another distribution": ("distribution", {"type": "mpi"}, "only distribution pytorch is supported, but got 'mpi'"),
-    "default not in enum": ("inputs.n", {"type": "string", "default": "x", "enum": ["a"]}, "'x' is not one of a"),
-    "default of a wrong type": ("inputs.n", {"type": "integer", "default": "many"}, "'many' is not of type integer"),
-    "folder with a default": ("inputs.n", {"type": "uri_folder", "default": "x"}, "a folder cannot have a default"),
-    "undeclared input": (
-        "command",
-        "run ${{inputs.n}} ${{inputs.m}} ${{outputs.o}}",
-        "inputs.m, which is not declared",
-    ),
-    "no number of nodes": ("resources", {"instance_count": "two"}, "instance_count is 'two'"),
-    "a number without end": ("inputs.n", {"type": "number", "default": 10**400, "max": 3}, "is above max 3"),
-    "no finite number": ("inputs.n", {"type": "number", "default": float("inf")}, "inf is not of type number"),
-    "optional outside": ("inputs.n", {"type": "integer", "optional": True}, "optional input n is outside of"),
-    "required inside": ("command", "run $[[${{inputs.n}}]] ${{outputs.o}}", "required input n is inside of"),
-    "shared memory": ("resources", {"shm_size": "lots"}, "shm_size 'lots' is not a number"),
-    "name": ("name", "Not a name", "may only contain a-z"),
-    "code": ("code", "./nowhere", "does not exist"),
-}
-
-
-@pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_component_is_reported_before_anything_runs(fault: str, tmp_path: Path) -> None:
-    key, value, words = BROKEN[fault]
-    document: dict[str, object] = {
-        "type": "command",
-        "name": "it",
-        "inputs": {"n": {"type": "integer", "default": 2}},
-        "outputs": {"o": FOLDER},
-        "command": "run ${{inputs.n}} ${{outputs.o}}",
-    }
-    if key == "inputs.n":
-        document["inputs"] = {"n": value}
-    else:
-        document[key] = value
-    write_yaml(tmp_path / "it.yaml", document)
-    assert run(pipeline(tmp_path / "pipeline.yaml", {"job": {"component": "it.yaml", "inputs": {}}}), tmp_path) == 1
-    assert words in message(tmp_path)
-
-
-BROKEN_JOBS: dict[str, tuple[dict[object, object], str]] = {
-    "out of range": ({"n": 0}, "0 is below min 1"),
-    "no number": ({"n": "abc"}, "'abc' is not of type integer"),
-    "a number for a folder": ({"n": 2, "data": 3}, "input data: expected a folder, but got 3"),
-    "no input of this name": ({"n": 2, 7: 1}, "the component has no input 7"),
-    "unknown input": ({"n": 2, "m": 1}, "the component has no input m"),
-    "no value": ({}, "the required input n has no value"),
-    "unknown step": ({"n": "${{parent.jobs.other.outputs.o}}"}, "parent.jobs.other.outputs.o is not declared"),
-    "folder for a number": (
-        {"n": "${{parent.jobs.job.outputs.o}}"},
-        "expected a value of type integer, but got a folder",
-    ),
-    "unknown input of the pipeline": ({"n": "${{parent.inputs.other}}"}, "parent.inputs.other is not declared"),
-    "absent folder": ({"n": 1, "data": {"type": "uri_folder", "path": "./nowhere"}}, "nowhere does not exist"),
-    "elsewhere": ({"n": 1, "data": {"type": "uri_folder", "path": "azureml:x@latest"}}, "is not on this machine"),
-}
-
-
-@pytest.mark.parametrize("fault", BROKEN_JOBS)
-def test_a_broken_pipeline_is_reported_before_anything_runs(fault: str, tmp_path: Path) -> None:
-    inputs, words = BROKEN_JOBS[fault]
-    ports: dict[str, object] = {"n": {"type": "integer", "min": 1}, "data": {"type": "uri_folder", "optional": True}}
-    component(tmp_path / "it.yaml", "run ${{inputs.n}} $[[${{inputs.data}}]] ${{outputs.o}}", ports, ("o",))
-    assert run(pipeline(tmp_path / "pipeline.yaml", {"job": {"component": "it.yaml", "inputs": inputs}}), tmp_path) == 1
-    assert words in message(tmp_path)
-
-
-def test_a_cycle_of_steps_is_an_error(tmp_path: Path) -> None:
-    component(tmp_path / "it.yaml", "run ${{inputs.i}} ${{outputs.o}}", {"i": FOLDER}, ("o",))
-    sources = {"a": "b", "b": "a", "after": "a"}
-    jobs = {
-        name: {"component": "it.yaml", "inputs": {"i": f"${{{{parent.jobs.{source}.outputs.o}}}}"}}
-        for name, source in sources.items()
-    }
-    assert run(pipeline(tmp_path / "pipeline.yaml", dict(jobs)), tmp_path) == 1
-    assert re.search("the jobs (a -> b -> a|b -> a -> b) form a cycle", message(tmp_path))
-
-
-def test_a_wrong_input_of_the_pipeline_is_reported_before_anything_runs(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "two words").mkdir()
-    component(tmp_path / "it.yaml", "run ${{inputs.n}} ${{inputs.data}}", {"n": {"type": "integer"}, "data": FOLDER})
-    wanted = {name: f"${{{{parent.inputs.{name}}}}}" for name in ("n", "data")}
-    inputs = {"n": {"type": "integer"}, "data": {"type": "uri_folder", "path": "./two words"}}
-    path = pipeline(tmp_path / "pipeline.yaml", {"job": {"component": "it.yaml", "inputs": wanted}}, inputs=inputs)
-    assert run(path, tmp_path) == 1
-    assert "the pipeline's input n has no value; give one with --input n=…" in message(tmp_path)
-    assert "two words contains a character that is special to a shell" in message(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        run(path, tmp_path, "--input", "n")
-    assert ended.value.code == 2
-    assert "expected NAME=VALUE, but got 'n'" in capfd.readouterr().err
-
-
-def test_a_default_of_the_pipeline_is_taken_and_an_output_that_is_not_the_pipelines_stays_with_its_step(
-    tmp_path: Path,
-) -> None:
-    component(tmp_path / "it.yaml", "echo ${{inputs.n}} > ${{outputs.o}}/n", {"n": {"type": "integer"}}, ("o",))
-    job = {"component": "it.yaml", "inputs": {"n": "${{parent.inputs.1}}"}, "outputs": {"o": {"mode": "upload"}}}
-    inputs = {1: {"type": "integer", "default": 5}}
-    assert run(pipeline(tmp_path / "pipeline.yaml", {"job": job}, inputs=inputs), tmp_path) == 0
-    assert (tmp_path / "run" / "steps" / "job" / "outputs" / "o" / "n").read_text() == "5\n"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "[1, 2]", "type: command", "type: pipeline", "a: [", "type: pipeline\njobs: {a: 1}"),
-        *("a: " + "[" * 1000 + "]" * 1000, "a: " + "1" * 5000),
-    ],
-)
-def test_a_file_that_is_no_pipeline_is_named(text: str, tmp_path: Path) -> None:
-    (tmp_path / "pipeline.yaml").write_text(text)
-    assert run(tmp_path / "pipeline.yaml", tmp_path) == 1
-    assert error_code(tmp_path / "outputs_of_command") == ("UserError", 2000)
-    assert "pipeline.yaml" in message(tmp_path)
-
-
 def test_the_sample_runs_from_images_to_an_evaluation_in_its_own_snapshot(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "train", per_class=8, size=64)
     write_class_folders(tmp_path / "valid", per_class=4, size=64, seed=1)
     # A copy apart, so that nothing but what the files name can be found.
     project = tmp_path / "project"
-    for name in ("components", "src", "samples"):
+    for name in ("components", "src", "samples", "environment"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(ROOT / "component.yaml", project)
     finished = run_module(

@@ -10,41 +10,53 @@ import re
 from graphlib import CycleError
 from typing import TYPE_CHECKING, Any
 
-from train_pytorch_model.pipelines.command_template import optional_inputs, placeholders, required_inputs
+from train_pytorch_model.pipelines.command_template import is_closed, optional_inputs, required_inputs, values_of
 from train_pytorch_model.pipelines.definition import (
     LITERAL_TYPES,
     LocalData,
     PipelineInput,
     StepOutput,
 )
+from train_pytorch_model.pipelines.expressions import expressions, unresolved
+from train_pytorch_model.pipelines.yaml_files import is_remote
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from train_pytorch_model.pipelines.definition import Component, Pipeline, Port, Source, Step
 
-_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
+_COMMAND_HINT = "a command contains ${{inputs.NAME}} and ${{outputs.NAME}}"
+_VARIABLE_HINT = "a variable contains ${{inputs.NAME}}, ${{outputs.NAME}} and ${{parent.inputs.NAME}}"
+_PORT_NAME = re.compile(r"[\w-][\w.-]*")
+_STEP_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+_PIPELINE_INPUT = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*(\.[a-zA-Z_][a-zA-Z0-9_]*)*")
+_PIPELINE_OUTPUT = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _SHARED_MEMORY = re.compile(r"^\d+[bkmg]$", re.IGNORECASE)
+# A path is written into commands without quotes.
+_SPECIAL_CHARACTER = re.compile(r"[^\w./+:@%,=-]")
 
 
 def faults_of_component(component: Component) -> list[str]:
     """Describe every fault of a component."""
-    faults = []
-    if not _NAME.match(component.name):
-        faults.append(f"the name {component.name!r} may only contain a-z, 0-9 and _")
+    faults = [
+        f"the name {name!r} of an input or output may only contain letters, digits, and _ - ."
+        for name in (*component.inputs, *component.outputs)
+        if not _PORT_NAME.fullmatch(name)
+    ]
     for name, port in component.inputs.items():
         faults += [f"input {name}: {fault}" for fault in _faults_of_port(port)]
     faults += _faults_of_command(component)
-    if component.code is not None and not component.code.is_dir():
-        faults.append(f"the code folder {component.code} does not exist")
+    if component.code is not None and not component.code.exists():
+        faults.append(f"the code {component.code} does not exist")
+    faults += _faults_of_includes(component)
     if component.shared_memory is not None and not _SHARED_MEMORY.match(str(component.shared_memory)):
         faults.append(f"shm_size {component.shared_memory!r} is not a number with the unit b, k, m or g")
-    return [f"{component.path}: {fault}" for fault in faults]
+    return [f"{component.where}: {fault}" for fault in faults]
 
 
 def _faults_of_port(port: Port) -> list[str]:
-    if port.is_folder:
-        return [] if port.default is None else ["a folder cannot have a default"]
+    if port.is_data:
+        return [] if port.default is None else ["a folder or a file cannot have a default"]
     faults = []
     if port.minimum is not None and port.maximum is not None and port.minimum > port.maximum:
         faults.append(f"min {port.minimum} is above max {port.maximum}")
@@ -54,12 +66,22 @@ def _faults_of_port(port: Port) -> list[str]:
 
 
 def _faults_of_command(component: Component) -> list[str]:
-    faults = []
-    known = {("inputs", name) for name in component.inputs} | {("outputs", name) for name in component.outputs}
-    named = placeholders(component.command)
-    faults += [f"the command uses {kind}.{name}, which is not declared" for kind, name in sorted(named - known)]
+    known = values_of(dict.fromkeys(component.inputs, ""), dict.fromkeys(component.outputs, ""))
+    named = expressions(component.command)
+    faults = [f"the command uses ${{{{{name}}}}}, which is not declared" for name in sorted(set(named) - set(known))]
+    faults += [f"the command: {fault}" for fault in unresolved(component.command, named, _COMMAND_HINT)]
+    faults += [
+        f"the command: ${{{name}}} is a shell variable, and no name of one contains a dot; write ${{{{{name}}}}}"
+        for name in re.findall(r"\$\{((?:parent|inputs|outputs)\.[\w.]+)\}", component.command)
+    ]
+    for name, value in component.environment.items():
+        faults += [f"environment_variables.{name}: {fault}" for fault in unresolved(value, known, _COMMAND_HINT)]
+    if not is_closed(component.command):
+        faults.append("the command contains $[[ without ]]")
+    if component.is_inline:
+        return faults
     for name in sorted(required_inputs(component.command) & set(component.inputs)):
-        if component.inputs[name].optional:
+        if component.inputs[name].optional and component.inputs[name].default is None:
             faults.append(f"the optional input {name} is outside of $[[ ]] in the command")
     for name in sorted(optional_inputs(component.command) & set(component.inputs)):
         if not component.inputs[name].optional:
@@ -67,21 +89,37 @@ def _faults_of_command(component: Component) -> list[str]:
     return faults
 
 
+def _faults_of_includes(component: Component) -> list[str]:
+    faults = []
+    for source in component.includes:
+        folder = source.with_suffix("") if source.suffix == ".zip" else source
+        if not source.exists() and folder.is_dir():
+            faults.append(f"additional_includes: {source} stands for a folder to compress, which is not supported")
+        elif not source.exists():
+            faults.append(f"additional_includes: {source} does not exist")
+        elif component.code is not None and (component.code / source.name).exists():
+            beside = component.code / source.name
+            if not (beside.is_symlink() and beside.resolve() == source):
+                faults.append(f"additional_includes: the code contains {source.name} already")
+    return faults
+
+
 def faults_of_value(value: Any, port: Port) -> list[str]:
     """Describe why a literal, or its text, is not a valid value of an input; empty if it is valid."""
-    kind = LITERAL_TYPES[port.type]
+    kind = LITERAL_TYPES.get(port.type, str)
     if isinstance(value, str) and kind is not str:
         value = _parsed(value, kind)
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     is_number = is_whole or (isinstance(value, float) and math.isfinite(value))
+    is_finite = not isinstance(value, float) or math.isfinite(value)
     is_right = {
         bool: isinstance(value, bool),
         int: is_whole or (is_number and value.is_integer()),
         float: is_number,
-        str: value is not None and not isinstance(value, (list, dict)),
+        str: value is not None and is_finite and not isinstance(value, (list, dict)) and "\0" not in str(value),
     }
     if not is_right[kind]:
-        return [f"{value!r} is not of type {port.type}"]
+        return [f"{value!r} is not of type {port.type or 'string'}"]
     faults = []
     if port.minimum is not None and value < port.minimum:
         faults.append(f"{value!r} is below min {port.minimum}")
@@ -103,32 +141,56 @@ def _parsed(text: str, kind: type) -> Any:
 
 def faults_of_pipeline(pipeline: Pipeline) -> list[str]:
     """Describe every fault of a pipeline and of its components."""
-    components = {step.component.path: step.component for step in pipeline.steps.values()}
+    components = {step.component.where: step.component for step in pipeline.steps.values()}
     faults = [fault for component in components.values() for fault in faults_of_component(component)]
+    own = [
+        f"the name {name!r} of an input may only contain letters, digits and _, in parts with a dot between them"
+        for name in pipeline.inputs
+        if not _PIPELINE_INPUT.fullmatch(name)
+    ]
+    own += [
+        f"the name {name!r} of an output may only contain letters, digits and _"
+        for name in pipeline.outputs
+        if not _PIPELINE_OUTPUT.fullmatch(name)
+    ]
     for name, source in pipeline.inputs.items():
         if source is None:
-            faults.append(f"{pipeline.path}: the pipeline's input {name} has no value; give one with --input {name}=…")
+            own.append(f"the pipeline's input {name} has no value; give one with --input {name}=…")
         elif isinstance(source, LocalData):
-            faults += [f"{pipeline.path}: input {name}: {fault}" for fault in _faults_of_data(source, pipeline.path)]
+            own += [f"input {name}: {fault}" for fault in _faults_of_data(source, pipeline, name)]
+    targets = [(target, step.name) for step in pipeline.steps.values() for target in step.outputs.values()]
+    for target in pipeline.outputs:
+        names = [name for other, name in targets if other == target]
+        if len(names) > 1:
+            own.append(f"the pipeline's output {target} is bound to outputs of several jobs: {', '.join(names)}")
     for step in pipeline.steps.values():
-        faults += [f"{pipeline.path}: job {step.name}: {fault}" for fault in _faults_of_step(step, pipeline)]
-    return faults + _faults_of_order(pipeline)
+        own += [f"job {step.name}: {fault}" for fault in _faults_of_step(step, pipeline)]
+    return faults + [f"{pipeline.path}: {fault}" for fault in own + _faults_of_order(pipeline)]
 
 
-def _faults_of_data(data: LocalData, pipeline_path: Path) -> list[str]:
-    if re.match(r"^(azureml|https?|wasbs?|abfss?):", data.path):
-        return [f"{data.path!r} is not on this machine; give a local folder"]
-    path = (pipeline_path.parent / data.path).resolve()
-    if not path.exists():
-        return [f"{path} does not exist"]
-    if re.search(r"[^\w./+:@%,=-]", str(path)):
+def faults_of_path(path: Path) -> list[str]:
+    """Describe why a path cannot be written into a command without quotes; empty if it can."""
+    if _SPECIAL_CHARACTER.search(str(path)):
         return [f"{path} contains a character that is special to a shell; give a path without it"]
     return []
 
 
+def _faults_of_data(data: LocalData, pipeline: Pipeline, name: str = "") -> list[str]:
+    if is_remote(data.path):
+        remedy = f"give a local path with --input {name}=…" if name else "give a local path"
+        return [f"{data.path!r} is not on this machine, which is not supported; {remedy}"]
+    path = data.resolved(pipeline.path.parent)
+    if not path.exists():
+        return [f"{path} does not exist"]
+    if data.type in ("uri_file", "uri_folder") and path.is_file() != (data.type == "uri_file"):
+        return [f"{path} is a {'file' if path.is_file() else 'folder'}, but its type is {data.type}"]
+    return faults_of_path(path)
+
+
 def _faults_of_step(step: Step, pipeline: Pipeline) -> list[str]:
     ports = step.component.inputs
-    faults = [f"the component has no input {name}" for name in step.inputs if name not in ports]
+    faults = [] if _STEP_NAME.fullmatch(step.name) else ["its name may only contain a-z, 0-9 and _, no digit first"]
+    faults += [f"the component has no input {name}" for name in step.inputs if name not in ports]
     faults += [f"the component has no output {name}" for name in step.outputs if name not in step.component.outputs]
     faults += [
         f"output {name} is bound to the pipeline's output {target}, which is not declared"
@@ -141,6 +203,16 @@ def _faults_of_step(step: Step, pipeline: Pipeline) -> list[str]:
     for name, source in step.inputs.items():
         if name in ports:
             faults += [f"input {name}: {fault}" for fault in _faults_of_source(source, ports[name], pipeline)]
+    return faults + _faults_of_variables(step)
+
+
+def _faults_of_variables(step: Step) -> list[str]:
+    known = values_of(dict.fromkeys(step.component.inputs, ""), dict.fromkeys(step.component.outputs, ""))
+    faults = []
+    for name, value in {**step.component.environment, **step.environment}.items():
+        faults += [f"environment_variables.{name}: {fault}" for fault in unresolved(value, known, _VARIABLE_HINT)]
+        if not name or "=" in name or "\0" in name + value:
+            faults.append(f"environment_variables.{name}: the name is empty, or contains = or a null character")
     return faults
 
 
@@ -149,26 +221,36 @@ def _faults_of_source(source: Source, port: Port, pipeline: Pipeline) -> list[st
         if source.name not in pipeline.inputs:
             return [f"parent.inputs.{source.name} is not declared"]
         given = pipeline.inputs[source.name]
-        if given is None:  # faults_of_pipeline reports it, and faults of its folder too
+        if given is None:  # faults_of_pipeline reports it, and faults of its path too
             return []
         if isinstance(given, LocalData):
-            return [] if port.is_folder else [f"expected a value of type {port.type}, but got a folder"]
+            return _faults_of_kind(given.type, port)
         source = given
     if isinstance(source, StepOutput):
         step = pipeline.steps.get(source.step)
         if step is None or source.output not in step.component.outputs:
             return [f"parent.jobs.{source.step}.outputs.{source.output} is not declared"]
-        return [] if port.is_folder else [f"expected a value of type {port.type}, but got a folder"]
+        output = step.component.outputs[source.output]
+        if output.is_file and port.is_data and port.type and not port.is_file:
+            return [f"it is of type {port.type}, but parent.jobs.{source.step}.outputs.{source.output} is a file"]
+        return _faults_of_kind(output.type, port)
     if isinstance(source, LocalData):
-        return _faults_of_data(source, pipeline.path)
-    if port.is_folder:
-        return [f"expected a folder, but got {source.value!r}"]
+        return _faults_of_data(source, pipeline) or _faults_of_kind(source.type, port)
+    if port.is_data:
+        return [f"expected a {'file' if port.is_file else 'folder'}, but got {source.value!r}"]
     return faults_of_value(source.value, port)
+
+
+def _faults_of_kind(kind: str, port: Port) -> list[str]:
+    """Describe why data of a type cannot be the value of an input; empty if it can."""
+    if port.type in LITERAL_TYPES:
+        return [f"expected a value of type {port.type}, but got a {'file' if kind == 'uri_file' else 'folder'}"]
+    return ["expected a file, but got a folder"] if port.is_file and kind != "uri_file" else []
 
 
 def _faults_of_order(pipeline: Pipeline) -> list[str]:
     try:
         pipeline.sorter().prepare()
     except CycleError as error:
-        return [f"{pipeline.path}: the jobs {' -> '.join(error.args[1])} form a cycle"]
+        return [f"the jobs {' -> '.join(error.args[1])} form a cycle"]
     return []

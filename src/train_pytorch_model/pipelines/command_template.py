@@ -5,26 +5,35 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from train_pytorch_model.pipelines.expressions import expressions, substitute
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_PLACEHOLDER = re.compile(r"\$\{\{\s*(inputs|outputs)\.(\w+)\s*\}\}")
 _OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
-
-
-def placeholders(command: str) -> set[tuple[str, str]]:
-    """Find the pairs ("inputs" or "outputs", name) that a command uses."""
-    return {(found[1], found[2]) for found in _PLACEHOLDER.finditer(command)}
 
 
 def optional_inputs(command: str) -> set[str]:
     """Find the inputs that are used inside of `$[[ ]]`."""
-    return {name for part in _OPTIONAL.findall(command) for kind, name in placeholders(part) if kind == "inputs"}
+    return {name for part in _OPTIONAL.findall(command) for name in _inputs(part)}
 
 
 def required_inputs(command: str) -> set[str]:
     """Find the inputs that are used outside of `$[[ ]]`."""
-    return {name for kind, name in placeholders(_OPTIONAL.sub("", command)) if kind == "inputs"}
+    return _inputs(_OPTIONAL.sub("", command))
+
+
+def is_closed(command: str) -> bool:
+    """Whether each `$[[` has its `]]`."""
+    return "$[[" not in _OPTIONAL.sub("", command)
+
+
+def values_of(inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the value of each expression of a step, by its content, such as `inputs.x`."""
+    return {
+        **{f"inputs.{name}": value for name, value in inputs.items()},
+        **{f"outputs.{name}": value for name, value in outputs.items()},
+    }
 
 
 def render(command: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
@@ -36,16 +45,15 @@ def render(command: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) 
         outputs: paths of outputs, by name.
 
     Returns:
-        The command.
-
-    Raises:
-        KeyError: if a value outside of `$[[ ]]` is missing.
+        The command. An expression without a value is left as it is.
     """
-    values = {"inputs": inputs, "outputs": outputs}
+    values = values_of(inputs, outputs)
 
     def choose(found: re.Match[str]) -> str:
-        is_given = all(name in values[kind] for kind, name in placeholders(found[1]))
-        return found[1].strip() if is_given else ""
+        return found[1].strip() if all(name in values for name in expressions(found[1])) else ""
 
-    chosen = _OPTIONAL.sub(choose, command)
-    return _PLACEHOLDER.sub(lambda found: values[found[1]][found[2]], chosen).strip()
+    return substitute(_OPTIONAL.sub(choose, command), values).strip()
+
+
+def _inputs(command: str) -> set[str]:
+    return {name[len("inputs.") :] for name in expressions(command) if name.startswith("inputs.")}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Optional, Union
 
-FOLDER_TYPES = ("uri_folder", "uri_file")
+DATA_TYPES = ("uri_folder", "uri_file", "mltable", "mlflow_model", "custom_model", "triton_model")
+"""Types of folders, except for `uri_file`."""
 LITERAL_TYPES = {"integer": int, "number": float, "boolean": bool, "string": str}
+
+
+def local_path(text: str) -> str:
+    """Return the path of a `file:` reference; other text is returned as it is."""
+    return re.sub(r"^file:(//(?=/))?", "", text)
 
 
 class PipelineError(Exception):
@@ -20,7 +27,7 @@ class Port:
     """An input or an output of a component or of a pipeline."""
 
     type: str
-    """`uri_folder`, `uri_file`, `integer`, `number`, `boolean` or `string`."""
+    """One of DATA_TYPES or LITERAL_TYPES."""
     optional: bool = False
     default: Any = None
     minimum: Optional[float] = None
@@ -28,28 +35,44 @@ class Port:
     choices: tuple[str, ...] = ()
 
     @property
-    def is_folder(self) -> bool:
-        """Whether it is data rather than a literal."""
-        return self.type in FOLDER_TYPES
+    def is_data(self) -> bool:
+        """Whether it is a folder or a file rather than a literal."""
+        return self.type in DATA_TYPES
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        return self.type == "uri_file"
 
 
 @dataclass(frozen=True)
 class Component:
     """A command with typed inputs and outputs."""
 
-    path: Path
+    where: str
+    """Where it is defined, for messages: its file, or the file and the job that contain it."""
     name: str
     inputs: dict[str, Port]
     outputs: dict[str, Port]
     command: str
+    folder: Path
+    """The folder of the file that defines it."""
     code: Optional[Path]
-    """The folder of code; the command runs in a copy of it."""
+    """The folder of code, or the only file of it; the command runs in a copy."""
+    includes: tuple[Path, ...]
+    """Files and folders that are copied beside the code."""
     num_processes: Optional[int]
     """Processes per node for `distribution: pytorch`; otherwise None."""
     num_nodes: int
     is_deterministic: bool
     shared_memory: Optional[str]
     """A number with a unit, such as `16g`."""
+    is_inline: bool = False
+    """Whether it is a command in a job, whose inputs are not declared as optional or required."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables of its processes; the values may contain expressions."""
+    notes: tuple[str, ...] = ()
+    """What Azure ignores of it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +95,12 @@ class LocalData:
     """A folder or a file, by its path or URI."""
 
     path: str
+    type: str = "uri_folder"
+    """One of DATA_TYPES."""
+
+    def resolved(self, folder: Path) -> Path:
+        """Return the absolute path, which is relative to the folder of the pipeline's file."""
+        return (folder / local_path(self.path)).resolve()
 
 
 @dataclass(frozen=True)
@@ -98,6 +127,11 @@ class Step:
     outputs: dict[str, str]
     """The outputs that are outputs of the pipeline, with their names there."""
     environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the job; the values may contain expressions of its inputs and outputs."""
+    timeout: Optional[float] = None
+    """Seconds after which it is stopped."""
+    notes: tuple[str, ...] = ()
+    """What is not used here, or not by Azure."""
 
     @property
     def needs(self) -> set[str]:
@@ -115,6 +149,12 @@ class Pipeline:
     """Values of the inputs; None for an input without a value."""
     outputs: tuple[str, ...]
     steps: dict[str, Step]
+    force: bool = False
+    """Whether every step runs, changed or not."""
+    unused: tuple[str, ...] = ()
+    """Fields of it and its jobs that Azure uses and this machine does not."""
+    notes: tuple[str, ...] = ()
+    """What else is not used here, or not by Azure."""
 
     def sorter(self) -> TopologicalSorter[str]:
         """Return a new sorter of the names of the steps; its `prepare` raises an error for a cycle."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 import time
@@ -10,13 +11,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.errors import ModuleError
+from train_pytorch_model.errors import ModuleError, StepFailedError
 from train_pytorch_model.pipelines import reuse
-from train_pytorch_model.pipelines.command_template import render
+from train_pytorch_model.pipelines.command_template import render, values_of
 from train_pytorch_model.pipelines.definition import Literal, LocalData, Pipeline, PipelineInput, Step, StepOutput
+from train_pytorch_model.pipelines.expressions import substitute
 from train_pytorch_model.pipelines.step_run import StepPlan, run_step
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from train_pytorch_model.console.progress import ProgressDisplay
 
 logger = logging.getLogger(__name__)
@@ -79,9 +83,17 @@ class PipelineRun:
         outputs = {name: str(path) for name, path in self._outputs(step).items()}
         variables = {f"AZURE_ML_INPUT_{name}": value for name, value in inputs.items()}
         variables.update({f"AZURE_ML_OUTPUT_{name}": value for name, value in outputs.items()})
-        variables.update(step.environment)
+        known = values_of(inputs, outputs)
+        for name, value in {**step.component.environment, **step.environment}.items():
+            variables[name] = substitute(value, known)
         return StepPlan(
-            step.name, step.component, render(step.component.command, inputs, outputs), folder, variables, self._folder
+            name=step.name,
+            component=step.component,
+            command=render(step.component.command, inputs, outputs),
+            folder=folder,
+            variables=variables,
+            run_folder=self._folder,
+            timeout=math.inf if step.timeout is None else step.timeout,
         )
 
     def _step(self, step: Step, display: ProgressDisplay) -> None:
@@ -93,18 +105,33 @@ class PipelineRun:
             logger.info("%s: unchanged since its last successful run; its outputs are reused.", step.name)
             return
         reuse.begin(plan.folder)
-        for path in outputs.values():
-            shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(parents=True)  # Azure mounts existing folders too
+        for name, path in outputs.items():
+            _make_place(path, is_file=step.component.outputs[name].is_file)
         started = time.perf_counter()
         with display.step(step.name):
             logger.info("%s: started; log: %s", step.name, plan.log)
             run_step(plan, self._is_cancelled)
         if self._is_cancelled.is_set():
             return
+        self._check_files(step, outputs, plan.log)
         self.states[step.name] = "run"
         reuse.finish(plan.folder, key, outputs)
         logger.info("%s: done in %.1f s.", step.name, time.perf_counter() - started)
+
+    def _check_files(self, step: Step, outputs: Mapping[str, Path], log: Path) -> None:
+        """Raise an error if a file that another step takes was not written; warn of other files."""
+        taken = {
+            source.output
+            for other in self._pipeline.steps.values()
+            for source in other.inputs.values()
+            if isinstance(source, StepOutput) and source.step == step.name
+        }
+        for name, path in outputs.items():
+            if step.component.outputs[name].is_file and not path.is_file():
+                text = f"the command did not write a file to its output {name} of type uri_file, {path}"
+                if name in taken:
+                    raise StepFailedError(step.name, "UserError", 2000, text, log)
+                logger.warning("%s: %s.", step.name, text)
 
     def _outputs(self, step: Step) -> dict[str, Path]:
         own = self._folder / "steps" / step.name / "outputs"
@@ -134,9 +161,17 @@ class PipelineRun:
             if isinstance(source, StepOutput):
                 folders[name] = str(self._outputs(self._pipeline.steps[source.step])[source.output])
             elif isinstance(source, LocalData):
-                folders[name] = str((self._pipeline.path.parent / source.path).resolve())
+                folders[name] = str(source.resolved(self._pipeline.path.parent))
         return folders
 
     def _resolved(self, step: Step, name: str) -> object:
         source = step.inputs.get(name)
         return self._pipeline.inputs[source.name] if isinstance(source, PipelineInput) else source
+
+
+def _make_place(path: Path, *, is_file: bool) -> None:
+    """Make the empty folder that Azure mounts for an output, or the folder of the file to write."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    (path.parent if is_file else path).mkdir(parents=True, exist_ok=True)

@@ -24,8 +24,8 @@ _RECORD_FILE = "finished.json"
 
 
 def fingerprint(path: Path) -> str:
-    """Hash the names, sizes and modification times of the files of a folder, or of one file."""
-    files = [path]
+    """Hash the names, sizes and modification times of the files of a folder, or of one file, which may be absent."""
+    files = [path] if path.exists() else []
     if path.is_dir():
         # Links to folders are followed.
         walked = os.walk(path, followlinks=True)
@@ -46,7 +46,7 @@ def step_key(
     """Hash everything that a step's outputs depend on.
 
     Args:
-        component: the component; the contents of its code are hashed.
+        component: the component; the contents of its code and its includes are hashed.
         command: the command with all values filled in.
         inputs: fingerprint of each input folder.
         variables: environment variables of the job.
@@ -56,9 +56,8 @@ def step_key(
     libraries = sorted(f"{item.metadata['Name']}=={item.version}" for item in distributions())
     parts = [command, dict(inputs), dict(variables), processes, sys.version, libraries]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    if component.code is not None:
-        for file in snapshot_files(component.code, run_folder):
-            digest.update(str(file).encode() + b"\0" + (component.code / file).read_bytes())
+    for place, file in snapshot_files(component, run_folder).items():
+        digest.update(str(place).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 
 

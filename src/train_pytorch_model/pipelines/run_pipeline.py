@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.data.file_systems import is_system_name, locked
+from train_pytorch_model.data.file_systems import locked
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.pipelines.checks import faults_of_pipeline
-from train_pytorch_model.pipelines.definition import (
-    Literal,
-    LocalData,
-    Pipeline,
-    PipelineError,
-    PipelineInput,
-    StepOutput,
-)
+from train_pytorch_model.pipelines.definition import Pipeline, PipelineError, PipelineInput, StepOutput
 from train_pytorch_model.pipelines.execution import PipelineRun
 from train_pytorch_model.pipelines.graph_plot import draw_graph
-from train_pytorch_model.pipelines.yaml_files import read_pipeline
+from train_pytorch_model.pipelines.machine_checks import MARK_FILE, faults_of_plan, faults_of_run_folder
+from train_pytorch_model.pipelines.pipeline_files import read_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from train_pytorch_model.console.progress import ProgressDisplay
 
 logger = logging.getLogger(__name__)
 
 GRAPH_FILE = "graph.svg"
-_MARK_FILE = ".pipeline-run"
 
 
 def run_pipeline(
@@ -55,19 +47,29 @@ def run_pipeline(
         display: shows the progress.
 
     Returns:
-        The folder of each output of the pipeline, by name. A dry run does not write them.
+        The folder or the file of each output of the pipeline, by name. A dry run does not write them.
 
     Raises:
         ModuleError: if the pipeline cannot run, with all its faults; or the error of the step that failed.
     """
     try:
-        definition = _with_values(read_pipeline(pipeline), inputs)
+        definition = read_pipeline(pipeline, inputs)
     except PipelineError as error:
         raise UserError(str(error)) from error
     faults = faults_of_pipeline(definition)
     if faults:
         raise UserError("The pipeline cannot run: " + "; ".join(faults))
-    run = PipelineRun(definition, output_path.resolve(), force=force)
+    folder = output_path.resolve()
+    run = PipelineRun(definition, folder, force=force or definition.force)
+    faults = faults_of_run_folder(folder, definition)
+    if not faults:
+        faults = [fault for step in definition.steps.values() for fault in faults_of_plan(run.plan(step))]
+    if faults:
+        raise UserError("The pipeline cannot run: " + "; ".join(faults))
+    if definition.unused:
+        logger.info("Not used on this machine: %s.", ", ".join(definition.unused))
+    for note in definition.notes:
+        logger.warning("%s: %s.", pipeline, note)
     for line in graph_lines(definition):
         logger.info("%s", line)
     outputs = {name: output_path / "outputs" / name for name in definition.outputs}
@@ -75,7 +77,7 @@ def run_pipeline(
         for name, step in definition.steps.items():
             logger.info("%s: %s", name, run.plan(step).command)
         return {}
-    with _locked(output_path, definition):
+    with _locked(output_path):
         try:
             run.all_steps(display)
         finally:
@@ -89,25 +91,17 @@ def run_pipeline(
 
 
 @contextmanager
-def _locked(folder: Path, pipeline: Pipeline) -> Iterator[None]:
-    """Lock the folder of the run, which must be new, empty, or the folder of an earlier run that has ended.
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the folder of the run.
 
     Raises:
-        UserError: if it is not, or an input overlaps with it.
+        UserError: if another run is using it.
     """
-    for source in (*pipeline.inputs.values(), *(s for step in pipeline.steps.values() for s in step.inputs.values())):
-        if isinstance(source, LocalData):
-            path = (pipeline.path.parent / source.path).resolve()
-            if folder.resolve() in (path, *path.parents) or path in folder.resolve().parents:
-                raise UserError(f"The input {path} overlaps with the folder {folder}. Give another --output-path.")
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    if not all(map(is_system_name, names)) and not (folder / _MARK_FILE).is_file():
-        raise UserError(f"{folder} contains files that are not from an earlier run. Give another --output-path.")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MARK_FILE).open("a", encoding="utf-8").close()
+    (folder / MARK_FILE).open("a", encoding="utf-8").close()
     with ExitStack() as stack:
         try:
-            reason = stack.enter_context(locked(folder / _MARK_FILE))
+            reason = stack.enter_context(locked(folder / MARK_FILE))
         except BlockingIOError as error:
             raise UserError(f"Another run is using {folder}. Give another --output-path.") from error
         if reason:
@@ -128,22 +122,3 @@ def graph_lines(pipeline: Pipeline) -> list[str]:
         ]
         lines.append(f"{step.name}: {', '.join(sources) or 'depends on no other step'}")
     return lines
-
-
-def _with_values(pipeline: Pipeline, values: Mapping[str, str]) -> Pipeline:
-    unknown = sorted(set(values) - set(pipeline.inputs))
-    if unknown:
-        raise PipelineError(
-            f"{pipeline.path}: there is no input {', '.join(unknown)}; there is {', '.join(pipeline.inputs) or 'none'}"
-        )
-    folders = {
-        source.name
-        for step in pipeline.steps.values()
-        for name, source in step.inputs.items()
-        if isinstance(source, PipelineInput) and name in step.component.inputs and step.component.inputs[name].is_folder
-    }
-    given = {
-        name: LocalData(str(Path(value).resolve())) if name in folders else Literal(value)
-        for name, value in values.items()
-    }
-    return replace(pipeline, inputs={**pipeline.inputs, **given})

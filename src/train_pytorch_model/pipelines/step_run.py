@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -43,6 +44,8 @@ class StepPlan:
     variables: Mapping[str, str]
     run_folder: Path
     """The folder of the pipeline's run."""
+    timeout: float = math.inf
+    """Seconds after which it is stopped."""
 
     @property
     def log(self) -> Path:
@@ -66,10 +69,7 @@ def run_step(plan: StepPlan, is_cancelled: threading.Event) -> None:
         StepFailedError: if the step fails, with the error that it reported, or else the last line of its log.
     """
     shutil.rmtree(plan.work, ignore_errors=True)
-    if plan.component.code is None:
-        plan.work.mkdir(parents=True)
-    else:
-        copy_snapshot(plan.component.code, plan.run_folder, plan.work)
+    copy_snapshot(plan.component, plan.run_folder, plan.work)
     # The report of an earlier run must not be mistaken for this run's.
     shutil.rmtree(plan.work / "outputs", ignore_errors=True)
     processes: list[subprocess.Popen[bytes]] = []
@@ -78,9 +78,12 @@ def run_step(plan: StepPlan, is_cancelled: threading.Event) -> None:
             for rank, variables in enumerate(_process_variables(plan.component)):
                 log = stack.enter_context(_log_of(plan, rank).open("wb"))
                 processes.append(_start(plan, variables, log))
-            codes = _wait(processes, is_cancelled)
+            codes = _wait(processes, is_cancelled, time.monotonic() + plan.timeout)
         finally:
             _end(processes)
+    if None in codes and not is_cancelled.is_set() and not any(codes):
+        text = f"it ran longer than limits.timeout, {plan.timeout:g} seconds, and was stopped"
+        raise StepFailedError(plan.name, "UserError", 2000, text, plan.log)
     failed = [(rank, code) for rank, code in enumerate(codes) if code]
     if failed:
         raise _error(plan, *failed[0])
@@ -129,9 +132,9 @@ def _process_variables(component: Component) -> list[dict[str, str]]:
     ]
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], is_cancelled: threading.Event) -> list[int | None]:
-    """Wait until all succeed, one fails, or the step is cancelled; return exit codes, None for running processes."""
-    while not is_cancelled.is_set():
+def _wait(processes: list[subprocess.Popen[bytes]], is_cancelled: threading.Event, deadline: float) -> list[int | None]:
+    """Wait until all succeed, one fails, or the step is cancelled or late; return exit codes, None for running ones."""
+    while not is_cancelled.is_set() and time.monotonic() < deadline:
         codes = [process.poll() for process in processes]
         if all(code is not None for code in codes) or any(codes):
             break
