@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from tests.making import error_text, run_here, write_class_folders
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.folder_files import files_below
+from train_pytorch_model.ports.labelled_images import read_labelled_images
 
 
 @pytest.fixture
@@ -56,7 +59,7 @@ def test_links_out_of_the_folder_are_an_error_or_followed(kind: str, folder: Pat
     else:
         (tmp_path / "emu").symlink_to("store/dog")
         (folder / "emu").symlink_to("../emu")
-    with pytest.raises(InvalidDatasetError, match=r"links that lead out of the directory: '(dog|emu).*--follow-links"):
+    with pytest.raises(InvalidDatasetError, match=r"links lead out of the directory: '(dog|emu).*--follow-links"):
         names_in(folder)
     assert names_in(folder, follow_links=True) == found_by_find(folder)
 
@@ -125,3 +128,39 @@ def test_a_class_of_links_is_converted(folder: Path, tmp_path: Path) -> None:
     assert run_here("convert-to-image-directory", **paths) == 1
     assert "'emu' leads to" in error_text(tmp_path / "outputs")
     assert not (tmp_path / "out").exists()
+
+
+def classes_of(folder: Path) -> dict[str, int]:
+    images = read_labelled_images(folder, "Training dataset")
+    return dict(Counter(images.classes[label] for label in images.labels))
+
+
+def test_a_link_to_an_image_of_another_class_is_an_image_of_both(folder: Path) -> None:
+    (folder / "dog" / "copy.png").symlink_to("../cat/0.png")
+    assert classes_of(folder) == {"cat": 2, "dog": 3}
+
+
+@pytest.mark.parametrize("of_files", [False, True])
+def test_a_folder_of_all_images_that_links_sort_into_classes_is_no_class(of_files: bool, folder: Path) -> None:
+    kept = write_class_folders(folder / "kept", ["cat", "dog"], per_class=2)
+    for name in ("cat", "dog"):
+        shutil.rmtree(folder / name)
+        if of_files:
+            (folder / name).mkdir()
+            for number in range(2):
+                (kept / name / f"{number}.png").rename(kept / f"{name}{number}.png")
+                (folder / name / f"{number}.png").symlink_to(f"../kept/{name}{number}.png")
+            (kept / name).rmdir()
+        else:
+            (folder / name).symlink_to(f"kept/{name}")
+    words = (
+        "two levels" if not of_files else "all images of 'kept' are read as other classes, too: 'cat/0.png' is a link"
+    )
+    with pytest.raises(InvalidDatasetError, match=words):
+        classes_of(folder)
+
+
+def test_two_names_of_one_class_are_an_error(folder: Path) -> None:
+    (folder / "kitty").symlink_to("cat")
+    with pytest.raises(InvalidDatasetError, match=r"'cat' are read as other classes, too: 'kitty/0\.png'"):
+        classes_of(folder)

@@ -54,6 +54,7 @@ def train(
     print_frequency: int = 10,
     report: str = "auto",
     skip_unreadable_images: bool = False,
+    follow_links: bool = False,
     trust_model_code: bool = False,
     checkpoint_path: Optional[PathLike] = None,
     outputs_path: PathLike = "outputs",
@@ -87,6 +88,7 @@ def train(
         print_frequency: iterations between two progress lines, > 0.
         report: content of the report: "auto", "off", "basic" or "full".
         skip_unreadable_images: whether to skip images that cannot be read.
+        follow_links: whether to follow links to files and folders outside of a folder of images.
         trust_model_code: whether the untrained model may import any code.
         checkpoint_path: folder for checkpoints; `checkpoints` in `outputs_path` if None.
         outputs_path: folder for metrics and the report.
@@ -138,6 +140,7 @@ def check(
     print_frequency: int = 10,
     report: str = "auto",
     skip_unreadable_images: bool = False,
+    follow_links: bool = False,
     trust_model_code: bool = False,
     checkpoint_path: Optional[PathLike] = None,
     outputs_path: PathLike = "outputs",
@@ -176,7 +179,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     from train_pytorch_model.job.settings import Settings
 
     parameters = TrainingParameters.parse({name: given[name] for name in TrainingParameters.definitions()})
-    switches = ("skip_unreadable_images", "trust_model_code", "include_samples")
+    switches = ("skip_unreadable_images", "follow_links", "trust_model_code", "include_samples")
     outputs_path = Path(given["outputs_path"])
     checkpoint_path = given["checkpoint_path"]
     return Settings(

@@ -74,6 +74,7 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     for name, description in PORT_FLAGS.items():
         add_folder(data, name, description)
     add_boolean(data, "skip_unreadable_images", "Skip images that cannot be read, and list them.")
+    add_boolean(data, "follow_links", "Follow links to files and folders outside of a folder of images.")
     add_boolean(data, "trust_model_code", "Allow the untrained model to import any code.")
     groups = {title: parser.add_argument_group(title) for title in _GROUPS}
     for name, definition in TrainingParameters.definitions().items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,11 +95,12 @@ def _check_outputs(settings: Settings, output: OutputDirectory, faults: FaultCol
 
 
 def _read_datasets(settings: Settings, faults: FaultCollector) -> tuple[Scanned | None, Scanned | None]:
+    read = partial(read_labelled_images, follow_links=settings.follow_links)
     train = valid = None
     with faults.collecting():
-        train = scan(read_labelled_images(settings.train_data_path, TRAINING_DATASET), faults)
+        train = scan(read(settings.train_data_path, TRAINING_DATASET), faults)
     with faults.collecting():
-        valid = scan(read_labelled_images(settings.valid_data_path, VALIDATION_DATASET), faults)
+        valid = scan(read(settings.valid_data_path, VALIDATION_DATASET), faults)
     if train and valid:
         with faults.collecting():
             valid = replace(valid, images=match_classes(train.images, valid.images))

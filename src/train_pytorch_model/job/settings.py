@@ -25,6 +25,7 @@ class Settings:
     seed: int
     """The random seed given, or the one drawn for this run."""
     skip_unreadable_images: bool = False
+    follow_links: bool = False
     trust_model_code: bool = False
     include_samples: bool = False
     export_formats: tuple[str, ...] = ()

@@ -85,6 +85,39 @@ def read_class_folders(where: str, names: Sequence[str], level: int | None = Non
     return ClassFolders([labels[_folder_of(name)] for name in names], root)
 
 
+def check_linked_classes(
+    where: str, names: Sequence[str], labels: Sequence[str | None], links: Mapping[str, str]
+) -> None:
+    """Check that no class consists of images that links show in other classes, too, as a folder of all images does.
+
+    Args:
+        where: the dataset, for messages.
+        names: relative names of the images.
+        labels: their classes.
+        links: the name of the image that a link leads to, for each image that is read through a link.
+
+    Raises:
+        InvalidDatasetError: if there is such a class.
+    """
+    if not links:
+        return
+    class_of = dict(zip(names, labels))
+    counts = Counter(labels)
+    shown: dict[str, dict[str, str]] = {}
+    for name, original in links.items():
+        label = class_of.get(original)
+        if label is not None and class_of.get(name) not in (label, None):
+            shown.setdefault(label, {})[original] = name
+    for label, originals in shown.items():
+        if len(originals) == counts[label]:
+            original, name = min(originals.items())
+            raise InvalidDatasetError(
+                where,
+                f"all images of {label!r} are read as other classes, too: {name!r} is a link to {original!r}",
+                f"Remove the links, or move {label!r} out of the input and give --follow-links true.",
+            )
+
+
 def are_splits(names: Iterable[str]) -> bool:
     """Whether all folders of a level have names of splits, so that they are not classes."""
     return _SPLIT_NAMES.issuperset(name.lower() for name in names)

@@ -116,8 +116,8 @@ def _followed(
     if outside:
         raise InvalidDatasetError(
             where,
-            f"it has links that lead out of the directory: {join_some(outside)}",
-            "Follow such links with --follow-links, or copy the files that they lead to (cp -rL).",
+            f"links lead out of the directory: {join_some(outside)}",
+            "Give --follow-links true to train, check or convert-to-image-directory, or copy the files (cp -rL).",
         )
     if left_out:
         logger.warning("%s: skipped links that lead out of the directory: %s.", where, name_some(left_out))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 from train_pytorch_model.data.decoding import UnreadableImageError, read_size
 from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.ports.class_folders import ClassFolders, are_splits, read_class_folders
+from train_pytorch_model.ports.class_folders import ClassFolders, are_splits, check_linked_classes, read_class_folders
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.folder_files import files_below
 from train_pytorch_model.ports.folders_without_images import check_folders_without_images
@@ -68,12 +68,14 @@ def read_raw_images(path: Path, where: str, *, labelled: bool, follow_links: boo
     Raises:
         InvalidDatasetError: if there are no images, or their classes are not clear.
     """
-    names, others = _find_images(path, where, follow_links=follow_links)
+    names, others, links = _find_images(path, where, follow_links=follow_links)
     if not names:
         found = f", but {len(others)} other files: {name_some(others)}" if others else ""
         raise InvalidDatasetError(where, f"it has no images{found}", "Give one folder of images per class.")
     try:
         found_classes = _read_classes(path, where, names, others)
+        if found_classes is not None:
+            check_linked_classes(where, names, found_classes.labels, links)
     except InvalidDatasetError as error:
         if labelled:
             raise
@@ -86,12 +88,15 @@ def read_raw_images(path: Path, where: str, *, labelled: bool, follow_links: boo
     return RawImages(make_schema(sorted(set(labels))), FileNames(name for name, _ in pairs), labels)
 
 
-def _find_images(path: Path, where: str, *, follow_links: bool) -> tuple[FileNames, list[str]]:
-    """The sorted names of the images, and those of the other files."""
+def _find_images(path: Path, where: str, *, follow_links: bool) -> tuple[FileNames, list[str], dict[str, str]]:
+    """The sorted names of the images, those of the other files, and the original of each file that is a link."""
     images: list[str] = []
     unclear: list[str] = []
     others: list[str] = []
+    links = {}
     for file in files_below(path, where, follow_links=follow_links):
+        if file.original:
+            links[file.name] = file.original
         if is_image_name(file.name):
             images.append(file.name)
         else:
@@ -103,7 +108,7 @@ def _find_images(path: Path, where: str, *, follow_links: bool) -> tuple[FileNam
         check_encoding(name, where)
     if others:
         logger.warning("%s: skipped %d files of other kinds: %s.", where, len(others), name_some(sorted(others)))
-    return FileNames(sorted(images)), sorted(others)
+    return FileNames(sorted(images)), sorted(others), links
 
 
 def _is_image(file: Path) -> bool:
