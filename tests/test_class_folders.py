@@ -149,6 +149,10 @@ def test_two_classes_that_look_the_same_are_an_error_with_the_difference(name: s
     assert ascii(other) in str(error.value)
 
 
+def test_letters_are_classes_in_both_cases() -> None:
+    assert classes_of({"A": 2, "a": 3, "b": 1}) == {"A": 2, "a": 3, "b": 1}
+
+
 def test_names_that_are_like_others_but_do_not_look_the_same_are_classes() -> None:
     names = ["cat", "cats", "c at", "cat_", "cät", "猫", "貓", "m2", "m²", "кот", "кит", "ρ", "p"]
     assert classes_of(dict.fromkeys(names, 2)) == dict.fromkeys(names, 2)

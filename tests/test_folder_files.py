@@ -131,8 +131,18 @@ def test_a_class_of_links_is_converted(folder: Path, tmp_path: Path) -> None:
 
 
 def classes_of(folder: Path) -> dict[str, int]:
+    """The classes in training; convert finds the same, or the same error."""
+    paths = {"input_path": folder, "output_path": folder.parent / "out", "outputs_path": folder.parent / "outputs"}
+    if run_here("convert-to-image-directory", **paths) == 1:
+        with pytest.raises(InvalidDatasetError) as error:
+            read_labelled_images(folder, "Training dataset")
+        assert str(error.value).partition("reason: ")[2] in error_text(folder.parent / "outputs")
+        raise error.value
     images = read_labelled_images(folder, "Training dataset")
-    return dict(Counter(images.classes[label] for label in images.labels))
+    counts = Counter(images.classes[label] for label in images.labels)
+    converted = read_labelled_images(folder.parent / "out", "Training dataset")
+    assert counts == Counter(converted.classes[label] for label in converted.labels)
+    return dict(counts)
 
 
 def test_a_link_to_an_image_of_another_class_is_an_image_of_both(folder: Path) -> None:

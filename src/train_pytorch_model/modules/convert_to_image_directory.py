@@ -19,6 +19,7 @@ from train_pytorch_model.modules.directory_copy import copy_directory
 from train_pytorch_model.modules.image_layout import Labelling, find_labels
 from train_pytorch_model.modules.image_sources import DATASET, files_of
 from train_pytorch_model.modules.staged_images import StagedImages, staged_path
+from train_pytorch_model.ports.class_folders import check_linked_classes
 from train_pytorch_model.ports.directory_kinds import IMAGES
 from train_pytorch_model.ports.folders_without_images import check_folders_without_images
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
@@ -119,6 +120,8 @@ def _convert(
             raise InvalidDatasetError(where, f"no image was found{found}")
         staged.warn_of_other_files()
         labelling = find_labels(where, staged.names, staged.texts, staged.others, options, left_out)
+        if not labelling.labels_from:
+            check_linked_classes(where, staged.names, labelling.labels, staged.links)
         if labelling.class_root is not None and not options.allow_partial:
             names = {label for label in labelling.labels if label is not None}
             check_folders_without_images(where, input_path, labelling.class_root, names, staged.others)

@@ -33,6 +33,9 @@ _KINDS_BY_FIRST_BYTES = ((b"\x1f\x8b", gzip.GzipFile), (b"BZh", bz2.BZ2File), (b
 class SourceFile:
     """A file in a folder or an archive."""
 
+    original = ""
+    """The name of the same file without links, if a link in a folder leads to it."""
+
     def __init__(self, name: str, open_file: Callable[[], IO[bytes]], archive: str | None = None) -> None:
         """Keep the name of a file and how to open it.
 
@@ -102,7 +105,9 @@ def _is_archive(path: Path) -> bool:
 
 def _folder(path: Path, where: str, *, follow_links: bool) -> Iterator[SourceFile]:
     for file in files_below(path, where, follow_links=follow_links):
-        yield SourceFile(file.name, lambda path=file.path: path.open("rb"))  # type: ignore[misc]
+        source = SourceFile(file.name, lambda path=file.path: path.open("rb"))  # type: ignore[misc]
+        source.original = file.original
+        yield source
 
 
 def _archive(path: Path, where: str) -> Iterator[SourceFile]:

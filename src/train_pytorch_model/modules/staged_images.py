@@ -38,6 +38,8 @@ class StagedImages:
         """Copies of the text files, by name."""
         self.others = FileNames()
         """Names of the files that are neither images nor texts that may hold labels."""
+        self.links: dict[str, str] = {}
+        """The name of the file that a link leads to, by the name of the link."""
         self.unreadable: dict[int, str] = {}
         """Reasons for the images that could not be copied."""
         self._folder = folder
@@ -55,6 +57,8 @@ class StagedImages:
             InvalidDatasetError: if the file belongs to an ImageDirectory, or an archive or a text file cannot be read.
         """
         ending = PurePosixPath(file.name).suffix.lower()
+        if file.original:
+            self.links[file.name] = file.original
         if PurePosixPath(file.name).name == "images.lst":
             raise InvalidDatasetError(
                 self._where, f"it contains an ImageDirectory ({file.name})", "Unpack it and give that folder."

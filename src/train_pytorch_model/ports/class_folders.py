@@ -80,7 +80,9 @@ def read_class_folders(where: str, names: Sequence[str], level: int | None = Non
         label_of = {folder: _part(folder, level) for folder in counts}
     else:
         return None
-    one_form = one_class_each(where, (label for label in label_of.values() if label is not None))
+    classes = {label for label in label_of.values() if label is not None}
+    are_letters = all(len(label) == 1 for label in classes)  # "a" and "A" are different letters
+    one_form = one_class_each(where, classes, alike=are_letters)
     labels = {folder: None if label is None else one_form[label] for folder, label in label_of.items()}
     return ClassFolders([labels[_folder_of(name)] for name in names], root)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
@@ -32,6 +33,10 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 # Larger files are not read as annotations.
 _MAX_JSON_BYTES = 2**28
 _MAX_FRACTION_OUTSIDE = 0.1
+_LABEL_ENDINGS = (".csv", ".tsv", ".txt", ".json", ".jsonl")
+# How much of a text is searched for how many names.
+_MAX_TEXT_BYTES = 2**20
+_MAX_NAMES = 100
 
 
 class RawImages(NamedTuple):
@@ -129,6 +134,8 @@ def _read_classes(path: Path, where: str, names: FileNames, others: Sequence[str
             f"its folders {name_some(sorted(classes))} are parts of a dataset, not classes",
             "Give one folder of images per class, or the folder of one part.",
         )
+    if len(classes) == 1:
+        _refuse_labels(path, where, names, others)
     check_folders_without_images(where, path, found.root or "", classes, others)
     outside = [name for name, label in zip(names, found.labels) if label is None]
     if len(outside) > _MAX_FRACTION_OUTSIDE * len(names):
@@ -140,6 +147,21 @@ def _read_classes(path: Path, where: str, names: FileNames, others: Sequence[str
     if outside:
         logger.warning("%s: skipped %d images outside of class folders: %s.", where, len(outside), name_some(outside))
     return found
+
+
+def _refuse_labels(path: Path, where: str, names: FileNames, others: Sequence[str]) -> None:
+    """Refuse a text that names images, as files of labels do; the only folder of images is no class then."""
+    known = {PurePosixPath(names[index]).stem for index in range(min(len(names), _MAX_NAMES))}
+    for name in others:
+        if name.lower().endswith(_LABEL_ENDINGS):
+            with suppress(OSError), (path / name).open("rb") as file:
+                words = set(re.findall(r"[^\s,;|/\\\"']+", file.read(_MAX_TEXT_BYTES).decode(errors="ignore")))
+            if len(known & {PurePosixPath(word).stem for word in words}) > len(known) / 2:
+                raise InvalidDatasetError(
+                    where,
+                    f"{name!r} names images as a file of labels does, but training reads labels from folders only",
+                    "Convert it with convert-to-image-directory, or move the file away.",
+                )
 
 
 def has_coco_annotations(path: Path, where: str) -> bool:
