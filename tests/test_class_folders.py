@@ -167,3 +167,9 @@ def test_a_level_that_no_image_has_is_an_error(level: int) -> None:
 def test_images_that_lack_the_level_have_no_class() -> None:
     assert classes_of({"cat/manx": 2, "dog": 3, "": 1}, 2) == {"manx": 2, None: 4}
     assert classes_of({"cat/manx": 2, "dog": 3, "": 1}, -1) == {"manx": 2, "dog": 3, None: 1}
+
+
+@pytest.mark.parametrize("below", ["", "/cat"])
+def test_splits_are_not_classes(below: str) -> None:
+    with pytest.raises(InvalidDatasetError, match="'test', 'train' are splits of a dataset, not classes"):
+        classes_of({f"train{below}": 2, f"test{below}": 3})

@@ -10,8 +10,9 @@ from train_pytorch_model.modules.folder_labels import FolderLabels, read_folder_
 from train_pytorch_model.modules.labels_files import read_labels_files
 from train_pytorch_model.modules.merged_labels import MergedLabels, merge_labels
 from train_pytorch_model.modules.named_images import NamedImages
-from train_pytorch_model.modules.splits import Splits, find_splits, is_unlabelled_part, split_of
+from train_pytorch_model.modules.splits import Splits, find_splits
 from train_pytorch_model.modules.trusted_files import choose_files, refuse_unread_labels
+from train_pytorch_model.ports.split_names import is_unlabelled_part, split_of
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Optional
 from urllib.parse import unquote
 
-from train_pytorch_model.modules.splits import splits_in
 from train_pytorch_model.ports.image_names import IMAGE_ENDINGS
+from train_pytorch_model.ports.split_names import splits_in
 from train_pytorch_model.text.name_forms import nfc
 
 if TYPE_CHECKING:

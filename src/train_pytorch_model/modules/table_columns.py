@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.modules.splits import split_of
+from train_pytorch_model.ports.split_names import split_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

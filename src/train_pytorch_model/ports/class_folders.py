@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Optional
 
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.classes import one_class_each
+from train_pytorch_model.ports.split_names import split_of
 from train_pytorch_model.text.name_forms import appearance, nfc
 from train_pytorch_model.text.wording import name_some
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SPLIT_NAMES = frozenset(["train", "training", "valid", "validation", "val", "dev", "test", "testing"])
 _SMALL_FRACTION = 0.1
 """The largest fraction of the images that may lie elsewhere without making a reading of the folders doubtful."""
 
@@ -122,7 +122,7 @@ def check_linked_classes(
 
 def are_splits(names: Iterable[str]) -> bool:
     """Whether all folders of a level have names of splits, so that they are not classes."""
-    return _SPLIT_NAMES.issuperset(name.lower() for name in names)
+    return all(map(split_of, names))
 
 
 def _folder_of(name: str) -> str:
@@ -152,6 +152,12 @@ def _find_level(top: _Node, where: str) -> tuple[str, int]:
     path, node = _first_level(top)
     level = len(path) + 1
     outer = list(node.children.values())
+    if len(outer) > 1 and are_splits(node.children):
+        raise InvalidDatasetError(
+            where,
+            f"its folders {name_some(sorted(node.children))} are splits of a dataset, not classes",
+            "Give the folder of one split, or convert the dataset with convert-to-image-directory.",
+        )
     inner, inner_level = _other_reading(outer, level)
     if inner:
         choices = (f"--class-level {level}", f"--class-level {inner_level}")

@@ -131,8 +131,8 @@ def _read_classes(path: Path, where: str, names: FileNames, others: Sequence[str
     if are_splits(classes):
         raise InvalidDatasetError(
             where,
-            f"its folders {name_some(sorted(classes))} are parts of a dataset, not classes",
-            "Give one folder of images per class, or the folder of one part.",
+            f"its folder {name_some(sorted(classes))} is a split of a dataset, not a class",
+            "Give one folder of images per class.",
         )
     if len(classes) == 1:
         _refuse_labels(path, where, names, others)
