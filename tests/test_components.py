@@ -276,6 +276,8 @@ print(json.dumps({
         deployment.endpoint_name, str(deployment.model), deployment.code_configuration.scoring_script,
         str(deployment.code_configuration.code), deployment.environment.conda_file["dependencies"][:1],
     ],
+    "threads": deployment.environment_variables["GUNICORN_CMD_ARGS"],
+    "requests": deployment.request_settings.max_concurrent_requests_per_instance,
 }))
 """
 
@@ -293,6 +295,7 @@ def test_azure_ai_ml_takes_the_deployment_of_a_trained_model(project: Path, inpu
     assert model.removeprefix("azureml:").partition("@")[0] == report["model"][0]
     assert report["model"][1].endswith("custom_model")
     assert (project / "samples" / "deploy" / code / script).is_file()
+    assert (report["threads"], report["requests"]) == ("--threads 40", 32)
     assert dependencies == [f"python={sys.version_info.major}.{sys.version_info.minor}"]
 
 

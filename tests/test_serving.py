@@ -1,369 +1,164 @@
-"""A trained model served by Azure's own inference server, and in the forms that others take."""
+"""Loading and running a trained model with the sources that it carries."""
 
 from __future__ import annotations
 
-import base64
 import importlib
-import io
-import json
-import os
 import shutil
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
-import torchvision
+import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
-from tests import environments
-from tests.jobs import free_port
-from tests.making import Inputs, error_text, read_json_lines, run_here
+from tests import odd_images
+from tests.making import Inputs
+from tests.served_models import write_model, write_network
 from tests.serving_sources import served_images, served_model
 from tests.untrained_models import write_model_with_code
 from train_pytorch_model.cli.main import main
-from train_pytorch_model.designer_core import dump_trained_model
+from train_pytorch_model.distributed.device import torch_settings_restored
 from train_pytorch_model.models.description import NetworkDescription
-from train_pytorch_model.serving import exports
-from train_pytorch_model.serving.files import write_serving_files
+from train_pytorch_model.serving.files import SERVING_FILES, write_serving_files
 
 BadImageError = served_images.BadImageError
 ServedModel = served_model.ServedModel
-CLASSES = ("007", "<b>", "owl")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    inputs = Inputs(tmp_path_factory.mktemp("served")).make("resnet18", classes=CLASSES, size=48)
-    assert inputs.fit(epochs=2, learning_rate=0.01, export="onnx") == 0
-    return inputs
-
-
-@pytest.fixture(scope="module")
-def scored(trained: Inputs) -> pd.DataFrame:
-    """What Score says of the validation images."""
-    ports = {"trained_model": trained.trained, "dataset": trained.valid, "scored_dataset": trained.path / "scored"}
-    assert run_here("score-image-model", **ports, outputs_path=trained.outputs) == 0
-    return pd.read_parquet(trained.path / "scored" / "_data.parquet")
-
-
-def image_files(trained: Inputs) -> list[bytes]:
-    items = read_json_lines(trained.valid / "images.lst")
-    return [(trained.valid / item["image_info"]["file_name"]).read_bytes() for item in items]  # type: ignore[index]
-
-
-@pytest.fixture(scope="module")
-def endpoint(trained: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The model's own score.py under the real server, away from this project."""
-    folder = tmp_path_factory.mktemp("server")
-    port = free_port()
-    server = environments.inference_server().parent / "azmlinfsrv"
-    command = [server, "--entry_script", trained.trained / "score.py", "--model_dir", trained.trained, "--port", port]
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [str(part) for part in command], stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True
-        )
-        try:
-            for _ in range(600):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1).read()
-                    break
-                except OSError:
-                    assert process.poll() is None, (folder / "log.txt").read_text()
-                    time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}/score"
-        finally:
-            subprocess.run(["pkill", "-g", str(process.pid)], check=False)
-            process.wait(20)
-
-
-def post(address: str, body: bytes, kind: str = "application/json") -> tuple[int, dict[str, Any]]:
-    request = urllib.request.Request(address, body, {"Content-Type": kind})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
-def as_json(files: list[bytes], prefix: str = "") -> list[dict[str, str]]:
-    return [{"image": prefix + base64.b64encode(file).decode()} for file in files]
-
-
-def check(answer: dict[str, Any], expected: pd.DataFrame) -> None:
-    names = [name for name in expected if name.startswith("Scored")]
-    assert answer["columns"] == names
-    for row, given in zip(expected[names].itertuples(index=False), answer["result"]):
-        assert given[:-1] == pytest.approx(list(row)[:-1], abs=1e-6)
-        assert given[-1] == row[-1]
-    assert len(answer["result"]) == len(expected)
-
-
-@pytest.mark.environment
-@pytest.mark.parametrize("form", ["list", "data", "browser"])
-def test_the_endpoint_says_what_score_says(form: str, endpoint: str, trained: Inputs, scored: pd.DataFrame) -> None:
-    entries = as_json(image_files(trained), "data:image/png;base64," if form == "browser" else "")
-    body: object = {"data": entries} if form == "data" else entries
-    status, answer = post(endpoint, json.dumps(body).encode())
-    assert status == 200
-    check(answer, scored)
-
-
-@pytest.mark.environment
-def test_an_image_may_be_the_body(endpoint: str, trained: Inputs, scored: pd.DataFrame) -> None:
-    status, answer = post(endpoint, image_files(trained)[3], "image/png")
-    assert status == 200
-    check(answer, scored.iloc[3:4])
-
-
-@pytest.mark.environment
-def test_two_hundred_requests_eight_at_once_and_bad_ones_between_them(
-    endpoint: str, trained: Inputs, scored: pd.DataFrame
-) -> None:
-    files = image_files(trained)
-    huge = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(huge, format="PNG")
-    bad = [
-        b"",
-        b"{",
-        b"[]",
-        b"[1]",
-        b'[{"image": 3}]',
-        b'[{"image": "***"}]',
-        b'{"data": "x"}',
-        b"no image",
-        b"\x00\xff",
-    ]
-    bad += [b"[" * 100_000, json.dumps(as_json([files[0][:100]])).encode(), huge.getvalue(), b'[{"picture": "x"}]']
-
-    def ask(number: int) -> None:
-        if number % 10 == 9:
-            status, answer = post(endpoint, bad[number // 10 % len(bad)])
-            assert status == 400
-            assert answer["error"]
-        else:
-            index = number % len(files)
-            status, answer = post(endpoint, json.dumps(as_json([files[index]])).encode())
-            assert status == 200
-            check(answer, scored.iloc[index : index + 1])
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, range(200)))
-    for body in bad:
-        assert post(endpoint, body)[0] == 400
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"), "torchvision.models", "squeezenet1_1", num_classes=2)
 
 
 @pytest.fixture
-def answer_of(
-    trained: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[bytes], tuple[int, dict[str, Any]]]:
-    """The scoring script in this process, with the server's own classes around it: the answer to a body."""
-    packages = next((environments.inference_server().parent.parent / "lib").glob("python*")) / "site-packages"
-    monkeypatch.setattr("sys.path", [*sys.path, str(packages)])
-    score = importlib.import_module("score")
-    request_class = importlib.import_module("flask").Request
-    shutil.copytree(trained.trained, tmp_path / "registered" / "1")
-    monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path))
-    score.init()
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Returns a model whose network does what a line of code says."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TRUST_MODEL_CODE", "1")
 
-    def answer(body: bytes) -> tuple[int, dict[str, Any]]:
-        response = score.run(request_class.from_values(data=body))
-        return response.status_code, json.loads(response.get_data())
+    def write_and_load(first_line: str) -> Any:
+        return ServedModel(write_model(tmp_path / "model", write_network(tmp_path, first_line), "Network"))
 
-    return answer
+    return write_and_load
 
 
-@pytest.mark.environment
-def test_the_scoring_script_says_what_score_says(
-    answer_of: Callable[[bytes], tuple[int, dict[str, Any]]], trained: Inputs, scored: pd.DataFrame
-) -> None:
-    files = image_files(trained)
-    for body in (as_json(files), {"data": as_json(files, "data:image/png;base64,")}):
-        status, answer = answer_of(json.dumps(body).encode())
-        assert status == 200
-        check(answer, scored)
-    status, answer = answer_of(files[2])
-    assert status == 200
-    check(answer, scored.iloc[2:3])
+def pictures(count: int, side: int = 8) -> list[Image.Image]:
+    return [odd_images.noise(number).resize((side, side)) for number in range(count)]
 
 
-def png(width: int, height: int) -> bytes:
-    content = io.BytesIO()
-    Image.new("1", (width, height)).save(content, format="PNG")
-    return content.getvalue()
+def test_an_image_that_the_network_cannot_take_is_named_by_its_size(model: Path) -> None:
+    loaded = ServedModel(model)
+    for _ in range(2):
+        with pytest.raises(BadImageError, match="the network does not support images of 9x8: "):
+            loaded.answer([Image.new("RGB", (9, 8))])
+    assert len(loaded.answer([Image.new("RGB", (64, 64))])["result"]) == 1
 
 
-BAD_BODIES: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "the body is empty"),
-    "half of JSON": (b"[", "the body is not JSON"),
-    "brackets without end": (b"[" * 100_000, "the body is not JSON"),
-    "no images": (b"[]", "expected a list"),
-    "no list": (b'{"data": 3}', "expected a list"),
-    "numbers": (b"[1]", "entry 0: expected the base64 of an image file, but got a number"),
-    "too many": (json.dumps([{}] * 1001).encode(), "at most 1000 images, but this one has 1001"),
-    "no image": (b'[{"picture": 3}]', 'entry 0 has "picture"; the field of an image is called "image"'),
-    "null": (b'[{"image": null}]', "entry 0: expected the base64 of an image file, but got null"),
-    "no base64": (b'[{"image": "***"}]', '"image" of entry 0: it is not base64'),
-    "base64 of something else": (b'[{"image": "aGVsbG8="}]', "it is not a readable image"),
-    "a body of something else": (b"hello", "it is not a readable image"),
-    "an image of too many pixels": (png(20_000, 1000), "it has 20000x1000 pixels, which is too large"),
-}
+def test_images_in_a_batch_get_the_answers_of_single_ones(model: Path) -> None:
+    loaded = ServedModel(model)
+    images = [*pictures(20, side=64), *pictures(3, side=80), *pictures(2, side=64)]
+    together = loaded.answer(iter(images))
+    for picture, row in zip(images, together["result"]):
+        (alone,) = loaded.answer([picture])["result"]
+        assert row[:2] == pytest.approx(alone[:2], abs=1e-6)
+        assert row[2] == alone[2]
 
 
-@pytest.mark.environment
-@pytest.mark.parametrize("kind", BAD_BODIES)
-def test_the_scoring_script_says_what_is_wrong_with_a_request(
-    kind: str, answer_of: Callable[[bytes], tuple[int, dict[str, Any]]]
-) -> None:
-    body, words = BAD_BODIES[kind]
-    status, answer = answer_of(body)
-    assert status == 400
-    assert words in answer["error"]
+def test_an_image_of_any_mode_is_converted_as_score_converts_it(model: Path) -> None:
+    loaded = ServedModel(model)
+    for mode in ("L", "LA", "P", "RGBA", "CMYK", "1", "I;16", "F"):
+        picture = pictures(1, side=64)[0].convert("L" if mode in ("I;16", "F") else mode).convert(mode)
+        assert loaded.answer([picture]) == loaded.answer([picture.convert("RGB")])
 
 
-@pytest.mark.environment
-def test_the_scoring_script_does_not_start_without_a_model(
-    answer_of: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "empty").mkdir()
-    monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path / "empty"))
-    with pytest.raises(FileNotFoundError, match=r"there is no model_spec.yaml under"):
-        importlib.import_module("score").init()
+def test_tf32_is_off_while_a_model_computes_and_as_before_afterwards(serve: Callable[[str], Any]) -> None:
+    loaded = serve("assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32")
+    with torch_settings_restored():
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        loaded.answer(pictures(2))
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
 
 
-def test_an_image_that_the_network_cannot_take_is_named_by_its_size(tmp_path: Path) -> None:
-    network = torchvision.models.squeezenet1_1(num_classes=2)
-    extras = {"module": "torchvision.models", "class": "squeezenet1_1", "init_params": {"num_classes": 2}}
-    labels = {0: "cat", 1: "dog"}
-    dump_trained_model(
-        tmp_path, network, extras, image_column="image", index_to_label=labels, mean=[0.5] * 3, std=[0.5] * 3
-    )
-    with pytest.raises(BadImageError, match="the network does not support images of 9x8: "):
-        ServedModel(tmp_path).answer([Image.new("RGB", (9, 8))])
+@pytest.mark.parametrize("error", ["torch.OutOfMemoryError('CUDA out of memory. Tried to')", "MemoryError()"])
+def test_a_batch_that_does_not_fit_in_memory_is_computed_in_parts(serve: Callable[[str], Any], error: str) -> None:
+    loaded = serve(f"if len(x) > 2: raise {error}")
+    images = pictures(7)
+    alone = [loaded.answer([picture])["result"][0] for picture in images]
+    assert [row[2] for row in loaded.answer(images)["result"]] == [row[2] for row in alone]
 
 
-def test_the_loader_of_mlflow_takes_images_in_base64_and_as_bytes(trained: Inputs, scored: pd.DataFrame) -> None:
-    model = importlib.import_module("mlflow_loader")._load_pyfunc(str(trained.trained))
-    files = image_files(trained)
-    images = [*files[:5], *(entry["image"] for entry in as_json(files[5:]))]
-    given = model.predict(pd.DataFrame({"image": images})).to_dict("split")
-    check({"columns": given["columns"], "result": given["data"]}, scored)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to",
+    ],
+)
+def test_an_image_that_does_not_fit_in_memory_is_not_a_bad_image(serve: Callable[[str], Any], words: str) -> None:
+    with pytest.raises(served_model.OutOfMemoryError):
+        serve(f"raise RuntimeError({words!r})").answer(pictures(2))
 
 
-def test_the_environment_of_the_endpoint_names_the_versions_the_model_was_made_by(
-    trained: Inputs, tmp_path: Path
-) -> None:
-    import torch
+@pytest.mark.parametrize("words", ["an illegal memory access was encountered", "device-side assert triggered"])
+def test_an_error_that_breaks_the_context_of_cuda_is_told_apart(serve: Callable[[str], Any], words: str) -> None:
+    with pytest.raises(served_model.BrokenDeviceError, match=words):
+        serve(f"raise RuntimeError('CUDA error: {words}\\nCUDA kernel errors might be')").answer(pictures(2))
 
-    document = YAML(typ="safe").load(trained.trained / "conda_env.yaml")
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "raise RuntimeError('cuDNN error: CUDNN_STATUS_EXECUTION_FAILED')",
+        "if x.device.type != 'meta': raise RuntimeError('something else')",
+    ],
+)
+def test_other_errors_of_a_network_are_not_blamed_on_the_image(serve: Callable[[str], Any], line: str) -> None:
+    with pytest.raises(RuntimeError, match=r"CUDNN|something else"):
+        serve(line).answer(pictures(2))
+
+
+def test_a_network_may_return_a_tuple_that_begins_with_the_logits(serve: Callable[[str], Any]) -> None:
+    assert len(serve("return self.head(x.mean((2, 3))), None").answer(pictures(2))["result"]) == 2
+
+
+def test_the_environment_of_the_endpoint_names_the_versions_the_model_was_made_by(model: Path, tmp_path: Path) -> None:
+    document = YAML(typ="safe").load(model / "conda_env.yaml")
     assert f"python={sys.version_info.major}.{sys.version_info.minor}" in document["dependencies"]
     packages = next(item["pip"] for item in document["dependencies"] if isinstance(item, dict))
     assert f"torch=={torch.__version__.partition('+')[0]}" in packages
     assert "timm" not in " ".join(packages)
     write_serving_files(tmp_path, NetworkDescription("timm", "create_model", {"model_name": "resnet10t"}))
     assert f"  - timm=={version('timm')}\n" in (tmp_path / "conda_env.yaml").read_text()
-    script = (trained.trained / "score.py").read_text() + (trained.trained / "served_model.py").read_text()
-    assert "azureml.designer" not in script
-    assert "train_pytorch_model" not in script
-
-
-def test_onnxruntime_says_the_same_of_plain_pixels(trained: Inputs, scored: pd.DataFrame) -> None:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(trained.trained / "model.onnx"), providers=["CPUExecutionProvider"])
-    assert json.loads(session.get_modelmeta().custom_metadata_map["labels"]) == sorted(CLASSES)
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in image_files(trained)])
-    (given,) = session.run(None, {"images": pixels.transpose(0, 3, 1, 2)})
-    expected = scored[[name for name in scored if name.startswith("Scored Prob")]].to_numpy()
-    assert np.abs(given - expected).max() < 1e-4
-
-
-def test_mlflow_loads_the_model_away_from_this_project(tmp_path: Path) -> None:
-    inputs = Inputs(tmp_path).make("squeezenet1_1", size=64)
-    assert inputs.fit(epochs=1, export="mlflow") == 0
-    ports = {"trained_model": inputs.trained, "dataset": inputs.valid, "scored_dataset": tmp_path / "scored"}
-    assert run_here("score-image-model", **ports, outputs_path=inputs.outputs) == 0
-    expected = pd.read_parquet(tmp_path / "scored" / "_data.parquet")
-    images = [entry["image"] for entry in as_json(image_files(inputs))]
-    (tmp_path / "images.json").write_text(json.dumps(images))
-    code = (
-        "import sys; sys.meta_path = [f for f in sys.meta_path if '__editable__' not in str(f)]\n"
-        "sys.path = [p for p in sys.path if not p.endswith('/src')]\n"
-        "import json, mlflow, pandas\n"
-        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
-        "answer = model.predict(pandas.DataFrame({'image': json.load(open(sys.argv[2]))}))\n"
-        "print(answer.to_json(orient='split'))\n"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, inputs.trained / "mlflow_model", tmp_path / "images.json"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "MLFLOW_TRACKING_URI": ""},
-    )
-    assert finished.returncode == 0, finished.stderr
-    given = json.loads(finished.stdout.splitlines()[-1])
-    check({"columns": given["columns"], "result": given["data"]}, expected)
-
-
-def test_an_export_without_its_library_is_reported_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = Inputs(tmp_path).make()
-    monkeypatch.setattr(exports, "find_spec", lambda name: None if name == "onnx" else name)
-    assert inputs.fit(export="onnx") == 1
-    assert "--export onnx needs the package 'onnx'" in error_text(inputs.outputs)
-    assert not (inputs.outputs / "metrics.jsonl").exists()
-
-
-def test_an_export_that_fails_does_not_lose_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = Inputs(tmp_path).make()
-
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("no such operator")
-
-    monkeypatch.setattr(exports, "_export_onnx", fail)
-    assert inputs.fit(export="onnx") == 1
-    assert "cannot be exported to onnx: no such operator" in error_text(inputs.outputs)
-    assert not inputs.trained.exists()
-    assert (inputs.outputs / "checkpoints" / "best" / "model").is_file()
-
-
-def test_a_disk_that_is_full_is_no_fault_of_the_format(tmp_path: Path) -> None:
-    description = NetworkDescription("torchvision.models", "squeezenet1_1", {"num_classes": 2})
-    (tmp_path / "model.onnx").symlink_to("/dev/full")
-    what = {"labels": ["a", "b"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": (32, 32)}
-    with pytest.raises(OSError, match="No space left on device"):
-        exports.export("onnx", tmp_path, description.build(), description, **what)
+    for source in SERVING_FILES:
+        assert "azureml.designer" not in (model / source).read_text()
+        assert "train_pytorch_model" not in (model / source).read_text()
 
 
 @pytest.mark.parametrize(
     ("module", "name", "arguments"), [("os", "makedirs", {"name": "made"}), ("builtins", "open", {"file": "made"})]
 )
 def test_a_model_that_names_another_function_is_not_served(
-    module: str, name: str, arguments: dict[str, str], trained: Inputs, tmp_path: Path
+    module: str, name: str, arguments: dict[str, str], model: Path, tmp_path: Path
 ) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(trained.trained, model)
+    shutil.copytree(model, tmp_path / "model")
     yaml = YAML(typ="safe")
     spec = yaml.load((model / "model_spec.yaml").read_text(encoding="utf-8"))
     given = {key: str(tmp_path / value) for key, value in arguments.items()}
     spec["flavor_extras"] = {**spec["flavor_extras"], "module": module, "class": name, "init_params": given}
-    with (model / "model_spec.yaml").open("w", encoding="utf-8") as file:
+    with (tmp_path / "model" / "model_spec.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(spec, file)
     with pytest.raises(ValueError, match="neither a class of networks nor a builder"):
-        ServedModel(model)
+        ServedModel(tmp_path / "model")
     assert not (tmp_path / "made").exists()
 
 
@@ -400,22 +195,12 @@ def test_what_is_trusted_must_be_a_network_too() -> None:
 
 
 def test_a_network_of_another_package_is_served_where_a_variable_says_so(
-    trained: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(trained.trained, model)
-    (tmp_path / "somebodys_package.py").write_text("from torchvision.models import resnet18 as network")
-    text = (model / "model_spec.yaml").read_text(encoding="utf-8")
-    text = text.replace("module: torchvision.models", "module: somebodys_package").replace(
-        "class: resnet18", "class: network"
-    )
-    (model / "model_spec.yaml").write_text(text, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    assert len(serve("pass").answer(pictures(1))["result"]) == 1
+    monkeypatch.delenv("TRUST_MODEL_CODE")
     with pytest.raises(ValueError, match="TRUST_MODEL_CODE"):
-        ServedModel(model)
-    assert "somebodys_package" not in sys.modules
-    monkeypatch.setenv("TRUST_MODEL_CODE", "1")
-    assert len(ServedModel(model).answer([Image.new("RGB", (32, 32))])["result"][0]) == 4
+        ServedModel(tmp_path / "model")
 
 
 def test_a_models_own_code_is_served_and_no_bomb_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,43 @@
+"""Writes trained models of two classes without training, also with a network that does as a test wants."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from train_pytorch_model.designer_core import dump_trained_model
+from train_pytorch_model.models.description import NetworkDescription
+from train_pytorch_model.serving.files import write_serving_files
+
+NETWORK = """
+import time
+import torch
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        {first_line}
+        return self.head(x.mean((2, 3)))
+"""
+
+
+def write_model(folder: Path, module: str, name: str, **init_params: Any) -> Path:
+    """Write a trained model with random weights, for pixels from -1 to 1."""
+    network = getattr(importlib.import_module(module), name)(**init_params)
+    extras = {"module": module, "class": name, "init_params": init_params}
+    names = {"image_column": "image", "index_to_label": {0: "cat", 1: "dog"}}
+    dump_trained_model(folder, network, extras, **names, mean=[0.5] * 3, std=[0.5] * 3)
+    write_serving_files(folder, NetworkDescription(module, name, init_params))
+    return folder
+
+
+def write_network(folder: Path, first_line: str) -> str:
+    """Write a module with a class `Network` whose `forward` begins with a line of code; returns the module's name."""
+    module = f"network_{folder.name}"
+    (folder / f"{module}.py").write_text(NETWORK.format(first_line=first_line))
+    return module
