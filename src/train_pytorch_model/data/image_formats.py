@@ -139,6 +139,15 @@ def describe(source: ImageSource) -> str:
     return f"it is not an image but {kind}" if kind else "it cannot be identified as an image"
 
 
+def kind_of(head: bytes) -> str:
+    """Return what a file is that starts with these bytes, with an article, such as "a PDF document"."""
+    if not head.strip(b"\0"):
+        return "a file of zero bytes" if head else "an empty file"
+    if name := _readable_name(head):
+        return f"an image ({name})"
+    return _name_of(_OTHER_IMAGES, head) or _BRANDS.get(_brand(head)) or _kind_of(head) or "a file of an unknown kind"
+
+
 def _readable_name(head: bytes) -> str:
     return "WebP" if head[:4] + head[8:12] == b"RIFFWEBP" else _name_of(_READABLE, head)
 

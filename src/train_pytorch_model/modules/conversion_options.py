@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from typing import Optional
+
+from train_pytorch_model.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -20,3 +23,16 @@ class ConversionOptions:
     """Whether to follow links that lead out of the folder of the input."""
     class_level: Optional[int] = None
     """Which folder on the path of an image is its class, 1 for the first and -1 for the last; None to find it."""
+    archive_encoding: Optional[str] = None
+    """The encoding of names in an archive that are neither marked as Unicode nor UTF-8; None if it is unknown."""
+
+    def __post_init__(self) -> None:
+        """Check the encoding.
+
+        Raises:
+            UserError: if Python does not know it.
+        """
+        try:
+            codecs.lookup(self.archive_encoding or "utf-8")
+        except LookupError as error:
+            raise UserError(f"--archive-encoding: {error}. Give one such as cp437, cp932 or cp936.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DEFAULTS = ConversionOptions()
+# What common file systems take.
+_MAX_NAME_BYTES = 255
+_MAX_SUFFIX = 20
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def _convert(
     with temporary_folder("annotations-") as texts_folder:
         staged = StagedImages(folder, texts_folder, where)
         with display.images(DATASET, "copied") as advance:
-            for file in files_of(input_path, follow_links=options.follow_links):
+            for file in files_of(input_path, options, left_out):
                 if staged.add(file):
                     advance()
         if not staged.names:
@@ -171,7 +175,6 @@ def _write(folder: Path, names: FileNames, labelling: Labelling) -> Optional[tup
     if categories == ():
         categories = tuple(sorted({label for label in labelling.labels if label is not None}))
     index = {name: number for number, name in enumerate(categories or ())}
-    taken: set[str] = set()
     count = 0
     with ImageDirectoryWriter(folder, make_schema(categories)) as writer:
         for number in sorted(range(len(names)), key=names.__getitem__):
@@ -181,19 +184,26 @@ def _write(folder: Path, names: FileNames, labelling: Labelling) -> Optional[tup
                 continue
             path = PurePosixPath(names[number])
             if categories is None:
-                if str(path) in taken:  # an archive may contain two files of the same name
-                    path = path.with_name(f"{path.stem}_{count}{path.suffix}")
-                taken.add(str(path))
-                file_name = f"image/{path}"
+                file_name = f"image/{_free_name(folder / 'image', path, count)}"
                 item: dict[str, object] = {"image_info": {"file_name": file_name}}
             else:
-                file_name = f"image/{index[label]}_{count}{path.suffix}"
+                file_name = f"image/{index[label]}_{count}{path.suffix[:_MAX_SUFFIX]}"
                 item = {"image_info": {"file_name": file_name}, "category": label}
             (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
             move_file(staged_path(folder, number), folder / file_name)
             writer.add({**item, "id": count})
             count += 1
     return categories
+
+
+def _free_name(folder: Path, path: PurePosixPath, number: int) -> PurePosixPath:
+    """The name of an image without a label: its own, unless it is too long for a file or differs only in case."""
+    if max(map(len, map(os.fsencode, path.parts))) > _MAX_NAME_BYTES:  # in an archive, names may be longer
+        stem = path.stem.encode(errors="replace")[: _MAX_NAME_BYTES // 2].decode(errors="ignore")
+        return PurePosixPath(f"{stem}_{number}{path.suffix[:_MAX_SUFFIX]}")
+    if os.path.lexists(folder / path):  # on a file system without case
+        return path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return path
 
 
 def _report(outputs_path: Path, where: str, unreadable: dict[str, str], num_images: int) -> None:
