@@ -7,7 +7,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from benchmarks import companions, distributed, growth, jobs, startup, steps
+from benchmarks import companions, distributed, growth, jobs, serving, startup, steps
 
 SECTIONS = {
     "steps": steps.measure,
@@ -16,6 +16,7 @@ SECTIONS = {
     "startup": startup.measure,
     "companions": companions.measure,
     "distributed": distributed.measure,
+    "serving": serving.measure,
 }
 
 

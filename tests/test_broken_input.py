@@ -507,6 +507,60 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_image_directory.py::test_damage_is_named_and_never_read_as_something_else",
     ),
+    "a request as multipart/form-data": ("accepted", "tests/test_serving_requests.py::test_multipart_bodies"),
+    "a request as a form (image=...)": ("accepted", "tests/test_serving_requests.py::test_forms"),
+    "a request in the forms of AutoML, MLflow, TensorFlow Serving or the designer": (
+        "accepted",
+        "tests/test_serving_requests.py::test_json_of_two_images",
+    ),
+    "a request with another Content-Type than its content": (
+        "accepted",
+        "tests/test_serving_requests.py::test_an_image_file_may_be_the_body_whatever_its_content_type",
+    ),
+    "a request with a byte order mark, in UTF-16 or in UTF-32": (
+        "accepted",
+        "tests/test_serving_requests.py::test_json_and_text_in_other_encodings",
+    ),
+    "a request in gzip or deflate, also without the header": (
+        "accepted",
+        "tests/test_serving_requests.py::test_compressed_bodies",
+    ),
+    "base64 that is URL-safe, has line breaks, lacks its padding or is a data URL": (
+        "accepted",
+        "tests/test_serving_requests.py::test_base64_of_every_kind",
+    ),
+    "a request with an address or a path instead of an image": (
+        "error",
+        "tests/test_serving_requests.py::test_what_is_no_image_is_named",
+    ),
+    "a request that contains no image, such as HTML, a PDF, HEIC or half of a file": (
+        "error",
+        "tests/test_serving_requests.py::test_what_is_no_image_is_named",
+    ),
+    "a request of more than 1,000 images, or with an image above 16 megapixels": (
+        "error",
+        "tests/test_serving_requests.py::test_what_is_no_image_is_named",
+    ),
+    "a request of more than 100 MiB, also after decompression": (
+        "error",
+        "tests/test_serving_requests.py::test_a_body_that_is_too_large_is_refused",
+    ),
+    "an image of a size that the network does not support, in a request": (
+        "error",
+        "tests/test_serving.py::test_an_image_that_the_network_cannot_take_is_named_by_its_size",
+    ),
+    "more requests at once than the endpoint takes": (
+        "error",
+        "tests/test_endpoint.py::test_a_busy_server_says_so_and_a_broken_one_starts_again",
+    ),
+    "a request for which the memory does not suffice": (
+        "error",
+        "tests/test_endpoint.py::test_faults_of_the_server_are_not_faults_of_the_request",
+    ),
+    "a GPU that fails while it serves": (
+        "error",
+        "tests/test_endpoint.py::test_a_busy_server_says_so_and_a_broken_one_starts_again",
+    ),
 }
 
 

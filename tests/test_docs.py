@@ -28,7 +28,7 @@ PAGES = [*(ROOT / name for name in FURTHER), *sorted(DOCS.glob("*.md"))]
 # Flags of az, pip and torchrun, and of the project's tools.
 OTHER_FLAGS = {
     *("--set", "--defaults", "--file", "--name", "--output-name", "--download-path", "--all-traffic"),
-    *("--no-deps", "--require-hashes", "--nproc-per-node", "--max-restarts", "--kills", "--real"),
+    *("--no-deps", "--require-hashes", "--nproc-per-node", "--max-restarts", "--kills", "--real", "--threads"),
 }
 # Files of a trained model.
 SERVED = {"score.py", "served_model.py", "image_formats.py"}
