@@ -82,9 +82,9 @@ def run_forked(
         first: Python code that the process runs before the module.
     """
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / "stdout", Path(folder) / "stderr"]
-        code = Forked(words, environment, cwd, *outputs, first).wait()
-        texts = [path.read_text(encoding="utf-8", errors="replace") for path in outputs]
+        stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
+        code = Forked(words, environment, cwd, stdout, stderr, first).wait()
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in (stdout, stderr)]
     return subprocess.CompletedProcess(list(words), code, *texts)
 
 

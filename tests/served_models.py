@@ -30,8 +30,9 @@ def write_model(folder: Path, module: str, name: str, **init_params: Any) -> Pat
     """Write a trained model with random weights, for pixels from -1 to 1."""
     network = getattr(importlib.import_module(module), name)(**init_params)
     extras = {"module": module, "class": name, "init_params": init_params}
-    names = {"image_column": "image", "index_to_label": {0: "cat", 1: "dog"}}
-    dump_trained_model(folder, network, extras, **names, mean=[0.5] * 3, std=[0.5] * 3)
+    labels = {0: "cat", 1: "dog"}
+    half = [0.5] * 3
+    dump_trained_model(folder, network, extras, image_column="image", index_to_label=labels, mean=half, std=half)
     write_serving_files(folder, NetworkDescription(module, name, init_params))
     return folder
 
