@@ -293,3 +293,13 @@ def test_code_that_cannot_be_copied_fails_its_step_and_ends_the_others(tmp_path:
     assert time.monotonic() - started < 50
     assert error_code(tmp_path / "outputs_of_command") == ("UserError", 2000)
     assert "gone.py" in message(tmp_path)
+
+
+def test_the_rules_of_pipelines_do_not_change_how_other_yaml_is_read() -> None:
+    code = (
+        "import train_pytorch_model.pipelines.yaml_files\n"
+        "from ruamel.yaml import YAML\n"
+        "print(YAML(typ='safe', pure=True).load('a: 2026-11-26T06:18:51.227174+0000'))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.stdout == "{'a': '2026-11-26T06:18:51.227174+0000'}\n", finished.stderr

@@ -54,7 +54,8 @@ for _tag, _pattern, _first in (
     ("timestamp", _DATE, "0123456789"),
 ):
     _whole = re.compile(rf"^(?:{_pattern})$", re.VERBOSE)
-    _Resolver.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _whole, list(_first))
+    # `add_implicit_resolver` would add the rule to a list of the library, for all YAML files that the process reads.
+    _Resolver.add_implicit_resolver_base(f"tag:yaml.org,2002:{_tag}", _whole, list(_first))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
