@@ -137,6 +137,8 @@ LOOK_THE_SAME = [
     ("\ufeffcat", "cat", "differ in characters that are not shown"),
     ("c\u0430t", "cat", "differ in letters of another alphabet"),
     ("Cat ", "cat", "differ in case, spaces"),
+    ("\uff43\uff41\uff54", "cat", "differ in the width of letters"),
+    ("\uff76\uff92", "\u30ab\u30e1", "differ in the width of letters"),
     (NFD.upper(), NFC, "differ in case"),
 ]
 

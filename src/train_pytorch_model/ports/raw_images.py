@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The extensions that designer-core reads.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # Larger files are not read as annotations.
 _MAX_JSON_BYTES = 2**28
 _MAX_FRACTION_OUTSIDE = 0.1

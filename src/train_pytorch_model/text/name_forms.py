@@ -44,7 +44,7 @@ def difference(name: str, other: str) -> str:
         return ""
     if nfc(name) == nfc(other):
         return _FORM
-    kinds = ("case", "spaces", "characters that are not shown", "letters of another alphabet")
+    kinds = ("case", "spaces", "characters that are not shown", "letters of another alphabet", "the width of letters")
     return ", ".join(kind for kind in kinds if _compared(name, (kind,)) != _compared(other, (kind,))) or _FORM
 
 
@@ -54,6 +54,8 @@ def _compared(name: str, kept: tuple[str, ...]) -> str:
         name = "".join(letter for letter in name if letter.isspace() or _is_shown(letter))
     if "spaces" not in kept:
         name = " ".join(name.split())
+    if "the width of letters" not in kept:
+        name = "".join(map(_of_usual_width, name))
     name = nfc(name)
     if "letters of another alphabet" not in kept:
         name = name.translate(_TO_LATIN)
@@ -62,6 +64,12 @@ def _compared(name: str, kept: tuple[str, ...]) -> str:
 
 def _is_shown(letter: str) -> bool:
     return unicodedata.category(letter) not in ("Cc", "Cf") and ord(letter) not in _NOT_SHOWN
+
+
+def _of_usual_width(letter: str) -> str:
+    """The usual form of a full-width or half-width letter of East Asian fonts."""
+    is_other = unicodedata.decomposition(letter).startswith(("<wide>", "<narrow>"))
+    return unicodedata.normalize("NFKC", letter) if is_other else letter
 
 
 def bytes_if_not_utf8(name: str) -> bytes | None:
