@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.models.densenet import DenseNet
 
 from tests.small_training import CPU, make_images, make_network
 from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, capture_cuda_graph
@@ -209,3 +210,40 @@ def test_training_after_a_failed_capture_equals_training_without_one(
     for value, other in zip(plain.network.state_dict().values(), captured.network.state_dict().values()):
         assert torch.equal(value, other)
     assert all(parameter.grad is None for parameter in captured.network.parameters())
+
+
+def test_a_densenet_that_recomputes_activations_can_be_captured(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make_step() -> TrainingStep:
+        torch.manual_seed(0)
+        network = DenseNet(4, (2, 2), 8, num_classes=4, memory_efficient=True)
+        step = TrainingStep(network, 4, CPU, torch.contiguous_format, Precision(torch.float32, "cpu"))
+        step.begin_epoch(0.05)
+        return step
+
+    def forbidden() -> None:
+        raise RuntimeError("Cannot call CUDAGeneratorImpl::current_seed during CUDA graph capture")
+
+    def capture(work: Callable[[], None]) -> Callable[[], None]:
+        saved = copy.deepcopy(captured)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "get_rng_state", forbidden)
+            work()
+        for value, before in zip(captured.network.state_dict().values(), saved.network.state_dict().values()):
+            value.copy_(before)
+        for buffer, before in zip(captured.momentum, saved.momentum):
+            buffer.copy_(before)
+        return work
+
+    pixels = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(8) % 4
+    plain, captured = make_step(), make_step()
+    run = CapturedStep(captured, 8, capture)
+    with caplog.at_level(logging.INFO):
+        for _ in range(NUM_WARM_UP_STEPS + 2):
+            plain(pixels, labels)
+            run(pixels, labels)
+    assert "as a CUDA graph" in caplog.text
+    for value, other in zip(plain.network.state_dict().values(), captured.network.state_dict().values()):
+        assert torch.equal(value, other)

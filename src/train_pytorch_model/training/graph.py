@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Callable
 
 import torch
 
+from train_pytorch_model.training.recomputation import without_random_state
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -143,7 +145,8 @@ class CapturedStep:
             self._replay = self._capture(lambda: self._step(self._pixels, self._labels))
 
         try:
-            self._run_on_side_stream(capture)
+            with without_random_state(self._step.network):
+                self._run_on_side_stream(capture)
         except Exception as error:  # networks may do anything that cannot be captured
             return f"{type(error).__name__}: {error}".strip().splitlines()[0]
         return ""
