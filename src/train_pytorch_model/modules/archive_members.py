@@ -49,9 +49,11 @@ class ArchivedFile(NamedTuple):
     name: str
     """With forward slashes, without `.` and `..`."""
     open: Callable[[], IO[bytes]]
+    original: str = ""
+    """The name of the same file without links, if a link leads to it."""
 
 
-def name_files(members: Iterable[Member], encoding: Optional[str], where: str) -> dict[int, list[str]]:
+def name_files(members: Iterable[Member], encoding: Optional[str], where: str) -> dict[int, list[tuple[str, str]]]:
     """Find the names of the files of an archive as they would be after unpacking it.
 
     Hidden files and metadata are left out. Of several files with the same name, the last one counts. Links within the
@@ -63,7 +65,8 @@ def name_files(members: Iterable[Member], encoding: Optional[str], where: str) -
         where: the archive, for warnings.
 
     Returns:
-        The names of each file that is needed, by its index in `members`.
+        By the index in `members` of each file that is needed, its names, each with the name without symbolic links on
+        its path; that is empty if there is no such link.
 
     Raises:
         ArchiveError: if the encoding of names is unknown, or a link leads out of the archive or to nothing.
@@ -94,9 +97,9 @@ def name_files(members: Iterable[Member], encoding: Optional[str], where: str) -
             broken.append(f"{name!r} leads to {member.target!r}, which is not before it in the archive")
     if special:
         logger.warning("%s: skipped pipes, devices and the like: %s.", where, name_some(special))
-    if links or broken:
-        files.update(_Links(files, links).files(broken, where))
-    return _visible(files, where)
+    originals = _Links(files, links).originals(broken, where) if links or broken else {}
+    files.update({name: files[original] for name, original in originals.items()})
+    return _visible(files, originals, where)
 
 
 def _decoded(members: list[Member], encoding: Optional[str]) -> list[Member]:
@@ -152,13 +155,13 @@ def _plain_name(name: str) -> str:
     return "/".join(parts)
 
 
-def _visible(files: dict[str, int], where: str) -> dict[int, list[str]]:
-    names: dict[int, list[str]] = {}
+def _visible(files: dict[str, int], originals: dict[str, str], where: str) -> dict[int, list[tuple[str, str]]]:
+    names: dict[int, list[tuple[str, str]]] = {}
     unexpected = []
     for name, index in files.items():
         hidden = [part for part in name.split("/") if is_hidden(part)]
         if not hidden:
-            names.setdefault(index, []).append(name)
+            names.setdefault(index, []).append((name, originals.get(name, "")))
         elif is_image_name(name) and not all(map(is_known_metadata, hidden)):
             unexpected.append((name, index))
     hidden = [name for name, index in unexpected if index not in names]  # links may lead to the others
@@ -175,8 +178,8 @@ class _Links:
         self._links = links
         self._names = sorted([*files, *links])
 
-    def files(self, faults: list[str], where: str) -> dict[str, int]:
-        """Return the index of the file of each name that leads through a link.
+    def originals(self, faults: list[str], where: str) -> dict[str, str]:
+        """Return the file of each name that leads through a link.
 
         Args:
             faults: descriptions of other links that lead nowhere.
@@ -185,7 +188,7 @@ class _Links:
         Raises:
             ArchiveError: if a link that is needed leads out of the archive, to nothing, or to a folder above itself.
         """
-        found: dict[str, int] = {}
+        found: dict[str, str] = {}
         faults = list(faults)
         unneeded = []
         for name, target in self._links.items():
@@ -207,8 +210,8 @@ class _Links:
             logger.warning("%s: skipped links that cannot be followed: %s.", where, name_some(unneeded))
         return found
 
-    def _below(self, name: str, path: str, above: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-        """The files that a name leads to: one for a file, all below it for a folder.
+    def _below(self, name: str, path: str, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        """The files that a name leads to, each with its name: one for a file, all below it for a folder.
 
         Args:
             name: the name in the result.
@@ -217,7 +220,7 @@ class _Links:
         """
         real = self._real_path(path)
         if real in self._files:
-            yield name, self._files[real]
+            yield name, real
             return
         below = self._names_below(real)
         if not below:
@@ -227,7 +230,7 @@ class _Links:
         for child in below:
             full = name + child[len(real) :]
             if child in self._files:
-                yield full, self._files[child]
+                yield full, child
             else:
                 yield from self._below(full, child, (*above, real))
 

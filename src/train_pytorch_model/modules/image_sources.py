@@ -34,7 +34,7 @@ class SourceFile:
     """A file in a folder or an archive."""
 
     original = ""
-    """The name of the same file without links, if a link in a folder leads to it."""
+    """The name of the same file without links, if a link leads to it."""
 
     def __init__(
         self, name: str, open_file: Callable[[], IO[bytes]], archive: str | None = None, *, is_archive: bool = False
@@ -120,7 +120,9 @@ def _archive(path: Path, where: str, options: ConversionOptions) -> Iterator[Sou
     archive = f"{where}: the archive {path.name}"
     try:
         for file in archived_files(path, options.archive_encoding, archive):
-            yield SourceFile(file.name, file.open, archive, is_archive=is_archive_name(file.name))
+            source = SourceFile(file.name, file.open, archive, is_archive=is_archive_name(file.name))
+            source.original = file.original
+            yield source
     except ArchiveError as error:
         raise _error(archive, error) from error
 

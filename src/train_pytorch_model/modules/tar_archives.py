@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tarfile
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Callable, Optional
 
@@ -55,13 +56,13 @@ def tar_files(open_archive: Callable[[], IO[bytes]], encoding: Optional[str], wh
         for index, (member, archive) in enumerate(_members(file)):
             names = needed.get(index, [])
             if len(names) == 1:
-                yield ArchivedFile(names[0], lambda member=member, archive=archive: _open(archive, member))  # type: ignore[misc]
+                yield ArchivedFile(names[0][0], partial(_open, archive, member), names[0][1])
             elif names:  # a compressed archive cannot be read again from here
                 copy = Path(folder) / "file"
                 with _open(archive, member) as source, copy.open("wb") as target:
                     shutil.copyfileobj(source, target, _CHUNK_BYTES)
-                for name in names:
-                    yield ArchivedFile(name, lambda copy=copy: copy.open("rb"))  # type: ignore[misc]
+                for name, original in names:
+                    yield ArchivedFile(name, lambda copy=copy: copy.open("rb"), original)  # type: ignore[misc]
 
 
 def _open(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:

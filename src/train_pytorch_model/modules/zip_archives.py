@@ -59,8 +59,8 @@ def zip_files(path: Path, encoding: Optional[str], where: str) -> Iterator[Archi
         needed = name_files((_member(packed, entry) for entry in entries), encoding, where)
         _check([entries[index] for index in needed])
         for index, names in sorted(needed.items()):
-            for name in names:
-                yield ArchivedFile(name, lambda entry=entries[index]: packed.open(entry))  # type: ignore[misc]
+            for name, original in names:
+                yield ArchivedFile(name, lambda entry=entries[index]: packed.open(entry), original)  # type: ignore[misc]
 
 
 def _check_start(path: Path, entries: list[zipfile.ZipInfo]) -> None:
