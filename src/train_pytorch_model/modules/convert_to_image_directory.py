@@ -122,7 +122,7 @@ def _convert(
         if not staged.names:
             found = f", but {len(staged.others)} other files: {name_some(staged.others)}" if staged.others else ""
             raise InvalidDatasetError(where, f"no image was found{found}")
-        staged.warn_of_other_files()
+        left_out.add_files("of other kinds", staged.others)
         labelling = find_labels(where, staged.names, staged.texts, staged.others, options, left_out)
         if not labelling.labels_from:
             check_linked_classes(where, staged.names, labelling.labels, staged.links)

@@ -38,6 +38,8 @@ class LabelColumns(NamedTuple):
     """The split of each image."""
     others: list[Column]
     """Those that might hold labels, if there are no labels."""
+    has_unknown: bool
+    """Whether there are other columns whose titles are not those of well-known facts."""
 
     @property
     def is_known(self) -> bool:
@@ -73,7 +75,9 @@ def find_columns(table: Table, images: NamedImages, file: str) -> LabelColumns |
         if not files or not any(column.is_label for column in labels):
             return None
     split = next((column for column in columns if column.is_split and column not in (files[0], *labels)), None)
-    return LabelColumns(table, files[0], labels, split, others)
+    used = (*files, *labels, *filter(None, [split]))
+    has_unknown = any(column.sample and not column.is_other and column not in used for column in columns)
+    return LabelColumns(table, files[0], labels, split, others, has_unknown)
 
 
 def _is_header(table: Table, images: NamedImages, file: str) -> bool:

@@ -20,6 +20,8 @@ ENDINGS = (".csv", ".tsv", ".tab", ".json", *JSON_LINES, ".txt", ".xml", ".yaml"
 """Extensions of text files that may hold labels."""
 TABLE_ENDINGS = (".csv", ".tsv", ".tab", ".json", *JSON_LINES)
 """Extensions of files that are refused if they are damaged."""
+MAX_BYTES = 2**30
+"""No realistic file of labels is larger."""
 
 _DELIMITERS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARKS = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.modules.label_tables import TABLE_ENDINGS, decode_text, parse_tables
+from train_pytorch_model.modules.label_tables import MAX_BYTES, TABLE_ENDINGS, decode_text, parse_tables
 from train_pytorch_model.modules.sidecars import find_sidecars, read_sidecars
 from train_pytorch_model.modules.table_labels import TableLabels, read_table
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from train_pytorch_model.modules.conversion_summary import LeftOut
     from train_pytorch_model.modules.named_images import NamedImages
 
-# No realistic file of labels is larger.
-_MAX_BYTES = 2**30
 _PREDICTIONS = re.compile(r"submission|prediction|predicted", re.IGNORECASE)
 _LABELS = re.compile(r"label|annot|class|truth|target|tags", re.IGNORECASE)
 _NUM_SAMPLES = 50
@@ -39,7 +37,7 @@ class LabelsFiles:
     unusable: dict[str, str] = field(default_factory=dict)
     """Files whose labels cannot be used; with the reason."""
     suspects: list[str] = field(default_factory=list)
-    """Files that are damaged, or mention images and are no table."""
+    """Files that are damaged, or mention images and have no labels that are understood."""
     beside: dict[str, TableLabels] = field(default_factory=dict)
     """The labels in the files of single images."""
     unclear_beside: dict[str, str] = field(default_factory=dict)
@@ -85,8 +83,8 @@ class _Content:
 
 
 def _read(name: str, path: Path, images: NamedImages) -> _Content:
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
     text = decode_text(path.read_bytes())
     found = [read for table in parse_tables(name, text) if (read := read_table(table, images, name))]
     best = max(found, key=lambda read: (len(read.named), len(read.labels)), default=None)
@@ -104,7 +102,7 @@ def _add_damaged(files: LabelsFiles, name: str, path: Path, reason: str, images:
     """Add a file that cannot be read. It is refused if it is called as a file of labels, or mentions images."""
     is_table = name.lower().endswith(TABLE_ENDINGS)
     with path.open("rb") as file:
-        start = file.read(_MAX_BYTES // 16).decode("latin-1")
+        start = file.read(MAX_BYTES // 16).decode("latin-1")
     if is_table and (is_called_labels(name) or _mentions_images(start.replace("\0", ""), images)):
         files.unusable[name] = reason
     else:
@@ -118,7 +116,7 @@ def _add(files: LabelsFiles, name: str, content: _Content, left_out: LeftOut) ->
         left_out.add_files("of predictions", [name])
     elif read is None and not content.is_mentioning:
         left_out.add_files("that name no image", [name])
-    elif read is None or (read.faults and not is_table):
+    elif read is None or (read.faults and not is_table) or _is_suspect(read):
         files.suspects.append(name)
     elif read.faults:
         files.unusable[name] = "; ".join(read.faults)
@@ -131,6 +129,11 @@ def _add(files: LabelsFiles, name: str, content: _Content, left_out: LeftOut) ->
         )
     else:
         left_out.add_files("without labels", [name])
+
+
+def _is_suspect(read: TableLabels) -> bool:
+    """Whether a table names images, and has unknown columns that are no classes as they are, such as probabilities."""
+    return read.has_unknown and not (read.faults or read.labels or read.missing or read.other_columns)
 
 
 def _add_sidecars(files: LabelsFiles, read: TableLabels | None, sidecars: set[str], left_out: LeftOut) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.ports.classes import one_class_each
-from train_pytorch_model.text.wording import FirstFew
+from train_pytorch_model.ports.classes import hidden_classes, one_class_each
+from train_pytorch_model.text.wording import FirstFew, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +42,7 @@ def merge_labels(where: str, files: Mapping[str, TableLabels], names: Sequence[s
     """
     given = {label for read in files.values() for label in read.labels.values()}
     listed = {category for read in files.values() for category in read.categories or ()}
+    _check_names(where, sorted(given | listed))
     is_of_letters = all(len(label) == 1 for label in given)  # "a" and "A" are different letters
     form_of = one_class_each(where, given | listed, alike=is_of_letters)
     labels: dict[int, str] = {}
@@ -64,6 +65,16 @@ def merge_labels(where: str, files: Mapping[str, TableLabels], names: Sequence[s
             "Keep the right file, or correct the wrong one.",
         )
     return MergedLabels(labels, splits, _categories(files, form_of), tuple(files))
+
+
+def _check_names(where: str, names: Sequence[str]) -> None:
+    """Refuse names of classes that training refuses."""
+    for what, found in (
+        ("is no UTF-8 text", [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]),
+        ("is a hidden folder", hidden_classes(names)),
+    ):
+        if found:
+            raise InvalidDatasetError(where, f"the label {name_some(found)} {what}", "Correct the file of labels.")
 
 
 def _categories(files: Mapping[str, TableLabels], form_of: Mapping[str, str]) -> tuple[str, ...]:

@@ -73,15 +73,11 @@ class NamedImages:
             name: a name, a path from any root, or a URL.
             file: the file of labels, relative to the input.
         """
-        parts = _parts(name)
-        if not parts:
-            return _NOTHING
-        for candidates, is_full in self._candidates(parts):
-            found = self._choose(parts, candidates, file)
-            if found:
-                if len(found) == 1:
-                    return Found(found[0], is_full)
-                return Found(None, is_full, tuple(found))
+        for parts in (_parts(name), _parts(unquote(name)) if "%" in name else []):
+            for candidates, is_full in self._candidates(parts) if parts else ():
+                found = self._choose(parts, candidates, file)
+                if found:
+                    return Found(found[0] if len(found) == 1 else None, is_full, tuple(found[1:] and found))
         return _NOTHING
 
     def _candidates(self, parts: list[str]) -> Iterable[tuple[Sequence[int], bool]]:

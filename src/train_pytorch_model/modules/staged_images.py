@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -11,14 +9,12 @@ from typing import TYPE_CHECKING
 from train_pytorch_model.data.decoding import UnreadableImageError, read_size
 from train_pytorch_model.data.image_formats import starts_as_image
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.modules.label_tables import ENDINGS
+from train_pytorch_model.modules.label_tables import ENDINGS, MAX_BYTES, TABLE_ENDINGS
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_names import check_encoding, could_be_image, is_image_name
 
 if TYPE_CHECKING:
     from train_pytorch_model.modules.image_sources import SourceFile
-
-logger = logging.getLogger(__name__)
 
 
 class StagedImages:
@@ -106,24 +102,24 @@ class StagedImages:
 
     def _add_text(self, file: SourceFile) -> None:
         check_encoding(file.name, self._where)
-        self.texts[file.name] = self._texts_folder / str(len(self.texts))
+        target = self._texts_folder / str(len(self.texts))
         try:
-            _copy(file, self.texts[file.name])
+            _copy(file, target, MAX_BYTES + 1)
         except UnreadableImageError as error:
-            raise InvalidDatasetError(self._where, f"{file.name} cannot be read: {error}") from error
-
-    def warn_of_other_files(self) -> None:
-        """Log how many files have an extension of neither images nor annotations."""
-        if self.others:
-            endings = Counter(PurePosixPath(name).suffix.lower() or "without an extension" for name in self.others)
-            counts = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
-            logger.warning("%s: skipped files of other kinds: %s.", self._where, counts)
+            if file.name.lower().endswith(TABLE_ENDINGS):
+                raise InvalidDatasetError(self._where, f"{file.name} cannot be read: {error}") from error
+            self.others.append(file.name)
+        else:
+            self.texts[file.name] = target
 
 
-def _copy(file: SourceFile, target: Path) -> None:
+def _copy(file: SourceFile, target: Path, max_bytes: int | None = None) -> None:
+    """Copy a file, or only its start if it has more bytes."""
     with target.open("wb") as copy:
         for chunk in file.chunks():
             copy.write(chunk)
+            if max_bytes is not None and copy.tell() >= max_bytes:
+                break
 
 
 def staged_path(folder: Path, number: int) -> Path:

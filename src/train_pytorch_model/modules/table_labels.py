@@ -26,6 +26,8 @@ class TableLabels:
     """Whether the title says that the column is that of the labels; otherwise, it is the only one left."""
     other_columns: tuple[str, ...] = ()
     """The titles of columns that might hold labels, if there is no label column."""
+    has_unknown: bool = False
+    """Whether there are other columns whose titles are not those of well-known facts."""
     categories: Optional[tuple[str, ...]] = None
     """All categories in their order, of a format that lists them."""
     named: set[int] = field(default_factory=set)
@@ -57,7 +59,7 @@ def read_table(table: Table, images: NamedImages, file: str) -> TableLabels | No
     titles = [column.title for column in columns.labels]
     others = tuple(column.title for column in columns.others)
     shown = titles[0] if len(titles) == 1 else f"{len(titles)} columns, one for each class" if titles else ""
-    result = TableLabels(shown, columns.is_known, others, table.categories)
+    result = TableLabels(shown, columns.is_known, others, columns.has_unknown, table.categories)
     if columns.is_unclear:
         some = name_some(titles)
         result.faults.append(f"several columns could be the labels, or images have several labels: {some}")

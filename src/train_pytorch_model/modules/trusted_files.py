@@ -51,7 +51,7 @@ def choose_files(
         used.update(files.beside)
         faults.update(files.unclear_beside)
     if used:
-        left_out.add_files("without a known column of labels", [*files.guessed, *files.unclear])
+        left_out.add_files("without a known column of labels", [*files.guessed, *files.unclear, *files.suspects])
     else:
         faults.update(files.unclear)
         for name, read in files.guessed.items():
@@ -105,7 +105,7 @@ def refuse_unread_labels(
     """
     tables = [name for name in others if PurePosixPath(name).suffix.lower() in _UNREAD_TABLES]
     left_out.add_files("of a format that is not read", tables)
-    left_out.add_files("that mention images or cannot be read", files.suspects)
+    left_out.add_files("without labels that are understood", files.suspects)
     classes = by_folders.classes
     suspects = [*files.suspects, *tables]
     if not classes:

@@ -55,6 +55,11 @@ def one_class_each(where: str, labels: Iterable[str], *, alike: bool = False) ->
     return forms
 
 
+def hidden_classes(names: Iterable[str]) -> list[str]:
+    """Return the names of hidden folders of tools, which are classes only by mistake."""
+    return [name for name in names if name.startswith(".ipynb_checkpoints") or name == "__MACOSX"]
+
+
 def pairs_alike(names: Iterable[str], others: Iterable[str] = ()) -> list[str]:
     """Describe the names that look like others, or like earlier names, each with the difference."""
     by_appearance = {appearance(name): name for name in others}

@@ -13,6 +13,7 @@ import numpy as np
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
+from train_pytorch_model.ports.classes import hidden_classes
 from train_pytorch_model.ports.dataset_items import check_folder, checked_items, read_raw_items
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import (
@@ -172,7 +173,7 @@ def _labelled(
             number,
             unlabelled.joined(", "),
         )
-    hidden = [name for name in columns.categories if name.startswith(".ipynb_checkpoints") or name == "__MACOSX"]
+    hidden = hidden_classes(columns.categories)
     if hidden:
         raise InvalidDatasetError(
             where, f"the category {name_some(hidden)} is a hidden folder that was read as a class"
