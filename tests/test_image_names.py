@@ -14,6 +14,7 @@ import pytest
 from tests import odd_images
 from tests.making import error_text, read_json_lines, run_here, write_class_folders
 from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 
 
@@ -108,6 +109,14 @@ def test_a_folder_that_could_be_a_class_but_has_no_images_is_an_error(
     assert counts_of(tmp_path / "out") == {"cat": 3, "dog": 3}
 
 
+def test_an_archive_beside_the_class_folders_is_an_error_unless_it_is_that_of_a_class(folders: Path) -> None:
+    (folders / "cat.zip").write_bytes(b"PK")
+    assert counts_of(folders) == {"cat": 3, "dog": 3}
+    (folders / "emu.tar.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(InvalidDatasetError, match=r"'emu\.tar\.gz' is an archive"):
+        counts_of(folders)
+
+
 @pytest.mark.parametrize("name", ["docs/read me.md", "code/train.py", "labels/1.txt", "read me.txt", "cat/notes/1.txt"])
 def test_folders_of_texts_are_no_classes(name: str, folders: Path, tmp_path: Path) -> None:
     (folders / name).parent.mkdir(exist_ok=True)
@@ -154,3 +163,13 @@ def test_one_folder_of_images_beside_a_file_of_labels_is_no_class_in_training(te
         counts_of(folders)
     (folders / "labels.csv").write_text("width,height\n32,32\n")
     assert counts_of(folders) == {"cat": 3}
+
+
+def test_folders_that_are_ambiguous_are_scored_without_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = write_class_folders(tmp_path / "raw", ["cat/manx", "cat/sphynx", "dog/pug"], per_class=2)
+    with caplog.at_level(logging.WARNING):
+        schema, _, items = read_listed_items(raw, "Testing dataset", labelled=False)
+    assert len(list(items())) == 6
+    assert [column["name"] for column in schema["columnAttributes"]] == ["image", "id"]
+    assert "--class-level 1" in caplog.text
+    assert "The images are used without labels." in caplog.text

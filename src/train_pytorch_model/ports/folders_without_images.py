@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 
+_ARCHIVE_ENDINGS = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
+
 def check_folders_without_images(
     where: str, path: Path, root: str, classes: Collection[str], others: Iterable[str]
 ) -> None:
     """Check the folders beside the class folders.
 
-    Folders of texts, such as annotations, are no classes. Empty folders and folders of other files could be.
+    Folders of texts, such as annotations, are no classes. Empty folders, folders of other files and archives could be,
+    unless the archive is called as a class.
 
     Args:
         where: the dataset, for messages.
@@ -36,9 +40,14 @@ def check_folders_without_images(
     known = {nfc(name) for name in classes}
     start = f"{root}/" if root else ""
     endings: dict[str, Counter[str]] = {}
+    archives = []
     for name in others:
         folder, slash, file = name[len(start) :].partition("/")
-        if name.startswith(start) and slash and nfc(folder) not in known:
+        if not name.startswith(start):
+            continue
+        if not slash and folder.lower().endswith(_ARCHIVE_ENDINGS) and nfc(folder.partition(".")[0]) not in known:
+            archives.append(f"{folder!r} is an archive")
+        elif slash and nfc(folder) not in known:
             endings.setdefault(folder, Counter())[PurePosixPath(file).suffix.lower()] += 1
     faults = [
         f"{folder!r} has {_counted(found)}"
@@ -46,11 +55,12 @@ def check_folders_without_images(
         if any(could_be_image(f"x{ending}") for ending in found)
     ]
     faults += [f"{name!r} is empty" for name in _empty_folders(path / root) if nfc(name) not in known]
+    faults += archives
     if faults:
         raise InvalidDatasetError(
             where,
-            f"folders beside those of the classes have no images: {join_some(faults)}",
-            "Put images into the folder of each class, and remove the others.",
+            f"beside the class folders, something could be a class but has no images: {join_some(faults)}",
+            "Put images into the folder of each class, and remove what is no class.",
         )
 
 
