@@ -1,0 +1,68 @@
+"""A served model computes on a GPU as Score Image Model does, and notices that the context of CUDA is broken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from tests import odd_images
+from tests.making import ROOT
+from tests.served_models import write_model, write_network
+from tests.serving_sources import served_model
+
+pytestmark = pytest.mark.gpu
+
+
+def test_probabilities_are_those_of_float32_whatever_the_size_of_the_batch(
+    device: torch.device, tmp_path: Path
+) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True  # as before a process sets them
+    loaded = served_model.ServedModel(write_model(tmp_path, "torchvision.models", "resnet18", num_classes=2))
+    images = [odd_images.noise(number).resize((64, 64)) for number in range(16)]
+    network = torchvision.models.resnet18(num_classes=2).double().eval()
+    network.load_state_dict(torch.load(tmp_path / "model", weights_only=True))
+    pixels = torch.stack([torchvision.transforms.functional.pil_to_tensor(image) for image in images])
+    with torch.no_grad():
+        expected = network((pixels.double() / 255 - 0.5) / 0.5).softmax(1)
+    together = [row[:2] for row in loaded.answer(images)["result"]]
+    alone = [loaded.answer([image])["result"][0][:2] for image in images]
+    for given in (together, alone):
+        torch.testing.assert_close(torch.tensor(given, dtype=torch.float64), expected, rtol=0, atol=1e-5)
+
+
+BROKEN = """
+import sys
+from pathlib import Path
+from PIL import Image
+from tests.serving_sources import served_model
+loaded = served_model.ServedModel(Path(sys.argv[1]))
+loaded.answer([Image.new("RGB", (8, 8), "white")])
+for _ in range(2):
+    try:
+        loaded.answer([Image.new("RGB", (8, 8), "black")])
+    except served_model.BrokenDeviceError as error:
+        print("broken:", error)
+"""
+
+
+def test_an_assertion_on_the_device_breaks_the_context_and_is_told_apart(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    line = "self.head.weight[:, (x.mean() < -0.9).long() * 1000].sum().item()"
+    model = write_model(tmp_path / "model", write_network(tmp_path, line), "Network")
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    finished = subprocess.run(
+        [sys.executable, "-c", BROKEN, str(model)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "TRUST_MODEL_CODE": "1"},
+        timeout=120,
+    )
+    assert finished.stdout.count("broken: CUDA error") == 2, finished.stderr
