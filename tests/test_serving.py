@@ -127,6 +127,14 @@ def test_other_errors_of_a_network_are_not_blamed_on_the_image(serve: Callable[[
         serve(line).answer(pictures(2))
 
 
+def test_a_network_that_needs_the_contiguous_format_gets_it(serve: Callable[[str], Any]) -> None:
+    loaded = serve("return self.head(self.kernel(x).view(-1).view(len(x), 3, -1).mean(2))")
+    images = pictures(3)
+    assert [row[2] for row in loaded.answer(images)["result"]] == [
+        loaded.answer([picture])["result"][0][2] for picture in images
+    ]
+
+
 def test_a_network_may_return_a_tuple_that_begins_with_the_logits(serve: Callable[[str], Any]) -> None:
     assert len(serve("return self.head(x.mean((2, 3))), None").answer(pictures(2))["result"]) == 2
 

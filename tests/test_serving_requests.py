@@ -310,6 +310,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a form without an image": (b"a=hello&b=hello", 'the form has "a", "b"'),
     "another compression": (b"x", "the Content-Encoding 'br'; send gzip, deflate or none"),
     "half of a gzip file": (gzip.compress(png())[:-12], "the compressed body is incomplete"),
+    "many gzip files in one": (gzip.compress(b"") * 21, "more than 20 parts"),
+    "a part of headers only": (multipart((f"{ONE}; x={'x' * 20_000}", png())), "contains no file"),
     "a damaged gzip file": (b"\x1f\x8b" + bytes(20), "the compressed body is damaged"),
     "half of a PNG": (png()[:20], "it is not a readable image: Truncated File Read"),
     "more of a PNG": (png()[:-500], "it is not a readable image: PNG: "),

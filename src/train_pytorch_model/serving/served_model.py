@@ -76,6 +76,9 @@ class ServedModel:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = network.eval().to(self._device)
+        # As Score Image Model: convolutions are faster in this format.
+        has_convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
+        self._use_format(torch.channels_last if has_convolutions else torch.contiguous_format)
         self._shapes: nn.Module | None = None
         self._lock = threading.Lock()
         normalisation = spec["inputs"][0]["pre_processor"]["init_params"]
@@ -86,6 +89,10 @@ class ServedModel:
             rows = list(csv.reader(file))
         column = rows[0].index("label")
         self._labels = {int(row[0]): row[column] for row in rows[1:] if row}
+
+    def _use_format(self, memory_format: torch.memory_format) -> None:
+        self._memory_format = memory_format
+        self._network.to(memory_format=memory_format)
 
     def answer(self, images: Iterable[Image.Image], compute: Compute | None = None) -> dict[str, Any]:
         """Compute the columns and rows of Score Image Model's table for images.
@@ -124,7 +131,7 @@ class ServedModel:
         return [rows[index] for index in range(len(images))]
 
     def _compute(self, pixels: torch.Tensor) -> list[list[float]]:
-        """Compute a batch; if the memory does not suffice for it, compute its halves."""
+        """Compute a batch; after an error that `_explain` does not raise, compute its halves."""
         try:
             return self._forward(pixels)
         except Exception as error:
@@ -137,13 +144,13 @@ class ServedModel:
     @torch.inference_mode()
     def _forward(self, pixels: torch.Tensor) -> list[list[float]]:
         batch = pixels.to(self._device).permute(0, 3, 1, 2).float().div(255).sub(self._mean).div(self._std)
-        output = self._network(batch.contiguous())
+        output = self._network(batch.contiguous(memory_format=self._memory_format))
         logits = output if isinstance(output, torch.Tensor) else output[0]
         rows: list[list[float]] = logits.float().softmax(1).double().tolist()
         return rows
 
     def _explain(self, error: Exception, pixels: torch.Tensor) -> None:
-        """Raise the error that explains a failed batch; return if its halves may succeed."""
+        """Raise the error that explains a failed batch; return if its halves or another memory format may succeed."""
         first_line = str(error).partition("\n")[0]
         text = first_line.lower()
         if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
@@ -156,6 +163,10 @@ class ServedModel:
             raise error
         height, width = pixels.shape[1:3]
         reason = self._fault_of_size(height, width)
+        if reason is None and self._memory_format != torch.contiguous_format:
+            # A user's own network may reshape tensors in a way that only the contiguous format allows.
+            self._use_format(torch.contiguous_format)
+            return
         if reason is None:
             raise error
         raise BadImageError(f"the network does not support images of {width}x{height}: {reason}") from error

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 100 * 2**20
 _CHUNK_BYTES = 2**20
+# More would take much time, and no client sends so many.
+_MAX_GZIP_MEMBERS = 20
+_MAX_HEADER_BYTES = 2**14
 _Part = tuple[str, Any]
 _BODY = "the body"
 _FORM = re.compile(r"[\w.%\[\]-]{1,100}=[^=\s]")
@@ -79,6 +82,8 @@ def _inflate(body: bytes, window_bits: int) -> bytes:
         if not inflater.eof:
             raise BadRequestError("the compressed body is incomplete")
         body = inflater.unused_data.lstrip(b"\0")  # gzip files can be appended to one another
+        if body and len(parts) == _MAX_GZIP_MEMBERS:
+            raise BadRequestError(f"the compressed body consists of more than {_MAX_GZIP_MEMBERS} parts")
     return b"".join(parts)
 
 
@@ -181,7 +186,7 @@ def _find_in_multipart(content: bytes, boundary: bytes, depth: int) -> list[_Par
     fields: list[tuple[str, str, bytes]] = []
     for start, end in zip(lines, lines[1:]):
         blank_line = _BLANK_LINE.search(content, start.end(), end.start())
-        if blank_line is None:
+        if blank_line is None or blank_line.start() - start.end() > _MAX_HEADER_BYTES:
             continue
         headers = message_from_bytes(content[start.end() : blank_line.start()].lstrip())
         data = content[blank_line.end() : end.start()]
