@@ -117,7 +117,20 @@ def test_an_archive_beside_the_class_folders_is_an_error_unless_it_is_that_of_a_
         counts_of(folders)
 
 
-@pytest.mark.parametrize("name", ["docs/read me.md", "code/train.py", "labels/1.txt", "read me.txt", "cat/notes/1.txt"])
+def test_a_text_that_git_writes_in_place_of_a_link_to_a_class_folder_is_an_error(folders: Path, tmp_path: Path) -> None:
+    (folders / "LICENSE").write_text("some rights reserved")
+    assert counts_of(folders) == {"cat": 3, "dog": 3}
+    (folders / "emu").write_text("../store/emu")
+    with pytest.raises(InvalidDatasetError, match="'emu' is a text with a path"):
+        counts_of(folders)
+    assert convert(folders, tmp_path / "out") == 1
+    assert "'emu' is a text with a path" in error_text(tmp_path / "outputs")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["docs/read me.md", "models/resnet18.pth", "code/train.py", "labels/1.txt", "read me.txt", "cat/notes/1.txt"],
+)
 def test_folders_of_texts_are_no_classes(name: str, folders: Path, tmp_path: Path) -> None:
     (folders / name).parent.mkdir(exist_ok=True)
     (folders / name).write_text("words")

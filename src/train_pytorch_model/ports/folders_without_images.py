@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 
+_MAX_PATH_BYTES = 1024
 _ARCHIVE_ENDINGS = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
@@ -40,13 +42,15 @@ def check_folders_without_images(
     known = {nfc(name) for name in classes}
     start = f"{root}/" if root else ""
     endings: dict[str, Counter[str]] = {}
-    archives = []
+    files = []
     for name in others:
         folder, slash, file = name[len(start) :].partition("/")
         if not name.startswith(start):
             continue
         if not slash and folder.lower().endswith(_ARCHIVE_ENDINGS) and nfc(folder.partition(".")[0]) not in known:
-            archives.append(f"{folder!r} is an archive")
+            files.append(f"{folder!r} is an archive")
+        elif not slash and _is_text_of_link(path / name):
+            files.append(f"{folder!r} is a text with a path, which git writes in place of a link")
         elif slash and nfc(folder) not in known:
             endings.setdefault(folder, Counter())[PurePosixPath(file).suffix.lower()] += 1
     faults = [
@@ -55,13 +59,19 @@ def check_folders_without_images(
         if any(could_be_image(f"x{ending}") for ending in found)
     ]
     faults += [f"{name!r} is empty" for name in _empty_folders(path / root) if nfc(name) not in known]
-    faults += archives
+    faults += files
     if faults:
         raise InvalidDatasetError(
             where,
             f"beside the class folders, something could be a class but has no images: {join_some(faults)}",
             "Put images into the folder of each class, and remove what is no class.",
         )
+
+
+def _is_text_of_link(file: Path) -> bool:
+    if file.suffix or not file.is_file() or file.stat().st_size > _MAX_PATH_BYTES:
+        return False
+    return re.fullmatch(rb"[^\s\0]*/[^\s\0/]+", file.read_bytes()) is not None
 
 
 def _empty_folders(path: Path) -> list[str]:

@@ -18,11 +18,13 @@ IMAGE_ENDINGS = frozenset(
         *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2", ".raw"),
     ]
 )
-# Texts, documents and code, which people keep beside images.
+# Texts, documents, code, weights, sounds and fonts, which people keep beside images.
 _OTHER_ENDINGS = frozenset(
     [
         *(".txt", ".md", ".rst", ".log", ".pdf", ".doc", ".docx", ".rtf", ".html", ".htm", ".css", ".js", ".xml"),
         *(".yaml", ".yml", ".toml", ".cfg", ".ini", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xls", ".xlsx"),
+        *(".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".pb", ".tflite", ".wav", ".mp3", ".ttf", ".otf"),
+        *(".c", ".cpp", ".h", ".java", ".ts", ".exe", ".dll", ".so"),
         *(".py", ".pyc", ".ipynb", ".sh", ".bat", ".r", ".m", ".url", ".lnk", ".md5", ".sha1", ".sha256"),
     ]
 )
