@@ -175,3 +175,10 @@ def test_images_that_lack_the_level_have_no_class() -> None:
 def test_splits_are_not_classes(below: str) -> None:
     with pytest.raises(InvalidDatasetError, match="'test', 'train' are splits of a dataset, not classes"):
         classes_of({f"train{below}": 2, f"test{below}": 3})
+
+
+def test_folders_of_any_depth_are_read() -> None:
+    deep = "/".join("ab" * 5000)
+    assert classes_of({f"{deep}/cat": 1, f"{deep}/dog/{deep}": 2}) == {"cat": 1, "dog": 2}
+    with pytest.raises(InvalidDatasetError, match="--class-level -1"):
+        classes_of({"cat": 1, f"dog/{deep}/pug": 2, f"dog/{deep}/boxer": 2})

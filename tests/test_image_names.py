@@ -129,7 +129,7 @@ def test_a_text_that_git_writes_in_place_of_a_link_to_a_class_folder_is_an_error
 
 @pytest.mark.parametrize(
     "name",
-    ["docs/read me.md", "models/resnet18.pth", "code/train.py", "labels/1.txt", "read me.txt", "cat/notes/1.txt"],
+    ["docs/read me.md", "models/a.pth", "code/train.py", "labels/1.txt", "read me.txt", "cat/notes/1.txt"],
 )
 def test_folders_of_texts_are_no_classes(name: str, folders: Path, tmp_path: Path) -> None:
     (folders / name).parent.mkdir(exist_ok=True)

@@ -214,8 +214,10 @@ def _is_named_after(node: _Node, other: _Node) -> bool:
     return appearance(other.name) in appearance(node.name)
 
 
-def _names_with_images(node: _Node) -> Iterator[str]:
-    if node.num_direct:
-        yield node.name
-    for child in node.children.values():
-        yield from _names_with_images(child)
+def _names_with_images(top: _Node) -> Iterator[str]:
+    nodes = [top]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.children.values()
+        if node.num_direct:
+            yield node.name
