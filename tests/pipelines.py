@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -19,11 +20,9 @@ def write_yaml(path: Path, document: object) -> Path:
     return path
 
 
-def component(
-    path: Path, command: str, inputs: dict[str, object], outputs: tuple[str, ...] = (), **more: object
-) -> Path:
-    """Write a component whose outputs are folders; `more` adds and replaces fields."""
-    ports = {name: {"type": "uri_folder"} for name in outputs}
+def component(path: Path, command: str, inputs: dict[str, object], outputs: Iterable[str] = (), **more: object) -> Path:
+    """Write a component whose outputs are folders, or of their given types; `more` adds and replaces fields."""
+    ports = outputs if isinstance(outputs, dict) else {name: {"type": "uri_folder"} for name in outputs}
     document = {
         "type": "command",
         "name": path.stem,

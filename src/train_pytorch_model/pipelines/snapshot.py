@@ -47,17 +47,23 @@ def snapshot_files(component: Component, run_folder: Path) -> dict[Path, Path]:
         The absolute path of each file, by its path in the snapshot, in a fixed order.
 
     Raises:
-        ValueError: if an ignore file is not UTF-8 or contains a pattern that is not valid; the message names it.
+        ValueError: if an ignore file is not UTF-8, contains a pattern that is not valid, or leaves out all code; the
+            message names it.
     """
     code, files = component.code, {}
     ignored = _ignored_of(component.folder if code is None else code, Path())
     is_nested = bool(component.includes)
+    if is_nested and code is not None and any(entry.spec.match_file(".") for entry in ignored):
+        raise ValueError(
+            f"the ignore file of {code} has a pattern such as *, with which Azure uploads no code at all,"
+            " because the component has additional_includes"
+        )
     for source in (() if code is None else (code,)) + component.includes:
         if source.is_file():
             place = Path(source.name)
             is_left_out = source != code and any(entry.contains(place) for entry in ignored)
             files.update({} if is_left_out else {place: source})
-        else:
+        elif source == code or not any(entry.contains(Path(source.name)) for entry in ignored):
             place = Path() if source == code else Path(source.name)
             own = ignored if source == code else ignored + _ignored_of(source, place)
             files.update(_files(source, place, own, run_folder, (source.resolve(),), is_nested=is_nested))
