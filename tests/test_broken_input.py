@@ -562,6 +562,42 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_endpoint.py::test_a_busy_server_says_so_and_a_broken_one_starts_again",
     ),
+    "an expression in a pipeline that cannot be resolved, or has no end": (
+        "error",
+        "tests/test_pipelines_in_azure.py::test_what_azure_takes_and_is_not_supported_is_named",
+    ),
+    "a pipeline or a component that azure-ai-ml refuses": (
+        "error",
+        "tests/test_pipelines_in_azure.py::test_what_azure_refuses_is_refused",
+    ),
+    "a pipeline of a kind that is not supported: registered components, remote data, mpi, text outputs": (
+        "error",
+        "tests/test_pipelines_in_azure.py::test_what_azure_takes_and_is_not_supported_is_named",
+    ),
+    "text around an expression of a pipeline": (
+        "accepted",
+        "tests/test_pipeline_steps.py::test_text_around_an_input_is_kept",
+    ),
+    "yes, off, 1e3 and 010 in a pipeline": (
+        "accepted",
+        "tests/test_pipeline_faults.py::test_yaml_is_read_as_pyyaml_reads_it",
+    ),
+    "an output of type uri_file": (
+        "accepted",
+        "tests/test_pipeline_steps.py::test_an_output_of_type_uri_file_is_a_file_that_another_step_reads",
+    ),
+    "an .amlignore or .gitignore in a step's code": (
+        "accepted",
+        "tests/test_pipelines_in_azure.py::test_the_code_of_a_step_is_what_azure_uploads",
+    ),
+    "links in a step's code": (
+        "accepted",
+        "tests/test_pipeline_steps.py::test_code_behind_links_is_copied",
+    ),
+    "a field of a job that is unknown to Azure": (
+        "warning",
+        "tests/test_pipeline_steps.py::test_what_is_not_used_is_logged",
+    ),
 }
 
 

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.making import error_code
 from tests.pipelines import FOLDER, component, message, pipeline, run, write_yaml
+from train_pytorch_model.pipelines.yaml_files import read_yaml
 
 BROKEN: dict[str, tuple[str, object, str]] = {
     "default below min": ("inputs.n", {"type": "integer", "default": 0, "min": 1}, "the default 0 is below min 1"),
@@ -160,3 +162,16 @@ def test_a_file_that_is_no_pipeline_is_named(text: str, tmp_path: Path) -> None:
     assert run(tmp_path / "pipeline.yaml", tmp_path) == 1
     assert error_code(tmp_path / "outputs_of_command") == ("UserError", 2000)
     assert "pipeline.yaml" in message(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("yes", "Off", "y", "N", "TRUE", "~", "010", "0o10", "0x1F", "0b11", "1e3", "1.5e3", "1.5e+3", "1_000"),
+        *("1:30", "1:30.5", ".5", "-.5", "5.", "09", "+1", ".inf", "null", "nULL", "{<<: {x: 1}, y: 2}", "'on'"),
+        *("!!str 3", "!!int 010", "2020-1-1 x", ">-\n  a\n  b", "{a: &x 3, b: *x}", '"\\x41"'),
+    ],
+)
+def test_yaml_is_read_as_pyyaml_reads_it(text: str, tmp_path: Path) -> None:
+    (tmp_path / "it.yaml").write_text(f"a: {text}\n")
+    assert repr(read_yaml(tmp_path / "it.yaml")) == repr(yaml.safe_load(f"a: {text}\n"))
