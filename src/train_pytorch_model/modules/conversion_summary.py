@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.text.wording import name_some
+from train_pytorch_model.text.wording import join_some, name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -50,13 +50,20 @@ class LeftOut:
         """Add files or folders that are not read, and that could hold images or labels."""
         self.files.setdefault(reason, []).extend(names)
 
-    def check(self, where: str, before: Mapping[Optional[str], int], after: Mapping[Optional[str], int]) -> None:
+    def check(
+        self,
+        where: str,
+        before: Mapping[Optional[str], int],
+        after: Mapping[Optional[str], int],
+        faults: Sequence[str] = (),
+    ) -> None:
         """Refuse a conversion that loses more than a tenth of the images, or all images of a class.
 
         Args:
             where: the dataset, for messages.
             before: the number of images by label before any was left out; None for those without a known label.
             after: the number of images by label; None for those that are left out.
+            faults: what is wrong with images that cannot be read.
 
         Raises:
             InvalidDatasetError: if so; the message says how many, why, and names the first.
@@ -72,7 +79,7 @@ class LeftOut:
         what = f"all images of {name_some(lost)}" if lost else f"{num_left_out} of {num_images} images"
         raise InvalidDatasetError(
             where,
-            f"{what} would be left out ({reasons})",
+            f"{what} would be left out ({reasons}){f': {join_some(faults)}' if faults else ''}",
             "Correct the input, or give --allow-partial to convert the rest.",
         )
 

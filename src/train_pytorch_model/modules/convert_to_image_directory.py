@@ -143,7 +143,8 @@ def _convert(
     labels = [None if number in unreadable else label for number, label in enumerate(labelling.labels)]
     if not options.allow_partial:
         before = labels if options.skip_unreadable_images else labelling.labels
-        left_out.check(where, Counter(before), Counter(labels))
+        faults = [f"{name!r}: {skipped[name]}" for name in lost]
+        left_out.check(where, Counter(before), Counter(labels), faults)
     counts = Counter(label for label in labels if label is not None)
     classes = _write(folder, staged.names, Labelling(labels, labelling.categories))
     by_class = None if classes is None else {name: counts[name] for name in classes}
