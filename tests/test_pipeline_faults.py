@@ -154,6 +154,7 @@ def test_a_default_in_an_input_of_a_pipeline_is_refused_as_azure_does(tmp_path: 
     "text",
     [
         *("", "[1, 2]", "type: command", "type: pipeline", "a: [", "type: pipeline\njobs: {a: 1}"),
+        "type: pipeline\njobs: &a {b: *a}",
         *("a: " + "[" * 1000 + "]" * 1000, "a: " + "1" * 5000),
     ],
 )

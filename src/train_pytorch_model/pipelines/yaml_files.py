@@ -68,11 +68,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     parser.Resolver = _Resolver
     try:
         document = parser.load(path.read_text(encoding="utf-8-sig"))
+        places = list(leaves(document))
     except (OSError, ValueError, YAMLError, RecursionError) as error:
         raise PipelineError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise PipelineError(f"{path} does not contain a mapping")
-    for place, value in leaves(document):
+    for place, value in places:
         not_text = [key for key in place if not isinstance(key, str)]
         if not_text:
             raise PipelineError(f"{path}: {dotted(place)}: the key {not_text[0]!r} is not text; put it in quotes")
