@@ -49,7 +49,7 @@ name: copy_images
 version: 0.0.1
 inputs: {images: {type: uri_folder}}
 outputs: {copy: {type: uri_folder}}
-environment: none
+environment: azureml:none:1
 command: cp -r ${{inputs.images}}/. ${{outputs.copy}}
 """
 
