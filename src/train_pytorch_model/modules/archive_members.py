@@ -148,8 +148,8 @@ def _unknown_encoding(names: list[bytes]) -> ArchiveError:
 
 
 def _plain_name(name: str) -> str:
-    """`a/b.jpg` for `./a/b.jpg`, `/a/b.jpg` and `../a/b.jpg`, as tar and unzip read them."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    """`a/b.jpg` for `./a/b.jpg`, `/a/b.jpg` and `../a/b.jpg`, as tar and unzip read them. A NUL byte ends a name."""
+    parts = [part for part in name.partition("\0")[0].replace("\\", "/").split("/") if part not in ("", ".")]
     if ".." in parts:
         parts = parts[len(parts) - parts[::-1].index("..") :]
     return "/".join(parts)
