@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
@@ -17,16 +18,18 @@ if TYPE_CHECKING:
 
 _NETWORK = "resnet18"
 _SIZE = 224
-_NUM_ROUNDS = 3
-_SECONDS = 9.0
-# Clients at once, and what the environment of the server has.
-_WITHOUT_THREADS = {"GUNICORN_CMD_ARGS": ""}
-_MODES: dict[str, tuple[int, dict[str, str]]] = {
-    "one client": (1, _WITHOUT_THREADS),
-    "8 clients, one thread": (8, _WITHOUT_THREADS),
-    "8 clients, 40 threads, batches of 1": (8, {"SERVING_BATCH_SIZE": "1"}),
-    "8 clients, 40 threads, batches of up to 16": (8, {}),
-    "32 clients, 40 threads, batches of up to 16": (32, {}),
+_NUM_ROUNDS = 12
+_SECONDS = 3.0
+# What the environments of the servers have, besides that of the sample deployment.
+_SERVERS = {"plain": {"GUNICORN_CMD_ARGS": ""}, "single": {"SERVING_BATCH_SIZE": "1"}, "batches": {}}
+# Clients at once, and their server.
+_MODES = {
+    "one client, one thread": (1, "plain"),
+    "one client, 40 threads, batches": (1, "batches"),
+    "8 clients, one thread": (8, "plain"),
+    "8 clients, 40 threads, batches of 1": (8, "single"),
+    "8 clients, 40 threads, batches of up to 16": (8, "batches"),
+    "32 clients, 40 threads, batches of up to 16": (32, "batches"),
 }
 
 
@@ -58,34 +61,36 @@ def measure(work_path: Path) -> None:
     photos = make_photos(work_path, 64, 32, size=_SIZE)
     bodies = [file.read_bytes() for file in sorted((photos / "train").rglob("*.jpg"))]
     model = write_model(work_path / "model", "torchvision.models", _NETWORK, num_classes=2)
-    best: dict[str, tuple[float, list[float]]] = dict.fromkeys(_MODES, (0.0, []))
-    for number in range(_NUM_ROUNDS):
-        for mode in _MODES if number % 2 == 0 else reversed(_MODES):
-            num_clients, variables = _MODES[mode]
-            folder = work_path / f"{number} {mode}"
-            folder.mkdir()
-            with served(model, folder, **variables) as address:
-                _load(address, bodies, num_clients, _SECONDS / 4)  # the first requests are slow
+    rates: dict[str, list[float]] = {mode: [] for mode in _MODES}
+    latencies: dict[str, list[float]] = {mode: [] for mode in _MODES}
+    with ExitStack() as stack:
+        addresses = {}
+        for name, variables in _SERVERS.items():
+            (work_path / name).mkdir()
+            addresses[name] = stack.enter_context(served(model, work_path / name, **variables))
+            _load(addresses[name], bodies, 8, _SECONDS)  # the first requests are slow
+        for _ in range(_NUM_ROUNDS):
+            for mode, (num_clients, server) in _MODES.items():
                 begin = time.perf_counter()
-                seconds = _load(address, bodies, num_clients, _SECONDS)
-                rate = len(seconds) / (time.perf_counter() - begin)
-            print(mode, rate, flush=True)
-            best[mode] = max(best[mode], (rate, seconds))
-    first, _ = best["8 clients, one thread"]
+                seconds = _load(addresses[server], bodies, num_clients, _SECONDS)
+                rates[mode].append(len(seconds) / (time.perf_counter() - begin))
+                latencies[mode] += seconds
+            print({mode: f"{rate[-1]:.1f}" for mode, rate in rates.items()}, flush=True)
+    first = median(rates["8 clients, one thread"])
     rows = [
         [
             mode,
-            f"{rate:.1f}",
-            f"{rate / first:.2f}",
-            f"{1000 * median(seconds):.0f}",
-            f"{1000 * quantiles(seconds, n=20)[-1]:.0f}",
+            f"{median(rates[mode]):.1f}",
+            f"{median(rates[mode]) / first:.2f}",
+            f"{1000 * median(latencies[mode]):.0f}",
+            f"{1000 * quantiles(latencies[mode], n=20)[-1]:.0f}",
         ]
-        for mode, (rate, seconds) in best.items()
+        for mode in _MODES
     ]
     head = ["clients and server", "images per second", "relative to one thread", "median ms", "95th percentile ms"]
     write_section(
         "serving",
         f"JPEGs of {_SIZE}x{_SIZE}, one in each request, to {_NETWORK} behind the inference server with one worker. "
-        f"Clients run on the same cores. Best of {_NUM_ROUNDS} runs of {_SECONDS:g} s, in alternating order.\n\n"
+        f"Clients run on the same cores. Medians of {_NUM_ROUNDS} runs of {_SECONDS:g} s, in turn.\n\n"
         f"{table(head, rows)}",
     )
