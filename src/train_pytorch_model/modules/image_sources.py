@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Callable
 
 from train_pytorch_model.data.decoding import UnreadableImageError
+from train_pytorch_model.data.file_systems import temporary_folder
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.modules.archive_members import ArchiveError
 from train_pytorch_model.modules.archives import (
@@ -35,6 +35,8 @@ class SourceFile:
 
     original = ""
     """The name of the same file without links, if a link leads to it."""
+    path: Path | None = None
+    """The path of a file in a folder."""
 
     def __init__(
         self, name: str, open_file: Callable[[], IO[bytes]], archive: str | None = None, *, is_archive: bool = False
@@ -112,7 +114,7 @@ def _folder(path: Path, where: str, options: ConversionOptions) -> Iterator[Sour
             lambda path=file.path: path.open("rb"),  # type: ignore[misc]
             is_archive=_is_archive(file.path),
         )
-        source.original = file.original
+        source.original, source.path = file.original, file.path
         yield source
 
 
@@ -137,11 +139,14 @@ def _leave_out_archive(file: SourceFile, where: str, options: ConversionOptions,
     Raises:
         InvalidDatasetError: if it may hold images or labels.
     """
-    with tempfile.TemporaryDirectory(prefix="archive-") as folder:
-        copy = Path(folder) / Path(file.name).name[-100:]
-        with copy.open("wb") as target:
-            target.writelines(file.chunks())
-        fault = _fault_of_archive(copy, options, where)
+    if file.path is not None:
+        fault = _fault_of_archive(file.path, options, where)
+    else:
+        with temporary_folder("archive-") as folder:
+            copy = folder / Path(file.name).name[-100:]
+            with copy.open("wb") as target:
+                target.writelines(file.chunks())
+            fault = _fault_of_archive(copy, options, where)
     if fault is not None and not options.allow_partial:
         hint = f"{fault.hint} Or leave it out with --allow-partial."
         raise InvalidDatasetError(where, f"it contains the archive {file.name!r}: {fault}", hint)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tarfile
-import tempfile
 from functools import partial
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Callable, Optional
 
+from train_pytorch_model.data.file_systems import temporary_folder
 from train_pytorch_model.modules.archive_members import (
     FILE,
     HARD_LINK,
@@ -52,13 +51,13 @@ def tar_files(open_archive: Callable[[], IO[bytes]], encoding: Optional[str], wh
     """
     with open_archive() as file:
         needed = name_files((_member(member) for member, _ in _members(file)), encoding, where)
-    with open_archive() as file, tempfile.TemporaryDirectory(prefix="archive-") as folder:
+    with open_archive() as file, temporary_folder("archive-") as folder:
         for index, (member, archive) in enumerate(_members(file)):
             names = needed.get(index, [])
             if len(names) == 1:
                 yield ArchivedFile(names[0][0], partial(_open, archive, member), names[0][1])
             elif names:  # a compressed archive cannot be read again from here
-                copy = Path(folder) / "file"
+                copy = folder / "file"
                 with _open(archive, member) as source, copy.open("wb") as target:
                     shutil.copyfileobj(source, target, _CHUNK_BYTES)
                 for name, original in names:
