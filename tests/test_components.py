@@ -98,7 +98,8 @@ def test_a_component_agrees_with_its_typed_specification(path: Path) -> None:
         for key in ("description", "default", "min", "enum"):
             assert given.get(key) == entry.get(key)
         assert given.get("optional", False) == entry["optional"]
-    assert re.sub(r"\$\{(\{[^}]+\})\}", r"\1", document["command"]) == spec["command"]
+    command = re.sub(r"\$\[\[(.*?)\]\]", r"[\1]", document["command"])
+    assert re.sub(r"\$\{(\{[^}]+\})\}", r"\1", command) == spec["command"]
 
 
 def test_the_component_has_the_five_parameters_of_the_module_and_every_setting_beyond_them() -> None:
