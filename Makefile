@@ -12,7 +12,7 @@ UV := $(VENV)/bin/uv
 UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
-.PHONY: setup sample test test-all test-rest environments test-gpu soak fuzz audit coverage bench pictures docs lint format lock clean
+.PHONY: setup sample test test-all test-rest environments gpu soak fuzz audit coverage bench pictures docs lint format lock clean
 
 setup: $(INSTALLED)
 
@@ -50,8 +50,12 @@ test-rest: environments
 environments: setup
 	$(RUN) -m tests.environments retired azure_ai_ml azure_ml_component mldesigner mlflow inference_server
 
-test-gpu: setup
-	$(RUN) -m pytest -m gpu
+# For a machine with a GPU: the tests that need one, then the benchmarks. Nothing is installed where PyTorch is.
+gpu:
+	@for python in $(RUN) python3 python; do \
+		if $$python -c 'import torch' 2>/dev/null; then \
+			PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}" exec $$python -m benchmarks.gpu; fi; \
+	done; $(MAKE) setup && exec $(RUN) -m benchmarks.gpu
 
 soak: setup
 	$(RUN) -m tests.soak

@@ -15,10 +15,20 @@ PARTS = ("train", "valid")
 
 
 def make_photos(path: Path, num_train: int, num_valid: int, size: int = 224) -> Path:
+    """Write photos with `write_photos`, and both parts as ImageDirectories: `train_data` and `valid_data`."""
+    return _dump(write_photos(path, num_train, num_valid, size))
+
+
+def make_digits(path: Path) -> Path:
+    """Write digits with `write_digits`, and both parts as ImageDirectories: `train_data` and `valid_data`."""
+    return _dump(write_digits(path))
+
+
+def write_photos(path: Path, num_train: int, num_valid: int, size: int = 224) -> Path:
     """Write JPEGs that resemble photos, with smooth shapes and fine noise; each class has its own color and scale.
 
     Args:
-        path: gets `train` and `valid` (one folder per class), and `train_data` and `valid_data` (ImageDirectory).
+        path: gets `train` and `valid`, each with one folder per class.
         num_train: number of images in `train`.
         num_valid: number of images in `valid`.
         size: width and height of the images in pixels.
@@ -29,13 +39,13 @@ def make_photos(path: Path, num_train: int, num_valid: int, size: int = 224) -> 
             folder = path / part / f"class{index % NUM_CLASSES}"
             folder.mkdir(parents=True, exist_ok=True)
             _photo(random, index % NUM_CLASSES, size).save(folder / f"{index}.jpg", quality=88)
-    return _dump(path)
+    return path
 
 
-def make_digits(path: Path) -> Path:
+def write_digits(path: Path) -> Path:
     """Write scikit-learn's handwritten digits at 64x64 in the same layout: 1,437 for training, 360 for validation."""
     write_image_folders(path)
-    return _dump(path)
+    return path
 
 
 def _dump(path: Path) -> Path:

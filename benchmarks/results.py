@@ -24,15 +24,21 @@ def kind() -> str:
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
-def write_section(name: str, text: str) -> None:
-    """Replace the text between the markers of a section."""
+def write_section(name: str, text: str, command: str = "") -> None:
+    """Replace the text between the markers of a section.
+
+    Args:
+        name: of the section.
+        text: the new content.
+        command: that measured it; `python -m benchmarks NAME` by default.
+    """
     section = f"{name} {kind()}"
     begin, end = f"<!-- {section} -->", f"<!-- end of {section} -->"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     found = RESULTS.read_text(encoding="utf-8")
     if not pattern.search(found):
         raise RuntimeError(f"{RESULTS} has no markers {begin} … {end}")
-    block = f"{begin}\n{_machine(name)}\n\n{text}\n{end}"
+    block = f"{begin}\n{_machine(command or f'python -m benchmarks {name}')}\n\n{text}\n{end}"
     RESULTS.write_text(pattern.sub(lambda _: block, found), encoding="utf-8")
 
 
@@ -47,10 +53,10 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> str:
     return f"{median(numerator) / median(denominator):.2f}"
 
 
-def _machine(name: str) -> str:
+def _machine(command: str) -> str:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return (
-        f"Measured on {datetime.datetime.now(tz=datetime.timezone.utc):%Y-%m-%d} by `python -m benchmarks {name}`: "
+        f"Measured on {datetime.datetime.now(tz=datetime.timezone.utc):%Y-%m-%d} by `{command}`: "
         f"{device}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, "
         f"torch {torch.__version__}, torchvision {torchvision.__version__}."
     )

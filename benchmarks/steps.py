@@ -10,25 +10,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Callable
+from typing import Callable
 
+import numpy as np
 import torch
 import torchvision
 
-from benchmarks.datasets import NUM_CLASSES, make_digits, make_photos
+from benchmarks.datasets import NUM_CLASSES, write_digits, write_photos
 from benchmarks.peers import COMPILED, RECIPE, TEXTBOOK, DataLoaderTraining
 from benchmarks.results import kind, ratio, table, write_section
 from train_pytorch_model.data.image_store import DecodedImages, decode_all
 from train_pytorch_model.data.placement import choose_place
 from train_pytorch_model.distributed.device import choose_device
 from train_pytorch_model.distributed.world import World
-from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.training.callbacks import Callback
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.graph import CapturedStep, use_cuda_graph
@@ -37,9 +38,6 @@ from train_pytorch_model.training.plan import Plan
 from train_pytorch_model.training.precision import choose_precision
 from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _NUM_ROUNDS = 3
 _LEARNING_RATE = 0.01
@@ -67,9 +65,11 @@ def _our_epochs(case: Case, path: Path) -> dict[str, Callable[[], int]]:
     """Return an epoch of this package's loop, and one of its step on a batch that stays on the device: the limit."""
     device = choose_device()
     world = World(device=device)
-    images = read_labelled_images(path / "train", "Training dataset")
+    images = sorted((path / "train").glob("*/*"))
+    classes = sorted({image.parent.name for image in images})
+    labels = np.array([classes.index(image.parent.name) for image in images])
     place = choose_place("auto", len(images) * case.size**2 * 3, device)
-    store, _ = decode_all(images.path_of, images.labels, (case.size, case.size), place=place, device=device)
+    store, _ = decode_all(lambda index: images[index], labels, (case.size, case.size), place=place, device=device)
     torch.manual_seed(0)
     network = torchvision.models.get_model(case.network, num_classes=NUM_CLASSES).to(device)
     precision = choose_precision("auto", device, network)
@@ -84,8 +84,7 @@ def _our_epochs(case: Case, path: Path) -> dict[str, Callable[[], int]]:
         return len(store) // case.batch_size
 
     pixels = torch.randint(0, 256, (case.batch_size, case.size, case.size, 3), dtype=torch.uint8, device=device)
-    labels = torch.randint(0, NUM_CLASSES, (case.batch_size,), device=device)
-    one = DecodedImages(pixels.permute(0, 3, 1, 2), labels)
+    one = DecodedImages(pixels.permute(0, 3, 1, 2), torch.randint(0, NUM_CLASSES, (case.batch_size,), device=device))
 
     def limit() -> int:
         step.begin_epoch(_LEARNING_RATE)
@@ -124,32 +123,31 @@ class _Programs:
     """A process that trains epochs on request."""
 
     def __init__(self, case: Case, path: Path, group: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.steps", case.network, case.size, case.batch_size, case.num_steps]
+        words = [case.network, case.size, case.batch_size, case.num_steps, path, group]
         self._process = subprocess.Popen(
-            [*map(str, command), str(path), group], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "benchmarks.steps", *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        self._names: list[str] | None = None
 
-    @property
     def names(self) -> list[str]:
-        """The names of its programs; waits until they are built."""
-        if self._names is None:
-            self._names = json.loads(self._read())
-        return self._names
+        """Wait until its programs are built; return their names."""
+        names: list[str] = json.loads(self._read() or "[]")
+        return names
 
-    def run(self, name: str) -> float:
-        """Train an epoch; return the steps per second."""
+    def run(self, name: str) -> float | None:
+        """Train an epoch; return the steps per second, or None if the process has ended."""
         if self._process.stdin is None:
             raise AssertionError("the process has no standard input")
-        self._process.stdin.write(f"{name}\n")
-        self._process.stdin.flush()
-        return float(self._read())
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{name}\n")
+            self._process.stdin.flush()
+        line = self._read()
+        return float(line) if line else None
 
     def _read(self) -> str:
-        line = self._process.stdout.readline() if self._process.stdout else ""
-        if not line:
-            raise RuntimeError(f"a process of the benchmark ended with {self._process.wait()}")
-        return line
+        return self._process.stdout.readline() if self._process.stdout else ""
 
     def end(self) -> None:
         """End the process, which frees its memory."""
@@ -157,34 +155,37 @@ class _Programs:
         self._process.wait()
 
 
-@contextmanager
-def _started(case: Case, path: Path) -> Iterator[list[_Programs]]:
-    groups = [_Programs(case, path, group) for group in ("ours", "peers")]
-    try:
-        yield groups
-    finally:
-        for group in groups:
-            group.end()
+def _end(groups: list[_Programs]) -> None:
+    for group in groups:
+        group.end()
 
 
-def measure_case(case: Case, path: Path) -> list[str]:
-    """Return a row of the table.
+def measure_case(case: Case, path: Path, seconds: float | None = None) -> list[str]:
+    """Return a row of the table. A program that fails has empty cells.
 
     Args:
         case: what to train.
         path: has the images, in the layout of `benchmarks.datasets`.
+        seconds: the time after which programs that have not finished are ended.
     """
     speeds: dict[str, list[float]] = defaultdict(list)
-    with _started(case, path) as groups:
-        programs = [(group, name) for group in groups for name in group.names]
+    groups = [_Programs(case, path, group) for group in ("ours", "peers")]
+    timer = threading.Timer(seconds or threading.TIMEOUT_MAX, _end, [groups])
+    timer.start()
+    try:
+        programs = [(group, name) for group in groups for name in group.names()]
         for number in range(_NUM_ROUNDS + 1):
             for group, name in programs if number % 2 else reversed(programs):
                 speed = group.run(name)
-                if number:  # the first epoch is a warm-up
+                if number and speed is not None:  # the first epoch is a warm-up
                     speeds[name].append(speed)
+    finally:
+        timer.cancel()
+        _end(groups)
     names = ("textbook", "recipe", "compiled", "limit")
     medians = [f"{median(speeds[name]):.2f}" if speeds[name] else "" for name in ("ours", *names)]
-    return [str(case), *medians, *(ratio(speeds["ours"], speeds[name]) if speeds[name] else "" for name in names)]
+    ratios = [ratio(speeds["ours"], speeds[name]) if speeds["ours"] and speeds[name] else "" for name in names]
+    return [str(case), *medians, *ratios]
 
 
 def cases() -> list[tuple[Case, str]]:
@@ -204,7 +205,7 @@ def cases() -> list[tuple[Case, str]]:
 def make_images(work_path: Path) -> dict[str, Path]:
     """Write the images of all cases; return their folders."""
     num_photos = max(case.batch_size * case.num_steps for case, images in cases() if images == "photos")
-    return {"photos": make_photos(work_path / "steps", num_photos, 16), "digits": make_digits(work_path / "digits")}
+    return {"photos": write_photos(work_path / "steps", num_photos, 16), "digits": write_digits(work_path / "digits")}
 
 
 def write(rows: list[list[str]]) -> None:

@@ -35,6 +35,7 @@ def train(
     network: str = "resnet18",
     precision: str = "auto",
     valid: ImageStore | None = None,
+    world: World | None = None,
     **plan: object,
 ) -> tuple[Recorder, BestModel]:
     """Train a new network from the same seed."""
@@ -47,7 +48,16 @@ def train(
         **plan,
     }
     recorder, best = Recorder(), BestModel()
-    fit(built, store, valid or store, make_plan(**values), World(device=device), best, recorder, NoCheckpointer())
+    fit(
+        built,
+        store,
+        valid or store,
+        make_plan(**values),
+        world or World(device=device),
+        best,
+        recorder,
+        NoCheckpointer(),
+    )
     return recorder, best
 
 
