@@ -68,12 +68,9 @@ _HEAD = ("promise", "seen", "verdict")
 
 
 def _versions() -> str:
-    found = [
-        f"Python {sys.version.split()[0]}",
-        f"CUDA {torch.version.cuda}",
-        f"cuDNN {torch.backends.cudnn.version()}",
-    ]
-    found.append(torch.cuda.get_device_name())
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    found = [torch.cuda.get_device_name(), f"Python {sys.version.split()[0]}"]
+    found += [f"CUDA {torch.version.cuda}", f"cuDNN {cudnn}"]
     for name in _PACKAGES:
         try:
             found.append(f"{name} {importlib.metadata.version(name)}")
