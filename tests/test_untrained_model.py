@@ -150,7 +150,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "pixels by name": (normalizer(mean=["red"] * 3, std=[0.5] * 3), "must be numbers, not ['red', 'red', 'red']"),
     "no pixels": (normalizer(mean=[0.5] * 3), "inputs of the model specification are damaged: KeyError: 'std'"),
     "foreign code": (spec(flavor_extras={**EXTRAS, "module": "os", "class": "system"}), "--trust-model-code"),
-    "nested state": (weights({"state_dict": {}}), "not a flat state_dict"),
+    "nested state": (weights({"state_dict": {}}), "not a state_dict of tensors; it contains ['state_dict']"),
     "unknown retired name": (
         spec(flavor_extras={**EXTRAS, "module": f"{RETIRED}.resnet", "init_params": {"model_name": "resnet1"}}),
         "resnet1",
@@ -234,7 +234,7 @@ def test_weights_come_from_a_file_or_a_folder_of_torchvisions_names(tmp_path: Pa
         (["--model-name", "resnet18", "--weights", "nowhere.pth"], "neither a file nor a folder"),
         (["--model-name", "resnet18", "--weights", "."], "contains none of resnet18-f37072fd.pth"),
         (["--model-name", "resnet18", "--weights", "other.pth"], "do not fit"),
-        (["--model-name", "resnet18", "--weights", "half.safetensors"], "no weights that can be loaded safely"),
+        (["--model-name", "resnet18", "--weights", "half.safetensors"], "half.safetensors is a text: 'half'"),
         (["--model-name", "resnet18", "--memory-efficient", "true"], "cannot be built"),
     ],
 )
@@ -372,10 +372,10 @@ def test_default_weights_come_out_of_torchvisions_cache(caches: Path) -> None:
     assert initialize_exit_code(caches, "--model-name", "squeezenet1_1", "--weights", "default") == 0
     state = read(caches / "untrained").state
     assert all(torch.equal(state[key], value) for key, value in given.items())
-    torch.save({"state_dict": given}, cached)
+    torch.save({"state_dict": 1}, cached)
     assert initialize_exit_code(caches, "--model-name", "squeezenet1_1", "--weights", "default") == 1
     assert error_code(caches / "outputs") == ("InvalidModelDirectory", 159)
-    assert "squeezenet1_1-b8a52dc0.pth is not a flat state_dict of tensors" in error_text(caches / "outputs")
+    assert "squeezenet1_1-b8a52dc0.pth is not a state_dict of tensors" in error_text(caches / "outputs")
 
 
 def test_default_weights_come_out_of_timms_cache(caches: Path) -> None:

@@ -157,7 +157,9 @@ def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, sett
     same_labels = model.labels is None or list(map(nfc, model.labels[: len(classes)])) == list(map(nfc, classes))
     torch.manual_seed(derive_seed(settings.seed, "head"))
     try:
-        network, description = with_head(model.description, model.state, len(classes), keep_head=same_labels)
+        network, description = with_head(
+            model.description, model.state, len(classes), keep_head=same_labels, missing=model.missing
+        )
     except NetworkError as error:
         raise InvalidModelDirectoryError(UNTRAINED_MODEL, f"in {model.path}, {error}") from error
     # The network sees single images in training if the batch size or the microbatch size is 1, and never otherwise.

@@ -11,12 +11,14 @@ from train_pytorch_model.models.state_dicts import is_finite, with_entries
 from train_pytorch_model.text.wording import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from torch import nn
 
     from train_pytorch_model.models.description import NetworkDescription
 
 # The number of batches that a batch normalization has seen, which is not used here.
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
 
 
 def head_keys(description: NetworkDescription, num_classes: int) -> set[str]:
@@ -26,27 +28,49 @@ def head_keys(description: NetworkDescription, num_classes: int) -> set[str]:
     return {key for key, shape in one.items() if other.get(key) != shape}
 
 
-def check_state(description: NetworkDescription, state: dict[str, torch.Tensor]) -> None:
+def differences(expected: Mapping[str, torch.Tensor], state: Mapping[str, Any], optional: Collection[str] = ()) -> str:
+    """Return how a state dict differs from that of a network, such as "missing ['fc.bias']"; "" if it fits.
+
+    Args:
+        expected: the network's state dict, whose data is not read.
+        state: the given one, whose data is not read.
+        optional: entries that may be missing.
+    """
+    # Files from before PyTorch 0.4.1 have no batch counters; loading adds them.
+    missing = [key for key in expected if key not in state and key not in optional and not key.endswith(COUNTER)]
+    extra = [key for key in state if key not in expected]
+    parts = [f"missing {shown(missing[:3])}"] if missing else []
+    parts += [f"unexpected {shown(extra[:3])}"] if extra else []
+    wrong = (_difference(key, value, state[key]) for key, value in expected.items() if key in state)
+    return "; ".join([*parts, *list(filter(None, wrong))[:3]])
+
+
+def _difference(key: str, expected: torch.Tensor, value: Any) -> str:
+    if not isinstance(value, torch.Tensor) or value.is_nested:
+        return f"{key} is not a dense tensor"
+    if value.shape != expected.shape:
+        return f"{key} is {tuple(value.shape)}, not {tuple(expected.shape)}"
+    if expected.is_floating_point() and not value.is_floating_point():
+        return f"{key} has numbers of type {str(value.dtype)[6:]}"
+    return ""
+
+
+def check_state(
+    description: NetworkDescription, state: dict[str, torch.Tensor], optional: Collection[str] = ()
+) -> None:
     """Check that a state dict fits the network and that all parameters are finite.
+
+    Args:
+        description: the network.
+        state: all its weights.
+        optional: entries that may be missing.
 
     Raises:
         NetworkError: naming the first keys or shapes that differ.
     """
     network = description.build_without_weights(bytes_of(state))
-    expected = {key: value.shape for key, value in network.state_dict().items()}
-    # Files from before PyTorch 0.4.1 have no batch counters; loading adds them.
-    missing = [key for key in expected if key not in state and not key.endswith(_COUNTER)]
-    extra = [key for key in state if key not in expected]
-    wrong = [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(shape)}"
-        for key, shape in expected.items()
-        if key in state and state[key].shape != shape
-    ]
-    if missing or extra or wrong:
-        parts = [f"missing {shown(missing[:3])}"] if missing else []
-        parts += [f"unexpected {shown(extra[:3])}"] if extra else []
-        parts += wrong[:3]
-        raise NetworkError(f"its weights do not fit {description}: {'; '.join(parts)}")
+    if differs := differences(network.state_dict(), state, optional):
+        raise NetworkError(f"its weights do not fit {description}: {differs}")
     # Buffers may contain infinity: attention masks, and ranges that no value has been recorded for.
     for key, _ in network.named_parameters():
         if key in state and not is_finite(state[key]):
@@ -54,7 +78,12 @@ def check_state(description: NetworkDescription, state: dict[str, torch.Tensor])
 
 
 def with_head(
-    description: NetworkDescription, state: dict[str, torch.Tensor], num_classes: int, *, keep_head: bool
+    description: NetworkDescription,
+    state: dict[str, torch.Tensor],
+    num_classes: int,
+    *,
+    keep_head: bool,
+    missing: frozenset[str] = frozenset(),
 ) -> tuple[nn.Module, NetworkDescription]:
     """Build the network for `num_classes` classes around the given weights.
 
@@ -66,6 +95,7 @@ def with_head(
         state: all weights of that network.
         num_classes: the wanted number of outputs.
         keep_head: whether to keep the head if its shapes fit.
+        missing: entries of the head that `state` does not have.
 
     Returns:
         The network on the CPU, and the description that builds the same network.
@@ -73,7 +103,7 @@ def with_head(
     Raises:
         NetworkError: if the weights do not fit the description, or no layer depends on the number of classes.
     """
-    check_state(description, state)
+    check_state(description, state, missing)
     wanted = description.with_num_classes(num_classes)
     head = head_keys(description, num_classes)
     if not head:
@@ -81,11 +111,9 @@ def with_head(
     network = wanted.build()
     given = {key: value.shape for key, value in state.items()}
     shapes = {key: value.shape for key, value in network.state_dict().items()}
-    differing = {key for key in {**given, **shapes} if given.get(key) != shapes.get(key) and not key.endswith(_COUNTER)}
-    if not differing <= head:
-        raise NetworkError(
-            f"more than the head of {description} depends on num_classes: {shown(sorted(differing - head)[:3])}"
-        )
+    differing = {key for key in {**given, **shapes} if given.get(key) != shapes.get(key) and not key.endswith(COUNTER)}
+    if body := sorted(differing - head - missing):
+        raise NetworkError(f"more than the head of {description} depends on num_classes: {shown(body[:3])}")
     if differing or not keep_head:
         state = with_entries(state, {key: value for key, value in state.items() if key not in head})
     network.load_state_dict(state, strict=False)

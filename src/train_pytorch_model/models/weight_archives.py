@@ -1,18 +1,24 @@
-"""Checks the structure of weight files before PyTorch reads them, in its zip format and its format from before 1.6.
+"""Finds the parts of a weight file, in PyTorch's zip format and its format from before 1.6.
 
 PyTorch trusts the sizes in such a file: older releases fill a tensor that claims more numbers than the file contains
-from adjacent memory.
+from adjacent memory. Here every size is checked before memory is taken for it.
 """
 
 from __future__ import annotations
 
-import functools
 import io
 import os
-import pickle
 import struct
 import zipfile
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+import torch
+
+from train_pytorch_model.errors import is_out_of_memory
+from train_pytorch_model.models.weight_kinds import SAVE_WEIGHTS
+from train_pytorch_model.models.weight_pickles import Foreign, RefusedError, WeightUnpickler
+from train_pytorch_model.text.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,35 +28,34 @@ _FIRST_BYTES = b"PK\x03\x04"  # PyTorch recognizes its zip format by these bytes
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
 _LARGE_END = struct.Struct("<4sQ2H2L4Q")
+# The header before each part: two lengths of 2 bytes at 26, of the name and of an extra field.
+_PART_BYTES, _LENGTHS = 30, struct.Struct("<26x2H")
 _PICKLE = "data.pkl"
 # It contains names and shapes only. Those of the largest networks need a few hundred kilobytes.
 _MAX_PICKLE_BYTES = 2**22
-# Opcodes that PyTorch does not write: sets, mappings with any keys, and the allocation of any size that a file names.
-_UNUSED_OPCODES = b"".join((pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.BYTEARRAY8))
-# Magic number, version, system information, description, and the keys of the storages that follow.
-_NUM_OLD_PICKLES = 5
-# The storage types of PyTorch. Newer data types use untyped storages.
-_ITEM_BYTES = {
-    **{f"{kind}Storage": 1 for kind in ("Untyped", "Char", "Byte", "Bool", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4")},
-    **{f"{kind}Storage": 2 for kind in ("Half", "BFloat16", "Short")},
-    **{f"{kind}Storage": 4 for kind in ("Float", "Int", "QInt32")},
-    **{f"{kind}Storage": 8 for kind in ("Double", "Long", "ComplexFloat")},
-    "ComplexDoubleStorage": 16,
-}
+# The number that the format from before 1.6 begins with, and the number of bytes before each of its storages.
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_COUNT_BYTES = 8
 
 
-def is_archive(file: Path) -> bool:
-    """Whether PyTorch reads a file as its zip format.
+@dataclass(frozen=True)
+class Stored:
+    """A storage of a file: memory of its size, and where its bytes are."""
 
-    Raises:
-        OSError: if the file cannot be read.
-    """
-    with file.open("rb") as opened:
-        return opened.read(len(_FIRST_BYTES)) == _FIRST_BYTES
+    data: torch.Tensor
+    offset: int
 
 
-def check_archive(file: Path) -> None:
-    """Check a file in PyTorch's zip format.
+@dataclass(frozen=True)
+class Archive:
+    """The content of a weight file. The numbers of its tensors have not been read yet."""
+
+    content: Any
+    storages: list[Stored]
+
+
+def read_archive(file: Path) -> Archive:
+    """Read everything but the numbers from a file that torch.save wrote.
 
     It must not be compressed, no reader may see other parts than PyTorch, and no tensor may be larger than its data.
 
@@ -58,35 +63,64 @@ def check_archive(file: Path) -> None:
         ValueError: if it fails a check; the message says which.
         OSError: if the file cannot be read.
     """
+    with file.open("rb") as opened:
+        is_archive = opened.read(len(_FIRST_BYTES)) == _FIRST_BYTES
+        opened.seek(0)
+        return _read_zip(file, opened) if is_archive else _read_older(file, opened)
+
+
+def _read_zip(file: Path, opened: IO[bytes]) -> Archive:
     try:
-        with file.open("rb") as opened:
-            _check_end(file.name, opened)
-            with zipfile.ZipFile(opened) as archive:
-                _check_entries(file, archive.infolist())
-                _check_storages(file.name, archive)
+        _check_end(file.name, opened)
+        with zipfile.ZipFile(opened) as archive:
+            _check_entries(file, archive.infolist())
+            return _read_parts(file.name, archive, opened)
     except (ValueError, OSError, MemoryError):
         raise
     except Exception as error:  # a damaged or hostile file can raise any exception
         raise ValueError(f"{file.name} is a damaged archive: {type(error).__name__}: {str(error)[:200]}") from error
 
 
-def check_older(file: Path) -> None:
-    """Check that a file in the format from before PyTorch 1.6 is as large as its tensors.
+def _read_older(file: Path, opened: IO[bytes]) -> Archive:
+    """Five pickles (magic number, version, system, content, keys of storages), then the storages in this order."""
+    size = file.stat().st_size
+    pickles = io.BytesIO(opened.read(_MAX_PICKLE_BYTES))
+    found: dict[str, torch.Tensor] = {}
+    num_bytes = 0
 
-    Raises:
-        ValueError: if it is not, or is damaged.
-        OSError: if the file cannot be read.
-    """
-    with file.open("rb") as opened:
-        pickles = io.BytesIO(opened.read(_MAX_PICKLE_BYTES))
-    found: dict[str, int] = {}
-    for _ in range(_NUM_OLD_PICKLES):
-        for key, num_bytes in _claimed(file.name, pickles):
-            found[key] = max(num_bytes, found.get(key, 0))
-    if sum(found.values()) > file.stat().st_size:
+    def new_storage(key: str, wanted: int) -> torch.Tensor:
+        nonlocal num_bytes
+        num_bytes += wanted if key not in found else 0
+        if num_bytes > size or (key in found and len(found[key]) != wanted):
+            raise RefusedError(f"claims tensors of {num_bytes} bytes but has {size} bytes")
+        return found.setdefault(key, torch.empty(wanted, dtype=torch.uint8))
+
+    magic = _unpickled(file.name, pickles, new_storage)
+    if type(magic) is not int or magic != _MAGIC_NUMBER:
+        of = f" of {shown(magic.name)}" if isinstance(magic, Foreign) else ""
         raise ValueError(
-            f"{file.name} claims tensors of {sum(found.values())} bytes but has {file.stat().st_size} bytes"
+            f"{file.name} has no weights that can be loaded safely: it is a pickle{of} that torch.save did not write; "
+            f"{SAVE_WEIGHTS}"
         )
+    _, system, content, keys = (_unpickled(file.name, pickles, new_storage) for _ in range(4))
+    _check_order(file.name, is_little=type(system) is not dict or system.get("little_endian", True))
+    at, storages = pickles.tell(), []
+    for key in keys if type(keys) is list else ():
+        if type(key) is not str or key not in found:
+            raise ValueError(f"{file.name} is a damaged file of weights: it has data that no tensor uses")
+        storages.append(Stored(found.pop(key), at + _COUNT_BYTES))
+        count = int.from_bytes(_read_at(opened, at, _COUNT_BYTES), "little")
+        if count not in {len(storages[-1].data) // item_bytes for item_bytes in (1, 2, 4, 8, 16)}:
+            raise ValueError(f"{file.name} is a damaged file of weights: a tensor has two different sizes")
+        at += _COUNT_BYTES + len(storages[-1].data)
+    if found or at > size:
+        raise ValueError(f"{file.name} is truncated: it has too little data for its tensors")
+    return Archive(content, storages)
+
+
+def _check_order(name: str, *, is_little: bool) -> None:
+    if not is_little:
+        raise ValueError(f"{name} was written on a big-endian machine, whose numbers are not read")
 
 
 def _check_end(name: str, opened: IO[bytes]) -> None:
@@ -130,110 +164,51 @@ def _check_entries(file: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise ValueError(f"{file.name} is an archive with data before its first part")
 
 
-def _check_storages(name: str, archive: zipfile.ZipFile) -> None:
-    sizes = {entry.filename.casefold(): entry.file_size for entry in archive.infolist()}
+def _read_parts(name: str, archive: zipfile.ZipFile, opened: IO[bytes]) -> Archive:
+    parts = {entry.filename.casefold(): entry for entry in archive.infolist()}
     folder = archive.infolist()[0].filename.partition("/")[0]
-    description = f"{folder}/{_PICKLE}"
-    if sizes.get(description.casefold(), 0) > _MAX_PICKLE_BYTES:
-        raise ValueError(f"{name} has a description of its tensors of more than {_MAX_PICKLE_BYTES} bytes")
-    try:
-        pickled = archive.read(description)
-    except KeyError as error:
-        raise ValueError(f"{name} has no description of its tensors") from error
-    for key, num_bytes in _claimed(name, io.BytesIO(pickled)):
-        if num_bytes > sizes.get(f"{folder}/data/{key}".casefold(), -1):
-            raise ValueError(f"{name} has too little data for a tensor of {num_bytes} bytes")
+    storages: dict[str, Stored] = {}
+
+    def part_of(path: str) -> bytes | None:
+        entry = parts.get(f"{folder}/{path}".casefold())
+        if entry is None:
+            return None
+        if entry.file_size > _MAX_PICKLE_BYTES:
+            raise ValueError(f"{name} has a description of its tensors of more than {_MAX_PICKLE_BYTES} bytes")
+        return _read_at(opened, _start_of(opened, entry), entry.file_size)
+
+    def new_storage(key: str, num_bytes: int) -> torch.Tensor:
+        key = key.casefold()
+        entry = parts.get(f"{folder}/data/{key}".casefold())
+        if entry is None or num_bytes > entry.file_size:
+            raise RefusedError(f"has too little data for a tensor of {num_bytes} bytes")
+        if key not in storages:
+            data = torch.empty(entry.file_size, dtype=torch.uint8)
+            storages[key] = Stored(data, _start_of(opened, entry))
+        return storages[key].data[:num_bytes]
+
+    pickled = part_of(_PICKLE)
+    if pickled is None:
+        raise ValueError(f"{name} has no description of its tensors")
+    _check_order(name, is_little=part_of("byteorder") != b"big")
+    content = _unpickled(name, io.BytesIO(pickled), new_storage)
+    return Archive(content, list(storages.values()))
 
 
-def _claimed(name: str, opened: IO[bytes]) -> list[tuple[str, int]]:
-    """Read the next description; return the key and the size in bytes of each storage in it."""
-    unpickler = _Storages(opened)
+def _start_of(opened: IO[bytes], entry: zipfile.ZipInfo) -> int:
+    """Where the bytes of a part begin. The checksums of parts are not compared: PyTorch may leave them out."""
+    name_bytes, extra_bytes = _LENGTHS.unpack(_read_at(opened, entry.header_offset, _PART_BYTES))
+    return int(entry.header_offset + _PART_BYTES + name_bytes + extra_bytes)
+
+
+def _unpickled(name: str, opened: IO[bytes], new_storage: Callable[[str, int], torch.Tensor]) -> Any:
     try:
-        unpickler.load()
+        return WeightUnpickler(opened, new_storage).load()
     except (OSError, MemoryError):
         raise
-    except _RefusedError as error:
+    except RefusedError as error:
         raise ValueError(f"{name} {error}") from error
-    except Exception as error:
+    except Exception as error:  # a damaged or hostile file can raise any exception
+        if is_out_of_memory(error):  # the file does not ask for more than it contains
+            raise MemoryError(str(error)) from error
         raise ValueError(f"{name} has no weights that can be loaded safely ({type(error).__name__})") from error
-    return unpickler.found
-
-
-class _RefusedError(ValueError):
-    """The file has content that PyTorch never writes; the message is the predicate of a sentence about the file."""
-
-
-class _Nothing:
-    """Stands for anything of PyTorch that a description names, so that nothing is imported or called."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """Accept any arguments."""
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Ignore the entry."""
-
-    def __setstate__(self, state: Any) -> None:
-        """Ignore the state."""
-
-
-class _Mapping(_Nothing):
-    """Stands for OrderedDict."""
-
-    def __init__(self) -> None:
-        """Accept no arguments, not even entries."""
-
-    def __setstate__(self, state: Any) -> None:
-        """Ignore attributes, which must be a plain dict."""
-        if type(state) is not dict:
-            raise pickle.UnpicklingError("attributes that are not a dict")
-
-
-@functools.cache
-def _storage_kind(name: str) -> type[_Nothing]:
-    return type(name, (_Nothing,), {"item_bytes": _ITEM_BYTES[name]})
-
-
-def _with_names(code: bytes, keys: slice) -> Callable[[Any], None]:
-    """Return the handler of an opcode that accepts only text as keys.
-
-    Hashing or comparing other keys, such as nested tuples or numbers with the same hash, can take unlimited time.
-    """
-    load = pickle._Unpickler.dispatch[code[0]]
-
-    def check_and_load(unpickler: Any) -> None:
-        if not all(type(key) is str for key in unpickler.stack[keys]):
-            raise _RefusedError("has names of tensors that are not text")
-        load(unpickler)
-
-    return check_and_load
-
-
-# The Python implementation stores memoized objects in a dict; the C one allocates an array up to any index in the file.
-class _Storages(pickle._Unpickler):
-    """Reads a description and collects the storages in it and their sizes."""
-
-    dispatch: ClassVar[dict[int, Any]] = {
-        **{code: load for code, load in pickle._Unpickler.dispatch.items() if code not in _UNUSED_OPCODES},
-        pickle.SETITEM[0]: _with_names(pickle.SETITEM, slice(-2, -1)),
-        pickle.SETITEMS[0]: _with_names(pickle.SETITEMS, slice(None, None, 2)),
-    }
-
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file)
-        self.found: list[tuple[str, int]] = []
-
-    def find_class(self, module: str, name: str) -> type[_Nothing]:
-        """Return a stand-in for a name that PyTorch writes."""
-        if (module, name) == ("collections", "OrderedDict"):
-            return _Mapping
-        if module.partition(".")[0] != "torch":
-            raise pickle.UnpicklingError("a name that PyTorch does not write")
-        return _storage_kind(name) if name.endswith("Storage") else _Nothing
-
-    def persistent_load(self, pid: Any) -> Any:
-        """Record a storage."""
-        kind, storage_type, key, _, numel, *_ = pid  # the older format adds which storage it is a view of
-        if kind != "storage" or type(key) is not str or type(numel) is not int or not 0 <= numel < 2**63:
-            raise pickle.UnpicklingError("not a storage")
-        self.found.append((key, numel * storage_type.item_bytes))
-        return _Nothing()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
-import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
+from torchvision.models import get_model_builder
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.data.batches import derive_seed
@@ -24,19 +25,23 @@ from train_pytorch_model.models.description import NetworkDescription, timm_mode
 from train_pytorch_model.models.libraries import ModelLibrary, ModelRow, library_of, model_libraries
 from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
-from train_pytorch_model.models.state_dicts import with_entries
-from train_pytorch_model.models.weights import check_tensors, read_weights
+from train_pytorch_model.models.weight_choice import choose_weights, log_choice
+from train_pytorch_model.models.weight_kinds import kind_of_folder
+from train_pytorch_model.models.weights import WeightFile, open_weights
 from train_pytorch_model.ports.directory_kinds import UNTRAINED
 from train_pytorch_model.ports.output_directory import OutputDirectory
+from train_pytorch_model.text.wording import shown
 
 logger = logging.getLogger(__name__)
 
-# DenseNet's published files use the layer names of an early release: denselayer1.norm.1 for denselayer1.norm1.
-_OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")
 # Between two attempts of a download.
 _WAITS_SECONDS = (3, 10)
 # Errors of these packages are network errors, whatever their class.
 _NETWORK_PACKAGES = ("huggingface_hub", "httpx", "requests", "urllib3", "http")
+# How long networks that the weights may be of are tried, after they did not fit the wanted one.
+_GUESS_SECONDS = 10
+# What names of weight files end in.
+_ENDINGS = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".tar", ".th", ".pkl")
 _HINT = "Give none, default, a file of weights, or a folder that contains the library's file."
 
 
@@ -89,11 +94,7 @@ def initialize_model(
     switches = {"memory_efficient": memory_efficient, "zero_init_residual": zero_init_residual}
     description = library.describe(name, {key: True for key, is_on in switches.items() if is_on})
     torch.manual_seed(derive_seed(secrets.randbits(32) if random_seed is None else random_seed, "network"))
-    if weights == "none":
-        network = _build(description)
-    else:
-        state, source = _read(library, name, weights)
-        network = _with_weights(description, state, source)
+    network = _build(description) if weights == "none" else _with_weights(description, library, name, weights)
     with output.writing() as folder:
         designer_core.dump_untrained_model(folder, network, description.flavor_extras(is_cuda=False))
     logger.info("Saved the untrained model %s (weights: %s) to %s.", model_name, weights, untrained_model_path)
@@ -120,51 +121,71 @@ def _build(description: NetworkDescription) -> torch.nn.Module:
         raise InvalidModelDirectoryError(UNTRAINED_MODEL, str(error)) from error
 
 
-def _with_weights(description: NetworkDescription, state: Any, source: str) -> torch.nn.Module:
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InvalidModelDirectoryError(UNTRAINED_MODEL, f"{source} is not a flat state_dict of tensors", _HINT)
+def _with_weights(description: NetworkDescription, library: ModelLibrary, name: str, weights: str) -> torch.nn.Module:
+    """Build the network; its weights are those of a file or of the library, its head random if they have none."""
+    source, found = _open(library, name, weights)
     network = _build(description)
-    state = with_entries(state, {_OLD_DENSENET_NAME.sub(r"\1\2", key): value for key, value in state.items()})
     try:
-        check_state(description, state)
-    except NetworkError as error:
-        raise InvalidModelDirectoryError(UNTRAINED_MODEL, f"in {source}, {error}", _HINT) from error
-    network.load_state_dict(state)
+        choice = choose_weights(found, description, needs_head=False)
+        if weights != "default":  # which the library itself has read
+            found.read(choice.state)
+        check_state(description, choice.state, choice.missing)
+    except (NetworkError, ValueError) as error:
+        other = _network_that_fits(found, name, time.monotonic() + _GUESS_SECONDS)
+        fitting = f"; they fit {other}" if other else ""
+        raise InvalidModelDirectoryError(UNTRAINED_MODEL, f"in {source}, {error}{fitting}", _HINT) from error
+    log_choice(source, choice)
+    network.load_state_dict(choice.state, strict=False)
     return network
 
 
-def _read(library: ModelLibrary, name: str, weights: str) -> tuple[Any, str]:
+def _open(library: ModelLibrary, name: str, weights: str) -> tuple[str, WeightFile]:
+    """Return where weights come from, and their file."""
     if weights == "default":
-        return _download(library, name), library.address(name)
+        address = library.address(name)
+        return address, WeightFile(Path(address), _download(library, name), [])
     path = Path(weights)
-    if path.is_dir():
-        names = library.weight_files(name)
-        found = [path / file for file in names if (path / file).is_file()]
-        if not found:
-            raise InvalidModelDirectoryError(
-                UNTRAINED_MODEL, f"the folder {path} contains none of {', '.join(names)}", _HINT
-            )
-        path = found[0]
-    elif not path.is_file():
-        raise InvalidModelDirectoryError(
-            UNTRAINED_MODEL, f"the weights {weights!r} are neither a file nor a folder", _HINT
-        )
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file  # installed with timm
-
-            state = load_file(path)
-            check_tensors(path, state)
-            return state, str(path)
-        return read_weights(path), str(path)
-    except MemoryError:
-        raise
+        if path.is_dir():
+            path = _file_in(path, library.weight_files(name))
+        elif not path.is_file():
+            raise ValueError(f"the weights {weights!r} are neither a file nor a folder")
+        return str(path), open_weights(path)
     except ValueError as error:
-        raise InvalidModelDirectoryError(UNTRAINED_MODEL, f"in {path}, {error}", _HINT) from error
-    except Exception as error:  # the exceptions for damaged or hostile files are not documented
-        raise InvalidModelDirectoryError(
-            UNTRAINED_MODEL, f"{path} has no weights that can be loaded safely ({type(error).__name__})", _HINT
-        ) from error
+        raise InvalidModelDirectoryError(UNTRAINED_MODEL, str(error), _HINT) from error
+
+
+def _file_in(folder: Path, names: list[str]) -> Path:
+    """Return the file of weights in a folder: one of the library's names, or the only one.
+
+    Raises:
+        ValueError: if there is none, or several.
+    """
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    if kind := kind_of_folder(folder):
+        raise ValueError(f"the folder {folder} {kind}")
+    found = sorted(file for file in folder.iterdir() if file.name.lower().endswith(_ENDINGS) and file.is_file())
+    if len(found) == 1:
+        return found[0]
+    several = f"; it contains {shown([file.name for file in found[:5]])}, of which you may give one" if found else ""
+    raise ValueError(f"the folder {folder} contains none of {', '.join(names)}{several}")
+
+
+def _network_that_fits(weights: WeightFile, name: str, deadline: float) -> str:
+    """Return the name of another network that weights fit; "" if none is found until a time, in seconds."""
+    builders = torchvision_builders()
+    module = get_model_builder(name).__module__ if name in builders else ""
+    names = [f"timm/{name}"] if name in builders and name in timm_models() else []
+    names += sorted(builders, key=lambda other: get_model_builder(other).__module__ != module)
+    for other in names:
+        found = library_of(other)
+        if found is not None and time.monotonic() < deadline:
+            with contextlib.suppress(NetworkError, ValueError):
+                choose_weights(weights, found[0].describe(found[1], {}), needs_head=False)
+                return other
+    return ""
 
 
 def _download(library: ModelLibrary, name: str) -> Any:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.models.description import NetworkDescription, describe
+from train_pytorch_model.models.weight_choice import plain_names, state_dicts
 
 if TYPE_CHECKING:
     import torch
+
+    from train_pytorch_model.models.weights import WeightFile
 
 _INITIALIZERS = "azureml.designer.modules.dl.pytorch.initialize_models.vision.classification"
 # The module of each wrapper class, and the name of its last layer in torchvision.
@@ -31,7 +35,26 @@ def describe_retired(init_params: dict[str, Any]) -> NetworkDescription:
     return describe("torchvision.models", str(init_params.get("model_name")), arguments)
 
 
-def unwrapped_state(state: dict[str, torch.Tensor], module: str) -> dict[str, torch.Tensor]:
+def unwrapped(weights: WeightFile, module: str) -> WeightFile:
+    """Return a file of weights with the names of the torchvision network inside a wrapper.
+
+    Args:
+        weights: the file.
+        module: the module of the wrapper's class.
+
+    Raises:
+        ValueError: if the wrapper added a head whose shapes do not match.
+    """
+    for state in state_dicts(weights.content):
+        names = plain_names(state)
+        if f"{_ADDED_HEAD}.weight" in names:
+            weights.read(state)
+            plain = _unwrapped_state({name: state[key] for name, key in names.items()}, module)
+            return replace(weights, content=plain, storages=[])
+    return weights
+
+
+def _unwrapped_state(state: dict[str, torch.Tensor], module: str) -> dict[str, torch.Tensor]:
     """Return the weights of a wrapper with the names of the torchvision network inside it.
 
     After pretrained weights, the wrapper added a second linear layer directly after the head of 1000 outputs. The
@@ -45,9 +68,7 @@ def unwrapped_state(state: dict[str, torch.Tensor], module: str) -> dict[str, to
         ValueError: if the shapes of the two layers do not match.
     """
     plain = {key[len(_PREFIX) :]: value for key, value in state.items() if key.startswith(_PREFIX)}
-    weight = state.get(f"{_ADDED_HEAD}.weight")
-    if weight is None:
-        return plain
+    weight = state[f"{_ADDED_HEAD}.weight"]
     head = _HEADS[module]
     try:
         first_weight, first_bias = plain[f"{head}.weight"], plain[f"{head}.bias"]

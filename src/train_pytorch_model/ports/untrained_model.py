@@ -6,6 +6,7 @@ initialize DenseNet and ResNet; other tools that name a network class of torchvi
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -19,12 +20,12 @@ from train_pytorch_model import designer_core
 from train_pytorch_model.data.file_hashes import sha256_of
 from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryError
 from train_pytorch_model.models.description import NetworkDescription, describe, torchvision_builders
-from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
-from train_pytorch_model.models.weights import read_weights
+from train_pytorch_model.models.weight_choice import Choice, choose_weights, log_choice
+from train_pytorch_model.models.weights import WeightFile, open_weights
 from train_pytorch_model.ports.local_code import import_local_code, look_in_working_directory
 from train_pytorch_model.ports.named_files import find_file
-from train_pytorch_model.ports.retired_models import describe_retired, is_retired, unwrapped_state
+from train_pytorch_model.ports.retired_models import describe_retired, is_retired, unwrapped
 from train_pytorch_model.ports.small_files import MAX_YAML_BYTES, check_yaml, read_meta, read_text
 from train_pytorch_model.text.wording import MAX_SHOWN, shown
 
@@ -55,6 +56,8 @@ class UntrainedModel:
     """Folders of the model's own code, which is copied into models that are trained from it."""
     normalisations: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
     """Mean and std of each channel, by the name of the image column."""
+    missing: frozenset[str] = frozenset()
+    """Entries of the head that `state` does not have, because the weights have none of its size."""
 
 
 def read_untrained_model(path: Path, *, trust_code: bool) -> UntrainedModel:
@@ -68,12 +71,12 @@ def read_untrained_model(path: Path, *, trust_code: bool) -> UntrainedModel:
         InvalidModelDirectoryError: if the directory cannot be used; the message says why and what to do.
     """
     hint = "Give the output of an initialize-model step, or a trained model."
-    model = read_model(path, UNTRAINED_MODEL, hint, trust_code=trust_code)
+    model = read_model(path, UNTRAINED_MODEL, hint, trust_code=trust_code, needs_head=False)
     _warn_of_other_normalization(model)
     return model
 
 
-def read_model(path: Path, port: str, hint: str, *, trust_code: bool) -> UntrainedModel:
+def read_model(path: Path, port: str, hint: str, *, trust_code: bool, needs_head: bool = True) -> UntrainedModel:
     """Read a ModelDirectory, trained or not.
 
     Args:
@@ -81,6 +84,7 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool) -> Untrain
         port: the name of the port in messages.
         hint: what to do if the directory cannot be used.
         trust_code: whether the model may name any code, including its own `local_dependencies`.
+        needs_head: whether the weights must have a head of the network's size. Those of a trained model always must.
 
     Raises:
         InvalidModelDirectoryError: if the directory cannot be used; the message says why and what to do.
@@ -93,14 +97,17 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool) -> Untrain
             if spec.get("local_dependencies"):
                 code_folders = import_local_code(find_file(path, _LOCAL_DEPENDENCIES_FILE))
         file = find_file(path, spec.get("model_file"), "the file of weights (key 'model_file')")
-        state = read_weights(file)
-        logger.info("Weights of %s: SHA-256 %s.", file, sha256_of(file).hex())
-        description, state = _describe(spec, state, trust_code=trust_code)
         labels = _read_labels(path, spec)
         normalisations = _normalisations(spec)
+        weights = open_weights(file)
+        logger.info("Weights of %s: SHA-256 %s.", file, sha256_of(file).hex())
+        needs_head = needs_head or labels is not None
+        description, choice = _describe(spec, weights, trust_code=trust_code, needs_head=needs_head)
+        weights.read(choice.state)
+        log_choice(file, choice)
     except (ValueError, OSError, NetworkError) as error:
         raise InvalidModelDirectoryError(port, f"in {path}, {error}", hint) from error
-    return UntrainedModel(path, description, state, labels, code_folders, normalisations)
+    return UntrainedModel(path, description, choice.state, labels, code_folders, normalisations, choice.missing)
 
 
 def _read_spec(path: Path) -> dict[str, Any]:
@@ -130,8 +137,8 @@ def _read_spec(path: Path) -> dict[str, Any]:
 
 
 def _describe(
-    spec: dict[str, Any], state: dict[str, torch.Tensor], *, trust_code: bool
-) -> tuple[NetworkDescription, dict[str, torch.Tensor]]:
+    spec: dict[str, Any], weights: WeightFile, *, trust_code: bool, needs_head: bool
+) -> tuple[NetworkDescription, Choice]:
     extras = spec.get("flavor_extras")
     module, name = (extras.get("module"), extras.get("class")) if isinstance(extras, dict) else (None, None)
     if not isinstance(extras, dict) or not isinstance(module, str) or not isinstance(name, str):
@@ -144,8 +151,9 @@ def _describe(
     if not _is_plain(init_params, [_MAX_VALUES]):
         raise ValueError(f"'init_params' has more than {_MAX_VALUES} values, or values other than numbers and text")
     if is_retired(module):
-        return describe_retired(init_params), unwrapped_state(state, module)
-    return _buildable(describe(module, name, init_params, trust_code=trust_code), state), state
+        description = describe_retired(init_params)
+        return description, choose_weights(unwrapped(weights, module), description, needs_head=needs_head)
+    return _buildable(describe(module, name, init_params, trust_code=trust_code), weights, needs_head=needs_head)
 
 
 def _is_plain(value: Any, left: list[int]) -> bool:
@@ -160,24 +168,24 @@ def _is_plain(value: Any, left: list[int]) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _buildable(description: NetworkDescription, state: dict[str, torch.Tensor]) -> NetworkDescription:
-    """Return the description, or that of the torchvision builder whose network fits the weights.
+def _buildable(
+    description: NetworkDescription, weights: WeightFile, *, needs_head: bool
+) -> tuple[NetworkDescription, Choice]:
+    """Return the description, or that of the torchvision builder whose network fits the weights, and the weights.
 
     The retired Train module writes the class of the network, without the arguments that the builder gave to the class.
+
+    Raises:
+        NetworkError: if the weights do not fit.
     """
-    functions = [name for name in torchvision_builders() if get_model_builder(name).__module__ == description.module]
-    if not functions or _fits(description, state):
-        return description
-    candidates = (describe("torchvision.models", name, description.init_params) for name in functions)
-    return next((candidate for candidate in candidates if _fits(candidate, state)), description)
-
-
-def _fits(description: NetworkDescription, state: dict[str, torch.Tensor]) -> bool:
     try:
-        check_state(description, state)
+        return description, choose_weights(weights, description, needs_head=needs_head)
     except NetworkError:
-        return False
-    return True
+        names = (name for name in torchvision_builders() if get_model_builder(name).__module__ == description.module)
+        for candidate in (describe("torchvision.models", name, description.init_params) for name in names):
+            with contextlib.suppress(NetworkError):
+                return candidate, choose_weights(weights, candidate, needs_head=needs_head)
+        raise
 
 
 def _read_labels(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
