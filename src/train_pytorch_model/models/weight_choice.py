@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,6 +84,8 @@ class _Fit:
     """Why the entries do not fit; "" if they do."""
     left_out: list[str] = field(default_factory=list)
     """Entries that the network does not have."""
+    removed: list[str] = field(default_factory=list)
+    """What wrappers inserted into names, such as "module"."""
 
     def __str__(self) -> str:
         return " > ".join(map(repr, self.path + ((self.prefix,) if self.prefix else ()))) or "the file itself"
@@ -219,8 +221,10 @@ def _fits(path: tuple[str, ...], state: dict[str, Any], layout: _Layout) -> Iter
             if ".".join(parts[at:]) in required:
                 counts[".".join((*parts[:at], ""))] += 1
     most = counts.most_common(1)[0][1] if counts else 0
+    named = {name: state[key] for name, key in names.items()}
+    removed = [part for part in _WRAPPERS if any(part in key.split(".") for key in set(state) - set(names))]
     for prefix in [prefix for prefix, count in counts.items() if count == most] or [""]:
-        yield _compared(path, prefix, {name: state[key] for name, key in names.items()}, layout)
+        yield replace(_compared(path, prefix, named, layout), removed=removed)
 
 
 def _compared(path: tuple[str, ...], prefix: str, named: dict[str, Any], layout: _Layout) -> _Fit:
@@ -241,6 +245,8 @@ def _compared(path: tuple[str, ...], prefix: str, named: dict[str, Any], layout:
 def _choice(chosen: _Fit, others: list[_Fit], layout: _Layout) -> Choice:
     missing = frozenset(key for key in layout.optional if key not in chosen.state and not key.endswith(COUNTER))
     notes = [f"taken from {chosen}"] if chosen.path or chosen.prefix else []
+    if chosen.removed:
+        notes.append(f"removed from names: {', '.join(chosen.removed)}")
     if others:
         notes.append(f"also fitting, and not used: {', '.join(map(str, others[:3]))}")
     if missing:

@@ -16,8 +16,8 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Opcodes that PyTorch does not write: sets, mappings with any keys, and the allocation of any size that a file names.
-_UNUSED_OPCODES = b"".join((pickle.DICT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.BYTEARRAY8))
+# Opcodes that PyTorch does not write: mappings with any keys, and the allocation of any size that a file names.
+_UNUSED_OPCODES = pickle.DICT + pickle.BYTEARRAY8
 _LOAD: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
 # The storage types of PyTorch. Newer data types use untyped storages.
 _DTYPES = {
@@ -57,6 +57,8 @@ class Foreign:
 
     def append(self, item: Any) -> None:
         """Ignore the item."""
+
+    add = append
 
     def __setstate__(self, state: Any) -> None:
         """Ignore the state, except that it shows a network."""
@@ -115,6 +117,7 @@ class WeightUnpickler(pickle._Unpickler):
 
     stack: list[Any]
     metastack: list[list[Any]]
+    append: Callable[[Any], None]
     dispatch: ClassVar[dict[int, Any]] = {code: load for code, load in _LOAD.items() if code not in _UNUSED_OPCODES}
 
     def __init__(self, file: IO[bytes], new_storage: Callable[[str, int], torch.Tensor]) -> None:
@@ -155,6 +158,20 @@ class WeightUnpickler(pickle._Unpickler):
         self.stack[-1] = self.stack[-1](*arguments)
 
     dispatch[pickle.NEWOBJ[0]] = load_newobj
+
+    def load_empty_set(self) -> None:
+        """Push a stand-in: the items of a set would have to be hashed."""
+        self.stack.append(Foreign("builtins.set"))
+
+    dispatch[pickle.EMPTY_SET[0]] = load_empty_set
+
+    def load_frozenset(self) -> None:
+        """Push a stand-in for the items that were pushed last."""
+        self.stack = self.metastack.pop()
+        self.append = self.stack.append
+        self.load_empty_set()
+
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
 
     def load_build(self) -> None:
         """Set attributes of an object that may have some."""
