@@ -263,6 +263,11 @@ def as_module_error(error: BaseException) -> ModuleError:
         return UserError(f"{error.strerror}. Set the environment variable TMPDIR to a folder that can be written to.")
     if isinstance(error, OSError) and error.filename:  # mostly errors of the folder of reports
         return UserError(f"{error.filename} cannot be used: {error.strerror}.")
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
+        return UserError(
+            f"A file could not be read or written: {error.strerror}. Inputs, outputs and temporary files (TMPDIR) must "
+            "be on file systems that support this."
+        )
     return LibraryError(error)
 
 

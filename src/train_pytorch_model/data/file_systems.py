@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
+from train_pytorch_model.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -142,8 +144,17 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
 
     Args:
         prefix: of its name.
+
+    Raises:
+        UserError: if it cannot be created.
     """
-    path = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        path = Path(tempfile.mkdtemp(prefix=prefix))
+    except OSError as error:
+        raise UserError(
+            f"A temporary folder cannot be created: {error.strerror}. Set the environment variable TMPDIR to a folder "
+            "that can be written to."
+        ) from error
     try:
         yield path
     finally:

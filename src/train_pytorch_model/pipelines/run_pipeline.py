@@ -98,7 +98,7 @@ def _locked(folder: Path) -> Iterator[None]:
         UserError: if another run is using it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK_FILE).open("a", encoding="utf-8").close()
+    (folder / MARK_FILE).touch()
     with ExitStack() as stack:
         try:
             reason = stack.enter_context(locked(folder / MARK_FILE))

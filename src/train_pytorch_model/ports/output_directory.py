@@ -163,9 +163,10 @@ class OutputDirectory:
 
     def _remove_remains(self) -> None:
         """Remove temporary folders of processes that were killed while they wrote this output."""
-        for remains in real_path(self.path).parent.glob(f"{glob.escape(self._stage_prefix)}*"):
-            with contextlib.suppress(BlockingIOError), locked(remains):
-                shutil.rmtree(remains, ignore_errors=True)
+        with contextlib.suppress(OSError):  # they take space, but are in nobody's way
+            for remains in real_path(self.path).parent.glob(f"{glob.escape(self._stage_prefix)}*"):
+                with contextlib.suppress(BlockingIOError), locked(remains):
+                    shutil.rmtree(remains, ignore_errors=True)
 
     def _fill_from(self, stage: Path) -> None:
         """Copy the content of a folder to the output, which need not exist."""

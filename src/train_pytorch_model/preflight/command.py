@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -77,7 +78,7 @@ def _as_found(*folders: Path) -> Iterator[None]:
         yield
     finally:
         for path in sorted(absent, key=lambda path: len(path.parts), reverse=True):
-            if os.path.isdir(path) and not any(path.iterdir()):
+            with contextlib.suppress(OSError):  # it is not empty, or cannot be removed
                 path.rmdir()
 
 
