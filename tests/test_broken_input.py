@@ -486,6 +486,34 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_interruptions.py::test_a_disk_too_small_for_the_model_is_reported_and_the_next_run_writes_it_at_once",
     ),
+    "chmod, chown, utime, fsync, links or fallocate fail": (
+        "accepted",
+        "tests/test_faulty_files.py::test_every_command_does_without",
+    ),
+    "renaming fails, of files or of folders": (
+        "accepted",
+        "tests/test_faulty_files.py::test_every_command_does_without",
+    ),
+    "the output cannot be written at the end of a training": (
+        "error",
+        "tests/test_faulty_files.py::test_a_model_that_cannot_be_written_at_the_end_is_saved_elsewhere",
+    ),
+    "locks fail": (
+        "warning",
+        "tests/test_faulty_files.py::test_a_file_system_without_locks_is_told_and_blames_no_other_run",
+    ),
+    "another training uses the same folder of reports or checkpoints": (
+        "error",
+        "tests/test_faulty_files.py::test_two_trainings_do_not_share_a_folder_of_reports",
+    ),
+    "a temporary folder that cannot map files, `--image-store disk`": (
+        "error",
+        "tests/test_faulty_files.py::test_a_disk_that_cannot_hold_decoded_images",
+    ),
+    "a disk that does not tell its free space": (
+        "accepted",
+        "tests/test_faulty_files.py::test_a_disk_that_cannot_hold_decoded_images",
+    ),
     "a disk too small for the decoded images": (
         "error",
         "tests/test_placement.py::test_a_place_without_room_is_refused_with_the_sizes",
