@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 import torchvision
 
 from benchmarks.datasets import NUM_CLASSES, write_digits, write_photos
-from benchmarks.peers import COMPILED, RECIPE, TEXTBOOK, DataLoaderTraining
+from benchmarks.peers import COMPILED, RECIPE, TEXTBOOK, DataLoaderTraining, Style
 from benchmarks.results import kind, ratio, table, write_section
 from train_pytorch_model.data.image_store import DecodedImages, decode_all
 from train_pytorch_model.data.placement import choose_place
@@ -97,19 +98,27 @@ def _our_epochs(case: Case, path: Path) -> dict[str, Callable[[], int]]:
 
 
 def _peer_epochs(case: Case, path: Path) -> dict[str, Callable[[], int]]:
+    return {style.name: _peer_epoch(style, case, path) for style in (TEXTBOOK, RECIPE)}
+
+
+def _compiled_epochs(case: Case, path: Path) -> dict[str, Callable[[], int]]:
     # Compilation for a CPU takes minutes, and a compiler that not every machine has.
-    styles = (TEXTBOOK, RECIPE, COMPILED) if torch.cuda.is_available() else (TEXTBOOK, RECIPE)
-    return {
-        style.name: DataLoaderTraining(style, case.network, path, case.batch_size, _LEARNING_RATE).epoch
-        for style in styles
-    }
+    return {COMPILED.name: _peer_epoch(COMPILED, case, path)} if torch.cuda.is_available() else {}
+
+
+def _peer_epoch(style: Style, case: Case, path: Path) -> Callable[[], int]:
+    return DataLoaderTraining(style, case.network, path, case.batch_size, _LEARNING_RATE).epoch
+
+
+# Each in a process of its own.
+_GROUPS = {"ours": _our_epochs, "peers": _peer_epochs, "compiled": _compiled_epochs}
 
 
 def _serve() -> None:
     """Train an epoch for each name on the standard input; print the steps per second."""
     network, size, batch_size, num_steps, path, group = sys.argv[1:]
     case = Case(network, int(size), int(batch_size), int(num_steps))
-    epochs = (_our_epochs if group == "ours" else _peer_epochs)(case, Path(path))
+    epochs = _GROUPS[group](case, Path(path))
     print(json.dumps(list(epochs)), flush=True)
     for line in sys.stdin:
         started = time.perf_counter()
@@ -131,10 +140,10 @@ class _Programs:
             text=True,
         )
 
-    def names(self) -> list[str]:
-        """Wait until its programs are built; return their names."""
+    def warm_up(self) -> list[str]:
+        """Train an epoch of each program; return their names."""
         names: list[str] = json.loads(self._read() or "[]")
-        return names
+        return [name for name in names if self.run(name) is not None]
 
     def run(self, name: str) -> float | None:
         """Train an epoch; return the steps per second, or None if the process has ended."""
@@ -169,15 +178,17 @@ def measure_case(case: Case, path: Path, seconds: float | None = None) -> list[s
         seconds: the time after which programs that have not finished are ended.
     """
     speeds: dict[str, list[float]] = defaultdict(list)
-    groups = [_Programs(case, path, group) for group in ("ours", "peers")]
+    groups = [_Programs(case, path, group) for group in _GROUPS]
     timer = threading.Timer(seconds or threading.TIMEOUT_MAX, _end, [groups])
     timer.start()
     try:
-        programs = [(group, name) for group in groups for name in group.names()]
-        for number in range(_NUM_ROUNDS + 1):
+        with ThreadPoolExecutor(len(groups)) as pool:  # side by side, because compilation takes minutes
+            warm = zip(groups, pool.map(_Programs.warm_up, groups))
+            programs = [(group, name) for group, names in warm for name in names]
+        for number in range(_NUM_ROUNDS):
             for group, name in programs if number % 2 else reversed(programs):
                 speed = group.run(name)
-                if number and speed is not None:  # the first epoch is a warm-up
+                if speed is not None:
                     speeds[name].append(speed)
     finally:
         timer.cancel()
@@ -195,9 +206,9 @@ def cases() -> list[tuple[Case, str]]:
         return [(Case("resnet18", 64, 16, 60), "digits"), *((Case(name, 224, 16, 6), "photos") for name in networks)]
     return [
         (Case("resnet18", 64, 16, 89), "digits"),
-        (Case("resnet50", 224, 16, 96), "photos"),
-        (Case("densenet201", 224, 16, 96), "photos"),
+        (Case("resnet50", 224, 16, 64), "photos"),
         (Case("resnet50", 224, 128, 12), "photos"),
+        (Case("densenet201", 224, 16, 64), "photos"),
         (Case("densenet201", 224, 128, 12), "photos"),
     ]
 

@@ -36,11 +36,12 @@ def train(
     precision: str = "auto",
     valid: ImageStore | None = None,
     world: World | None = None,
+    options: dict[str, object] | None = None,
     **plan: object,
 ) -> tuple[Recorder, BestModel]:
     """Train a new network from the same seed."""
     torch.manual_seed(0)
-    built = torchvision.models.get_model(network, num_classes=len(CLASSES)).to(device)
+    built = torchvision.models.get_model(network, num_classes=len(CLASSES), **options or {}).to(device)
     values = {
         "precision": choose_precision(precision, device, built),
         "memory_format": torch.channels_last,

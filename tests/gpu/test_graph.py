@@ -49,6 +49,20 @@ def test_a_graph_gives_the_same_weights_from_any_image_store_and_in_microbatches
     assert not different_weights(plain, captured)
 
 
+def test_a_graph_holds_a_densenet_that_saves_memory(
+    device: torch.device, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It computes activations again in the backward pass, as the designer's initializer has it by default."""
+    store = make_store(tmp_path, "device", device)
+    with caplog.at_level(logging.INFO):
+        plain, captured = (
+            train(store, device, "densenet121", cuda_graph=flag, options={"memory_efficient": True})[1]
+            for flag in (False, True)
+        )
+    assert caplog.text.count("as a CUDA graph") == 1
+    assert not different_weights(plain, captured)
+
+
 @pytest.mark.parametrize("is_captured", [False, True])
 def test_the_host_waits_only_at_the_end_of_an_epoch(is_captured: bool, device: torch.device, tmp_path: Path) -> None:
     store = make_store(tmp_path, "device", device)

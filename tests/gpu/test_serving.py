@@ -57,7 +57,7 @@ def test_an_assertion_on_the_device_breaks_the_context_and_is_told_apart(
     monkeypatch.syspath_prepend(tmp_path)
     line = "self.head.weight[:, (x.mean() < -0.9).long() * 1000].sum().item()"
     model = write_model(tmp_path / "model", write_network(tmp_path, line), "Network")
-    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "src"), str(tmp_path), os.environ.get("PYTHONPATH", "")])
     finished = subprocess.run(
         [sys.executable, "-c", BROKEN, str(model)],
         capture_output=True,
