@@ -107,7 +107,7 @@ def test_azure_ai_ml_takes_the_specification(loaded: tuple[dict[str, Any], Path]
 def test_the_command_trains_from_the_snapshot_alone(loaded: tuple[dict[str, Any], Path], inputs: Inputs) -> None:
     _, code = loaded
     assert sorted(path.name for path in code.iterdir()) == [".amlignore", "conda_env.yaml", "train_pytorch_model"]
-    assert sum(path.stat().st_size for path in code.rglob("*")) < 2**20
+    assert sum(path.stat().st_size for path in code.rglob("*")) < 2 * 2**20
     values = {"untrained_model": inputs.untrained, "train_data": inputs.train, "valid_data": inputs.valid}
     parameters = {"epochs": 1, "batch_size": 6, "learning_rate": 0.001, "patience": 3}
     command = fill({**values, **parameters, "trained_model": inputs.trained})

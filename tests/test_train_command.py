@@ -173,7 +173,7 @@ def test_all_faults_are_reported_together(inputs: Inputs, capfd: pytest.CaptureF
         'Parameter "Batch size" value 99 should be less than or equal to train data count value 24.',
         'ModelDirectory "Untrained model" is invalid.',
         'ModelDirectory "Trained model" is invalid.',
-        "'image/0_0.png': it cannot be identified as an image",
+        "'image/0_0.png': it is not an image but text",
         "'image/0_0.png': the file is missing",
     ):
         assert words in message

@@ -55,7 +55,7 @@ def test_an_assertion_on_the_device_breaks_the_context_and_is_told_apart(
     device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    line = "self.head.weight[:, (x.mean() < -0.9).long() * 1000].sum().item()"
+    line = "self.head.weight[:, (x.mean() < -0.9).long().view(1) * 1000].sum().item()"
     model = write_model(tmp_path / "model", write_network(tmp_path, line), "Network")
     path = os.pathsep.join([str(ROOT), str(ROOT / "src"), str(tmp_path), os.environ.get("PYTHONPATH", "")])
     finished = subprocess.run(
