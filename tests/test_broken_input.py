@@ -36,6 +36,7 @@ from tests.test_archive_rows import ROWS as ARCHIVE_ROWS
 from tests.test_folder_rows import ROWS as FOLDER_ROWS
 from tests.test_image_formats import ROWS as IMAGE_ROWS
 from tests.test_label_rows import ROWS as LABEL_ROWS
+from tests.test_weight_files import ROWS as WEIGHT_ROWS
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.data import placement
 from train_pytorch_model.data.decoding import UnreadableImageError, decode, decode_sized, read_size
@@ -518,6 +519,22 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_placement.py::test_a_place_without_room_is_refused_with_the_sizes",
     ),
+    "folders named as packages in the working directory, such as av, onnx or torch": (
+        "accepted",
+        "tests/test_working_directory.py::test_python_m_imports_nothing_from_the_working_directory",
+    ),
+    "files named as modules in the working directory, such as json.py or random.py": (
+        "accepted",
+        "tests/test_working_directory.py::test_python_m_imports_nothing_from_the_working_directory",
+    ),
+    "such folders and files, with torchrun": (
+        "accepted",
+        "tests/test_working_directory.py::test_the_processes_of_torchrun_import_nothing_from_there",
+    ),
+    "code of a model in the working directory, --trust-model-code": (
+        "accepted",
+        "tests/test_working_directory.py::test_code_of_a_trusted_model_may_lie_in_the_working_directory",
+    ),
     "a model with zip bombs, impossible shapes, NaN or endless layers": (
         "error",
         "tests/test_hostile_models.py::test_harmful_files_raise_a_named_error_and_take_little_memory",
@@ -646,7 +663,7 @@ def rows_of_table() -> dict[str, tuple[str, str]]:
 def test_the_table_holds_every_case_with_its_outcome_and_its_words() -> None:
     expected = {given: case.outcome for given, case in CASES.items()}
     expected.update({given: outcome for given, (outcome, _) in ELSEWHERE.items()})
-    rows = {**FOLDER_ROWS, **ARCHIVE_ROWS, **IMAGE_ROWS, **LABEL_ROWS}
+    rows = {**FOLDER_ROWS, **ARCHIVE_ROWS, **IMAGE_ROWS, **LABEL_ROWS, **WEIGHT_ROWS}
     expected.update({given: row.outcome for given, row in rows.items()})
     table = rows_of_table()
     assert {given: outcome for given, (outcome, _) in table.items()} == expected

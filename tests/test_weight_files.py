@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ import torch
 import torchvision
 from torch import nn
 
-from tests.making import error_text, initialize, run_here
+from tests.making import error_code, error_text, initialize, run_here
 from tests.untrained_models import read, write
 from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.models.network import with_head
@@ -180,10 +180,13 @@ def test_the_head_may_have_another_size_or_be_missing(kind: str, given: Weights,
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_numbers_of_other_types_become_float32(dtype: torch.dtype, given: Weights, tmp_path: Path) -> None:
+def test_numbers_of_other_types_become_float32(
+    dtype: torch.dtype, given: Weights, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     converted = {key: value.to(dtype) if value.is_floating_point() else value for key, value in given.items()}
     torch.save(converted, tmp_path / "w.pth")
     initialize(tmp_path / "untrained", "resnet18", tmp_path / "outputs", weights=tmp_path / "w.pth")
+    assert f"converted to float32 from {str(dtype)[6:]}" in capfd.readouterr().err
     assert is_same(dict(read(tmp_path / "untrained").state), {k: converted[k].to(v.dtype) for k, v in given.items()})
 
 
@@ -248,6 +251,97 @@ def test_a_file_of_another_kind_is_named(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"w\.pth") as raised:
         choose_weights(open_weights(file), RESNET, needs_head=False)
     assert words in str(raised.value)
+
+
+class Row(NamedTuple):
+    """One row of docs/broken-input.md."""
+
+    outcome: str
+    make: Callable[[Path, Weights], object]
+    """Writes the file of weights."""
+    words: str
+    """What the user is told."""
+
+
+def saved(content: Callable[[Weights], object]) -> Callable[[Path, Weights], object]:
+    return lambda file, given: torch.save(content(given), file)
+
+
+def of_kind(kind: str) -> Row:
+    make, words = KINDS[kind]
+    return Row("error", lambda file, _: make(file), words)
+
+
+def cut(file: Path, given: Weights) -> None:
+    torch.save(given, file)
+    file.write_bytes(file.read_bytes()[: 10**6])
+
+
+ROWS: dict[str, Row] = {
+    "weights under a key, beside an optimizer and arguments": Row(
+        "accepted", saved(lambda given: {**around(), "state_dict": given}), "taken from 'state_dict'"
+    ),
+    "weights whose names begin with module. or another prefix": Row(
+        "accepted", saved(lambda given: after("_orig_mod.module.", given)), "removed from names: module, _orig_mod"
+    ),
+    "weights with a second, averaged copy": Row(
+        "accepted", saved(lambda given: {"model": weights_of(2), "model_ema": given}), "taken from 'model_ema'"
+    ),
+    "weights with a head of another size, or without a head": Row(
+        "accepted", saved(lambda given: HEADS["of another size"](given)), "the head is initialized randomly"
+    ),
+    "weights in half or double precision": Row(
+        "accepted",
+        saved(lambda given: {key: value.half() for key, value in given.items()}),
+        "converted to float32 from float16",
+    ),
+    "weights of another network": Row(
+        "error", saved(lambda _: torchvision.models.resnet34().state_dict()), "they fit resnet34"
+    ),
+    "weights that lack a layer": Row(
+        "error", saved(lambda given: {k: v for k, v in given.items() if k != "conv1.weight"}), "missing ['conv1.weight'"
+    ),
+    "weights with NaN": Row(
+        "error",
+        saved(lambda given: {**given, "conv1.weight": given["conv1.weight"] * float("nan")}),
+        "contains numbers that are not finite (NaN)",
+    ),
+    "a whole pickled network in place of weights": of_kind("a network"),
+    "a TorchScript program in place of weights": of_kind("TorchScript"),
+    "an ONNX model in place of weights": of_kind("ONNX"),
+    "an HDF5 file of Keras in place of weights": of_kind("HDF5"),
+    "a compressed file of weights": of_kind("gzip"),
+    "a Git LFS pointer in place of weights": of_kind("git-lfs"),
+    "an HTML page in place of weights": of_kind("HTML"),
+    "an empty file of weights": of_kind("nothing"),
+    "a truncated file of weights": Row("error", cut, "w.pth is a damaged archive"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", ROWS)
+def test_what_is_given_ends_as_the_table_says(
+    kind: str, given: Weights, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    row = ROWS[kind]
+    row.make(tmp_path / "w.pth", given)
+    capfd.readouterr()
+    paths = {"untrained_model_path": tmp_path / "untrained", "outputs_path": tmp_path / "outputs"}
+    code = run_here("initialize-model", model_name="resnet18", weights=tmp_path / "w.pth", **paths)
+    log = capfd.readouterr().err
+    assert "Traceback" not in log
+    if row.outcome == "error":
+        assert code == 1
+        assert error_code(tmp_path / "outputs")[1] == 159
+        assert "w.pth" in error_text(tmp_path / "outputs")
+        assert row.words in error_text(tmp_path / "outputs")
+        assert not (tmp_path / "untrained").exists()
+    else:
+        assert code == 0, log
+        assert " WARNING " not in log
+        assert row.words in log
+        state = read(tmp_path / "untrained").state
+        assert torch.allclose(state["conv1.weight"], given["conv1.weight"], atol=1e-3)
 
 
 def test_what_a_file_lacks_outside_the_head_is_an_error(given: Weights, tmp_path: Path) -> None:

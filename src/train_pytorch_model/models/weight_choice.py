@@ -119,7 +119,7 @@ def choose_weights(weights: WeightFile, description: NetworkDescription, *, need
     network = description.build_without_weights(max(map(bytes_of, dense)))
     tensors = network.state_dict()
     if len(found) == 1 and not differences(tensors, found[0][1]) and not found[0][0]:
-        return Choice(with_entries(tensors, found[0][1]))
+        return Choice(with_entries(tensors, found[0][1]), notes=tuple(_converted(found[0][1])))
     layout = _Layout(tensors, frozenset() if needs_head else _head_module(description, set(tensors)))
     fits = [fit for path, state in found for fit in _fits(path, state, layout)]
     good = [fit for fit in fits if not fit.faults]
@@ -256,7 +256,10 @@ def _choice(chosen: _Fit, others: list[_Fit], layout: _Layout) -> Choice:
     left_out = [name for name in chosen.left_out if not name.endswith(_UNUSED)]
     if left_out:
         notes.append(f"not used: {len(left_out)} entries, such as {shown(left_out[:4])}")
-    dtypes = sorted({str(value.dtype)[6:] for value in chosen.state.values() if value.is_floating_point()})
-    if dtypes not in ([], ["float32"]):
-        notes.append(f"converted to float32 from {', '.join(dtypes)}")
-    return Choice(chosen.state, missing, tuple(notes))
+    return Choice(chosen.state, missing, (*notes, *_converted(chosen.state)))
+
+
+def _converted(state: dict[str, torch.Tensor]) -> list[str]:
+    """Say which types of numbers are converted, if any."""
+    dtypes = sorted({str(value.dtype)[6:] for value in state.values() if value.is_floating_point()})
+    return [] if dtypes in ([], ["float32"]) else [f"converted to float32 from {', '.join(dtypes)}"]
