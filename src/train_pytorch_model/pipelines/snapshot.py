@@ -108,14 +108,14 @@ def _files(
 
 
 def copy_snapshot(component: Component, run_folder: Path, target: Path) -> None:
-    """Copy the code into a new folder.
+    """Copy the code into a folder.
 
     Args:
         component: the component.
         run_folder: the folder of the pipeline's run, which is not copied.
-        target: a folder that does not exist yet.
+        target: a folder that is empty, but for what the system keeps there (.nfs…), or does not exist.
     """
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for place, source in snapshot_files(component, run_folder).items():
         (target / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target / place)
