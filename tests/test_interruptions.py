@@ -112,12 +112,13 @@ def test_a_disk_too_small_for_checkpoints_warns_and_training_continues(inputs: I
     assert results(inputs) == expected
 
 
+@pytest.mark.parametrize("place", ["small", "small/trained"], ids=["the output", "around the output"])
 def test_a_disk_too_small_for_the_model_is_reported_and_the_next_run_writes_it_at_once(
-    inputs: Inputs, tmp_path: Path
+    place: str, inputs: Inputs, tmp_path: Path
 ) -> None:
     expected = undisturbed(inputs, 1, "float32")
-    inputs.trained = tmp_path / "small"
-    job = train_job(inputs, prefix=on_small_disk(inputs.trained, "512k"), **flags_of_run(1, "float32"))
+    inputs.trained = tmp_path / place
+    job = train_job(inputs, prefix=on_small_disk(tmp_path / "small", "512k"), **flags_of_run(1, "float32"))
     assert job.wait() == [1], job.log()
     error = inputs.error()
     assert error is not None

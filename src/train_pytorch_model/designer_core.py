@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import collections.abc
+import errno
 import importlib
 import logging
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ImageFile, PngImagePlugin
 
-from train_pytorch_model.errors import UserError
+from train_pytorch_model.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +104,7 @@ def dump_untrained_model(folder: Path, network: nn.Module, flavor_extras: dict[s
     meta = _import(f"{_MODEL_META}.builtin_model_meta").BuiltinModelMeta(
         flavor_extras=flavor_extras, task_type=_multi_classification()
     )
-    _model_directory(network, meta).dump(str(folder))
+    _dump(_model_directory(network, meta), network, folder)
 
 
 def dump_trained_model(
@@ -141,7 +142,7 @@ def dump_trained_model(
     # The designer reads these two fields to register the model from the outputs of the run.
     directory.meta.update_field("registerModel", True, override=True)
     directory.meta.update_field("modelOutputPath", "trained_model_outputs", override=True)
-    directory.dump(str(folder))
+    _dump(directory, network, folder)
 
 
 def _multi_classification() -> Any:
@@ -151,3 +152,21 @@ def _multi_classification() -> Any:
 def _model_directory(network: nn.Module, meta: Any, local_dependencies: list[str] | None = None) -> Any:
     model = _import(_STATE_DICT_MODEL).PytorchStateDictModel(network, meta)
     return _import(_MODEL_DIRECTORY).ModelDirectory.create(model=model, local_dependencies=local_dependencies)
+
+
+def _dump(directory: Any, network: nn.Module, folder: Path) -> None:
+    """Write a model directory.
+
+    Raises:
+        OSError: if the weights cannot be written. PyTorch's own RuntimeError does not say that a disk is full.
+    """
+    try:
+        directory.dump(str(folder))
+    except RuntimeError as error:
+        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        file = folder / "model"
+        with file.open("wb") as opened:  # as many bytes, to get the error of the operating system
+            for value in network.state_dict().values():
+                opened.write(bytes(value.numel() * value.element_size()))
+        raise OSError(errno.EIO, first_line(error), str(file)) from error
