@@ -467,3 +467,18 @@ def test_an_empty_folder_that_is_given_is_filled_or_left_empty(folders: Path, tm
 def test_the_output_may_not_be_the_folder_of_reports(folders: Path, tmp_path: Path) -> None:
     assert convert(folders, tmp_path / "outputs") == 1
     assert "folder of reports" in error_text(tmp_path / "outputs")
+
+
+def test_images_without_labels_keep_apart_on_a_file_system_without_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_class_folders(tmp_path / "in", ["photos"], per_class=3) / "photos"
+    for number, name in enumerate(("A.png", "A_2.png", "a.png")):
+        (source / f"{number}.png").rename(source / name)
+
+    def lexists(path: Path) -> bool:
+        return path.parent.is_dir() and path.name.lower() in {name.lower() for name in os.listdir(path.parent)}
+
+    monkeypatch.setattr(os.path, "lexists", lexists)
+    assert convert(source, tmp_path / "out") == 0
+    assert sorted(file.name for file in (tmp_path / "out" / "image").iterdir()) == ["A.png", "A_2.png", "a_2_2.png"]

@@ -202,8 +202,8 @@ def _free_name(folder: Path, path: PurePosixPath, number: int) -> PurePosixPath:
     if max(map(len, map(os.fsencode, path.parts))) > _MAX_NAME_BYTES:  # in an archive, names may be longer
         stem = path.stem.encode(errors="replace")[: _MAX_NAME_BYTES // 2].decode(errors="ignore")
         return PurePosixPath(f"{stem}_{number}{path.suffix[:_MAX_SUFFIX]}")
-    if os.path.lexists(folder / path):  # on a file system without case
-        return path.with_name(f"{path.stem}_{number}{path.suffix}")
+    while os.path.lexists(folder / path):  # on a file system without case
+        path = path.with_name(f"{path.stem}_{number}{path.suffix}")
     return path
 
 
