@@ -285,6 +285,12 @@ ROWS: dict[str, Row] = {
     "a compressed file that is not a tar": Row(
         "error", file_of("in.gz", lambda path: gzip.compress(images(path)[0][1])), "no tar archive but an image (PNG)"
     ),
+    "an HTML page named .tar.gz": Row(
+        "error", file_of("in.tar.gz", lambda _: b"<html>404</html>"), f"{_NOT_READ}an HTML page"
+    ),
+    "a .tar.gz that was compressed twice": Row(
+        "error", file_of("in.tar.gz", lambda _: gzip.compress(gzip.compress(b"tar"))), "no tar archive but a gzip file"
+    ),
     "archives in an archive": Row(
         "error",
         lambda path: write_zip(path / "in.zip", [("cat.zip", zips(path)[0]), ("dog.zip", zips(path)[1])]),

@@ -137,6 +137,34 @@ def ambiguous(path: Path) -> None:
     table(path / "labels.csv", "file,label", "{i}.png,{label}")
 
 
+def captions_beside(path: Path) -> None:
+    with_json("instances.json", repeated_category)(path)
+    captions(path)
+
+
+def captions(path: Path) -> None:
+    images(path / "images")
+    document = coco([f"{number}.png" for number in range(6)], [], lambda number: number)
+    annotations = [{"id": n, "image_id": n, "caption": f"picture {n}"} for n in range(6)]
+    (path / "captions.json").write_text(json.dumps({"images": document["images"], "annotations": annotations}))
+
+
+def folds(path: Path) -> None:
+    write_class_folders(path, ["cat", "dog"], per_class=3)
+    rows = [f"{name}/{number}.png,{number % 2}" for name in ("cat", "dog") for number in range(3)]
+    (path / "folds.csv").write_text("\n".join(["image,fold", *rows]))
+
+
+def text_file(name: str, text: str) -> Callable[[Path], None]:
+    """Six images in a folder, and a text file."""
+
+    def change(path: Path) -> None:
+        images(path / "images")
+        (path / name).write_text(text)
+
+    return change
+
+
 def spreadsheet(path: Path) -> None:
     images(path / "images")
     (path / "labels.xlsx").write_bytes(b"PK\3\4")
@@ -206,6 +234,22 @@ ROWS: dict[str, Row] = {
     "a labels file that is not UTF-8": Row(
         "error", with_table("labels.csv", "file,label", "{i}.png,café", encoding="latin-1"), "save it as UTF-8"
     ),
+    "a COCO file of captions beside one with categories": Row(
+        "warning", captions_beside, "'captions.json'", {"cat": 4, "dog": 2}
+    ),
+    "a COCO file of captions beside one folder of images": Row(
+        "error", captions, "the labels may be in 'captions.json', which is not read"
+    ),
+    "a CSV of labels that ends after its header": Row(
+        "error", text_file("labels.csv", "image,label\n"), "it has titles but no rows"
+    ),
+    "an empty CSV beside one folder of images": Row(
+        "error", text_file("labels.csv", ""), "the labels may be in 'labels.csv', which is not read"
+    ),
+    "a CSV of folds, or of numbered splits, and a column of labels": Row(
+        "accepted", with_table("l.csv", "image,fold,gattung", "{i}.png,{one},{label}")
+    ),
+    "a CSV of folds beside class folders": Row("warning", folds, "skipped 1 files without labels: 'folds.csv'"),
     "labels in an Excel file beside one folder of images": Row(
         "error", spreadsheet, "the labels may be in 'labels.xlsx', which is not read"
     ),

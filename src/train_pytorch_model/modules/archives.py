@@ -30,7 +30,7 @@ _ENDINGS = (
     *(".rar", ".z", ".lz", ".cab", ".iso", ".cpio", ".ar", ".zipx", ".arj", ".lha", ".lzh", ".sitx", ".dmg"),
 )
 _PART = re.compile(
-    r"\.(?:z\d\d|r\d\d|part\d+\.rar|(?:zip|tar|gz|tgz|bz2|xz|zst|7z|rar)\.?(?:part|-)?(?:[a-z]{2}|\d+))$"
+    r"\.(?:z\d\d|r\d\d|part\d+\.rar|(?:zip|tar|gz|tgz|bz2|xz|zst|7z|rar)\.?(?:part|-)?(?:(?![bglx]z$)[a-z]{2}|\d+))$"
 )
 _CHUNK_BYTES = 2**20
 _JOIN = "Join the parts (cat NAME.001 NAME.002 > NAME, or for .z01: zip -s 0 NAME.zip --out WHOLE.zip)"

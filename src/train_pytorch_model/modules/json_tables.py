@@ -31,7 +31,7 @@ def tables_of_document(document: object) -> list[JsonTable]:
         KeyError, TypeError, AttributeError: if it has the keys of COCO, but not its structure.
     """
     if isinstance(document, dict) and "images" in document and "annotations" in document:
-        return [_coco(document)]
+        return [_coco(document)] if _has_categories(document) else []
     return list(_tables_in(document, _category_names(document), depth=3))
 
 
@@ -138,6 +138,11 @@ def _category_names(document: object) -> dict[str, str]:
         for number, entry in enumerate(listed)
         if isinstance(entry, dict) and "name" in entry
     }
+
+
+def _has_categories(document: Mapping[str, Any]) -> bool:
+    """Whether COCO has categories. A file of captions has none."""
+    return "categories" in document or any("category_id" in annotation for annotation in document["annotations"])
 
 
 def _coco(document: Mapping[str, Any]) -> JsonTable:

@@ -62,10 +62,16 @@ def find_columns(table: Table, images: NamedImages, file: str) -> LabelColumns |
 
     Returns:
         The columns; None if the table names no image and does not have the titles of a table of labels.
+
+    Raises:
+        ValueError: if it is a table of labels without rows.
     """
     if table.rows and not table.has_header and _is_header(table, images, file):
         table = with_header(table)
     if not table.rows:
+        titles = {plain(title) for title in table.titles}
+        if table.has_header and not titles.isdisjoint(FILE_TITLES) and not titles.isdisjoint(LABEL_TITLES):
+            raise ValueError("it has titles but no rows")
         return None
     columns = [Column(number, title, table) for number, title in enumerate(table.titles)]
     files = _file_columns(columns, images, file)

@@ -83,7 +83,11 @@ def parse_tables(name: str, text: str) -> list[Table]:
         csv.Error: likewise.
     """
     ending = PurePosixPath(name).suffix.lower()
-    if ending in (".xml", ".yaml", ".yml") or not text.strip():
+    if ending in (".xml", ".yaml", ".yml"):
+        return []
+    if not text.strip():
+        if ending in TABLE_ENDINGS:
+            raise ValueError("it is empty")
         return []
     if ending == ".json":
         try:

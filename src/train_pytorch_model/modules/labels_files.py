@@ -99,11 +99,14 @@ def _mentions_images(text: str, images: NamedImages) -> bool:
 
 
 def _add_damaged(files: LabelsFiles, name: str, path: Path, reason: str, images: NamedImages) -> None:
-    """Add a file that cannot be read. It is refused if it is called as a file of labels, or mentions images."""
+    """Add a file that cannot be read. It is refused if it is called as a file of labels, or mentions images.
+
+    An empty file is neither: it may be a placeholder beside the class folders.
+    """
     is_table = name.lower().endswith(TABLE_ENDINGS)
     with path.open("rb") as file:
         start = file.read(MAX_BYTES // 16).decode("latin-1")
-    if is_table and (is_called_labels(name) or _mentions_images(start.replace("\0", ""), images)):
+    if is_table and start.strip() and (is_called_labels(name) or _mentions_images(start.replace("\0", ""), images)):
         files.unusable[name] = reason
     else:
         files.suspects.append(name)

@@ -84,11 +84,13 @@ class Column:
         is_named = table.has_header and not LABEL_TITLES.isdisjoint((self.key, "".join(parts[-2:])))
         self.is_label = not is_prediction and (is_named or not set(_ATTRIBUTES).isdisjoint(parts))
         """Whether the title says that these are labels."""
-        self.is_other = not self.is_label and (is_prediction or (table.has_header and self.key in _OTHER_TITLES))
-        """Whether the title says that these are no labels."""
         step = max(1, len(table.rows) // _NUM_SAMPLES)
         self.sample = [row[number] for row in table.rows[::step] if row[number] not in _EMPTY]
         """Some of the values, without empty ones."""
+        is_fact = table.has_header and self.key in _OTHER_TITLES
+        is_fold = self.key in _SPLIT_TITLES and self.are_numbers()
+        self.is_other = not self.is_label and (is_prediction or is_fact or is_fold)
+        """Whether the title says that these are no labels."""
         self.is_split = self._is_split(table)
         """Whether the values are names of splits."""
 
