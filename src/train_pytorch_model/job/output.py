@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -48,7 +49,7 @@ def outputs_locked(settings: Settings) -> Iterator[None]:
                 raise UserError(
                     f"Another training is using {path}. Wait until it ends, or give another {flag}."
                 ) from error
-            if reason and path.is_dir():
+            if reason and os.path.isdir(path):  # unlike pathlib, it accepts names that are too long
                 logger.warning("%s cannot be locked (%s). Do not start another training in it.", path, reason)
         yield
 
