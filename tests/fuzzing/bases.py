@@ -18,7 +18,7 @@ from tests.untrained_models import RETIRED, Wrapper, write
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
 from train_pytorch_model.ports.transformation import write_transformation
 
-DEFAULTS = {"model": "tiny", "train": "train", "valid": "valid", "transformation": "transformation"}
+DEFAULTS = {"model": "tiny", "train": "train", "valid": "valid", "transformation": "transformation", "scored": "scored"}
 DATASETS = ("train", "valid", "folders", "flat", "unlabelled", "zip", "tar")
 MODELS = ("tiny", "shufflenet", "squeezenet", "retired", "trained")
 # A network of torchvision that is built in milliseconds.
@@ -56,19 +56,22 @@ def make_bases(folder: Path, run: Callable[[Recipe, Path], object]) -> None:
     retired = Wrapper(torchvision.models.shufflenet_v2_x0_5(num_classes=3))
     init_params = {"model_name": "shufflenet_v2_x0_5", "pretrained": False, "num_classes": 3}
     write(folder / "retired", retired, f"{RETIRED}.resnet", "ResNet", init_params)
-    with_root = folder / "training"
-    put_bases(Recipe("train"), folder, with_root)
-    run(Recipe("train"), with_root)
-    shutil.move(with_root / "written", folder / "trained")
-    shutil.rmtree(with_root)
+    for command, name in (("train", "trained"), ("score-image-model", "scored")):
+        root = folder / "running"
+        put_bases(Recipe(command), folder, root)
+        run(Recipe(command), root)
+        shutil.move(root / "written", folder / name)
+        shutil.rmtree(root)
 
 
 def put_bases(recipe: Recipe, folder: Path, root: Path) -> None:
     """Copy what a recipe begins with into the folder of its run, beside a canary that names may climb to."""
     root.mkdir()
-    chosen = {**DEFAULTS, **({"model": "trained"} if recipe.command == "score-image-model" else {})}
+    own = {"score-image-model": {"model": "trained"}, "initialize-model": {"model": "shufflenet"}}
+    chosen = {**DEFAULTS, **own.get(recipe.command, {})}
     chosen.update(recipe.bases)
-    for _, name in COMMANDS[recipe.command].inputs:
+    for _, path in COMMANDS[recipe.command].inputs:
+        name = path.partition("/")[0]
         if name in chosen:
             shutil.copytree(folder / chosen[name], root / name)
     outside = root / "outside"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import shutil
 import stat
 import struct
+import tarfile
 import warnings
 import zipfile
 import zlib
@@ -127,6 +130,37 @@ def _rename(path: Path, root: Path, name: str) -> None:
     path.rename(path.with_name(name))
 
 
+def _append(path: Path, root: Path, source: str) -> None:
+    """Another file of the run behind this one's data."""
+    path.write_bytes(path.read_bytes() + _find(source, root).read_bytes())
+
+
+def _twins(path: Path, root: Path, names: tuple[str, ...]) -> None:
+    """The same image by names that look alike."""
+    for name in names:
+        _copy_in(path / name, root, CANARY)
+
+
+def _member(path: Path, root: Path, name: str, target: str, times: int) -> None:
+    """More members of an archive: images, or with a target links to it."""
+    data = (root / CANARY).read_bytes()
+    if zipfile.is_zipfile(path):
+        info = zipfile.ZipInfo(name)
+        info.external_attr = (stat.S_IFLNK | 0o777 if target else stat.S_IFREG | 0o644) << 16
+        with zipfile.ZipFile(path, "a") as archive:
+            for _ in range(times):
+                archive.writestr(info, target or data)
+        return
+    packed = io.BytesIO(gzip.decompress(path.read_bytes()))
+    member = tarfile.TarInfo(name)
+    member.size, member.linkname = (0, target) if target else (len(data), "")
+    member.type = tarfile.SYMTYPE if target else tarfile.REGTYPE
+    with tarfile.open(fileobj=packed, mode="a") as archive:
+        for _ in range(times):
+            archive.addfile(member, io.BytesIO(data))
+    path.write_bytes(gzip.compress(packed.getvalue()))
+
+
 # Images.
 
 
@@ -244,6 +278,12 @@ def _legacy(path: Path, root: Path) -> None:
     torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
 
 
+def _wrapped(path: Path, root: Path, key: str, prefix: str) -> None:
+    """Weights as other programs keep them, in a checkpoint."""
+    state = torch.load(path, weights_only=True)
+    torch.save({key: {prefix + name: value for name, value in state.items()}, "epoch": 3}, path)
+
+
 def _saved_object(path: Path, root: Path, number: int) -> None:
     objects: list[Any] = [{}, [], 5, "text", {"a": 1}, {"a": {"b": torch.ones(1)}}, {1: torch.ones(1)}, torch.ones(2)]
     torch.save(objects[number % len(objects)], path)
@@ -329,6 +369,9 @@ KINDS: dict[str, Callable[..., object]] = {
     "content": _content,
     "replace": _replace_bytes,
     "copy in": _copy_in,
+    "append": _append,
+    "twins": _twins,
+    "member": _member,
     "image": _save,
     "images": _save_all,
     "claimed size": _claim_size,
@@ -341,6 +384,7 @@ KINDS: dict[str, Callable[..., object]] = {
     "weights": _weights,
     "payload": _pickled,
     "legacy weights": _legacy,
+    "wrapped weights": _wrapped,
     "saved object": _saved_object,
     "zip": _zip,
 }

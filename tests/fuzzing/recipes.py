@@ -44,6 +44,12 @@ COMMANDS = {
         (("input-image-transform-path", "transformation"), ("input-image-dir-path", "train")),
         (("output-path", "written"),),
     ),
+    "evaluate-model": Command((("scored-dataset", "scored"),), (("evaluation-path", "written"),)),
+    "initialize-model": Command(
+        (("weights", "model/model"),),
+        (("untrained-model-path", "written"),),
+        (("model-name", "shufflenet_v2_x0_5"),),
+    ),
 }
 
 

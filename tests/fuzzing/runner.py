@@ -141,6 +141,8 @@ class Runner:
             ("convert-to-image-directory", (("train", "folders"),)),
             ("split-image-directory", ()),
             ("apply-image-transformation", ()),
+            ("evaluate-model", ()),
+            ("initialize-model", ()),
         ):
             root = self._folder / "first"
             recipe = Recipe(command, chosen)
@@ -357,9 +359,11 @@ def _check_whole(recipe: Recipe, root: Path) -> None:
 
 
 def _read_back(command: str, path: Path) -> None:
-    if command == "train":
+    if command in ("train", "initialize-model"):
         model = read_untrained_model(path, trust_code=False)
         check_state(model.description, model.state)
+        if command == "initialize-model":
+            return
         if model.labels is None or not (path / "_samples.json").is_file():
             raise ValueError("it has no labels or no samples")
     elif command == "score-image-model":
@@ -369,6 +373,9 @@ def _read_back(command: str, path: Path) -> None:
             read_scored_table(path)
         except train_pytorch_model.errors.NotLabeledDatasetError:
             return
+    elif command == "evaluate-model":
+        if not any(path.iterdir()):
+            raise ValueError("it is empty")
     else:
         _, columns, items = read_listed_items(path, "Output", labelled=False)
         for item in items():

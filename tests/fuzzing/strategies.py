@@ -142,6 +142,24 @@ def _image(folder: str) -> Any:
     )
 
 
+_MEMBERS = ("cat/0.png", "cat/new.png", "../x.png", "/x.png", "cat", "caf\u00e9/a.png", "cafe\u0301/a.png", "CAT/0.png")
+_TARGETS = ("", "", "0.png", "1.png", "../dog/0.png", "..", "../../canary.png", "/etc/passwd", "new.png", "nowhere")
+_TWINS = (
+    *(("caf\u00e9/a.png", "cafe\u0301/a.png"), ("cat/\u00e9.png", "cat/e\u0301.png"), ("\u0441at/a.png", "cat/a.png")),
+    *(("Cat/a.png", "cat/a.png"), ("cat /a.png", "cat/a.png"), ("cat/a.png", "cat/A.PNG")),
+)
+
+
+def _alike(folder: str) -> Any:
+    """What may be done to an archive, and names that look alike."""
+    archive = f"{folder}/*0"
+    return st.one_of(
+        _mutation("member", archive, st.sampled_from(_MEMBERS), st.sampled_from(_TARGETS), st.sampled_from((1, 1, 2))),
+        _mutation("append", archive, st.sampled_from((archive, "canary.png"))),
+        _mutation("twins", folder, st.sampled_from(_TWINS)),
+    )
+
+
 def _list(folder: str) -> Any:
     file = f"{folder}/images.lst"
     number = st.integers(-1, 11)
@@ -218,6 +236,7 @@ def _dataset(folder: str) -> Any:
         _schema(folder),
         _yaml(f"{folder}/_meta.yaml"),
         _folder(folder),
+        _alike(folder),
         _any_file(f"{folder}/_samples.json"),
     )
 
@@ -231,6 +250,12 @@ def _model() -> Any:
         _mutation("weights", file, st.sampled_from(tuple(WEIGHTS)), st.integers(0, 40)),
         _mutation("payload", file, st.booleans(), st.booleans()),
         _mutation("legacy weights", file),
+        _mutation(
+            "wrapped weights",
+            file,
+            st.sampled_from(("state_dict", "model_state_dict", "model", "net", "state_dict_ema")),
+            st.sampled_from(("", "module.", "model.", "_orig_mod.")),
+        ),
         _mutation("saved object", file, st.integers(0, 7)),
         _mutation("zip", file, names.map(tuple), st.booleans()),
         _any_file(file),
@@ -250,6 +275,13 @@ def _transformation() -> Any:
         _any_file(file),
         _yaml("transformation/_meta.yaml"),
         _folder("transformation"),
+    )
+
+
+def _scored() -> Any:
+    file = st.sampled_from(("_data.parquet", "_schema.json", "_meta.yaml")).map(lambda name: f"scored/{name}")
+    return st.one_of(
+        _any_file(file), _mutation("json", "scored/_schema.json", _STEPS, _ACTIONS, JSON), _folder("scored")
     )
 
 
@@ -364,6 +396,17 @@ _FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
         "input-image-dir-path": _INPUTS,
         "output-path": _OUTPUTS,
     },
+    "evaluate-model": {
+        **{name: _SWITCHES[name] for name in _COMMON},
+        "scored-dataset": (*_INPUTS, "{root}/scored/_data.parquet"),
+        "evaluation-path": _OUTPUTS,
+    },
+    "initialize-model": {
+        **{name: _SWITCHES[name] for name in (*_COMMON, "random-seed")},
+        "model-name": ("shufflenet_v2_x0_5", "squeezenet1_1", "x", "../x"),
+        "weights": (*_INPUTS, "{root}/model", "none", "x"),
+        "untrained-model-path": _OUTPUTS,
+    },
 }
 _BASES = {
     "train": {
@@ -375,6 +418,8 @@ _BASES = {
     "convert-to-image-directory": {"train": DATASETS},
     "split-image-directory": {"train": DATASETS},
     "apply-image-transformation": {"train": DATASETS},
+    "evaluate-model": {},
+    "initialize-model": {"model": ("shufflenet", "squeezenet", "retired")},
 }
 _BASES["check"] = _BASES["train"]
 _PORTS = {
@@ -384,6 +429,8 @@ _PORTS = {
     "convert-to-image-directory": ("train",),
     "split-image-directory": ("train",),
     "apply-image-transformation": ("train", "train", "transformation"),
+    "evaluate-model": ("scored",),
+    "initialize-model": ("model",),
 }
 # Most often that which all of this is for.
 _COMMANDS = ("train",) * 6 + ("check",) * 2 + ("score-image-model",) * 3 + tuple(_FLAGS)[3:]
@@ -392,6 +439,7 @@ _BY_PORT = {
     "valid": _dataset("valid"),
     "model": _model(),
     "transformation": _transformation(),
+    "scored": _scored(),
 }
 # What may lie at an output, or near it, beforehand.
 _EARLIER_FILES = (
