@@ -155,9 +155,9 @@ def _member(path: Path, root: Path, name: str, target: str, times: int) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.linkname = (0, target) if target else (len(data), "")
     member.type = tarfile.SYMTYPE if target else tarfile.REGTYPE
-    with tarfile.open(fileobj=packed, mode="a") as archive:
+    with tarfile.open(fileobj=packed, mode="a") as tar:
         for _ in range(times):
-            archive.addfile(member, io.BytesIO(data))
+            tar.addfile(member, io.BytesIO(data))
     path.write_bytes(gzip.compress(packed.getvalue()))
 
 
