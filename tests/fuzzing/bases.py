@@ -70,8 +70,8 @@ def put_bases(recipe: Recipe, folder: Path, root: Path) -> None:
     own = {"score-image-model": {"model": "trained"}, "initialize-model": {"model": "shufflenet"}}
     chosen = {**DEFAULTS, **own.get(recipe.command, {})}
     chosen.update(recipe.bases)
-    for _, path in COMMANDS[recipe.command].inputs:
-        name = path.partition("/")[0]
+    for _, place in COMMANDS[recipe.command].inputs:
+        name = place.partition("/")[0]
         if name in chosen:
             shutil.copytree(folder / chosen[name], root / name)
     outside = root / "outside"
