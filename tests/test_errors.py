@@ -16,8 +16,8 @@ from train_pytorch_model.errors import (
     LibraryError,
     MultipleFaultsError,
     as_module_error,
-    is_out_of_memory,
 )
+from train_pytorch_model.errors.library_faults import is_out_of_memory
 
 
 def test_error_info_has_the_form_that_the_designer_reads(tmp_path: Path) -> None:

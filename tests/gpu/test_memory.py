@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.gpu.runs import make_store, train
-from train_pytorch_model.errors import is_out_of_memory
+from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.training.microbatches import BatchTooLargeError
 
 pytestmark = pytest.mark.gpu

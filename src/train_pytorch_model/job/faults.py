@@ -13,8 +13,8 @@ from train_pytorch_model.errors import (
     ModuleError,
     UserError,
     as_module_error,
-    is_out_of_memory,
 )
+from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.job.output import save_best
 from train_pytorch_model.training.loop import DivergedError
 from train_pytorch_model.training.microbatches import BatchTooLargeError, out_of_memory

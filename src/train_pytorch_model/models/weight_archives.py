@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
-from train_pytorch_model.errors import is_out_of_memory
+from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.models.weight_kinds import SAVE_WEIGHTS
 from train_pytorch_model.models.weight_pickles import Foreign, RefusedError, WeightUnpickler
 from train_pytorch_model.text.wording import shown

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train_pytorch_model.errors import is_out_of_memory
+from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.models.state_dicts import has_nan
 from train_pytorch_model.models.weight_archives import Stored, read_archive
 from train_pytorch_model.models.weight_kinds import SAVE_WEIGHTS, check_kind, is_safetensors

@@ -11,7 +11,8 @@ from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode_sized, read_size
 from train_pytorch_model.data.placement import decoders_at_once
 from train_pytorch_model.data.threads import ahead, in_threads
-from train_pytorch_model.errors import InvalidDatasetError, first_line, is_device_fault, is_out_of_memory
+from train_pytorch_model.errors import InvalidDatasetError, first_line
+from train_pytorch_model.errors.library_faults import is_device_fault, is_out_of_memory
 from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.models.memory_format import preferred_memory_format
 from train_pytorch_model.models.network import check_image_size, logits_of

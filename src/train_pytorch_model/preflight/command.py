@@ -20,7 +20,8 @@ from train_pytorch_model.data.findings import compare_images, imbalance
 from train_pytorch_model.data.placement import free_bytes
 from train_pytorch_model.distributed.device import choose_device, name_of_device
 from train_pytorch_model.distributed.world import World
-from train_pytorch_model.errors import ModuleOutOfMemoryError, is_out_of_memory
+from train_pytorch_model.errors import ModuleOutOfMemoryError
+from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.job.inspect import Inspected, check_counts, inspect
 from train_pytorch_model.job.output import outputs_locked
 from train_pytorch_model.job.plan import fingerprint_of, make_plan

@@ -74,19 +74,26 @@ def fit(
         BatchTooLargeError: when a training step needs more memory than there is.
     """
     with side_stream(world.device):
-        return _train(network, train, valid, plan, world, best, callback, checkpointer)
+        step = _make_step(network, train, plan, world, checkpointer)
+        state = TrainingState(step, best, EarlyStopping(plan.patience))
+        if checkpointer.is_resuming:
+            state.restore(checkpointer.resume_from, world)
+            checkpointer.resume_from = None  # free the memory: it is as large as three models
+            callback.training_resumed(state.records)
+
+        def run() -> bool:
+            is_captured = use_graph(step, train, valid, plan, world)
+            run_step = CapturedStep(step, plan.batch_size, world=world) if is_captured else step
+            # Created inside the call, so that nothing keeps its tensors alive after it fails.
+            return _Fit(step, run_step, train, valid, plan, world, callback, checkpointer, state).run()
+
+        return run_with_advice(run, step, train, plan, world)
 
 
-def _train(
-    network: nn.Module,
-    train: ImageStore,
-    valid: ImageStore,
-    plan: Plan,
-    world: World,
-    best: BestModel,
-    callback: Callback,
-    checkpointer: Checkpointer,
-) -> bool:
+def _make_step(
+    network: nn.Module, train: ImageStore, plan: Plan, world: World, checkpointer: Checkpointer
+) -> TrainingStep:
+    """Return the training step, with the weights of the checkpoint and the microbatch size that fits."""
     if checkpointer.resume_from is not None:
         load_weights(network, checkpointer.resume_from["network"])
     step = TrainingStep(
@@ -105,19 +112,7 @@ def _train(
     if not world.is_alone:
         shard = training_shards(shuffled(len(train), 0, 0), plan.batch_size, world.rank, world.world_size)[0]
         step.dry_run(*next(iter(train.batches([shard.indices], world.device))))
-    state = TrainingState(step, best, EarlyStopping(plan.patience))
-    if checkpointer.is_resuming:
-        state.restore(checkpointer.resume_from, world)
-        checkpointer.resume_from = None  # free the memory: it is as large as three models
-        callback.training_resumed(state.records)
-
-    def run() -> bool:
-        is_captured = use_graph(step, train, valid, plan, world)
-        run_step = CapturedStep(step, plan.batch_size, world=world) if is_captured else step
-        # Created inside the call, so that nothing keeps its tensors alive after it fails.
-        return _Fit(step, run_step, train, valid, plan, world, callback, checkpointer, state).run()
-
-    return run_with_advice(run, step, train, plan, world)
+    return step
 
 
 class _Fit:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Callable, TypeVar
 
 import torch
 
-from train_pytorch_model.errors import ModuleOutOfMemoryError, first_line, is_out_of_memory
+from train_pytorch_model.errors import ModuleOutOfMemoryError, first_line
+from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.training.graph import free_cached_memory
 
 if TYPE_CHECKING:

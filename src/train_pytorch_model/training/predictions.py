@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from train_pytorch_model.data.batches import normalised
-from train_pytorch_model.errors import is_out_of_memory
+from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.models.network import logits_of
 
 if TYPE_CHECKING:
