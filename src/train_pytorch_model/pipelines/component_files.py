@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional
 
-from train_pytorch_model.pipelines.azure_schema import COMPONENT, is_true, schema_faults, unknown_fields
+from train_pytorch_model.pipelines.azure_schema import COMPONENT, is_true
 from train_pytorch_model.pipelines.definition import (
     DATA_TYPES,
     LITERAL_TYPES,
@@ -14,6 +14,7 @@ from train_pytorch_model.pipelines.definition import (
     local_path,
 )
 from train_pytorch_model.pipelines.expressions import unresolved
+from train_pytorch_model.pipelines.schema_faults import schema_faults, unknown_fields
 from train_pytorch_model.pipelines.yaml_files import dotted, is_remote, leaves, read_yaml
 
 if TYPE_CHECKING:

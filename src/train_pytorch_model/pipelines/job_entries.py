@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional
 
-from train_pytorch_model.pipelines.azure_schema import COMMAND_JOB, COMMAND_NODE, schema_faults, unknown_fields
+from train_pytorch_model.pipelines.azure_schema import COMMAND_JOB, COMMAND_NODE
 from train_pytorch_model.pipelines.component_files import (
     check_environment,
     code_path,
@@ -30,6 +30,7 @@ from train_pytorch_model.pipelines.definition import (
     local_path,
 )
 from train_pytorch_model.pipelines.expressions import substitute, whole_expression
+from train_pytorch_model.pipelines.schema_faults import schema_faults, unknown_fields
 from train_pytorch_model.pipelines.yaml_files import is_remote
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from train_pytorch_model.pipelines.azure_schema import PIPELINE, is_true, schema_faults
+from train_pytorch_model.pipelines.azure_schema import PIPELINE, is_true
 from train_pytorch_model.pipelines.component_files import is_descriptive
 from train_pytorch_model.pipelines.definition import (
     Given,
@@ -18,6 +18,7 @@ from train_pytorch_model.pipelines.definition import (
 )
 from train_pytorch_model.pipelines.expressions import unresolved, whole_expression
 from train_pytorch_model.pipelines.job_entries import data_or_literal, is_command, output_notes, read_step
+from train_pytorch_model.pipelines.schema_faults import schema_faults
 from train_pytorch_model.pipelines.yaml_files import dotted, leaves, read_yaml
 
 if TYPE_CHECKING:
