@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores; OpenMP reads this when PyTorch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell lets its background jobs ignore SIGINT. The processes of the tests would inherit that, and ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from tests import jobs
 from tests.making import Inputs

@@ -49,6 +49,12 @@ def table(path: Path, header: str, row: str, encoding: str = "utf-8") -> None:
     path.write_text("\n".join(line for line in lines if line) + "\n", encoding=encoding)
 
 
+def small_class_lost(path: Path) -> None:
+    write_class_folders(path, ["cat", "dog"], per_class=15, size=16)
+    (path / "emu").mkdir()
+    (path / "emu" / "0.png").write_bytes(b"")
+
+
 def with_table(name: str, header: str, row: str, encoding: str = "utf-8") -> Callable[[Path], None]:
     """Six images in a folder, and a file of labels."""
 
@@ -265,6 +271,16 @@ ROWS: dict[str, Row] = {
         "skipped 2 images without a label in l.csv",
         {"cat": 2, "dog": 2},
         {"allow_partial": True},
+    ),
+    "all images of a class cannot be read, and they are less than a tenth": Row(
+        "error", small_class_lost, "all images of 'emu' would be left out"
+    ),
+    "all images of a class cannot be read, --skip-unreadable-images": Row(
+        "warning",
+        small_class_lost,
+        "skipped 1 of 31 images that cannot be read: 'emu/0.png'",
+        {"cat": 15, "dog": 15},
+        {"skip_unreadable_images": True},
     ),
 }
 
