@@ -11,12 +11,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores; OpenMP reads this when PyTorch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell lets its background jobs ignore SIGINT. The processes of the tests would inherit that, and ignore it too.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 from tests import jobs
 from tests.making import Inputs
+
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    # Shells let background jobs ignore SIGINT, and nohup SIGHUP. The processes of the tests would inherit that.
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
