@@ -77,7 +77,7 @@ def _our_epochs(case: Case, path: Path) -> dict[str, Callable[[], int]]:
     network = torchvision.models.get_model(case.network, num_classes=NUM_CLASSES).to(device)
     precision = choose_precision("auto", device, network)
     plan = Plan(NUM_CLASSES, 10, case.batch_size, _LEARNING_RATE, 0, 10, 1, 10, precision, torch.channels_last)
-    step = TrainingStep(network, NUM_CLASSES, device, plan.memory_format, precision)
+    step = TrainingStep(network, plan, device)
     is_graph = use_cuda_graph("auto", device, num_steps=1000, is_known=True)
     run_step = CapturedStep(step, case.batch_size) if is_graph else step
 

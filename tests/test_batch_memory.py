@@ -36,7 +36,6 @@ from train_pytorch_model.training.microbatches import (
     set_microbatch_size,
 )
 from train_pytorch_model.training.plan import Plan
-from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.predictions import predict
 from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep
@@ -49,7 +48,7 @@ ROOM = 80 * 2**20
 
 
 def make_step(network: nn.Module) -> TrainingStep:
-    return TrainingStep(network, 3, CPU, torch.contiguous_format, Precision(torch.float32, "cpu"))
+    return TrainingStep(network, make_plan(num_classes=3), CPU)
 
 
 def plain() -> nn.Module:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torchvision.models.densenet import DenseNet
 
-from tests.small_training import CPU, make_images, make_network
+from tests.small_training import CPU, make_images, make_network, make_plan
 from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, capture_cuda_graph
 from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.step import TrainingStep
@@ -164,7 +164,7 @@ def test_training_after_a_failed_capture_equals_training_without_one(
 
     def make_step() -> TrainingStep:
         # The scaler of float16 works on CPUs too; convolutions in float16 may not.
-        step = TrainingStep(make_network(), 4, CPU, torch.contiguous_format, Precision(dtype, "cpu"))
+        step = TrainingStep(make_network(), make_plan(precision=Precision(dtype, "cpu")), CPU)
         monkeypatch.setattr(Precision, "context", lambda self: nullcontext())
         step.begin_epoch(0.05)
         return step
@@ -218,7 +218,7 @@ def test_a_densenet_that_recomputes_activations_can_be_captured(
     def make_step() -> TrainingStep:
         torch.manual_seed(0)
         network = DenseNet(4, (2, 2), 8, num_classes=4, memory_efficient=True)
-        step = TrainingStep(network, 4, CPU, torch.contiguous_format, Precision(torch.float32, "cpu"))
+        step = TrainingStep(network, make_plan(), CPU)
         step.begin_epoch(0.05)
         return step
 

@@ -14,7 +14,7 @@ from tests.scripted import script_validation
 from tests.small_training import make_images, make_network, make_plan, run
 from train_pytorch_model.data.batches import shuffled
 from train_pytorch_model.training.loop import DivergedError
-from train_pytorch_model.training.step import logits_and_loss
+from train_pytorch_model.training.losses import logits_and_loss
 
 
 def test_losses_and_weights_equal_a_plain_pytorch_loop_over_20_steps() -> None:

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from tests.small_training import CPU, make_plan
 from train_pytorch_model.models.description import NetworkDescription, describe, torchvision_builders
 from train_pytorch_model.models.memory_format import preferred_memory_format
 from train_pytorch_model.models.network import check_image_size, head_keys, with_head
 from train_pytorch_model.models.network_rules import NetworkError
+from train_pytorch_model.training.losses import logits_and_loss
 from train_pytorch_model.training.precision import Precision, has_depthwise_convolutions
-from train_pytorch_model.training.step import TrainingStep, logits_and_loss
+from train_pytorch_model.training.step import TrainingStep
 
 # The smallest of each family, and the side of the smallest images it is tried on.
 FAMILIES = {
@@ -342,7 +344,8 @@ def test_every_family_trains_in_bfloat16_and_channels_last(name: str) -> None:
     memory_format = preferred_memory_format(network, (side, side))
     assert memory_format == torch.channels_last
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    step = TrainingStep(network, 3, torch.device("cpu"), memory_format, Precision(torch.bfloat16, "cpu"))
+    plan = make_plan(num_classes=3, memory_format=memory_format, precision=Precision(torch.bfloat16, "cpu"))
+    step = TrainingStep(network, plan, CPU)
     step.begin_epoch(0.01)
     step(torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8), torch.tensor([0, 2]))
     assert step.loss.isfinite()

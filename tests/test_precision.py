@@ -76,14 +76,14 @@ def test_a_step_skipped_for_infinite_gradients_does_not_change_the_weights() -> 
     network = make_network()
     fresh = copy.deepcopy(network)
     precision, images = Precision(torch.float16, "cpu"), make_images(8)
-    interrupted = TrainingStep(network, 4, CPU, torch.contiguous_format, precision)
+    interrupted = TrainingStep(network, make_plan(precision=precision), CPU)
     interrupted.begin_epoch(0.1)
     interrupted.scaler = GradScaler("cpu", init_scale=2.0**100)
     before = [value.clone() for value in network.parameters()]
     interrupted(images.pixels, images.labels)
     assert all(torch.equal(value, old) for value, old in zip(network.parameters(), before))
     interrupted.scaler.update(1024.0)
-    expected = TrainingStep(fresh, 4, CPU, torch.contiguous_format, precision)
+    expected = TrainingStep(fresh, make_plan(precision=precision), CPU)
     expected.begin_epoch(0.1)
     for step in (interrupted, expected):
         step(images.pixels, images.labels)

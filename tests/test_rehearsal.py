@@ -15,7 +15,6 @@ from tests.small_training import CPU, make_images, make_network, make_plan
 from train_pytorch_model.data.image_store import Batch, DecodedImages
 from train_pytorch_model.distributed.device import torch_settings_restored
 from train_pytorch_model.distributed.world import World
-from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.rehearsal import make_repeatable, use_graph
 from train_pytorch_model.training.step import TrainingStep
 
@@ -37,7 +36,7 @@ def make_store(count: int) -> OnGpu:
 
 
 def make_step(network: nn.Module) -> TrainingStep:
-    return TrainingStep(network, 4, CPU, torch.contiguous_format, Precision(torch.float32, "cpu"))
+    return TrainingStep(network, make_plan(), CPU)
 
 
 class Strict(nn.Module):

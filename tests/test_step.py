@@ -21,7 +21,7 @@ from train_pytorch_model.training.step import TrainingStep
 
 
 def make_step(network: nn.Module, dtype: torch.dtype = torch.float32) -> TrainingStep:
-    return TrainingStep(network, 4, CPU, torch.contiguous_format, Precision(dtype, "cpu"))
+    return TrainingStep(network, make_plan(precision=Precision(dtype, "cpu")), CPU)
 
 
 class Recording:

@@ -67,9 +67,10 @@ def test_a_graph_holds_a_densenet_that_saves_memory(
 def test_the_host_waits_only_at_the_end_of_an_epoch(is_captured: bool, device: torch.device, tmp_path: Path) -> None:
     store = make_store(tmp_path, "device", device)
     network = torchvision.models.resnet18(num_classes=4).to(device)
-    step = TrainingStep(network, 4, device, torch.channels_last, choose_precision("auto", device, network))
+    precision = choose_precision("auto", device, network)
+    plan = make_plan(print_frequency=1000, memory_format=torch.channels_last, precision=precision)
+    step = TrainingStep(network, plan, device)
     run_step = CapturedStep(step, 8) if is_captured else step
-    plan = make_plan(print_frequency=1000)
     waits: list[str] = []
     for epoch in (1, 2):  # the first epoch prepares kernels and captures the graph
         step.begin_epoch(0.01)
@@ -103,7 +104,7 @@ class Waiting(torch.nn.Module):
 def _train_waiting(device: torch.device, *, is_captured: bool) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     network = Waiting().to(device)
-    step = TrainingStep(network, 4, device, torch.contiguous_format, choose_precision("float32", device, network))
+    step = TrainingStep(network, make_plan(precision=choose_precision("float32", device, network)), device)
     run_step = CapturedStep(step, 8) if is_captured else step
     step.begin_epoch(0.01)
     torch.manual_seed(1)
@@ -134,7 +135,7 @@ def test_a_capture_that_fails_leaves_the_process_as_it_was(
     caplog.clear()
     with caplog.at_level(logging.INFO):
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4)).to(device)
-        step = TrainingStep(network, 4, device, torch.contiguous_format, choose_precision("float32", device, network))
+        step = TrainingStep(network, make_plan(precision=choose_precision("float32", device, network)), device)
         run_step = CapturedStep(step, 8)
         step.begin_epoch(0.01)
         for _ in range(NUM_WARM_UP_STEPS + 2):

@@ -62,7 +62,7 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
     with side_stream(world.device):
         before = _memory_in_use(world.device)
         network = prepared.network.to(world.device)
-        step = TrainingStep(network, plan.num_classes, world.device, plan.memory_format, plan.precision)
+        step = TrainingStep(network, plan, world.device)
         make_repeatable(step, prepared.train, world)
         set_microbatch_size(step, prepared.train, plan, world)
         trial = run_with_advice(

@@ -98,10 +98,8 @@ def _make_step(
         load_weights(network, checkpointer.resume_from["network"])
     step = TrainingStep(
         network,
-        plan.num_classes,
+        plan,
         world.device,
-        plan.memory_format,
-        plan.precision,
         lambda network: world.parallel(network, sync_batch_norm=plan.sync_batch_norm, has_unused=plan.has_unused),
     )
     make_repeatable(step, train, world)

@@ -8,45 +8,16 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 from torch import nn
-from torch.nn import functional
-from torchvision.models.googlenet import GoogLeNetOutputs
-from torchvision.models.inception import InceptionOutputs
 
 from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.training.losses import logits_and_loss
 from train_pytorch_model.training.metrics import RunningSums
 
 if TYPE_CHECKING:
-    from train_pytorch_model.training.precision import Precision
+    from train_pytorch_model.training.plan import Plan
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
-# Weight of an auxiliary head in the loss: 0.3 for each of GoogLeNet's (Szegedy et al. 2015, "Going deeper with
-# convolutions", section 5); 0.4 for Inception v3, as in PyTorch's tutorial on fine-tuning torchvision's networks.
-GOOGLENET_AUXILIARY_WEIGHT = 0.3
-INCEPTION_AUXILIARY_WEIGHT = 0.4
-
-
-def logits_and_loss(output: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits and the mean cross-entropy loss of a network's output, auxiliary heads included.
-
-    Args:
-        output: (B, num_classes) logits, or the named tuple of GoogLeNet or Inception v3 in training mode.
-        labels: int64 of shape (B,).
-
-    Returns:
-        Logits of shape (B, num_classes) and a scalar loss, both float32 for any precision of the network.
-    """
-    if isinstance(output, torch.Tensor):
-        output = (output,)
-    logits = output[0].float()
-    loss = functional.cross_entropy(logits, labels)
-    if isinstance(output, InceptionOutputs) and output.aux_logits is not None:
-        loss = loss + INCEPTION_AUXILIARY_WEIGHT * functional.cross_entropy(output.aux_logits.float(), labels)
-    if isinstance(output, GoogLeNetOutputs):
-        for auxiliary in (output.aux_logits1, output.aux_logits2):
-            if auxiliary is not None:
-                loss = loss + GOOGLENET_AUXILIARY_WEIGHT * functional.cross_entropy(auxiliary.float(), labels)
-    return logits, loss
 
 
 class TrainingStep:
@@ -59,23 +30,19 @@ class TrainingStep:
     def __init__(
         self,
         network: nn.Module,
-        num_classes: int,
+        plan: Plan,
         device: torch.device,
-        memory_format: torch.memory_format,
-        precision: Precision,
         parallel: Callable[[nn.Module], nn.Module] = lambda network: network,
     ) -> None:
         """Create the optimizer and its buffers.
 
         Args:
             network: on the device; trained in place.
-            num_classes: the number of outputs of the network.
+            plan: the hyperparameters.
             device: the device to train on.
-            memory_format: of the network's activations and weights.
-            precision: of the forward and backward pass.
             parallel: wraps the network so that gradients are averaged over all processes.
         """
-        self.network = network.to(memory_format=memory_format)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=plan.memory_format)  # type: ignore[call-overload]
         self.device = device
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         """Mean loss of the last batch, a float64 scalar."""
@@ -83,13 +50,13 @@ class TrainingStep:
         """The largest number of images in a forward and backward pass; None for the whole batch."""
         self._parallel = parallel
         self._forward = parallel(self.network)
-        self.sums = RunningSums.zero(num_classes, device)
+        self.sums = RunningSums.zero(plan.num_classes, device)
         """Loss and accuracy of the epoch so far."""
         self.learning_rate = 0.0
         """The learning rate of the epoch."""
-        self.memory_format = memory_format
-        self._precision = precision
-        self.scaler = precision.make_scaler()
+        self.memory_format = plan.memory_format
+        self._precision = plan.precision
+        self.scaler = plan.precision.make_scaler()
         # On a GPU, the learning rate is a tensor, so that each replay of a CUDA graph reads its current value.
         learning_rate = torch.zeros((), device=device) if device.type == "cuda" else 0.0
         self._optimizer = torch.optim.SGD(

@@ -11,8 +11,8 @@ import torch
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.training.graph import free_cached_memory
+from train_pytorch_model.training.losses import logits_and_loss
 from train_pytorch_model.training.metrics import Averages, RunningSums
-from train_pytorch_model.training.step import logits_and_loss
 
 if TYPE_CHECKING:
     from torch import nn
