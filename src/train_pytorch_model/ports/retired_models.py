@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.models.description import NetworkDescription, describe
 from train_pytorch_model.models.weight_choice import plain_names, state_dicts
+from train_pytorch_model.models.weight_records import IMAGENET_MEAN, IMAGENET_STD, WeightsRecord
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,21 @@ def describe_retired(init_params: dict[str, Any]) -> NetworkDescription:
     """
     arguments = {key: value for key, value in init_params.items() if key != "model_name"}
     return describe("torchvision.models", str(init_params.get("model_name")), arguments)
+
+
+def retired_record(init_params: dict[str, Any], sha256: str) -> WeightsRecord | None:
+    """Return the record of the weights of an untrained wrapper; None if they are random.
+
+    The retired modules took torchvision's first weights of ImageNet for any value of `pretrained` that is true.
+
+    Args:
+        init_params: the arguments of the wrapper.
+        sha256: of the file of weights.
+    """
+    if not init_params.get("pretrained"):
+        return None
+    source = f"torchvision {init_params.get('model_name')} IMAGENET1K_V1"
+    return WeightsRecord(source, sha256, IMAGENET_MEAN, IMAGENET_STD, (224, 224), 224 / 256, "bilinear")
 
 
 def unwrapped(weights: WeightFile, module: str) -> WeightFile:

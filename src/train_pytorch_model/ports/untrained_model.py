@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,11 @@ from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryErr
 from train_pytorch_model.models.description import NetworkDescription, describe, torchvision_builders
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.models.weight_choice import Choice, choose_weights, log_choice
+from train_pytorch_model.models.weight_records import RECORD_FILE, WeightsRecord
 from train_pytorch_model.models.weights import WeightFile, open_weights
 from train_pytorch_model.ports.local_code import import_local_code, look_in_working_directory
 from train_pytorch_model.ports.named_files import find_file
-from train_pytorch_model.ports.retired_models import describe_retired, is_retired, unwrapped
+from train_pytorch_model.ports.retired_models import describe_retired, is_retired, retired_record, unwrapped
 from train_pytorch_model.ports.small_files import MAX_YAML_BYTES, check_yaml, read_meta, read_text
 from train_pytorch_model.text.wording import MAX_SHOWN, shown
 
@@ -58,6 +60,8 @@ class UntrainedModel:
     """Mean and std of each channel, by the name of the image column."""
     missing: frozenset[str] = frozenset()
     """Entries of the head that `state` does not have, because the weights have none of its size."""
+    pretrained: WeightsRecord | None = None
+    """What the weights are if the model is untrained and they are pretrained."""
 
 
 def read_untrained_model(path: Path, *, trust_code: bool) -> UntrainedModel:
@@ -100,14 +104,18 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool, needs_head
         labels = _read_labels(path, spec)
         normalisations = _normalisations(spec)
         weights = open_weights(file)
-        logger.info("Weights of %s: SHA-256 %s.", file, sha256_of(file).hex())
+        sha256 = sha256_of(file).hex()
+        logger.info("Weights of %s: SHA-256 %s.", file, sha256)
         needs_head = needs_head or labels is not None
         description, choice = _describe(spec, weights, trust_code=trust_code, needs_head=needs_head)
         weights.read(choice.state)
         log_choice(file, choice)
+        pretrained = _read_record(path, spec["flavor_extras"], sha256) if labels is None else None
     except (ValueError, OSError, NetworkError) as error:
         raise InvalidModelDirectoryError(port, f"in {path}, {error}", hint) from error
-    return UntrainedModel(path, description, choice.state, labels, code_folders, normalisations, choice.missing)
+    return UntrainedModel(
+        path, description, choice.state, labels, code_folders, normalisations, choice.missing, pretrained
+    )
 
 
 def _read_spec(path: Path) -> dict[str, Any]:
@@ -154,6 +162,13 @@ def _describe(
         description = describe_retired(init_params)
         return description, choose_weights(unwrapped(weights, module), description, needs_head=needs_head)
     return _buildable(describe(module, name, init_params, trust_code=trust_code), weights, needs_head=needs_head)
+
+
+def _read_record(path: Path, extras: dict[str, Any], sha256: str) -> WeightsRecord | None:
+    """The record of pretrained weights: that of the directory, or for a retired model that of ImageNet."""
+    if os.path.lexists(path / RECORD_FILE):
+        return WeightsRecord.from_json(read_text(find_file(path, RECORD_FILE), MAX_YAML_BYTES))
+    return retired_record(extras.get("init_params") or {}, sha256) if is_retired(extras["module"]) else None
 
 
 def _is_plain(value: Any, left: list[int]) -> bool:
