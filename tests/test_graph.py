@@ -176,7 +176,7 @@ def test_training_after_a_failed_capture_equals_training_without_one(
         raise RuntimeError(f"cannot capture the {place}")
 
     def capture(work: Callable[[], None]) -> Callable[[], None]:
-        saved = copy.deepcopy((captured.network.state_dict(), captured.momentum, captured.sums, captured.loss))
+        saved = copy.deepcopy((captured.network.state_dict(), captured.optimizer_tensors, captured.sums, captured.loss))
         scale = captured.scaler.state_dict()
         with monkeypatch.context() as patch:
             if place == "forward":
@@ -192,7 +192,7 @@ def test_training_after_a_failed_capture_equals_training_without_one(
             finally:
                 # What a capture does not run.
                 captured.network.load_state_dict(saved[0])
-                for buffer, values in zip(captured.momentum, saved[1]):
+                for buffer, values in zip(captured.optimizer_tensors, saved[1]):
                     buffer.copy_(values)
                 captured.sums.totals.copy_(saved[2].totals)
                 captured.loss.copy_(saved[3])
@@ -232,7 +232,7 @@ def test_a_densenet_that_recomputes_activations_can_be_captured(
             work()
         for value, before in zip(captured.network.state_dict().values(), saved.network.state_dict().values()):
             value.copy_(before)
-        for buffer, before in zip(captured.momentum, saved.momentum):
+        for buffer, before in zip(captured.optimizer_tensors, saved.optimizer_tensors):
             buffer.copy_(before)
         return work
 

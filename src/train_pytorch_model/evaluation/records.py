@@ -26,6 +26,7 @@ class EpochRecord:
     epoch: int
     """From 1."""
     learning_rate: float
+    """Of the last step of the epoch, for the layers before the head."""
     train_loss: float
     """Mean over the images, in training mode, while the weights change."""
     train_error: float

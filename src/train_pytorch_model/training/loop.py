@@ -14,7 +14,7 @@ from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.graph import CapturedStep, side_stream
 from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
 from train_pytorch_model.training.rehearsal import make_repeatable, use_graph
-from train_pytorch_model.training.schedule import learning_rate
+from train_pytorch_model.training.schedule import changes_each_step, rate_of
 from train_pytorch_model.training.state import TrainingState, load_weights
 from train_pytorch_model.training.step import TrainingStep
 from train_pytorch_model.training.validation import evaluate
@@ -152,7 +152,8 @@ class _Fit:
 
     def _run_epoch(self) -> tuple[EpochRecord, EpochTiming]:
         state, plan, world, epoch = self._state, self._plan, self._world, self._state.epoch
-        rate = learning_rate(epoch - 1, peak=plan.learning_rate, epochs=plan.epochs, warmup_epochs=plan.warmup_epochs)
+        num_steps = len(training_shards(torch.arange(len(self._train)), plan.batch_size, 0, world.world_size))
+        rate = rate_of(epoch * num_steps - 1, plan.epochs * num_steps, plan)
         self._step.begin_epoch(rate)
         if state.iteration:
             state.resume_epoch(world.device)
@@ -162,13 +163,15 @@ class _Fit:
             torch.manual_seed(derive_seed(plan.seed, f"epoch of {world.rank}" if world.rank else "epoch", epoch))
         trained = train_epoch(state, self._run_step, self._train, plan, world, self._callback, self._between_steps)
         # The running statistics of batch normalization differ between processes; the model has those of rank 0.
-        world.broadcast_tensors(self._step.network.buffers())
+        world.broadcast_tensors(self._step.buffers())
         started = time.perf_counter()
-        validated = evaluate(
-            self._step.network, self._valid, plan, world, self._step.microbatch_size, self._between_validations
-        )
-        valid_seconds = time.perf_counter() - started
-        network = self._step.network if world.is_main else None
+        with self._step.weights(averaged=True):
+            validated = evaluate(
+                self._step.network, self._valid, plan, world, self._step.microbatch_size, self._between_validations
+            )
+            valid_seconds = time.perf_counter() - started
+            network = self._step.network if world.is_main else None
+            is_best = state.best.update(epoch, validated.top1_acc, validated.loss, network)
         record = EpochRecord(
             epoch=epoch,
             learning_rate=rate,
@@ -177,7 +180,7 @@ class _Fit:
             valid_loss=validated.loss,
             top1_acc=validated.top1_acc,
             top5_acc=validated.top5_acc,
-            is_best=state.best.update(epoch, validated.top1_acc, validated.loss, network),
+            is_best=is_best,
         )
         timing = EpochTiming(
             epoch=epoch,
@@ -239,6 +242,9 @@ def train_epoch(
     batches = train.batches([shard.indices for shard in remaining], world.device)
     started, before = time.perf_counter(), state.seconds
     for iteration, (shard, (pixels, labels)) in enumerate(zip(remaining, batches), start=state.iteration + 1):
+        if changes_each_step(plan):
+            number = (state.epoch - 1) * len(shards) + iteration - 1
+            step.set_learning_rate(rate_of(number, plan.epochs * len(shards), plan))
         run_step(pixels, labels, shard.weight)
         is_read = iteration % plan.print_frequency == 0
         has_diverged, numbers = False, None

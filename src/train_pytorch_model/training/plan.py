@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Optional, Union
 
 import torch
 
@@ -44,3 +44,32 @@ class Plan:
     Gradients are those of the whole batch. Batch normalization sees one microbatch at a time, so a microbatch of a
     single image is avoided unless N is 1: with N = 2, a batch with an odd number of images has a microbatch of 3.
     """
+    optimizer: str = "sgd"
+    """"sgd" with Nesterov momentum, or "adamw"."""
+    momentum: float = 0.9
+    """Of SGD; with AdamW the decay of the gradients' average, its first beta."""
+    weight_decay: float = 1e-4
+    decays_one_dimensional: bool = True
+    """Apply the weight decay to biases and to the weights of normalization layers too."""
+    lr_schedule: str = "polynomial"
+    """"polynomial", "cosine" or "constant" after the warm-up."""
+    warmup_steps: Optional[int] = None
+    """The learning rate changes from step to step, after a linear warm-up of so many steps. None: the warm-up takes
+    `warmup_epochs`, and the polynomial schedule changes from epoch to epoch."""
+    head_learning_rate_factor: float = 1.0
+    """The learning rate of the head relative to `learning_rate`."""
+    head_names: frozenset[str] = frozenset()
+    """The names of the head's parameters."""
+    layers_to_freeze: int = 0
+    """The number of stages, counted from the input, whose weights do not change; see `stages_of`."""
+    freeze_batch_norm: bool = False
+    """Normalize with the statistics that the network has at the beginning, and do not change them."""
+    label_smoothing: float = 0.0
+    class_weights: Optional[tuple[float, ...]] = None
+    """The weight of each class in the loss. Their mean over the training images should be 1."""
+    clip_grad_norm: Optional[float] = None
+    """The largest norm of the gradient of all parameters."""
+    model_ema: Optional[float] = None
+    """The decay of the exponential moving average of weights, which is validated and written instead of the weights."""
+    fits_head: bool = False
+    """The head is fitted on features of the frozen network before the first epoch."""

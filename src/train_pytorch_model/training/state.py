@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
     from train_pytorch_model.training.step import TrainingStep
 
-_RANK_0_ONLY = ("network", "momentum", "best_state")
+_RANK_0_ONLY = ("network", "momentum", "average", "best_state")
 
 
 def load_weights(network: nn.Module, entries: dict[str, torch.Tensor]) -> None:
@@ -30,7 +30,7 @@ class TrainingState:
     """The state of a training between two steps."""
 
     step: TrainingStep
-    """Has the network, the momentum buffers and the sums of the epoch."""
+    """Has the network, the state of the optimizer, the averages and the sums of the epoch."""
     best: BestModel
     stopping: EarlyStopping
     epoch: int = 1
@@ -57,12 +57,19 @@ class TrainingState:
         of_processes = world.gather(of_process)
         if not world.is_main:
             return {}
+        with self.step.weights(averaged=False):
+            tensors = {
+                "network": _copied(self.step.network.state_dict()),
+                # The name from when SGD was the only optimizer.
+                "momentum": [tensor.to("cpu", copy=True) for tensor in self.step.optimizer_tensors],
+            }
+            if self.step.average is not None:
+                tensors["average"] = [tensor.to("cpu", copy=True) for tensor in self.step.average.tensors]
         return {
             "epoch": self.epoch,
             "iteration": self.iteration,
             "seconds": self.seconds,
-            "network": _copied(self.step.network.state_dict()),
-            "momentum": [buffer.to("cpu", copy=True) for buffer in self.step.momentum],
+            **tensors,
             "scaler": self.step.scaler.state_dict(),
             "part_size": self.step.microbatch_size,
             "best": {"epoch": self.best.epoch, "top1_acc": self.best.top1_acc, "valid_loss": self.best.valid_loss},
@@ -82,11 +89,9 @@ class TrainingState:
             world: the processes, as many as when the snapshot was made.
         """
         common = world.broadcast({key: value for key, value in (saved or {}).items() if key not in _RANK_0_ONLY})
-        momentum = self.step.momentum
-        with torch.no_grad():
-            for buffer, values in zip(momentum, saved["momentum"] if saved else ()):
-                buffer.copy_(values)
-        world.broadcast_tensors(momentum)
+        _restore_tensors(self.step.optimizer_tensors, saved, "momentum", world)
+        if self.step.average is not None:
+            _restore_tensors(self.step.average.tensors, saved, "average", world)
         self.step.scaler.load_state_dict(common["scaler"])
         if self.step.microbatch_size and common.get("part_size"):
             # The same microbatches give bit-identical results. They are used if they still fit in memory.
@@ -111,3 +116,11 @@ class TrainingState:
 
 def _copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
+
+
+def _restore_tensors(tensors: list[torch.Tensor], saved: dict[str, Any] | None, key: str, world: World) -> None:
+    """Copy the tensors that rank 0 saved into those of all processes."""
+    with torch.no_grad():
+        for tensor, values in zip(tensors, saved[key] if saved else ()):
+            tensor.copy_(values)
+    world.broadcast_tensors(tensors)

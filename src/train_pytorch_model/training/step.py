@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import gc
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 from torch import nn
 
 from train_pytorch_model.data.batches import normalised
-from train_pytorch_model.training.losses import logits_and_loss
+from train_pytorch_model.training.averaging import WeightAverage
+from train_pytorch_model.training.layers import TrainableLayers
+from train_pytorch_model.training.losses import logits_and_loss, training_cross_entropy
 from train_pytorch_model.training.metrics import RunningSums
+from train_pytorch_model.training.optimizers import build_optimizer, set_learning_rate
 
 if TYPE_CHECKING:
     from train_pytorch_model.training.plan import Plan
-
-MOMENTUM = 0.9
-WEIGHT_DECAY = 1e-4
 
 
 class TrainingStep:
@@ -48,34 +48,47 @@ class TrainingStep:
         """Mean loss of the last batch, a float64 scalar."""
         self.microbatch_size: int | None = None
         """The largest number of images in a forward and backward pass; None for the whole batch."""
+        self._layers = TrainableLayers(self.network, plan)
         self._parallel = parallel
         self._forward = parallel(self.network)
         self.sums = RunningSums.zero(plan.num_classes, device)
         """Loss and accuracy of the epoch so far."""
         self.learning_rate = 0.0
-        """The learning rate of the epoch."""
+        """The learning rate of the last step."""
         self.memory_format = plan.memory_format
         self._precision = plan.precision
         self.scaler = plan.precision.make_scaler()
-        # On a GPU, the learning rate is a tensor, so that each replay of a CUDA graph reads its current value.
-        learning_rate = torch.zeros((), device=device) if device.type == "cuda" else 0.0
-        self._optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            lr=learning_rate,
-            momentum=MOMENTUM,
-            nesterov=True,
-            weight_decay=WEIGHT_DECAY,
-            fused=True,
-        )
-        # SGD would create the buffers uninitialized in its first step. In float16 that step may be skipped because of
-        # infinite gradients, and the buffers would stay uninitialized. Starting from zero gives the same first step.
-        for parameter in self.network.parameters():
-            self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self._cross_entropy = training_cross_entropy(plan, device)
+        self._max_norm = plan.clip_grad_norm
+        named_parameters = list(self._layers.named_parameters())
+        self._parameters = [parameter for _, parameter in named_parameters]
+        self._optimizer = build_optimizer(named_parameters, plan, device)
+        self.average: WeightAverage | None = None
+        """The average of the weights after each step; None if training keeps none."""
+        if plan.model_ema is not None:
+            self.average = average = WeightAverage(self._averaged_tensors(plan), plan.model_ema, device)
+            # The gradient scaler tells the optimizer, and nothing else, whether it skips a step.
+            self._optimizer.register_step_post_hook(
+                lambda optimizer, args, kwargs: average.update(getattr(optimizer, "found_inf", None))
+            )
 
     @property
-    def momentum(self) -> list[torch.Tensor]:
-        """The momentum buffer of each parameter, in the network's order."""
-        return [self._optimizer.state[parameter]["momentum_buffer"] for parameter in self.network.parameters()]
+    def optimizer_tensors(self) -> list[torch.Tensor]:
+        """The state of the optimizer, in the network's order: with SGD the momentum buffer of each parameter."""
+        state = self._optimizer.state
+        return [tensor for parameter in self._parameters for tensor in state[parameter].values()]
+
+    def weights(self, *, averaged: bool) -> AbstractContextManager[None]:
+        """Return a context in which the network has averaged weights, or the trained ones; the same without averages.
+
+        Afterwards the network has the weights that it had before, bit for bit and at the same addresses.
+        """
+        return nullcontext() if self.average is None else self.average.weights(averaged=averaged)
+
+    def buffers(self) -> list[torch.Tensor]:
+        """Return the statistics of the network and their averages, which may differ between processes."""
+        averages = [] if self.average is None else self.average.tensors
+        return [*self.network.buffers(), *averages[len(self._parameters) :]]
 
     def dry_run(self, pixels: torch.Tensor, labels: torch.Tensor, *, alone: bool = False) -> None:
         """Run forward and backward without changing weights, statistics, sums or random number generators.
@@ -91,7 +104,7 @@ class TrainingStep:
         """
         kept = [*self.network.buffers(), self.sums.totals]
         before = [tensor.clone() for tensor in kept]
-        self.network.train()
+        self._layers.set_training_mode()
         try:
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 self._add_gradients(self.network if alone else self._forward, pixels, labels, 1.0)
@@ -103,14 +116,14 @@ class TrainingStep:
 
     def begin_epoch(self, learning_rate: float) -> None:
         """Set the learning rate, put the network into training mode and reset the sums."""
-        self.network.train()
+        self._layers.set_training_mode()
         self.sums.reset()
+        self.set_learning_rate(learning_rate)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of the next steps."""
         self.learning_rate = learning_rate
-        for group in self._optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(learning_rate)
-            else:
-                group["lr"] = learning_rate
+        set_learning_rate(self._optimizer, learning_rate)
 
     def __call__(self, pixels: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> None:
         """Train on one batch.
@@ -121,6 +134,9 @@ class TrainingStep:
             weight: of this process's shard of the batch, see `Shard.weight`.
         """
         self._add_gradients(self._forward, pixels, labels, weight)
+        if self._max_norm is not None:
+            self.scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._parameters, self._max_norm, foreach=True)
         self.scaler.step(self._optimizer)
         self.scaler.update()
         # Here and not before the next step: validation needs the memory, and a CUDA graph keeps what it allocates.
@@ -144,6 +160,13 @@ class TrainingStep:
         for name in ("grad_scale", "found_inf"):  # which the scaler gives to the optimizer
             vars(self._optimizer).pop(name, None)
 
+    def _averaged_tensors(self, plan: Plan) -> list[torch.Tensor]:
+        """Return the tensors that training changes: trained parameters first, then statistics of batches."""
+        buffers = (
+            [] if plan.freeze_batch_norm else [value for value in self.network.buffers() if value.is_floating_point()]
+        )
+        return [*self._parameters, *buffers]
+
     def _add_gradients(
         self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor, weight: float
     ) -> None:
@@ -160,7 +183,7 @@ class TrainingStep:
                 images = normalised(micro_pixels, self.memory_format)
                 with self._precision.context():
                     output = forward(images)
-                logits, loss = logits_and_loss(output, micro_labels)
+                logits, loss = logits_and_loss(output, micro_labels, self._cross_entropy)
                 scaled = self.scaler.scale(loss if loss_weight == 1 else loss * loss_weight)
                 scaled.backward()  # type: ignore[no-untyped-call]
             self.loss.add_(loss.detach(), alpha=fraction)

@@ -1,0 +1,178 @@
+"""The stages of a network in the order of execution, and those that training leaves as they are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+if TYPE_CHECKING:
+    from train_pytorch_model.training.plan import Plan
+
+# A module with less than this fraction of the body's parameters is not what its stages lie in.
+_BIG = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Consecutive layers of a network that are trained or frozen together."""
+
+    name: str
+    """The name of its first layer with weights."""
+    parameter_names: tuple[str, ...]
+    module_names: tuple[str, ...]
+    """Modules that belong to the stage as a whole; layers without parameters belong to the stage that follows."""
+
+
+def stages_of(network: nn.Module) -> list[Stage]:
+    """Return the stages of a network in the order of execution; the last one is the head.
+
+    Stages are the children of the network, or of the one child that contains almost all layers, such as `features`,
+    `blocks` or `encoder.layers`. A normalization layer belongs to the stage before it, and the embeddings of a
+    transformer belong to the first stage. Auxiliary heads are not stages.
+    """
+    stages: list[Stage] = []
+    pending: list[str] = []  # layers without parameters
+    loose: list[str] = []  # embeddings before the first stage
+    for name, owner in _layers(network):
+        if isinstance(owner, nn.Parameter):
+            names, modules, is_own = [name], [], False
+        else:
+            names = [f"{name}.{key}" for key, _ in owner.named_parameters()]
+            modules = [name]
+            is_own = any(parameter.ndim > 1 for parameter in owner.parameters())
+        if not names:
+            pending += modules
+        elif is_own:
+            stages.append(Stage(name, tuple(loose + names), tuple(pending + modules)))
+            pending, loose = [], []
+        elif stages:
+            last = stages[-1]
+            stages[-1] = Stage(last.name, (*last.parameter_names, *names), (*last.module_names, *pending, *modules))
+            pending = []
+        else:
+            loose += names
+            pending += modules
+    if stages:
+        last = stages[-1]
+        stages[-1] = Stage(last.name, (*last.parameter_names, *loose), (*last.module_names, *pending))
+    return stages
+
+
+def frozen_stages(network: nn.Module, count: int) -> list[Stage]:
+    """Return the first `count` stages of a network, but never the last one, which is the head."""
+    if not count:
+        return []
+    stages = stages_of(network)[:-1]
+    if count > len(stages):
+        logger.warning("The network has %d layers before its head. All of them are frozen.", len(stages))
+    return stages[:count]
+
+
+class TrainableLayers:
+    """Which layers of a network are trained, and which are in training mode."""
+
+    def __init__(self, network: nn.Module, plan: Plan) -> None:
+        """Freeze what the plan wants frozen: those parameters no longer get gradients."""
+        stages = frozen_stages(network, plan.layers_to_freeze)
+        frozen = {name for stage in stages for name in stage.parameter_names}
+        auxiliary = [f"{name}." for name, _ in network.named_children() if _is_auxiliary(name)]
+        if plan.fits_head:
+            # The fitted head is the result to improve on. Auxiliary heads are not fitted: their large gradients would
+            # change the layers before them.
+            frozen.update(name for name, _ in network.named_parameters() if name.startswith(tuple(auxiliary)))
+        for name, parameter in network.named_parameters():
+            if name in frozen:
+                parameter.requires_grad_(False)
+        self._network = network
+        self._frozen = frozen
+        self._frozen_modules = [name for stage in stages for name in stage.module_names]
+        self._freezes_batch_norm = plan.freeze_batch_norm
+        self._skips_auxiliary = plan.fits_head and bool(auxiliary)
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield names and parameters that are trained, in the network's order."""
+        return ((name, value) for name, value in self._network.named_parameters() if name not in self._frozen)
+
+    def set_training_mode(self) -> None:
+        """Put the network into training mode and its frozen layers into evaluation mode."""
+        network = self._network.train()
+        for name in self._frozen_modules:
+            network.get_submodule(name).eval()
+        if self._freezes_batch_norm:
+            for module in network.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        if self._skips_auxiliary:
+            # GoogLeNet and Inception run their auxiliary heads while this flag of the network itself is set.
+            network.training = False
+
+
+def _layers(network: nn.Module) -> Iterator[tuple[str, Union[nn.Module, nn.Parameter]]]:
+    """Yield the layers or groups of layers of a network, and parameters that belong to none, with their full names."""
+    prefix, root = "", network
+    children = list(root.named_children())
+    while len(children) == 1 and _is_composite(children[0][1]):
+        prefix, root = f"{prefix}{children[0][0]}.", children[0][1]
+        children = list(root.named_children())
+    yield from _own_parameters(prefix, root)
+    with_weights = [name for name, child in children if _num_parameters(child) and not _is_auxiliary(name)]
+    if not with_weights:
+        return
+    head = [name for name, _ in children].index(with_weights[-1])
+    yield from _body(prefix, children[:head])
+    for name, child in children[head:]:
+        if _is_composite(child):
+            yield from _own_parameters(f"{prefix}{name}.", child)
+            yield from ((f"{prefix}{name}.{key}", module) for key, module in child.named_children())
+        elif not _is_auxiliary(name):
+            yield f"{prefix}{name}", child
+
+
+def _body(
+    prefix: str, children: Sequence[tuple[str, nn.Module]], least: float | None = None
+) -> Iterator[tuple[str, Union[nn.Module, nn.Parameter]]]:
+    """Yield children, and instead of one that contains almost all layers its children.
+
+    Args:
+        prefix: of the children's full names.
+        children: names and modules.
+        least: the number of parameters of a module that may contain almost all layers.
+    """
+    children = [(name, child) for name, child in children if not _is_auxiliary(name)]
+    if least is None:
+        least = _BIG * sum(_num_parameters(child) for _, child in children)
+    big = [child for _, child in children if _is_composite(child) and _num_parameters(child) >= least]
+    for name, child in children:
+        if child in big and (len(big) == 1 or _is_flat(child)):
+            yield from _own_parameters(f"{prefix}{name}.", child)
+            yield from _body(f"{prefix}{name}.", list(child.named_children()), least)
+        else:
+            yield f"{prefix}{name}", child
+
+
+def _own_parameters(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((f"{prefix}{name}", value) for name, value in module.named_parameters(recurse=False))
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _is_composite(module: nn.Module) -> bool:
+    return any(_num_parameters(child) for child in module.children())
+
+
+def _is_flat(module: nn.Module) -> bool:
+    """Return whether this is a plain sequence of layers, as in VGG."""
+    return isinstance(module, nn.Sequential) and not any(_is_composite(child) for child in module.children())
+
+
+def _is_auxiliary(name: str) -> bool:
+    return name.lower().startswith("aux")
