@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Optional, Union
 
@@ -20,6 +21,8 @@ LARGEST_FLOAT32 = 3.4028234663852886e38
 
 _TRUE = ("true", "on", "yes", "1")
 _FALSE = ("false", "off", "no", "0")
+
+_SIZE = re.compile(r"[1-9]\d{0,4}x[1-9]\d{0,4}")
 
 Value = Union[bool, int, float, str, None]
 
@@ -39,6 +42,8 @@ class Definition:
     """Exclusive lower bound."""
     at_least: Optional[float] = None
     """Inclusive lower bound."""
+    at_most: Optional[float] = None
+    """Inclusive upper bound."""
     designer: bool = False
     """Whether it is one of the designer module's five parameters."""
     aliases: tuple[str, ...] = ()
@@ -46,7 +51,9 @@ class Definition:
     optional: bool = False
     """Whether "none" is a value."""
     words: tuple[str, ...] = ()
-    """The words that are values, the default first. A parameter of kind `int` takes numbers besides."""
+    """The words that are values, the default first. A parameter of a kind of number takes numbers besides."""
+    is_size: bool = False
+    """Whether HEIGHTxWIDTH is a value."""
 
     def parse(self, value: object) -> Value:
         """Convert a text, or a value given in Python, to a value of the parameter.
@@ -63,6 +70,8 @@ class Definition:
             word = self._word(text)
             if word is not None:
                 return word
+        if self.is_size and _SIZE.fullmatch(text):
+            return text
         if self.kind is bool and text in (*_TRUE, *_FALSE):
             return text in _TRUE
         if self.kind in (int, float) and not self._is_boolean(value):
@@ -105,6 +114,7 @@ class Definition:
         """The values in words, for messages."""
         kinds = {int: "an integer", float: "a number", bool: "true or false", str: ""}
         some = [*map(repr, self.words), *([kinds[self.kind]] if self.kind is not str else [])]
+        some += ["HEIGHTxWIDTH"] if self.is_size else []
         return " or ".join([*some, *(["none"] if self.optional else [])])
 
     @property
@@ -112,7 +122,8 @@ class Definition:
         """The values for `--help`: `INT`, `true|false`, `auto|on|off`, `off|auto|INT`."""
         if self.kind is bool:
             return "true|false"
-        return "|".join([*self.words, *([self.kind.__name__.upper()] if self.kind is not str else [])])
+        numbers = [self.kind.__name__.upper()] if self.kind is not str else []
+        return "|".join([*self.words, *numbers, *(["HEIGHTxWIDTH"] if self.is_size else [])])
 
     def faults(self, value: Any) -> list[ModuleError]:
         """The errors for a value outside its range; empty if it lies in the range."""
@@ -125,4 +136,11 @@ class Definition:
             return [GreaterThanError(self.title, value, self.greater_than)]
         if self.at_least is not None and not value >= self.at_least:
             return [GreaterThanOrEqualToError(self.title, self.at_least, detail=f"It is {value}.")]
+        if self.at_most is not None and not value <= self.at_most:
+            return [NotInRangeValueError(self.title, self.at_least, self.at_most)]
         return []
+
+
+def parameter(default: Any, definition: Definition) -> Any:
+    """Return a field of a dataclass that has a definition."""
+    return field(default=default, metadata={"definition": definition})

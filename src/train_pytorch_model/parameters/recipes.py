@@ -1,0 +1,110 @@
+"""Recipes: the values of the training parameters that the user leaves to the program."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from train_pytorch_model.parameters import TrainingParameters
+
+# Training as the designer's module did it.
+_CLASSIC: dict[str, Any] = {
+    "epochs": 5,
+    "batch_size": 16,
+    "learning_rate": 0.001,
+    "patience": 3,
+    "warmup_epochs": 0.0,
+    "image_size": "auto",
+    "class_weights": "none",
+    "metric_for_best_model": "accuracy",
+    "early_stopping_delay": 0,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "lr_schedule": "polynomial",
+    "head_learning_rate_factor": 1.0,
+    "layers_to_freeze": 0,
+    "label_smoothing": 0.0,
+    "auto_augment": "none",
+    "horizontal_flip": "on",
+    "model_ema": "off",
+    "clip_grad_norm": "off",
+}
+_WITH_AUGMENTATION: dict[str, Any] = {
+    **_CLASSIC,
+    # A cosine schedule gets its best results in its last epochs.
+    "early_stopping_delay": 5,
+    "lr_schedule": "cosine",
+    "auto_augment": "crop",
+    "clip_grad_norm": 1.0,
+}
+# Kumar et al. 2022, "Fine-tuning can distort pretrained features": first the head, then the other layers, carefully.
+_FINETUNE: dict[str, Any] = {**_WITH_AUGMENTATION, "model_ema": 0.99}
+_SCRATCH: dict[str, Any] = {
+    **_WITH_AUGMENTATION,
+    "epochs": 30,
+    "learning_rate": 0.01,
+    "patience": 10,
+    "weight_decay": 5e-4,
+    "label_smoothing": 0.1,
+    "model_ema": 0.99,
+}
+_VALUES = {"classic": _CLASSIC, "finetune": _FINETUNE, "scratch": _SCRATCH}
+# The part of the epochs in which the learning rate increases.
+_WARM_UP = 0.1
+# AdamW takes about a tenth of the learning rate of SGD.
+_ADAMW_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What a recipe must know of a network."""
+
+    has_weights: bool
+    """Whether its weights are pretrained or trained, rather than random."""
+    uses_layer_norm: bool
+    """Whether it is a transformer or ConvNeXt, which AdamW trains better."""
+    num_stages: int
+    """The number of stages that can be frozen, head included."""
+
+
+@dataclass(frozen=True)
+class ResolvedParameters(TrainingParameters):
+    """Training parameters without `auto`, except where another part of the program decides (`image_size`, speed)."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    patience: int
+    warmup_epochs: float
+    early_stopping_delay: int
+    momentum: float
+    weight_decay: float
+    head_learning_rate_factor: float
+    layers_to_freeze: int
+    label_smoothing: float
+
+
+def resolve(parameters: TrainingParameters, facts: NetworkFacts) -> ResolvedParameters:
+    """Choose the recipe, and fill in what the user left to it.
+
+    Args:
+        parameters: as given.
+        facts: about the network and its weights.
+    """
+    recipe = parameters.recipe
+    if recipe == "auto":
+        recipe = "finetune" if facts.has_weights else "classic"
+    values = dict(_VALUES[recipe])
+    given = {name: value for name, value in asdict(parameters).items() if value != "auto" or name not in values}
+    if recipe == "finetune":
+        # The first stages see edges and textures, which all photos have.
+        values["layers_to_freeze"] = facts.num_stages // 2
+    epochs = given.get("epochs", values["epochs"])
+    if recipe != "classic":
+        values["warmup_epochs"] = _WARM_UP * epochs
+        if facts.uses_layer_norm and "optimizer" not in given:
+            values.update(optimizer="adamw", weight_decay=0.05)
+            rate = given.get("learning_rate", values["learning_rate"])
+            given["learning_rate"] = _ADAMW_RATE * rate
+    return ResolvedParameters(**{**values, **given, "recipe": recipe})
