@@ -37,12 +37,12 @@ def train(
     valid_data_path: PathLike,
     trained_model_path: PathLike,
     *,
-    epochs: int = 5,
-    batch_size: int = 16,
-    learning_rate: float = 0.001,
+    epochs: Union[int, str] = "auto",
+    batch_size: Union[int, str] = "auto",
+    learning_rate: Union[float, str] = "auto",
     random_seed: Optional[int] = 1,
-    patience: int = 3,
-    warmup_epochs: int = 0,
+    patience: Union[int, str] = "auto",
+    warmup_epochs: Union[float, str] = "auto",
     scale_learning_rate: bool = True,
     sync_batch_norm: bool = False,
     image_store: str = "auto",
@@ -53,6 +53,23 @@ def train(
     checkpoint_minutes: float = 10.0,
     print_frequency: int = 10,
     report: str = "auto",
+    recipe: str = "auto",
+    image_size: Union[int, str] = "auto",
+    resize: str = "crop",
+    class_weights: str = "auto",
+    metric_for_best_model: str = "auto",
+    early_stopping_delay: Union[int, str] = "auto",
+    optimizer: str = "auto",
+    momentum: Union[float, str] = "auto",
+    weight_decay: Union[float, str] = "auto",
+    lr_schedule: str = "auto",
+    head_learning_rate_factor: Union[float, str] = "auto",
+    layers_to_freeze: Union[int, str] = "auto",
+    label_smoothing: Union[float, str] = "auto",
+    auto_augment: str = "auto",
+    horizontal_flip: str = "auto",
+    model_ema: Union[float, str] = "auto",
+    clip_grad_norm: Union[float, str] = "auto",
     skip_unreadable_images: bool = False,
     follow_links: bool = False,
     trust_model_code: bool = False,
@@ -71,12 +88,13 @@ def train(
         train_data_path: the training dataset, an ImageDirectory or a folder with one subfolder per class.
         valid_data_path: the validation dataset, likewise, with the same classes.
         trained_model_path: the folder to write the trained model to.
-        epochs: number of passes over the training dataset, > 0.
-        batch_size: number of training images in one batch of each process, > 0.
-        learning_rate: initial learning rate, in [5e-324, 3.4e38].
+        epochs: number of passes over the training dataset, > 0. "auto", here and below, leaves a value to the recipe.
+        batch_size: number of training images in one batch of each process, > 0, or "auto".
+        learning_rate: highest learning rate, in [5e-324, 3.4e38], or "auto".
         random_seed: the same seed gives the same model; None draws a new seed.
-        patience: number of consecutive epochs without a new lowest validation loss after which training stops, > 0.
-        warmup_epochs: number of epochs over which the learning rate increases, >= 0.
+        patience: number of consecutive epochs without a new lowest validation loss after which training stops, > 0, or
+            "auto".
+        warmup_epochs: number of epochs over which the learning rate increases, >= 0, or "auto".
         scale_learning_rate: whether to multiply the learning rate by the number of processes.
         sync_batch_norm: whether to compute batch normalization over all processes; requires GPUs.
         image_store: where to keep decoded images: "auto", "device", "memory", "disk" or "none".
@@ -87,6 +105,23 @@ def train(
         checkpoint_minutes: between two checkpoints within an epoch, >= 0.
         print_frequency: iterations between two progress lines, > 0.
         report: content of the report: "auto", "off", "basic" or "full".
+        recipe: "auto", "classic", "finetune" or "scratch".
+        image_size: height and width of the images that the network sees: a number, "HEIGHTxWIDTH" or "auto".
+        resize: how images get that size: "crop", "pad" or "stretch".
+        class_weights: weights of the classes in the loss: "auto", "none", "sqrt" or "balanced".
+        metric_for_best_model: "auto", "accuracy", "balanced_accuracy", "macro_f1" or "loss" on the validation images.
+        early_stopping_delay: number of epochs at the start that patience does not count, >= 0, or "auto".
+        optimizer: "auto", "sgd" or "adamw".
+        momentum: of SGD, in [0, 1], or "auto".
+        weight_decay: >= 0, or "auto".
+        lr_schedule: "auto", "polynomial", "cosine" or "constant".
+        head_learning_rate_factor: learning rate of the head relative to that of the other layers, >= 0, or "auto".
+        layers_to_freeze: number of stages, from the input, whose weights stay as they are, >= 0, or "auto".
+        label_smoothing: part of the label that is spread over all classes, in [0, 1], or "auto".
+        auto_augment: random changes of training images: "auto", "none", "flip" or "crop".
+        horizontal_flip: whether augmentation mirrors images: "auto", "on" or "off".
+        model_ema: decay of the moving average of the weights, in [0, 1], "off" or "auto".
+        clip_grad_norm: largest norm of the gradient, >= 0, "off" or "auto".
         skip_unreadable_images: whether to skip images that cannot be read.
         follow_links: whether to follow links to files and folders outside of a folder of images.
         trust_model_code: whether the untrained model may import any code.
@@ -123,12 +158,12 @@ def check(
     valid_data_path: PathLike,
     trained_model_path: PathLike,
     *,
-    epochs: int = 5,
-    batch_size: int = 16,
-    learning_rate: float = 0.001,
+    epochs: Union[int, str] = "auto",
+    batch_size: Union[int, str] = "auto",
+    learning_rate: Union[float, str] = "auto",
     random_seed: Optional[int] = 1,
-    patience: int = 3,
-    warmup_epochs: int = 0,
+    patience: Union[int, str] = "auto",
+    warmup_epochs: Union[float, str] = "auto",
     scale_learning_rate: bool = True,
     sync_batch_norm: bool = False,
     image_store: str = "auto",
@@ -139,6 +174,23 @@ def check(
     checkpoint_minutes: float = 10.0,
     print_frequency: int = 10,
     report: str = "auto",
+    recipe: str = "auto",
+    image_size: Union[int, str] = "auto",
+    resize: str = "crop",
+    class_weights: str = "auto",
+    metric_for_best_model: str = "auto",
+    early_stopping_delay: Union[int, str] = "auto",
+    optimizer: str = "auto",
+    momentum: Union[float, str] = "auto",
+    weight_decay: Union[float, str] = "auto",
+    lr_schedule: str = "auto",
+    head_learning_rate_factor: Union[float, str] = "auto",
+    layers_to_freeze: Union[int, str] = "auto",
+    label_smoothing: Union[float, str] = "auto",
+    auto_augment: str = "auto",
+    horizontal_flip: str = "auto",
+    model_ema: Union[float, str] = "auto",
+    clip_grad_norm: Union[float, str] = "auto",
     skip_unreadable_images: bool = False,
     follow_links: bool = False,
     trust_model_code: bool = False,

@@ -19,7 +19,7 @@ PORT_FLAGS = {
     "valid_data_path": "Validation dataset: an ImageDirectory, or a folder with one subfolder per class.",
     "trained_model_path": "Folder to write the trained model (a ModelDirectory) to.",
 }
-_GROUPS = ("training", "speed", "resuming", "output")
+_GROUPS = ("training", "recipe", "speed", "resuming", "output")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -94,5 +94,6 @@ def _named(error: BaseException, parameters: TrainingParameters, interruption: I
     if isinstance(error, UnreadableImageError):
         return UserError(f"An image has changed during training: {error}. Start the run again.")
     if isinstance(error, BatchTooLargeError) or is_out_of_memory(error):
-        return out_of_memory(error, parameters.batch_size)
+        # Before a recipe has decided the batch size, no batch needs memory.
+        return out_of_memory(error, parameters.batch_size if isinstance(parameters.batch_size, int) else 1)
     return None

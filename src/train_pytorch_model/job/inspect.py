@@ -22,6 +22,7 @@ from train_pytorch_model.errors import (
     UserError,
 )
 from train_pytorch_model.job.datasets import Scanned, scan
+from train_pytorch_model.job.recipe import resolve_settings
 from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.models.memory_format import preferred_memory_format
 from train_pytorch_model.models.network import check_image_size, with_head
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from train_pytorch_model.distributed.world import World
-    from train_pytorch_model.job.settings import Settings
+    from train_pytorch_model.job.settings import ResolvedSettings, Settings
 
 
 Built = tuple["nn.Module", NetworkDescription, torch.memory_format]
@@ -51,6 +52,7 @@ class Inspected:
     """The parts of a training run before decoding; a part that cannot be read is None."""
 
     faults: FaultCollector
+    settings: ResolvedSettings
     output: OutputDirectory
     model: UntrainedModel | None
     train: Scanned | None
@@ -71,10 +73,11 @@ def inspect(settings: Settings, world: World) -> Inspected:
     model = train = valid = built = None
     with faults.collecting():
         model = read_untrained_model(settings.untrained_model_path, trust_code=settings.trust_model_code)
+    resolved = resolve_settings(settings, model)
     if world.is_leader:
         train, valid = _read_datasets(settings, faults)
-        built = build_network(model, train, valid, settings, faults)
-    return Inspected(faults, output, model, train, valid, built)
+        built = build_network(model, train, valid, resolved, faults)
+    return Inspected(faults, resolved, output, model, train, valid, built)
 
 
 def _check_outputs(settings: Settings, output: OutputDirectory, faults: FaultCollector) -> None:
@@ -108,7 +111,7 @@ def _read_datasets(settings: Settings, faults: FaultCollector) -> tuple[Scanned 
     return train, valid
 
 
-def check_counts(settings: Settings, world: World, train: Scanned | None, faults: FaultCollector) -> None:
+def check_counts(settings: ResolvedSettings, world: World, train: Scanned | None, faults: FaultCollector) -> None:
     """Compare the batch size and the number of processes with the number of training images.
 
     Args:
@@ -142,7 +145,7 @@ def build_network(
     model: UntrainedModel | None,
     train: Scanned | None,
     valid: Scanned | None,
-    settings: Settings,
+    settings: ResolvedSettings,
     faults: FaultCollector,
 ) -> Built | None:
     """Fit the head of the network to the classes, and check the sizes of the images; None if that is impossible."""
@@ -152,7 +155,7 @@ def build_network(
     return None
 
 
-def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, settings: Settings) -> Built:
+def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, settings: ResolvedSettings) -> Built:
     classes = train.images.classes
     same_labels = model.labels is None or list(map(nfc, model.labels[: len(classes)])) == list(map(nfc, classes))
     torch.manual_seed(derive_seed(settings.seed, "head"))

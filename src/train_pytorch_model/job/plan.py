@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from train_pytorch_model.models.network import head_keys
+from train_pytorch_model.parameters.recipes import differences_from_classic
 from train_pytorch_model.training.graph import use_cuda_graph
 from train_pytorch_model.training.microbatches import fixed_microbatch_size
 from train_pytorch_model.training.plan import Plan
@@ -13,14 +18,13 @@ from train_pytorch_model.training.precision import choose_precision
 if TYPE_CHECKING:
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.job.prepare import Prepared
-    from train_pytorch_model.job.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def make_plan(prepared: Prepared, settings: Settings, world: World) -> Plan:
+def make_plan(prepared: Prepared, world: World) -> Plan:
     """Choose what the settings leave to the program."""
-    parameters = settings.parameters
+    settings, parameters = prepared.settings, prepared.settings.parameters
     num_steps = parameters.epochs * (len(prepared.train) // parameters.batch_size)
     is_scaled = parameters.scale_learning_rate
     return Plan(
@@ -44,7 +48,56 @@ def make_plan(prepared: Prepared, settings: Settings, world: World) -> Plan:
         sync_batch_norm=parameters.sync_batch_norm,
         has_unused=not prepared.description.is_known,
         microbatch_size=parameters.microbatch_size,
+        **_recipe_parts(prepared),
     )
+
+
+def _recipe_parts(prepared: Prepared) -> dict[str, Any]:
+    """The values of the plan by which recipes differ from the classic one."""
+    parameters = prepared.settings.parameters
+    is_classic, is_finetune = parameters.recipe == "classic", parameters.recipe == "finetune"
+    counts = prepared.train_data.counts()
+    steps_per_epoch = math.ceil(len(prepared.train) / parameters.batch_size)
+    return {
+        "optimizer": parameters.optimizer,
+        "momentum": parameters.momentum,
+        "weight_decay": parameters.weight_decay,
+        "decays_one_dimensional": is_classic,
+        "lr_schedule": parameters.lr_schedule,
+        "warmup_steps": None if is_classic else round(parameters.warmup_epochs * steps_per_epoch),
+        "head_learning_rate_factor": parameters.head_learning_rate_factor,
+        "head_names": frozenset(head_keys(prepared.description, len(counts))),
+        "layers_to_freeze": parameters.layers_to_freeze,
+        "freeze_batch_norm": is_finetune,
+        "label_smoothing": parameters.label_smoothing,
+        "class_weights": class_weights(parameters.class_weights, counts),
+        "clip_grad_norm": _number(parameters.clip_grad_norm),
+        "model_ema": _number(parameters.model_ema),
+        "fits_head": is_finetune,
+        "metric_for_best_model": parameters.metric_for_best_model,
+        "early_stopping_delay": parameters.early_stopping_delay,
+    }
+
+
+def _number(value: float | str) -> float | None:
+    """A number, or None for "off"."""
+    return None if isinstance(value, str) else value
+
+
+def class_weights(kind: str, counts: np.ndarray) -> tuple[float, ...] | None:
+    """Return the weight of each class in the loss, such that their mean over the images is 1.
+
+    Args:
+        kind: "none"; "balanced" for the inverse of the number of images; "sqrt" for its square root.
+        counts: the number of training images of each class, int64 of shape (number of classes,).
+
+    Returns:
+        One weight for each class, None for "none". A class without images has the weight of a class with one.
+    """
+    if kind == "none":
+        return None
+    inverse = np.maximum(counts, 1) ** (-1.0 if kind == "balanced" else -0.5)
+    return tuple((inverse * counts.sum() / (inverse * counts).sum()).tolist())
 
 
 def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
@@ -70,12 +123,12 @@ def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
         )
 
 
-def fingerprint_of(prepared: Prepared, settings: Settings, plan: Plan, world: World) -> dict[str, object]:
+def fingerprint_of(prepared: Prepared, plan: Plan, world: World) -> dict[str, object]:
     """What two runs must have in common for one to resume from a checkpoint of the other."""
     microbatch_size = fixed_microbatch_size(plan)
     return {
         **prepared.data,
-        "random seed": settings.parameters.random_seed,
+        "random seed": prepared.settings.parameters.random_seed,
         "batch size": plan.batch_size,
         "learning rate": plan.learning_rate,
         "warm-up epochs": plan.warmup_epochs,
@@ -84,4 +137,5 @@ def fingerprint_of(prepared: Prepared, settings: Settings, plan: Plan, world: Wo
         "device": world.device.type,
         "sync batch norm": plan.sync_batch_norm,
         **({} if microbatch_size is None else {"microbatch size": microbatch_size}),
+        **differences_from_classic(prepared.settings.parameters),
     }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.errors import FaultCollector
     from train_pytorch_model.job.datasets import Scanned
-    from train_pytorch_model.job.settings import Settings
+    from train_pytorch_model.job.settings import ResolvedSettings, Settings
     from train_pytorch_model.models.description import NetworkDescription
     from train_pytorch_model.ports.output_directory import OutputDirectory
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class Prepared:
     """What training needs, checked."""
 
+    settings: ResolvedSettings
     train_data: Scanned
     valid_data: Scanned
     train: ImageStore
@@ -59,17 +60,17 @@ def prepare(settings: Settings, world: World, display: ProgressDisplay) -> Prepa
     outputs_path = settings.outputs_path if world.is_main else None
     how = Decoding(world, display, inspected.faults, settings.skip_unreadable_images, outputs_path)
     with ExitStack() as files:
-        inspected, decoded = _decode(inspected, settings, how, files)
-        check_counts(settings, world, inspected.train, inspected.faults)
+        inspected, decoded = _decode(inspected, how, files)
+        check_counts(inspected.settings, world, inspected.train, inspected.faults)
         _raise_any(inspected.faults, world)  # after which all processes have opened the shared files
     return assemble(inspected, decoded)
 
 
-def _decode(inspected: Inspected, settings: Settings, how: Decoding, files: ExitStack) -> tuple[Inspected, Decoded]:
+def _decode(inspected: Inspected, how: Decoding, files: ExitStack) -> tuple[Inspected, Decoded]:
     """Decode the datasets, on a node of several processes in the first of them only."""
     world = how.world
     datasets = (inspected.train, inspected.valid)
-    wanted = settings.parameters.image_store
+    wanted = inspected.settings.parameters.image_store
     if len(world.node) == 1:
         decoded = decode_datasets(datasets, wanted, how)
         return replace(inspected, train=decoded.datasets[0], valid=decoded.datasets[1]), decoded
@@ -80,7 +81,7 @@ def _decode(inspected: Inspected, settings: Settings, how: Decoding, files: Exit
     train, valid = decoded.datasets
     built = inspected.built
     if not world.is_leader:
-        built = build_network(inspected.model, train, valid, settings, inspected.faults)
+        built = build_network(inspected.model, train, valid, inspected.settings, inspected.faults)
     return replace(inspected, train=train, valid=valid, built=built), decoded
 
 
@@ -104,7 +105,16 @@ def assemble(inspected: Inspected, decoded: Decoded) -> Prepared:
         "initial weights": digest_of(model.state),
     }
     return Prepared(
-        train, valid, train_store, valid_store, decoded.place, *built, model.code_folders, inspected.output, data
+        inspected.settings,
+        train,
+        valid,
+        train_store,
+        valid_store,
+        decoded.place,
+        *built,
+        model.code_folders,
+        inspected.output,
+        data,
     )
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.job.datasets import Scanned
     from train_pytorch_model.job.history import History
     from train_pytorch_model.job.prepare import Prepared
-    from train_pytorch_model.job.settings import Settings
+    from train_pytorch_model.job.settings import ResolvedSettings
     from train_pytorch_model.training.early_stopping import BestModel
     from train_pytorch_model.training.plan import Plan
 
@@ -60,7 +60,7 @@ _MAX_PROBABILITIES = 50_000_000
 class FinishedTraining:
     """The results of training, before they are written."""
 
-    settings: Settings
+    settings: ResolvedSettings
     prepared: Prepared
     plan: Plan
     best: BestModel

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.errors import ModuleError
     from train_pytorch_model.evaluation.records import EpochRecord
-    from train_pytorch_model.job.settings import Settings
-    from train_pytorch_model.parameters import TrainingParameters
+    from train_pytorch_model.job.settings import ResolvedSettings, Settings
+    from train_pytorch_model.parameters.recipes import ResolvedParameters
     from train_pytorch_model.session import Session
     from train_pytorch_model.training.plan import Plan
 
@@ -55,7 +55,6 @@ def train(settings: Settings, session: Session) -> TrainingResult:
     Raises:
         ModuleError: for every fault of an input, a parameter or the run.
     """
-    session.tracking.log_parameters(asdict(settings.parameters))
     is_main = session.launch.rank == 0
     report = session.report if is_main else _ignore
     report_path = None
@@ -92,17 +91,19 @@ def _fit(
 ) -> tuple[FinishedTraining, CheckpointWriter]:
     """Prepare and train; return the results and the writer of the checkpoints."""
     started = time.perf_counter()
-    parameters = settings.parameters
-    with faults_named(parameters, world, interruption):
+    with faults_named(settings.parameters, world, interruption):
         folder = CheckpointFolder(settings.checkpoint_path)
-        candidate = folder.newest() if world.is_main and parameters.resume != "never" else None
-        if parameters.random_seed is None:
+        candidate = folder.newest() if world.is_main and settings.parameters.resume != "never" else None
+        if settings.parameters.random_seed is None:
             settings = replace(settings, seed=world.broadcast(drawn_before(candidate, settings.seed)))
             logger.info("Using random seed %d. Repeat this run with --random-seed %d.", *[settings.seed] * 2)
         prepared = prepare(settings, world, ProgressDisplay(session.console))
-        plan = make_plan(prepared, settings, world)
+    settings, parameters = prepared.settings, prepared.settings.parameters
+    session.tracking.log_parameters(asdict(parameters))
+    with faults_named(parameters, world, interruption):
+        plan = make_plan(prepared, world)
         log_plan(prepared, plan, world)
-        fingerprint = fingerprint_of(prepared, settings, plan, world)
+        fingerprint = fingerprint_of(prepared, plan, world)
         _check_same(fingerprint, world)
         checkpoints = _open_checkpoints(folder, candidate, fingerprint, settings, world, interruption)
         del candidate  # as large as three models
@@ -143,7 +144,7 @@ def _open_checkpoints(
     folder: CheckpointFolder,
     candidate: dict[str, Any] | None,
     fingerprint: dict[str, object],
-    settings: Settings,
+    settings: ResolvedSettings,
     world: World,
     interruption: Interruption,
 ) -> CheckpointWriter:
@@ -165,7 +166,7 @@ def _open_checkpoints(
 
 
 def _run_loop(
-    settings: Settings,
+    settings: ResolvedSettings,
     session: Session,
     prepared: Prepared,
     plan: Plan,
@@ -203,7 +204,7 @@ def _run_loop(
     return stopped_early
 
 
-def _stop_reason(records: Sequence[EpochRecord], parameters: TrainingParameters, *, stopped_early: bool) -> str:
+def _stop_reason(records: Sequence[EpochRecord], parameters: ResolvedParameters, *, stopped_early: bool) -> str:
     if not stopped_early:
         return "Completed the epoch." if parameters.epochs == 1 else f"Completed all {parameters.epochs} epochs."
     finite = [record for record in records if math.isfinite(record.valid_loss)]

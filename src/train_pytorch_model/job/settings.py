@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from train_pytorch_model.parameters import TrainingParameters
+    from train_pytorch_model.parameters.recipes import ResolvedParameters
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,10 @@ class Settings:
     trust_model_code: bool = False
     include_samples: bool = False
     export_formats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ResolvedSettings(Settings):
+    """Settings without values that a recipe decides."""
+
+    parameters: ResolvedParameters

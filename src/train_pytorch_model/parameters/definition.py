@@ -37,7 +37,7 @@ class Definition:
     """`int`, `float`, `bool` or `str`."""
     description: str
     group: str
-    """Heading in `--help`: "training", "speed", "resuming" or "output"."""
+    """Heading in `--help`: "training", "recipe", "speed", "resuming" or "output"."""
     greater_than: Optional[int] = None
     """Exclusive lower bound."""
     at_least: Optional[float] = None

@@ -70,19 +70,22 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class ResolvedParameters(TrainingParameters):
-    """Training parameters without `auto`, except where another part of the program decides (`image_size`, speed)."""
+    """Training parameters without `auto`, except where another part of the program decides (`image_size`, speed).
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    patience: int
-    warmup_epochs: float
-    early_stopping_delay: int
-    momentum: float
-    weight_decay: float
-    head_learning_rate_factor: float
-    layers_to_freeze: int
-    label_smoothing: float
+    The defaults are those of the classic recipe.
+    """
+
+    epochs: int = 5
+    batch_size: int = 16
+    learning_rate: float = 0.001
+    patience: int = 3
+    warmup_epochs: float = 0.0
+    early_stopping_delay: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    head_learning_rate_factor: float = 1.0
+    layers_to_freeze: int = 0
+    label_smoothing: float = 0.0
 
 
 def resolve(parameters: TrainingParameters, facts: NetworkFacts) -> ResolvedParameters:
@@ -108,3 +111,26 @@ def resolve(parameters: TrainingParameters, facts: NetworkFacts) -> ResolvedPara
             rate = given.get("learning_rate", values["learning_rate"])
             given["learning_rate"] = _ADAMW_RATE * rate
     return ResolvedParameters(**{**values, **given, "recipe": recipe})
+
+
+# What a run may change when it resumes, or what its checkpoint knows by another name.
+_NOT_COMPARED = frozenset(
+    [
+        *("epochs", "batch_size", "learning_rate", "patience", "warmup_epochs", "early_stopping_delay"),
+        *("image_size", "horizontal_flip"),
+    ]
+)
+
+
+def differences_from_classic(parameters: ResolvedParameters) -> dict[str, object]:
+    """Return the values that tell a run from a classic one, by name; empty for a classic run.
+
+    A run resumes only from a checkpoint with the same values. Checkpoints of version 0.1 have none.
+    """
+    values = {name: getattr(parameters, name) for name in _CLASSIC if name not in _NOT_COMPARED}
+    differing = {name: value for name, value in values.items() if value != _CLASSIC[name]}
+    if parameters.auto_augment != "none" and parameters.horizontal_flip == "off":
+        differing["horizontal_flip"] = "off"
+    if parameters.recipe != "classic":
+        differing["recipe"] = parameters.recipe
+    return {name.replace("_", " "): value for name, value in differing.items()}

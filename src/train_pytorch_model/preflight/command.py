@@ -96,16 +96,16 @@ def _check(settings: Settings, world: World, display: ProgressDisplay, warned: l
     decoding = time.perf_counter() - decoding
     train, valid = decoded.datasets
     inspected = replace(inspected, train=train, valid=valid)
-    check_counts(settings, world, train, faults)
+    check_counts(inspected.settings, world, train, faults)
     start_seconds = time.perf_counter() - started
     chosen = estimate = start = None
     memory: tuple[Need, ...] = ()
     model = _model(inspected)  # before steps change its weights
     if not faults.faults:
         prepared = assemble(inspected, decoded)
-        plan = make_plan(prepared, settings, world)
+        plan = make_plan(prepared, world)
         chosen = Chosen(name_of_device(world.device), str(plan.precision), decoded.place, plan.cuda_graph)
-        start = _start(prepared, settings, plan, world, faults)
+        start = _start(prepared, plan, world, faults)
         free = free_bytes(world.device)
         try:
             trial = try_steps(prepared, plan, world)
@@ -132,12 +132,13 @@ def _check(settings: Settings, world: World, display: ProgressDisplay, warned: l
     )
 
 
-def _start(prepared: Prepared, settings: Settings, plan: Plan, world: World, faults: FaultCollector) -> str:
+def _start(prepared: Prepared, plan: Plan, world: World, faults: FaultCollector) -> str:
     """Whether training would resume or start from scratch, in words."""
+    settings = prepared.settings
     resume = settings.parameters.resume
     folder = CheckpointFolder(settings.checkpoint_path)
     candidate = None if resume == "never" else folder.newest()
-    fingerprint = fingerprint_of(prepared, settings, plan, world)
+    fingerprint = fingerprint_of(prepared, plan, world)
     reason = why_not(folder, candidate, fingerprint, settings.parameters.epochs)
     if reason and resume == "require":
         faults.faults.append(refusal(folder, candidate, reason))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Optional, Union
 import torch
 
 if TYPE_CHECKING:
+    from train_pytorch_model.training.augmentation import Augmentation
     from train_pytorch_model.training.precision import Precision
 
 
@@ -22,7 +23,7 @@ class Plan:
     """Images in a batch of each process."""
     learning_rate: float
     """The peak of the schedule, already scaled by the number of processes where that is wanted."""
-    warmup_epochs: int
+    warmup_epochs: float
     patience: int
     """Training stops after this many consecutive epochs without a new lowest validation loss."""
     seed: int
@@ -73,3 +74,14 @@ class Plan:
     """The decay of the exponential moving average of weights, which is validated and written instead of the weights."""
     fits_head: bool = False
     """The head is fitted on features of the frozen network before the first epoch."""
+    image_size: Optional[tuple[int, int]] = None
+    """(height, width) that the network sees; None for that of the training images. These may have a margin."""
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Of each channel of pixels in [0, 1]; subtracted before the division by `std`."""
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    augmentation: Optional[Augmentation] = None
+    """Random changes of training images."""
+    metric_for_best_model: str = "accuracy"
+    """"accuracy", "balanced_accuracy", "macro_f1" or "loss" on the validation images."""
+    early_stopping_delay: int = 0
+    """Epochs at the start that patience does not count."""

@@ -13,7 +13,7 @@ DECAY_END = 1e-7
 DECAY_POWER = 2
 
 
-def learning_rate(epoch: int, *, peak: float, epochs: int, warmup_epochs: int) -> float:
+def learning_rate(epoch: int, *, peak: float, epochs: int, warmup_epochs: float) -> float:
     """Return the learning rate of an epoch: linear warm-up, then polynomial decay of power 2.
 
     With e the epoch, L the peak, E the epochs and W the warm-up epochs:
@@ -54,7 +54,7 @@ def rate_of(step_number: int, total_steps: int, plan: Plan) -> float:
         return learning_rate(epoch, peak=plan.learning_rate, epochs=plan.epochs, warmup_epochs=plan.warmup_epochs)
     peak, warmup_steps = plan.learning_rate, plan.warmup_steps
     if warmup_steps is None:
-        warmup_steps = plan.warmup_epochs * total_steps // plan.epochs
+        warmup_steps = int(plan.warmup_epochs * total_steps // plan.epochs)
     if step_number < warmup_steps:
         return peak * (step_number + 1) / (warmup_steps + 1)
     progress = (step_number - warmup_steps) / (total_steps - warmup_steps)
