@@ -8,6 +8,7 @@ import pytest
 from train_pytorch_model.cli.parser import build_parser
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.parameters.recipes import NetworkFacts, differences_from_classic, resolve
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,10 @@ from train_pytorch_model.parameters import TrainingParameters
         ({"learning_rate": 1e39}, "NotInRangeValue", 8),
         ({"warmup_epochs": -1}, "GreaterThanOrEqualTo", 5),
         ({"microbatch_size": 0}, "GreaterThan", 4),
+        ({"image_size": 0}, "GreaterThan", 4),
+        ({"label_smoothing": 1.5}, "NotInRangeValue", 8),
+        ({"label_smoothing": -0.5}, "GreaterThanOrEqualTo", 5),
+        ({"model_ema": 2.0}, "NotInRangeValue", 8),
     ],
 )
 def test_a_value_out_of_its_range_is_a_named_error(values: dict[str, float], error_id: str, code: int) -> None:
@@ -39,10 +44,74 @@ def test_values_at_the_ends_of_their_ranges_are_taken(values: dict[str, float]) 
 
 
 def test_defaults_are_the_documented_ones() -> None:
-    parameters = TrainingParameters()
+    parameters = resolve(TrainingParameters(), NetworkFacts(has_weights=False, uses_layer_norm=False, num_stages=9))
+    assert parameters.recipe == "classic"
     assert (parameters.epochs, parameters.batch_size, parameters.learning_rate) == (5, 16, 0.001)
     assert (parameters.random_seed, parameters.patience) == (1, 3)
     assert (parameters.warmup_epochs, parameters.print_frequency) == (0, 10)
+
+
+PRETRAINED = NetworkFacts(has_weights=True, uses_layer_norm=False, num_stages=9)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "has_weights", "resolved"),
+    [
+        ("auto", True, "finetune"),
+        ("auto", False, "classic"),
+        ("classic", True, "classic"),
+        ("finetune", False, "finetune"),
+        ("scratch", True, "scratch"),
+    ],
+)
+def test_auto_is_finetune_for_weights_and_classic_otherwise(recipe: str, has_weights: bool, resolved: str) -> None:
+    facts = NetworkFacts(has_weights=has_weights, uses_layer_norm=False, num_stages=9)
+    assert resolve(TrainingParameters(recipe=recipe), facts).recipe == resolved
+
+
+@pytest.mark.parametrize("recipe", ["classic", "finetune", "scratch"])
+def test_a_recipe_only_fills_what_was_not_given(recipe: str) -> None:
+    given = {"epochs": 7, "batch_size": 8, "learning_rate": 0.25, "patience": 2, "clip_grad_norm": 3.0}
+    given |= {"model_ema": "off", "layers_to_freeze": 1, "label_smoothing": 0.2, "optimizer": "adamw"}
+    parameters = resolve(TrainingParameters(recipe=recipe, **given), PRETRAINED)  # type: ignore[arg-type]
+    assert {name: getattr(parameters, name) for name in given} == given
+
+
+@pytest.mark.parametrize("recipe", ["classic", "finetune", "scratch"])
+def test_nothing_that_a_recipe_decides_stays_open(recipe: str) -> None:
+    parameters = resolve(TrainingParameters(recipe=recipe), PRETRAINED)
+    still_open = {name for name in TrainingParameters.definitions() if getattr(parameters, name) == "auto"}
+    assert still_open == {"image_size", "image_store", "precision", "cuda_graph", "resume", "report"}
+
+
+def test_adamw_takes_a_tenth_of_the_rate_where_the_recipe_chooses_it() -> None:
+    facts = NetworkFacts(has_weights=True, uses_layer_norm=True, num_stages=9)
+    chosen = resolve(TrainingParameters(learning_rate=0.01), facts)
+    assert (chosen.optimizer, chosen.learning_rate) == ("adamw", pytest.approx(0.001))
+    given = resolve(TrainingParameters(learning_rate=0.01, optimizer="adamw"), facts)
+    assert given.learning_rate == 0.01
+    classic = resolve(TrainingParameters(learning_rate=0.01, recipe="classic"), facts)
+    assert (classic.optimizer, classic.learning_rate) == ("sgd", 0.01)
+
+
+def test_only_other_runs_than_classic_ones_have_more_in_their_fingerprint() -> None:
+    assert (
+        differences_from_classic(resolve(TrainingParameters(epochs=9, patience=1), NetworkFacts(False, False, 9))) == {}
+    )
+    differing = differences_from_classic(resolve(TrainingParameters(class_weights="sqrt"), PRETRAINED))
+    assert (differing["recipe"], differing["class weights"], differing["lr schedule"]) == ("finetune", "sqrt", "cosine")
+
+
+@pytest.mark.parametrize(("text", "value"), [("auto", "auto"), ("224", 224), ("192x256", "192x256")])
+def test_image_sizes_are_numbers_or_height_and_width(text: str, value: object) -> None:
+    assert build_parser().parse_args(["train", *PORTS, "--image-size", text]).image_size == value
+
+
+@pytest.mark.parametrize("text", ["0x4", "224x", "x", "224,224", "-3x4"])
+def test_other_image_sizes_are_wrong_usage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["train", *PORTS, f"--image-size={text}"])
+    assert "expected 'auto' or an integer or HEIGHTxWIDTH" in capsys.readouterr().err
 
 
 PORTS = ["--untrained-model-path", "u", "--train-data-path", "t", "--valid-data-path", "v", "--trained-model-path", "m"]
@@ -107,10 +176,9 @@ def test_values_given_in_python_are_converted(name: str, value: object, expected
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("epochs", "many", "epochs: expected an integer, but got 'many'."),
-        ("epochs", 1.5, "epochs: expected an integer, but got 1.5."),
-        ("epochs", True, "epochs: expected an integer, but got True."),
-        ("epochs", None, "epochs: expected an integer, but got None."),
+        ("epochs", "many", "epochs: expected 'auto' or an integer, but got 'many'."),
+        ("epochs", 1.5, "epochs: expected 'auto' or an integer, but got 1.5."),
+        ("epochs", None, "epochs: expected 'auto' or an integer, but got None."),
         ("sync_batch_norm", 2, "sync_batch_norm: expected true or false, but got 2."),
         ("cuda_graph", "max", "cuda_graph: expected 'auto' or 'on' or 'off', but got 'max'."),
         ("microbatch_size", "x", "microbatch_size: expected 'off' or 'auto' or an integer, but got 'x'."),
