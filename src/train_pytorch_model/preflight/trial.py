@@ -8,11 +8,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 import torch
 
 from train_pytorch_model.data.batches import shuffled, training_shards
+from train_pytorch_model.training.augmentation import centre, plain
 from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, side_stream
 from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
 from train_pytorch_model.training.rehearsal import make_repeatable, use_graph
@@ -20,12 +21,15 @@ from train_pytorch_model.training.step import TrainingStep
 from train_pytorch_model.training.validation import add_batch, validation_batch_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from train_pytorch_model.data.image_store import Batch, ImageStore
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.job.prepare import Prepared
     from train_pytorch_model.training.plan import Plan
+
+Work = Callable[[torch.Tensor, torch.Tensor], None]
+"""Does something with pixels and labels."""
 
 # The first steps prepare kernels, take memory and record a CUDA graph; then a few are timed, fewer of long ones.
 _WARM_UP = NUM_WARM_UP_STEPS + 1
@@ -63,10 +67,11 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
         before = _memory_in_use(world.device)
         network = prepared.network.to(world.device)
         step = TrainingStep(network, plan, world.device)
-        make_repeatable(step, prepared.train, world)
-        set_microbatch_size(step, prepared.train, plan, world)
+        images = plain(prepared.train, plan.image_size)
+        make_repeatable(step, images, world)
+        set_microbatch_size(step, images, plan, world)
         trial = run_with_advice(
-            lambda: _time_all(step, prepared.train, prepared.valid, plan, world), step, prepared.train, plan, world
+            lambda: _time_all(step, prepared.train, prepared.valid, plan, world), step, images, plan, world
         )
         peak = _peak_memory(world.device)
     return replace(trial, peak_bytes=None if peak is None or before is None else max(0, peak - before))
@@ -75,14 +80,15 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
 def _time_all(step: TrainingStep, train: ImageStore, valid: ImageStore, plan: Plan, world: World) -> Trial:
     """Time training and validation as they will be run; `peak_bytes` of the result is None."""
     device, network = world.device, step.network
-    captured = CapturedStep(step, plan.batch_size) if use_graph(step, train, valid, plan, world) else None
+    plain_train = plain(train, plan.image_size)
+    captured = CapturedStep(step, plan.batch_size) if use_graph(step, plain_train, valid, plan, world) else None
     shards = training_shards(shuffled(len(train), plan.seed, 1), plan.batch_size)
     step.begin_epoch(plan.learning_rate)
     # There before a step is timed, as they are where images are decoded once.
     batches = list(train.batches([shard.indices for shard in shards[:2]], device))
-    step_seconds = time_steps(captured or step, batches, device)
+    step_seconds = time_steps(_with_views(captured or step, train, plan, device), batches, device)
     if captured:  # whose memory this batch cannot use
-        step(*next(iter(train.batches([shards[-1].indices], device))))
+        step(*next(iter(plain_train.batches([shards[-1].indices], device))))
     network.eval()
     at_once = validation_batch_size(plan, world, len(valid), step.microbatch_size)
     batches = list(valid.batches(torch.split(torch.arange(len(valid)), at_once)[:2], device))
@@ -95,9 +101,17 @@ def _time_all(step: TrainingStep, train: ImageStore, valid: ImageStore, plan: Pl
     return Trial(step_seconds, validation_seconds, None, captured is not None and captured.is_captured)
 
 
-def time_steps(
-    work: Callable[[torch.Tensor, torch.Tensor], None], batches: Sequence[Batch], device: torch.device
-) -> float:
+def _with_views(work: Work, train: ImageStore, plan: Plan, device: torch.device) -> Work:
+    """Return a step that also turns stored images into those of the network."""
+    augmentation = plan.augmentation
+    if augmentation is None:
+        size = plan.image_size or train.size
+        return lambda pixels, labels: work(centre(pixels, size), labels)
+    views = augmentation.draw(train.size, plan.batch_size, plan.seed, 1).to(device)
+    return lambda pixels, labels: work(augmentation.apply(pixels, views[: len(labels)]), labels)
+
+
+def time_steps(work: Work, batches: Sequence[Batch], device: torch.device) -> float:
     """Return the seconds of the median batch, after some batches that warm up."""
     seconds: list[float] = []
     began = time.perf_counter()

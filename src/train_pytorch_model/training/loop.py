@@ -10,6 +10,7 @@ import torch
 
 from train_pytorch_model.data.batches import Shard, derive_seed, shuffled, training_shards
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
+from train_pytorch_model.training.augmentation import augmented, plain
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.graph import CapturedStep, side_stream
 from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
@@ -74,7 +75,8 @@ def fit(
         BatchTooLargeError: when a training step needs more memory than there is.
     """
     with side_stream(world.device):
-        step = _make_step(network, train, plan, world, checkpointer)
+        plain_train = plain(train, plan.image_size)
+        step = _make_step(network, plain_train, plan, world, checkpointer)
         state = TrainingState(step, best, EarlyStopping(plan.patience))
         if checkpointer.is_resuming:
             state.restore(checkpointer.resume_from, world)
@@ -82,12 +84,12 @@ def fit(
             callback.training_resumed(state.records)
 
         def run() -> bool:
-            is_captured = use_graph(step, train, valid, plan, world)
+            is_captured = use_graph(step, plain_train, valid, plan, world)
             run_step = CapturedStep(step, plan.batch_size, world=world) if is_captured else step
             # Created inside the call, so that nothing keeps its tensors alive after it fails.
             return _Fit(step, run_step, train, valid, plan, world, callback, checkpointer, state).run()
 
-        return run_with_advice(run, step, train, plan, world)
+        return run_with_advice(run, step, plain_train, plan, world)
 
 
 def _make_step(
@@ -235,6 +237,7 @@ def train_epoch(
         Loss and accuracy in training mode, averaged over the images of all processes.
     """
     step = state.step
+    train = augmented(train, plan, state.epoch)
     order = shuffled(len(train), plan.seed, state.epoch)
     shards = training_shards(order, plan.batch_size, world.rank, world.world_size)
     callback.epoch_started(state.epoch, len(shards))
