@@ -1,35 +1,47 @@
-"""Decodes image files with Pillow exactly as Score Image Model does: `open(file).convert("RGB")`."""
+"""Decodes image files with Pillow, and reads what their headers say."""
 
 from __future__ import annotations
 
 import stat
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from train_pytorch_model.data.image_formats import UnreadableImageError, open_image
+from train_pytorch_model.data.image_geometry import Geometry, Size, has_wide_values, pixels_of, size_in_header
 from train_pytorch_model.data.threads import in_threads, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
     from PIL import Image
 
 __all__ = [
+    "Header",
     "Size",
     "UnreadableImageError",
     "check_regular",
     "decode",
     "decode_sized",
     "opened",
+    "read_header",
     "read_headers",
     "read_size",
 ]
 
-Size = tuple[int, int]
-"""(height, width) in pixels."""
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image says."""
+
+    size: Size
+    """(height, width) in pixels."""
+    oriented_size: Size
+    """(height, width) in the orientation that the EXIF metadata name."""
+    has_wide_values: bool
+    """Whether its values may need more than 8 bits."""
 
 
 def check_regular(path: Path) -> None:
@@ -56,21 +68,35 @@ def opened(path: Path) -> Iterator[Image.Image]:
             yield image
 
 
+@contextmanager
+def _decoding_errors_named() -> Iterator[None]:
+    try:
+        yield
+    except (UnreadableImageError, MemoryError):
+        raise  # the second is not caused by the image
+    except Exception as error:  # with broken files, Pillow's decoders can raise anything
+        raise UnreadableImageError(_reason(error)) from error
+
+
+def read_header(path: Path) -> Header:
+    """Return what the header of an image says.
+
+    Raises:
+        UnreadableImageError: if the file is missing or is not an image.
+    """
+    with _decoding_errors_named(), opened(path) as image:
+        size, oriented = (size_in_header(image, orients=orients) for orients in (False, True))
+        return Header(size, oriented, has_wide_values(image))
+
+
 def read_size(path: Path) -> Size:
     """Return the size of an image from its header, (height, width) in pixels.
 
     Raises:
         UnreadableImageError: if the file is missing or is not an image.
     """
-    try:
-        with opened(path) as image:
-            return image.height, image.width
-    except UnreadableImageError:
-        raise
-    except MemoryError:
-        raise  # not caused by the image
-    except Exception as error:  # with broken files, Pillow's decoders can raise anything
-        raise UnreadableImageError(_reason(error)) from error
+    with _decoding_errors_named(), opened(path) as image:
+        return size_in_header(image, orients=False)
 
 
 def read_headers(files: Sequence[Path]) -> None:
@@ -90,22 +116,24 @@ def read_headers(files: Sequence[Path]) -> None:
         pass
 
 
-def decode(path: Path) -> np.ndarray:
+def decode(path: Path, geometry: Geometry | None = None) -> np.ndarray:
     """Decode an image to RGB pixels, uint8 of shape (height, width, 3).
 
+    Args:
+        path: the file.
+        geometry: how the image becomes pixels of one size; None to return what Score Image Model sees, the pixels of
+            `open(file).convert("RGB")`.
+
     Raises:
-        UnreadableImageError: if the file is missing, truncated or cannot be decoded.
+        UnreadableImageError: if the file is missing, truncated or cannot be decoded, or if its image has another size
+            than the geometry and must not be resized.
     """
-    try:
-        with opened(path) as image:
-            # Converting RGB to RGB would only copy the image.
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except UnreadableImageError:
-        raise
-    except MemoryError:
-        raise
-    except Exception as error:  # as above
-        raise UnreadableImageError(_reason(error)) from error
+    with _decoding_errors_named(), opened(path) as image:
+        pixels = pixels_of(image, geometry)
+    if geometry is not None and pixels.shape[:2] != geometry.size:
+        (height, width), (found_height, found_width) = geometry.size, pixels.shape[:2]
+        raise UnreadableImageError(f"it is {found_width}x{found_height}, but its header said {width}x{height}")
+    return pixels
 
 
 def decode_sized(path: Path, size: Size) -> np.ndarray:
@@ -114,10 +142,7 @@ def decode_sized(path: Path, size: Size) -> np.ndarray:
     Raises:
         UnreadableImageError: as in `decode`, and if the image has another size.
     """
-    image = decode(path)
-    if image.shape[:2] != size:
-        raise UnreadableImageError(f"it is {image.shape[1]}x{image.shape[0]}, but its header said {size[1]}x{size[0]}")
-    return image
+    return decode(path, Geometry(size))
 
 
 def _reason(error: Exception) -> str:

@@ -7,12 +7,11 @@ a copy of it, so it needs only Pillow and NumPy.
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Optional
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, TiffImagePlugin
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -21,8 +20,21 @@ RESIZE_MODES = ("crop", "pad", "stretch")
 GEOMETRY_FILE = "image_geometry.json"
 """The file of a trained model that contains `Geometry.to_dict`; models that see images as they are have none."""
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-# A JPEG is decoded at a reduced scale that leaves it at least this much larger than the result.
-_REDUCING_GAP = 3.0
+_MAX_SIDE = 2**13
+_ORIENTATION = 0x0112
+_TURNS = {
+    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
+    **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE},
+    **{8: Image.Transpose.ROTATE_90},
+}
+_QUARTER_TURNS = (5, 6, 7, 8)
+# Where Pillow finds an orientation. A TIFF has it in its tags.
+_SOURCES_OF_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+# A JPEG is decoded at a reduced scale that leaves it at least this many times as large as the result.
+_REDUCING_GAP = 3
+# Of an image that is longer than this, relative to the covered size, only the middle is resized. It could take
+# gigabytes otherwise: 1x5000 pixels cover 256x256 as 256x1280000.
+_MAX_EXCESS = 16
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,8 @@ class Geometry:
     """Whether to apply the EXIF orientation."""
     scales_values: bool = False
     """Whether to scale values of more than 8 bits to 8 bits; otherwise they are clipped at 255, as Pillow does."""
+    has_margin: bool = False
+    """Whether the size includes a margin, so that images of exactly this size are resized as all others are."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
@@ -56,15 +70,22 @@ class Geometry:
             ValueError: if the values are not those of a geometry.
         """
         try:
-            sizes = {key: _size(values[key]) for key in ("size", "cover") if values.get(key) is not None}
+            cover = values.get("cover")
+            sizes = {"size": _size(values["size"]), "cover": None if cover is None else _size(cover)}
             geometry = cls(**{**values, **sizes})
-            is_valid = geometry.resize in ("none", *RESIZE_MODES) and geometry.interpolation in _RESAMPLING
-            covers = geometry.cover or geometry.size
-            if not (is_valid and min(geometry.size) > 0 and all(map(operator.ge, covers, geometry.size))):
-                raise ValueError(f"{values} is no geometry of images")
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{values!r} is no geometry of images") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{str(values)[:200]} is no geometry of images") from error
+        switches = (geometry.orients, geometry.scales_values, geometry.has_margin)
+        names = (geometry.resize in ("none", *RESIZE_MODES), geometry.interpolation in tuple(_RESAMPLING))
+        if not all((*names, *(isinstance(switch, bool) for switch in switches), geometry._covers())):
+            raise ValueError(f"{str(values)[:200]} is no geometry of images")
         return geometry
+
+    def _covers(self) -> bool:
+        """Whether the covered size, which only crops have, is not smaller than the size."""
+        if self.cover is None:
+            return True
+        return self.resize == "crop" and self.cover[0] >= self.size[0] and self.cover[1] >= self.size[1]
 
     @classmethod
     def crop(cls, size: Size, fraction: float, **others: Any) -> Geometry:
@@ -86,18 +107,42 @@ class Geometry:
     def with_margin(self) -> Geometry:
         """Return the geometry of the same images with the margin around them; their centre is what it was."""
         (height, width), (rows, columns) = self.size, self.margin
-        return replace(self, size=(height + 2 * rows, width + 2 * columns))
+        is_wider = (rows, columns) != (0, 0)
+        return replace(self, size=(height + 2 * rows, width + 2 * columns), has_margin=is_wider)
 
 
 def _size(values: Any) -> Size:
-    height, width = (int(value) for value in values)
+    height, width = values
+    if not all(type(side) is int and 0 < side <= _MAX_SIDE for side in values):
+        raise ValueError(f"sides must be integers from 1 to {_MAX_SIDE}")
     return height, width
 
 
 def size_in_header(image: Image.Image, *, orients: bool) -> Size:
-    """Return (height, width) of an opened image, which need not be decoded, in its EXIF orientation if `orients`."""
-    is_turned = orients and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    return (image.width, image.height) if is_turned else (image.height, image.width)
+    """Return (height, width) of an opened image, which need not be decoded, in its EXIF orientation if `orients`.
+
+    The orientation of a PNG may follow its pixels, and is known only when it is decoded.
+    """
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Pillow turns a TIFF when it decodes it, and some versions exchange its sides before.
+        is_turned = image.tag_v2.get(_ORIENTATION) in _QUARTER_TURNS
+        if is_turned:
+            width, height = image.tag_v2[256], image.tag_v2[257]
+    else:
+        is_turned = orients and orientation(image) in _QUARTER_TURNS
+    return (width, height) if is_turned else (height, width)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 to 8; 1 if it has none, or damaged metadata."""
+    if not any(source in image.info for source in _SOURCES_OF_ORIENTATION):
+        return 1
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # those of damaged metadata, which are not documented, and no reason to refuse the pixels
+        return 1
+    return value if value in _TURNS else 1
 
 
 def pixels_of(image: Image.Image, geometry: Geometry | None = None) -> np.ndarray:
@@ -111,50 +156,75 @@ def pixels_of(image: Image.Image, geometry: Geometry | None = None) -> np.ndarra
         Exception: those of Pillow's decoders, which are not documented.
     """
     if geometry is None:
-        return _rgb(image)
-    turned = size_in_header(image, orients=geometry.orients)
-    if geometry.resize == "none" or turned == geometry.size:
-        return _rgb(_prepared(image, geometry))
-    cover = _scaled_size(turned, geometry)
-    is_turned = turned != (image.height, image.width)
-    width, height = (math.ceil(_REDUCING_GAP * side) for side in (cover if is_turned else reversed(cover)))
-    image.draft(image.mode, (width, height))  # only for JPEGs, and never smaller than asked for
-    resized = Image.fromarray(_rgb(_prepared(image, geometry))).resize(
-        (cover[1], cover[0]), _RESAMPLING[geometry.interpolation]
-    )
+        return np.asarray(_rgb(image))
+    if geometry.orients and image.format not in ("JPEG", "MPO"):
+        image.load()  # which finds the orientation wherever it is
+    size = size_in_header(image, orients=geometry.orients)
+    if geometry.resize == "none" or (size == geometry.size and not geometry.has_margin):
+        return np.asarray(_rgb(_prepared(image, geometry)))
+    scaled = _scaled_size(size, geometry)
+    resampling = _RESAMPLING[geometry.interpolation]
+    turn = orientation(image) if geometry.orients else 1
+    sides = scaled if turn in _QUARTER_TURNS else scaled[::-1]  # (width, height) in the orientation of the file
+    if box := _reduced(image, sides):
+        resized = _turned(_rgb(image).resize(sides, resampling, box), turn)
+    else:
+        upright = _rgb(_prepared(image, geometry))
+        if geometry.resize == "crop":
+            upright, scaled = _without_excess(upright, scaled, geometry)
+        resized = upright.resize(scaled[::-1], resampling)
     return _placed(np.asarray(resized), geometry)
 
 
+def _reduced(image: Image.Image, sides: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """Let a large JPEG be decoded at a reduced scale, which takes less time and hardly changes the result.
+
+    Args:
+        image: an opened image that is not decoded.
+        sides: (width, height) to which it will be resized.
+
+    Returns:
+        The part of the reduced pixels that the image is, whose last column and row it may fill partly; None for other
+        images, which are decoded whole.
+    """
+    whole = image.size
+    drafted = image.draft(image.mode, (_REDUCING_GAP * sides[0], _REDUCING_GAP * sides[1]))
+    return None if drafted is None or image.size == whole else drafted[1]
+
+
 def _prepared(image: Image.Image, geometry: Geometry) -> Image.Image:
-    """The image in its orientation, with values of 8 bits."""
-    if geometry.orients:
-        image = ImageOps.exif_transpose(image)
-    return scaled_to_8_bits(image) if geometry.scales_values else image
+    """The image with values of 8 bits, in its orientation."""
+    image.load()
+    turn = orientation(image) if geometry.orients else 1
+    return _turned(scaled_to_8_bits(image) if geometry.scales_values else image, turn)
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image if orientation == 1 else image.transpose(_TURNS[orientation])
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     # Converting RGB to RGB would only copy the image.
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def scaled_to_8_bits(image: Image.Image) -> Image.Image:
     """Scale the values of an image with more than 8 bits a channel linearly to 8 bits; return other images unchanged.
 
     16-bit integers are divided by 257, so that 65535 becomes 255. 32-bit integers and floating-point numbers have no
-    known range: values in [0, 1], in [0, 255] and in [0, 65535] are taken for such, by the largest value of the image,
-    and larger ones are divided by it. Negative values and NaN become 0.
+    known range: values up to 255 and up to 65535, and floating-point numbers up to 1, are taken for such by the largest
+    value of the image; larger ones are divided by it. Negative values and those that are not finite become 0.
     """
     if not has_wide_values(image):
         return image
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-    largest = values.max(initial=0)
-    if image.mode != "F" and image.mode.startswith("I;16"):
-        top = 65535.0
-    elif image.mode == "F" and largest <= 1:
-        top = 1.0
-    else:
-        top = next((top for top in (255.0, 65535.0) if largest <= top), largest)
-    return Image.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8))
+    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # whose values Pillow scales to 16 bits
+        return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    values = np.array(image, dtype=np.float32)
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    largest = float(values.max(initial=0))
+    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    values *= 255.0 / next((top for top in tops if largest <= top), largest)
+    return Image.fromarray(np.rint(values.clip(0, 255, out=values), out=values).astype(np.uint8))
 
 
 def has_wide_values(image: Image.Image) -> bool:
@@ -166,14 +236,27 @@ def _scaled_size(size: Size, geometry: Geometry) -> Size:
     """(height, width) to which an image is resized before the size is cut out of it or padded."""
     if geometry.resize == "stretch":
         return geometry.size
-    wanted = geometry.cover or geometry.size
-    factors = wanted[0] / size[0], wanted[1] / size[1]
-    factor = max(factors) if geometry.resize == "crop" else min(factors)
-    # As torchvision's Resize: the other side is rounded down.
-    scaled = [wanted[axis] if factors[axis] == factor else max(1, int(size[axis] * factor)) for axis in (0, 1)]
-    if geometry.resize == "crop":
-        scaled = [max(scaled[axis], wanted[axis]) for axis in (0, 1)]
-    return scaled[0], scaled[1]
+    (height, width), (wanted_height, wanted_width) = size, geometry.cover or geometry.size
+    # As torchvision's Resize: one side is what is wanted, and the other is rounded down.
+    is_relatively_wide = wanted_height * width >= wanted_width * height
+    if is_relatively_wide == (geometry.resize == "crop"):
+        return wanted_height, max(1, wanted_height * width // height)
+    return max(1, wanted_width * height // width), wanted_width
+
+
+def _without_excess(image: Image.Image, scaled: Size, geometry: Geometry) -> tuple[Image.Image, Size]:
+    """Cut the ends off an extremely long image, far from its middle; return it and the size to resize it to."""
+    covered = geometry.cover or geometry.size
+    if all(side <= _MAX_EXCESS * wanted for side, wanted in zip(scaled, covered)):
+        return image, scaled
+    long = 0 if scaled[0] > covered[0] else 1
+    sides = [image.height, image.width]
+    length = math.ceil(_MAX_EXCESS / 2 * sides[1 - long] * covered[long] / covered[1 - long])
+    first = (sides[long] - length) // 2
+    length = sides[long] - 2 * first  # as much at both ends, so that the middle stays where it is
+    box = (0, first, image.width, first + length) if long == 0 else (first, 0, first + length, image.height)
+    sides[long] = length
+    return image.crop(box), _scaled_size((sides[0], sides[1]), geometry)
 
 
 def _placed(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
