@@ -253,6 +253,8 @@ def initialize_model(
     untrained_model_path: PathLike,
     *,
     weights: str = "none",
+    weights_mean: Union[str, float, Sequence[float], None] = None,
+    weights_std: Union[str, float, Sequence[float], None] = None,
     pretrained: bool = False,
     memory_efficient: bool = False,
     zero_init_residual: bool = False,
@@ -267,6 +269,9 @@ def initialize_model(
         untrained_model_path: the folder to write.
         weights: "none" for random weights, "default" for the library's best, a file of weights, or a folder that
             contains the library's file.
+        weights_mean: the mean of the pixels, between 0 and 1, that the weights were made for: a number, or three for
+            red, green and blue. By default, that of the library's weights.
+        weights_std: the standard deviation of these pixels.
         pretrained: the retired modules' name for `weights="default"`.
         memory_efficient: DenseNet: recompute activations instead of storing them.
         zero_init_residual: ResNet: start each residual block as the identity.
@@ -292,6 +297,8 @@ def initialize_model(
             model_name,
             Path(untrained_model_path),
             weights=weights,
+            weights_mean=weights_mean,
+            weights_std=weights_std,
             pretrained=pretrained,
             memory_efficient=memory_efficient,
             zero_init_residual=zero_init_residual,

@@ -129,6 +129,13 @@ def _add_initialize_model(commands: argparse._SubParsersAction[argparse.Argument
         help="none for random weights, default for the library's best (downloaded), a file of weights, "
         "or a folder that contains the library's file. Default: %(default)s.",
     )
+    for name, meaning in (("mean", "Mean"), ("std", "Standard deviation")):
+        parser.add_argument(
+            f"--weights-{name}",
+            metavar="FLOAT[,FLOAT,FLOAT]",
+            help=f"{meaning} of the pixels, between 0 and 1, that the weights were made for: a number, or three for "
+            "red, green and blue. Default: that of the library's weights.",
+        )
     add_boolean(parser, "pretrained", "The same as --weights default, as the retired modules called it.")
     add_boolean(parser, "memory_efficient", "DenseNet: recompute activations to save memory.")
     add_boolean(parser, "zero_init_residual", "ResNet: start each residual block as the identity.")

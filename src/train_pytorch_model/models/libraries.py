@@ -12,11 +12,15 @@ import torch
 import torchvision
 
 from train_pytorch_model.models.description import NetworkDescription, timm_models, torchvision_builders
+from train_pytorch_model.models.weight_records import WeightsRecord, channels_of
 
 # Arguments whose defaults depend on whether a builder loads weights. Pixels in training are already in [-1, 1], for
 # which the weights of GoogLeNet and Inception v3 were made, so the networks must not transform them again.
 _WITH_AUXILIARY_HEADS = {"transform_input": False, "aux_logits": True, "init_weights": True}
 _FIXED_ARGUMENTS = {"googlenet": _WITH_AUXILIARY_HEADS, "inception_v3": _WITH_AUXILIARY_HEADS}
+
+# The number of hexadecimal digits of a SHA-256 in the names of published files.
+_FEWEST_DIGITS = 8
 
 
 class ModelRow(NamedTuple):
@@ -46,6 +50,19 @@ class ModelLibrary(Protocol):
     def fetch(self, name: str) -> dict[str, torch.Tensor]:
         """Return its best weights, from the library's cache or downloaded."""
 
+    def cached_file(self, name: str) -> Path | None:
+        """Return the file of its best weights after `fetch`; None if the library keeps it in a place of its own."""
+
+    def record(self, name: str, sha256: str, file_name: str = "") -> WeightsRecord:
+        """Return the record of weights of the network.
+
+        Args:
+            name: the network.
+            sha256: the digest of the weights.
+            file_name: the name of the file that a user gave; "" for the best weights. A published file is known by its
+                name or its SHA-256, and any other file counts as the best weights, made further by its owner.
+        """
+
     def rows(self) -> list[ModelRow]:
         """Return a row for each network."""
 
@@ -71,6 +88,25 @@ class Torchvision:
         is_terminal = sys.stderr.isatty()
         state: dict[str, torch.Tensor] = _best_weights(name).get_state_dict(progress=is_terminal, check_hash=True)
         return state
+
+    def cached_file(self, name: str) -> Path | None:
+        """See `ModelLibrary`."""
+        file = Path(torch.hub.get_dir(), "checkpoints", self.weight_files(name)[0])
+        return file if file.is_file() else None
+
+    def record(self, name: str, sha256: str, file_name: str = "") -> WeightsRecord:
+        """See `ModelLibrary`."""
+        entries = [_best_weights(name), *torchvision.models.get_model_weights(name)]
+        entry = next((entry for entry in entries if _is_published(entry.url, file_name, sha256)), entries[0])
+        pixels = entry.transforms()
+        mean, std = channels_of(pixels.mean), channels_of(pixels.std)
+        if name in _FIXED_ARGUMENTS:  # built without the layer that turns ImageNet's mean and std into these
+            mean = std = (0.5, 0.5, 0.5)
+        height, width = pixels.crop_size * 2 if len(pixels.crop_size) == 1 else pixels.crop_size
+        fraction = pixels.crop_size[0] / pixels.resize_size[0]
+        interpolation = pixels.interpolation.value
+        source = file_name or f"torchvision {entry}"
+        return WeightsRecord(source, sha256, mean, std, (height, width), fraction, interpolation)
 
     def rows(self) -> list[ModelRow]:
         """See `ModelLibrary`."""
@@ -111,10 +147,33 @@ class Timm:
         state: dict[str, torch.Tensor] = _timm().create_model(name, pretrained=True, num_classes=1000).state_dict()
         return state
 
+    def cached_file(self, name: str) -> Path | None:
+        """See `ModelLibrary`."""
+        return None
+
+    def record(self, name: str, sha256: str, file_name: str = "") -> WeightsRecord:
+        """See `ModelLibrary`."""
+        best = _timm().get_pretrained_cfg(name)
+        configs = [best, *map(_timm().get_pretrained_cfg, _timm().list_pretrained(f"{name}.*"))] if file_name else []
+        config = next((config for config in configs if _is_published(config.url, file_name, sha256)), best)
+        _, height, width = config.input_size
+        # Some networks are evaluated on images that were padded to more than their size.
+        fraction = min(config.crop_pct, 1.0)
+        mean, std = channels_of(config.mean), channels_of(config.std)
+        source = file_name or self.address(name)
+        return WeightsRecord(source, sha256, mean, std, (height, width), fraction, config.interpolation)
+
     def rows(self) -> list[ModelRow]:
         """See `ModelLibrary`."""
         sides = {name: _timm().get_pretrained_cfg(name).input_size[-1] for name in timm_models()}
         return [ModelRow(f"timm/{name}", None, side, None) for name, side in sides.items()]
+
+
+def _is_published(address: object, file_name: str, sha256: str) -> bool:
+    """Whether a file is the one at an address, whose name ends in the first digits of its SHA-256."""
+    name = Path(urlparse(str(address)).path)
+    digits = name.stem.rpartition("-")[2]
+    return file_name == name.name or (len(digits) >= _FEWEST_DIGITS and sha256.startswith(digits))
 
 
 def _timm() -> Any:

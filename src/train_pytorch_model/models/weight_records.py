@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Callable
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Callable, Union
 
 RECORD_FILE = "pretrained_weights.json"
 """The file of an UntrainedModelDirectory that contains `WeightsRecord.to_dict`; random weights have none."""
@@ -79,19 +80,25 @@ class WeightsRecord:
         """Return the record of a file's content.
 
         Raises:
-            ValueError: if the text is not JSON or not a record; the message names the file.
+            ValueError: if the text is not JSON or not a record.
         """
         try:
             return cls.from_dict(json.loads(text))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{RECORD_FILE} is damaged: {error}. Run initialize-model again, or remove the file to train with "
-                "mean and std 0.5"
-            ) from error
+        except RecursionError as error:
+            raise ValueError("its lists are nested too deep") from error
 
-    def normalised_by(self, mean: Channels | None, std: Channels | None) -> WeightsRecord:
-        """Return the record with another mean and standard deviation, where they are given."""
-        return replace(self, mean=mean or self.mean, std=std or self.std)
+
+def channels_of(given: Union[str, float, Sequence[float]]) -> Channels:
+    """Return the three numbers that a person gave: one for all channels, or three, as numbers or as text.
+
+    Raises:
+        ValueError: if they are not one or three numbers.
+    """
+    if isinstance(given, str):
+        given = [float(part) for part in given.strip("[]() ").replace(",", " ").split()]
+    elif isinstance(given, (int, float)):
+        given = [given]
+    return _channels(list(given) * (3 if len(given) == 1 else 1))
 
 
 def _is_line(value: object) -> bool:
@@ -108,6 +115,6 @@ def _is_side(value: float) -> bool:
     return 0 < int(value) == value
 
 
-def _channels(values: list[float]) -> Channels:
+def _channels(values: Sequence[float]) -> Channels:
     red, green, blue = (float(value) for value in values)
     return red, green, blue

@@ -7,26 +7,37 @@ import difflib
 import logging
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from torchvision.models import get_model_builder
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.data.batches import derive_seed
+from train_pytorch_model.data.file_hashes import sha256_of
 from train_pytorch_model.errors import (
     UNTRAINED_MODEL,
     FailedToDownloadFilesError,
     InvalidModelDirectoryError,
+    UserError,
 )
 from train_pytorch_model.models.description import NetworkDescription, timm_models, torchvision_builders
 from train_pytorch_model.models.libraries import ModelLibrary, ModelRow, library_of, model_libraries
 from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
+from train_pytorch_model.models.state_dicts import digest_of
 from train_pytorch_model.models.weight_choice import choose_weights, log_choice
 from train_pytorch_model.models.weight_kinds import kind_of_folder
+from train_pytorch_model.models.weight_records import (
+    RECORD_FILE,
+    SMALLEST_STD,
+    Channels,
+    WeightsRecord,
+    channels_of,
+)
 from train_pytorch_model.models.weights import WeightFile, open_weights
 from train_pytorch_model.ports.directory_kinds import UNTRAINED
 from train_pytorch_model.ports.output_directory import OutputDirectory
@@ -44,6 +55,8 @@ _GUESS_SECONDS = 10
 _ENDINGS = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".tar", ".th", ".pkl")
 _HINT = "Give none, default, a file of weights, or a folder that contains the library's file."
 
+Normalisation = Union[str, float, Sequence[float]]
+
 
 @dataclass(frozen=True)
 class InitializedModel:
@@ -59,6 +72,8 @@ def initialize_model(
     untrained_model_path: Path,
     *,
     weights: str = "none",
+    weights_mean: Optional[Normalisation] = None,
+    weights_std: Optional[Normalisation] = None,
     pretrained: bool = False,
     memory_efficient: bool = False,
     zero_init_residual: bool = False,
@@ -73,6 +88,9 @@ def initialize_model(
         untrained_model_path: the folder to write.
         weights: "none" for random weights; "default" for the library's best, from its cache or downloaded; a file; or
             a folder that contains a file of the library's name.
+        weights_mean: the mean of the pixels, in [0, 1], that the weights were made for: a number, or one for each of
+            red, green and blue, also as text; None for that of the library's weights.
+        weights_std: the standard deviation of the same pixels, in (0, 1].
         pretrained: the same as `weights="default"`, as the retired modules called it; `weights` takes precedence.
         memory_efficient: whether a DenseNet recomputes activations to save memory.
         zero_init_residual: whether each residual block of a ResNet starts as the identity.
@@ -85,20 +103,51 @@ def initialize_model(
     Raises:
         InvalidModelDirectoryError: if the name is unknown, the weights do not fit, or the output cannot be written.
         FailedToDownloadFilesError: if the default weights cannot be downloaded.
+        UserError: if the mean or the standard deviation is not possible, or there are no weights that it belongs to.
     """
     if pretrained and weights == "none":
         weights = "default"
+    normalisation = (
+        _channels("--weights-mean", weights_mean, 0.0),
+        _channels("--weights-std", weights_std, SMALLEST_STD),
+    )
+    if weights == "none" and any(normalisation):
+        raise UserError("--weights-mean and --weights-std describe pretrained weights. Add --weights, or remove them.")
     library, name = _find(model_name)
     output = OutputDirectory(untrained_model_path, UNTRAINED_MODEL, UNTRAINED)
     output.check((), outputs_path)
     switches = {"memory_efficient": memory_efficient, "zero_init_residual": zero_init_residual}
     description = library.describe(name, {key: True for key, is_on in switches.items() if is_on})
     torch.manual_seed(derive_seed(secrets.randbits(32) if random_seed is None else random_seed, "network"))
-    network = _build(description) if weights == "none" else _with_weights(description, library, name, weights)
+    record = None
+    if weights == "none":
+        network = _build(description)
+    else:
+        network, record = _with_weights(description, library, name, weights)
+        record = replace(record, mean=normalisation[0] or record.mean, std=normalisation[1] or record.std)
+        _log(record)
     with output.writing() as folder:
         designer_core.dump_untrained_model(folder, network, description.flavor_extras(is_cuda=False))
+        if record:
+            (folder / RECORD_FILE).write_text(record.to_json(), encoding="utf-8")
     logger.info("Saved the untrained model %s (weights: %s) to %s.", model_name, weights, untrained_model_path)
     return InitializedModel(untrained_model_path, model_name, sum(value.numel() for value in network.parameters()))
+
+
+def _channels(flag: str, given: Optional[Normalisation], smallest: float) -> Channels | None:
+    """The value of a flag for each channel; None if it was not given."""
+    if given is None:
+        return None
+    try:
+        channels = channels_of(given)
+        if not all(smallest <= value <= 1 for value in channels):
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{flag} is {shown(given)}, but must be one number or three, such as 0.485,0.456,0.406, for pixels between "
+            "0 and 1. Divide values for pixels up to 255 by 255."
+        ) from error
+    return channels
 
 
 def _find(model_name: str) -> tuple[ModelLibrary, str]:
@@ -121,7 +170,9 @@ def _build(description: NetworkDescription) -> torch.nn.Module:
         raise InvalidModelDirectoryError(UNTRAINED_MODEL, str(error)) from error
 
 
-def _with_weights(description: NetworkDescription, library: ModelLibrary, name: str, weights: str) -> torch.nn.Module:
+def _with_weights(
+    description: NetworkDescription, library: ModelLibrary, name: str, weights: str
+) -> tuple[torch.nn.Module, WeightsRecord]:
     """Build the network; its weights are those of a file or of the library, its head random if they have none."""
     source, found = _open(library, name, weights)
     network = _build(description)
@@ -130,13 +181,31 @@ def _with_weights(description: NetworkDescription, library: ModelLibrary, name: 
         if weights != "default":  # which the library itself has read
             found.read(choice.state)
         check_state(description, choice.state, choice.missing)
-    except (NetworkError, ValueError) as error:
+        record = _record(library, name, weights, found)
+    except (NetworkError, ValueError, OSError) as error:
         other = _network_that_fits(found, name, time.monotonic() + _GUESS_SECONDS)
         fitting = f"; they fit {other}" if other else ""
         raise InvalidModelDirectoryError(UNTRAINED_MODEL, f"in {source}, {error}{fitting}", _HINT) from error
     log_choice(source, choice)
     network.load_state_dict(choice.state, strict=False)
-    return network
+    return network, record
+
+
+def _record(library: ModelLibrary, name: str, weights: str, found: WeightFile) -> WeightsRecord:
+    if weights != "default":
+        return library.record(name, sha256_of(found.path).hex(), found.path.name)
+    file = library.cached_file(name)
+    return library.record(name, sha256_of(file).hex() if file else digest_of(found.content))
+
+
+def _log(record: WeightsRecord) -> None:
+    mean, std = (",".join(f"{value:g}" for value in channels) for channels in (record.mean, record.std))
+    logger.info(
+        "The weights were made for images with mean %s and std %s; if that is wrong, give --weights-mean and "
+        "--weights-std. Training normalizes images accordingly.",
+        mean,
+        std,
+    )
 
 
 def _open(library: ModelLibrary, name: str, weights: str) -> tuple[str, WeightFile]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from train_pytorch_model.models.weight_records import RECORD_FILE
 from train_pytorch_model.ports.small_files import META_FILE
 
 
@@ -45,7 +46,7 @@ TRAINED = Kind(
     frozenset(("mlflow_model",)),
     has=_LABEL_MAP,
 )
-UNTRAINED = Kind("ModelDirectory", frozenset((META_FILE, "model_spec.yaml", "model")), lacks=_LABEL_MAP)
+UNTRAINED = Kind("ModelDirectory", frozenset((META_FILE, "model_spec.yaml", "model", RECORD_FILE)), lacks=_LABEL_MAP)
 TRANSFORMATION = Kind("TransformationDirectory", frozenset((META_FILE, "_transforms.json")))
 TABLE = Kind(
     "DataFrameDirectory",

@@ -166,9 +166,15 @@ def _describe(
 
 def _read_record(path: Path, extras: dict[str, Any], sha256: str) -> WeightsRecord | None:
     """The record of pretrained weights: that of the directory, or for a retired model that of ImageNet."""
-    if os.path.lexists(path / RECORD_FILE):
+    if not os.path.lexists(path / RECORD_FILE):
+        return retired_record(extras.get("init_params") or {}, sha256) if is_retired(extras["module"]) else None
+    try:
         return WeightsRecord.from_json(read_text(find_file(path, RECORD_FILE), MAX_YAML_BYTES))
-    return retired_record(extras.get("init_params") or {}, sha256) if is_retired(extras["module"]) else None
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{RECORD_FILE} is damaged: {error}. Run initialize-model again, or remove the file to train with mean and "
+            "std 0.5"
+        ) from error
 
 
 def _is_plain(value: Any, left: list[int]) -> bool:
