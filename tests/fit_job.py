@@ -1,4 +1,4 @@
-"""A process that trains a small network with the loop: `-m tests.fit_job OUTPUT IMAGES BATCH [MICROBATCH]`."""
+"""A process that trains a small network: `-m tests.fit_job OUTPUT IMAGES BATCH [MICROBATCH] [augmented]`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from tests.small_training import Recorder, make_images, make_plan
 from train_pytorch_model.distributed.launch import read_launch
 from train_pytorch_model.distributed.rendezvous import connected
+from train_pytorch_model.training.augmentation import Augmentation
 from train_pytorch_model.training.callbacks import NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import fit
@@ -26,10 +27,17 @@ def make_network() -> nn.Module:
 def main() -> None:
     """Train, and write the results in rank 0."""
     output, num_images, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    microbatch_size = int(sys.argv[4]) if sys.argv[4:] else "off"
+    options = sys.argv[4:]
+    microbatch_size = next((int(option) for option in options if option.isdigit()), "off")
+    augmentation = Augmentation((12, 12)) if "augmented" in options else None
     best, recorder = BestModel(), Recorder()
     with connected(read_launch(os.environ), print) as world:
-        plan = make_plan(epochs=4, batch_size=batch_size // world.world_size, microbatch_size=microbatch_size)
+        plan = make_plan(
+            epochs=4,
+            batch_size=batch_size // world.world_size,
+            microbatch_size=microbatch_size,
+            augmentation=augmentation,
+        )
         valid = make_images(37, seed=1)
         fit(make_network(), make_images(num_images), valid, plan, world, best, recorder, NoCheckpointer())
         if world.is_main:

@@ -52,11 +52,12 @@ def test_every_image_is_dealt_out_once_in_the_global_order(count: int, batch_siz
         assert [shard.weight for shard in step] == pytest.approx([size * world_size / sum(sizes) for size in sizes])
 
 
-def test_two_processes_with_half_the_batch_equal_one_with_the_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["augmented"]], ids=["plain", "augmented"])
+def test_two_processes_with_half_the_batch_equal_one_with_the_whole(options: list[str], tmp_path: Path) -> None:
     count = 85  # five images remain for the last step: three for one process, two for the other
 
     def train(world_size: int, *microbatch_size: str) -> Any:
-        job = Job(tmp_path, ["tests.fit_job", "result.pt", str(count), "16", *microbatch_size], world_size)
+        job = Job(tmp_path, ["tests.fit_job", "result.pt", str(count), "16", *microbatch_size, *options], world_size)
         assert job.wait() == [0] * world_size, job.log()
         return torch.load(tmp_path / "result.pt")
 

@@ -77,7 +77,9 @@ class Augmentation:
     def _draw_boxes(self, stored: Size, count: int, generator: torch.Generator) -> np.ndarray:
         """Draw (height, width) of `count` boxes, int32 of shape (N, 2).
 
-        The area and the logarithm of the aspect ratio are uniform. A box that does not fit is drawn again.
+        The area and the logarithm of the aspect ratio are uniform. A box that does not fit is drawn again. If none fits,
+        as in a very wide image, the box is the largest of the allowed aspect ratios. Unlike torchvision's, its place is
+        random too.
         """
         boxes = np.empty((count, 2), dtype=np.int32)
         boxes[:] = _largest_box(stored, self.crop_ratio)
