@@ -31,6 +31,10 @@ class ImageStore(Protocol):
     def size(self) -> Size:
         """(height, width) in pixels."""
 
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 of shape (N,), on the device of the images or the CPU."""
+
     def __len__(self) -> int:
         """Return the number of images."""
 

@@ -1,0 +1,132 @@
+"""The features of images: what the frozen network gives to its head."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Callable
+
+import torch
+
+from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.errors.library_faults import is_out_of_memory
+from train_pytorch_model.models.heads import evaluating, head_inputs
+from train_pytorch_model.training.graph import free_cached_memory
+from train_pytorch_model.training.validation import validation_batch_size
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from train_pytorch_model.data.image_store import ImageStore
+    from train_pytorch_model.distributed.world import World
+    from train_pytorch_model.models.heads import Head
+    from train_pytorch_model.training.plan import Plan
+    from train_pytorch_model.training.precision import Precision
+
+logger = logging.getLogger(__name__)
+
+BetweenBatches = Callable[[int, int], None]
+"""Called with the number of a batch, counted from 1, and the number of batches."""
+
+
+def head_values(
+    network: nn.Module,
+    head: Head,
+    images: ImageStore,
+    indices: torch.Tensor,
+    values_of: Callable[[torch.Tensor], torch.Tensor],
+    num_values: int,
+    plan: Plan,
+    world: World,
+    precision: Precision,
+    between_batches: BetweenBatches = lambda batch, num_batches: None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute values of each image from what the frozen network gives to its head.
+
+    All processes call this function. Each computes every `world_size`-th batch, and all get the values of all images.
+
+    Args:
+        network: in any mode; it is left as it was.
+        head: the head of the network.
+        images: the dataset.
+        indices: of the images, int64 of shape (N,), on the CPU.
+        values_of: returns the values, float32 of shape (B, num_values), of the input of the head.
+        num_values: the number of values of an image.
+        plan: has the batch size, the memory format, the normalization and the size of images.
+        world: the processes.
+        precision: of the forward pass.
+        between_batches: called after each batch, equally often in every process.
+
+    Returns:
+        The values, float32 of shape (N, num_values), and the labels, int64 of shape (N,), both on the CPU.
+    """
+    at_once = validation_batch_size(plan, world, len(indices))
+    positions = torch.split(torch.arange(len(indices)), at_once)
+    own = positions[world.rank :: world.world_size]
+    delivered = iter(images.batches([indices[batch] for batch in own], world.device))
+    values, labels = torch.zeros(len(indices), num_values), torch.zeros(len(indices), dtype=torch.int64)
+    num_batches = math.ceil(len(positions) / world.world_size)
+    with evaluating(network), head_inputs(network, head) as inputs:
+
+        def compute(pixels: torch.Tensor) -> torch.Tensor:
+            inputs.clear()
+            with precision.context():
+                network(normalised(_centre(pixels, plan), plan.memory_format, *_normalisation(plan, world)))
+            return values_of(inputs.pop()).cpu()
+
+        for number in range(1, num_batches + 1):
+            if number <= len(own):
+                pixels, batch_labels = next(delivered)
+                parts, at_once = _in_parts(compute, pixels, at_once)
+                values[own[number - 1]] = parts
+                labels[own[number - 1]] = batch_labels.cpu()
+            between_batches(number, num_batches)
+    # All other processes have zeros where one has values, so that the sum is exact.
+    return (values, labels) if world.is_alone else (world.sum(values), world.sum(labels))
+
+
+def _in_parts(
+    compute: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, at_once: int
+) -> tuple[torch.Tensor, int]:
+    """Return the values of a batch, computed in parts that fit in memory, and the number of images that did."""
+    parts: list[torch.Tensor] = []
+    start = 0
+    while start < len(pixels):
+        part = _computed(compute, pixels[start : start + at_once], is_last_try=at_once == 1)
+        if part is not None:
+            parts.append(part)
+            start += len(part)
+            continue
+        # Outside the handler: the error's traceback keeps the tensors of the forward pass alive.
+        free_cached_memory(pixels.device)
+        at_once = (min(at_once, len(pixels)) + 1) // 2
+        logger.warning("A batch does not fit in memory. Computing the features of %d images at a time.", at_once)
+    return torch.cat(parts), at_once
+
+
+def _computed(
+    compute: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, *, is_last_try: bool
+) -> torch.Tensor | None:
+    """Return the values of images; None if they do not fit in memory."""
+    try:
+        return compute(pixels)
+    except Exception as error:
+        if is_last_try or not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _centre(pixels: torch.Tensor, plan: Plan) -> torch.Tensor:
+    """Cut the network's size out of the centre of images that have a margin for random crops."""
+    height, width = getattr(plan, "image_size", None) or pixels.shape[2:]
+    top, left = (pixels.shape[2] - height) // 2, (pixels.shape[3] - width) // 2
+    return pixels[:, :, top : top + height, left : left + width]
+
+
+def _normalisation(plan: Plan, world: World) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation, float32 of shape (3, 1, 1)."""
+    mean, std = getattr(plan, "mean", (0.5,) * 3), getattr(plan, "std", (0.5,) * 3)
+    return (
+        torch.tensor(mean, device=world.device).reshape(3, 1, 1),
+        torch.tensor(std, device=world.device).reshape(3, 1, 1),
+    )

@@ -1,0 +1,207 @@
+"""Fits the head of a network on the features of the frozen network."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from train_pytorch_model.models.heads import features_of
+from train_pytorch_model.training.features import BetweenBatches, head_values
+from train_pytorch_model.training.logistic_regression import (
+    LinearModel,
+    cross_validate,
+    minimise,
+    stratified_sample,
+)
+from train_pytorch_model.training.precision import Precision
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from train_pytorch_model.data.image_store import ImageStore
+    from train_pytorch_model.distributed.world import World
+    from train_pytorch_model.models.heads import Head
+    from train_pytorch_model.training.logistic_regression import CrossValidation
+    from train_pytorch_model.training.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+# The memory for the features of all images. More images than fit are represented by a stratified sample.
+_MAX_FEATURE_BYTES = 2**30
+# The smallest standard deviation that a feature is divided by, relative to that of all features and to their values.
+# Features that are constant up to rounding must not be magnified.
+_SMALLEST_STD = 1e-3
+_ROUNDING = 1e-5
+_MAX_ITERATIONS = 100
+# The largest absolute gradient of the mean loss at the end of the fit.
+_TOLERANCE = 1e-5
+
+
+class FeaturesNotFiniteError(Exception):
+    """The frozen network computes NaN or infinity for a training image, so its head cannot be fitted."""
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """A head fitted on the features of the training images."""
+
+    state: dict[str, torch.Tensor]
+    """Entries of the network's state dict, float32 on the CPU."""
+    l2: float
+    """The L2 penalty of the weights of standardized features, relative to the mean loss."""
+    train_loss: float
+    """Mean cross-entropy loss over the training images, without penalty and class weights."""
+    train_error: float
+    """The fraction of training images that are classified wrongly."""
+    seconds: float
+    """Time for features and fit."""
+
+
+def fit_head(
+    network: nn.Module,
+    head: Head,
+    train: ImageStore,
+    plan: Plan,
+    world: World,
+    between_batches: BetweenBatches = lambda batch, num_batches: None,
+) -> HeadFit:
+    """Fit the head by logistic regression on the features of the training images.
+
+    The L2 penalty is chosen by cross-validation on the training images. All processes call this function and get the
+    same result.
+
+    Args:
+        network: on the device; it is left as it was.
+        head: the head of the network.
+        train: the training images; every process has all of them.
+        plan: the hyperparameters.
+        world: the processes and the device.
+        between_batches: called after each batch of images, equally often in every process.
+
+    Raises:
+        FeaturesNotFiniteError: in all processes, when a feature is not finite.
+    """
+    started = time.perf_counter()
+    indices = torch.arange(len(train))
+    limit = _MAX_FEATURE_BYTES // (4 * head.num_features)
+    if len(train) > limit:
+        indices = stratified_sample(train.labels.cpu(), limit, plan.seed)
+    features, labels, precision = _features(network, head, train, indices, plan, world, between_batches)
+    fitted = _fit(head, features, labels, plan, world) if world.is_main else None
+    del features
+    result = world.broadcast(fitted)
+    assert result is not None
+    model, l2, loss, error = result
+    if head.is_rectified:
+        lowest = _lowest_logit(network, head, model, train, indices, plan, world, precision, between_batches)
+        model = LinearModel(model.weight, model.bias + max(0.0, -lowest))
+    seconds = time.perf_counter() - started
+    if world.is_main:
+        of = f" of {len(train):,}" if len(indices) < len(train) else ""
+        logger.info(
+            "Fitted the head on the features of %s%s training images in %.1f s.", f"{len(indices):,}", of, seconds
+        )
+    return HeadFit(head.state(model.weight, model.bias), l2, loss, error, seconds)
+
+
+def _features(
+    network: nn.Module,
+    head: Head,
+    train: ImageStore,
+    indices: torch.Tensor,
+    plan: Plan,
+    world: World,
+    between_batches: BetweenBatches,
+) -> tuple[torch.Tensor, torch.Tensor, Precision]:
+    """Return the features, the labels and the precision that they were computed in, after float32 if need be."""
+    precisions = dict.fromkeys((plan.precision, Precision(torch.float32, plan.precision.device_type)))
+    for precision in precisions:  # float16 may overflow
+        features, labels = head_values(
+            network, head, train, indices, features_of, head.num_features, plan, world, precision, between_batches
+        )
+        if features.isfinite().all():
+            return features, labels, precision
+    raise FeaturesNotFiniteError("the network computes features that are not finite (NaN or infinity)")
+
+
+def _fit(
+    head: Head, features: torch.Tensor, labels: torch.Tensor, plan: Plan, world: World
+) -> tuple[LinearModel, float, float, float]:
+    """Return the model of features, its L2 penalty, and its mean loss and error; the features are overwritten."""
+    rows, labels = features.to(world.device), labels.to(world.device)
+    class_weights = torch.ones(head.num_classes, device=world.device)
+    if given := getattr(plan, "class_weights", None):
+        class_weights = torch.tensor(given, device=world.device)
+    mean, scale = _standardise(rows, centres=head.has_bias)
+    chosen = cross_validate(rows, labels, class_weights, plan.seed, has_bias=head.has_bias)
+    _log(chosen, len(labels))
+    fitted = minimise(
+        chosen.start,
+        rows,
+        labels,
+        class_weights[labels][:, None] / len(labels),
+        torch.tensor([chosen.l2], device=world.device),
+        has_bias=head.has_bias,
+        max_iterations=_MAX_ITERATIONS,
+        tolerance=_TOLERANCE,
+    )
+    losses, is_right = fitted.evaluate(rows, labels)
+    weight, bias = fitted.weight[0].double() / scale, fitted.bias[0].double()
+    model = LinearModel(weight.float().cpu(), (bias - weight @ mean).float().cpu())
+    loss = losses.sum(dtype=torch.float64).item() / len(labels)
+    return model, chosen.l2, loss, 1 - int(is_right.sum()) / len(labels)
+
+
+def _standardise(rows: torch.Tensor, *, centres: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Subtract a mean from each feature and divide it by a scale, in place; return both, float64 of shape (features,).
+
+    Args:
+        rows: float32 of shape (N, features).
+        centres: whether to subtract the mean; without it the scale is the root mean square. A model without bias could
+            not make up for the mean.
+    """
+    variance, mean = torch.var_mean(rows, 0, correction=0)
+    squares = variance + mean.square()
+    if not centres:
+        variance, mean = squares, torch.zeros_like(mean)
+    smallest = torch.maximum(_SMALLEST_STD * variance.mean().sqrt(), _ROUNDING * squares.mean().sqrt())
+    scale = variance.sqrt().clamp_(min=smallest.item() or 1.0)
+    rows.sub_(mean).div_(scale)
+    return mean.double(), scale.double()
+
+
+def _log(chosen: CrossValidation, num_rows: int) -> None:
+    if not chosen.num_folds:
+        logger.info("No class has two images to cross-validate with. The L2 penalty of the head is %g.", chosen.l2)
+        return
+    sample = f" on a stratified sample of {chosen.num_rows:,} images" if chosen.num_rows < num_rows else ""
+    logger.info(
+        "Chose the L2 penalty %g of the head by %d-fold cross-validation of the training images%s (loss %.4f).",
+        *(chosen.l2, chosen.num_folds, sample, chosen.loss),
+    )
+
+
+def _lowest_logit(
+    network: nn.Module,
+    head: Head,
+    model: LinearModel,
+    train: ImageStore,
+    indices: torch.Tensor,
+    plan: Plan,
+    world: World,
+    precision: Precision,
+    between_batches: BetweenBatches,
+) -> float:
+    """Return the lowest logit of any class at any position of any training image."""
+    weight, bias = model.weight[:, :, None, None].to(world.device), model.bias.to(world.device)
+
+    def lowest(given: torch.Tensor) -> torch.Tensor:
+        return functional.conv2d(given.float(), weight, bias).amin((1, 2, 3))[:, None]
+
+    values, _ = head_values(network, head, train, indices, lowest, 1, plan, world, precision, between_batches)
+    return values.min().item()
