@@ -178,6 +178,11 @@ class CentredImages:
     size: Size
     """(height, width) in pixels."""
 
+    @property
+    def labels(self) -> torch.Tensor:
+        """The labels of the images; see `ImageStore`."""
+        return self.images.labels
+
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
@@ -195,6 +200,11 @@ class AugmentedImages:
     augmentation: Augmentation
     views: torch.Tensor
     """The result of `Augmentation.draw` for all images."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """The labels of the images; see `ImageStore`."""
+        return self.images.labels
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -11,6 +11,7 @@ import torch
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.models.heads import evaluating, head_inputs
+from train_pytorch_model.training.augmentation import plain
 from train_pytorch_model.training.graph import free_cached_memory
 from train_pytorch_model.training.validation import validation_batch_size
 
@@ -63,15 +64,16 @@ def head_values(
     at_once = validation_batch_size(plan, world, len(indices))
     positions = torch.split(torch.arange(len(indices)), at_once)
     own = positions[world.rank :: world.world_size]
-    delivered = iter(images.batches([indices[batch] for batch in own], world.device))
+    delivered = iter(plain(images, plan.image_size).batches([indices[batch] for batch in own], world.device))
     values, labels = torch.zeros(len(indices), num_values), torch.zeros(len(indices), dtype=torch.int64)
     num_batches = math.ceil(len(positions) / world.world_size)
+    mean, std = _normalisation(plan, world)
     with evaluating(network), head_inputs(network, head) as inputs:
 
         def compute(pixels: torch.Tensor) -> torch.Tensor:
             inputs.clear()
             with precision.context():
-                network(normalised(_centre(pixels, plan), plan.memory_format, *_normalisation(plan, world)))
+                network(normalised(pixels, plan.memory_format, mean, std))
             return values_of(inputs.pop()).cpu()
 
         for number in range(1, num_batches + 1):
@@ -116,17 +118,7 @@ def _computed(
         return None
 
 
-def _centre(pixels: torch.Tensor, plan: Plan) -> torch.Tensor:
-    """Cut the network's size out of the centre of images that have a margin for random crops."""
-    height, width = getattr(plan, "image_size", None) or pixels.shape[2:]
-    top, left = (pixels.shape[2] - height) // 2, (pixels.shape[3] - width) // 2
-    return pixels[:, :, top : top + height, left : left + width]
-
-
 def _normalisation(plan: Plan, world: World) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation, float32 of shape (3, 1, 1)."""
-    mean, std = getattr(plan, "mean", (0.5,) * 3), getattr(plan, "std", (0.5,) * 3)
-    return (
-        torch.tensor(mean, device=world.device).reshape(3, 1, 1),
-        torch.tensor(std, device=world.device).reshape(3, 1, 1),
-    )
+    """Return mean and standard deviation, float32 of shape (3, 1, 1), on the device."""
+    mean, std = (torch.tensor(values, device=world.device).reshape(3, 1, 1) for values in (plan.mean, plan.std))
+    return mean, std

@@ -135,8 +135,8 @@ def _fit(
     """Return the model of features, its L2 penalty, and its mean loss and error; the features are overwritten."""
     rows, labels = features.to(world.device), labels.to(world.device)
     class_weights = torch.ones(head.num_classes, device=world.device)
-    if given := getattr(plan, "class_weights", None):
-        class_weights = torch.tensor(given, device=world.device)
+    if plan.class_weights is not None:
+        class_weights = torch.tensor(plan.class_weights, device=world.device)
     mean, scale = _standardise(rows, centres=head.has_bias)
     chosen = cross_validate(rows, labels, class_weights, plan.seed, has_bias=head.has_bias)
     _log(chosen, len(labels))
