@@ -26,6 +26,7 @@ from train_pytorch_model.report.contents import (
 )
 from train_pytorch_model.text.masking import masked
 from train_pytorch_model.text.wording import bytes_in_words, seconds_in_words
+from train_pytorch_model.training.augmentation import augmented, plain
 from train_pytorch_model.training.predictions import predict
 from train_pytorch_model.training.state import load_weights
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.job.history import History
     from train_pytorch_model.job.prepare import Prepared
     from train_pytorch_model.job.settings import ResolvedSettings
+    from train_pytorch_model.report.contents import AugmentedSample
     from train_pytorch_model.training.early_stopping import BestModel
     from train_pytorch_model.training.plan import Plan
 
@@ -52,6 +54,8 @@ _MIN_SECONDS = 15.0
 # The fractions of that time for scoring the validation images and for finding identical images.
 _SCORING_FRACTION = 0.4
 _SEARCH_FRACTION = 0.2
+# Training images are shown as the network sees them in this many epochs.
+_NUM_SHOWN_EPOCHS = 4
 # Images times classes: scikit-learn makes several arrays of this size.
 _MAX_PROBABILITIES = 50_000_000
 
@@ -140,7 +144,7 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         samples = make_samples(
             train.images.labels[train.kept],
             classes,
-            lambda number: _pixels(prepared.train, number, training.device),
+            lambda number: _pixels(plain(prepared.train, training.plan.image_size), number, training.device),
             train.name_of,
         )
     return Report(
@@ -159,6 +163,26 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         warnings=tuple(warnings),
         mistakes=mistakes,
         samples=samples,
+        augmented=_augmented_samples(training) if has_images else (),
+        image_size=training.plan.image_size,
+    )
+
+
+def _augmented_samples(training: FinishedTraining) -> tuple[AugmentedSample, ...]:
+    """Training images as the network saw them; none without augmentation."""
+    from train_pytorch_model.report.thumbnails import make_augmented
+
+    plan, images, data = training.plan, training.prepared.train, training.prepared.train_data
+    if plan.augmentation is None:
+        return ()
+    epochs = range(1, 1 + min(_NUM_SHOWN_EPOCHS, plan.epochs))
+    stores = [plain(images, plan.image_size), *(augmented(images, plan, epoch) for epoch in epochs)]
+    return make_augmented(
+        data.images.labels[data.kept],
+        data.images.classes,
+        epochs,
+        lambda number, epoch: _pixels(stores[epoch], number, training.device),
+        data.name_of,
     )
 
 
@@ -207,8 +231,8 @@ def _facts(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]]]
         (
             "Data",
             [
-                *_data_facts("Training", prepared.train_data, prepared.train),
-                *_data_facts("Validation", prepared.valid_data, prepared.valid),
+                *_data_facts("Training", prepared.train_data, prepared.train, plan.image_size),
+                *_data_facts("Validation", prepared.valid_data, prepared.valid, plan.image_size),
             ],
         ),
         ("Parameters", [*[(name, str(value)) for name, value in given], ("Seed used", str(settings.seed))]),
@@ -228,10 +252,12 @@ def _facts(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]]]
     ]
 
 
-def _data_facts(name: str, dataset: Scanned, store: ImageStore) -> list[tuple[str, str]]:
-    height, width = store.size
+def _data_facts(name: str, dataset: Scanned, store: ImageStore, seen: tuple[int, int] | None) -> list[tuple[str, str]]:
+    stored = "{1}x{0}".format(*store.size)
+    height, width = seen or store.size
+    margin = "" if (height, width) == tuple(store.size) else f" (stored with a margin for crops: {stored})"
     num_skipped = len(dataset.unreadable)
-    images = f"{len(store):,} of {width}x{height} pixels, {bytes_in_words(dataset.num_bytes)} decoded"
+    images = f"{len(store):,} of {width}x{height} pixels{margin}, {bytes_in_words(dataset.num_bytes)} decoded"
     skipped = f", {num_skipped:,} skipped" if num_skipped else ""
     return [(f"{name} dataset", str(dataset.images.path)), (f"{name} images", images + skipped)]
 

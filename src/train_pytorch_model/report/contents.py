@@ -49,6 +49,20 @@ class Thumbnail:
     jpeg: bytes
 
 
+@dataclass(frozen=True)
+class AugmentedSample:
+    """A training image as the network sees it in some epochs."""
+
+    label: str
+    """The true class."""
+    file_name: str
+    """Name in the dataset. It is only shown, never opened."""
+    plain: bytes
+    """A JPEG of the image without augmentation."""
+    views: tuple[tuple[int, bytes], ...]
+    """Epochs, counted from 1, and JPEGs of the image in them."""
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """A finished training run."""
@@ -81,3 +95,7 @@ class Report:
     """Thumbnails of wrongly predicted validation images, the most confident first; none in a basic report."""
     samples: tuple[Thumbnail, ...] = ()
     """Thumbnails of a few images per class; none in a basic report."""
+    augmented: tuple[AugmentedSample, ...] = ()
+    """A few training images in the same epochs; none without augmentation and in a basic report."""
+    image_size: Optional[tuple[int, int]] = None
+    """(height, width) in pixels of all images as the network sees them, if the page should name it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Callable
 import numpy as np
 from PIL import Image
 
-from train_pytorch_model.report.contents import Thumbnail
+from train_pytorch_model.report.contents import AugmentedSample, Thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MAX_MISTAKES = 24
 MAX_SAMPLES = 60
 MAX_SAMPLES_PER_CLASS = 3
+MAX_AUGMENTED = 4
 MAX_PIXELS = 160
 _QUALITY = 80
 
@@ -111,6 +112,33 @@ def make_samples(
     return tuple(
         Thumbnail(classes[labels[index]], None, None, name_of(index), make_jpeg(pixels_of(index)))
         for index in choose_samples(labels, len(classes)).tolist()
+    )
+
+
+def make_augmented(
+    labels: np.ndarray,
+    classes: Sequence[str],
+    epochs: Sequence[int],
+    pixels_of: Callable[[int, int], np.ndarray],
+    name_of: Callable[[int], str],
+) -> tuple[AugmentedSample, ...]:
+    """Make thumbnails of a few images as the network sees them in some epochs.
+
+    Args:
+        labels: class of each image, int of shape (N,).
+        classes: names of the C classes.
+        epochs: counted from 1.
+        pixels_of: returns the image at an index in an epoch, uint8 of shape (H, W, 3); without augmentation in epoch 0.
+        name_of: returns the name of its file.
+    """
+    return tuple(
+        AugmentedSample(
+            classes[labels[index]],
+            name_of(index),
+            make_jpeg(pixels_of(index, 0)),
+            tuple((epoch, make_jpeg(pixels_of(index, epoch))) for epoch in epochs),
+        )
+        for index in choose_samples(labels, len(classes), MAX_AUGMENTED, MAX_AUGMENTED).tolist()
     )
 
 

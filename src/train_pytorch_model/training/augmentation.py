@@ -77,9 +77,9 @@ class Augmentation:
     def _draw_boxes(self, stored: Size, count: int, generator: torch.Generator) -> np.ndarray:
         """Draw (height, width) of `count` boxes, int32 of shape (N, 2).
 
-        The area and the logarithm of the aspect ratio are uniform. A box that does not fit is drawn again. If none fits,
-        as in a very wide image, the box is the largest of the allowed aspect ratios. Unlike torchvision's, its place is
-        random too.
+        The area and the logarithm of the aspect ratio are uniform. A box that does not fit is drawn again. If none
+        fits, as in a very wide image, the box is the largest of the allowed aspect ratios. Unlike torchvision's, its
+        place is random too.
         """
         boxes = np.empty((count, 2), dtype=np.int32)
         boxes[:] = _largest_box(stored, self.crop_ratio)
@@ -187,6 +187,11 @@ class CentredImages:
         """Return the number of images."""
         return len(self.images)
 
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 of shape (N,)."""
+        return self.images.labels
+
     def batches(self, batches: Sequence[torch.Tensor], device: torch.device) -> Iterator[Batch]:
         """Iterate over batches; see `ImageStore`."""
         return ((centre(pixels, self.size), labels) for pixels, labels in self.images.batches(batches, device))
@@ -209,6 +214,11 @@ class AugmentedImages:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 of shape (N,)."""
+        return self.images.labels
 
     @property
     def size(self) -> Size:
