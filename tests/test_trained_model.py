@@ -14,10 +14,13 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from tests.making import paths_of, write_class_folders
+from train_pytorch_model.data.image_geometry import GEOMETRY_FILE, Geometry
+from train_pytorch_model.errors import TRAINED_MODEL, InvalidModelDirectoryError
 from train_pytorch_model.models.description import describe
 from train_pytorch_model.ports.classes import LABELS_READ_AS_MISSING
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.ports.trained_model import label_map, write_trained_model
+from train_pytorch_model.ports.untrained_model import read_model
 
 
 def write(tmp_path: Path, **how: Any) -> Path:
@@ -111,3 +114,37 @@ def test_the_labels_warned_of_are_those_that_pandas_reads_as_missing(tmp_path: P
         csv.writer(file).writerows([("", "label"), *enumerate(candidates), (len(candidates), "text")])
     read = pd.read_csv(path, index_col=0)["label"]
     assert {label for index, label in enumerate(candidates) if pd.isna(read[index])} == LABELS_READ_AS_MISSING
+
+
+def test_geometry_and_normalisation_of_the_run_are_in_the_model(tmp_path: Path) -> None:
+    geometry = Geometry.crop((48, 64), 0.875, interpolation="bicubic", orients=True, scales_values=True)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    folder = write(tmp_path, geometry=geometry, mean=mean, std=std)
+    model = read_model(folder, TRAINED_MODEL, "", trust_code=False)
+    assert model.geometry == geometry
+    assert model.normalisations == {"image": (list(mean), list(std))}
+    (sample,) = json.loads((folder / "_samples.json").read_text())
+    with Image.open(io.BytesIO(base64.b64decode(sample["image"]))) as image:
+        assert image.size == (64, 48)
+
+
+@pytest.mark.parametrize("geometry", [None, Geometry((32, 32))])
+def test_a_model_that_takes_images_as_they_are_has_no_geometry(geometry: Geometry | None, tmp_path: Path) -> None:
+    folder = write(tmp_path, geometry=geometry)
+    assert not (folder / GEOMETRY_FILE).exists()
+    assert read_model(folder, TRAINED_MODEL, "", trust_code=False).geometry is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", "null", "1e999", "[" * 100_000, '{"size": 3}', '{"size": [0, 8]}', '{"size": ["a", "b"]}'),
+        *('{"size": [8, 8], "resize": "zoom"}', '{"size": [8, 8], "newer": 1}', '{"size": [8, 8], "cover": [4, 4]}'),
+        *('{"size": [100000000, 100000000]}', '{"size": [1e999, 8]}', '{"size": [8, 8], "orients": "no"}'),
+    ],
+)
+def test_a_damaged_geometry_is_named(content: str, tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    (folder / GEOMETRY_FILE).write_text(content)
+    with pytest.raises(InvalidModelDirectoryError, match=r"image_geometry\.json.* is damaged"):
+        read_model(folder, TRAINED_MODEL, "", trust_code=False)

@@ -99,6 +99,11 @@ class Geometry:
         return cls(size, "crop", cover=(round(size[0] / fraction), round(size[1] / fraction)), **others)
 
     @property
+    def keeps_images(self) -> bool:
+        """Whether images are taken as they are, as the designer's modules take them."""
+        return self.resize == "none" and not self.orients and not self.scales_values
+
+    @property
     def margin(self) -> Size:
         """(rows, columns) around the size that every image has: the room for random crops."""
         rows, columns = ((covered - side) // 4 * 2 for covered, side in zip(self.cover or self.size, self.size))

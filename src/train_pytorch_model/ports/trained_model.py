@@ -13,18 +13,22 @@ import pandas as pd
 from PIL import Image
 
 from train_pytorch_model import designer_core
+from train_pytorch_model.ports.geometry_file import write_geometry
 from train_pytorch_model.serving.exports import export
 from train_pytorch_model.serving.files import write_serving_files
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
+    from train_pytorch_model.data.image_geometry import Geometry
     from train_pytorch_model.models.description import NetworkDescription
     from train_pytorch_model.ports.labelled_images import LabelledImages
 
-# They map pixels from [0, 1] to [-1, 1]. Score Image Model reads both from the model.
-MEAN = [0.5, 0.5, 0.5]
-STD = [0.5, 0.5, 0.5]
+# The retired module's normalization, which maps pixels from [0, 1] to [-1, 1].
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.5, 0.5, 0.5)
 
 _NUM_SAMPLES = 3
 
@@ -38,6 +42,9 @@ def write_trained_model(
     *,
     is_cuda: bool,
     include_samples: bool,
+    geometry: Geometry | None = None,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
     code_folders: tuple[str, ...] = (),
     export_formats: tuple[str, ...] = (),
 ) -> None:
@@ -48,9 +55,12 @@ def write_trained_model(
         network: the trained network on the CPU.
         description: the description that builds the same network.
         train: the training dataset, for labels, image column and schema.
-        image_size: (height, width) of the training images in pixels.
+        image_size: (height, width) of the images that the network was trained on, in pixels.
         is_cuda: whether the network was trained on a GPU. If so, Score Image Model uses a GPU if there is one.
         include_samples: whether `_samples.json` contains three training images; otherwise it contains a blank image.
+        geometry: how images of any size become what the network sees; None if it sees them as they are.
+        mean: the mean of each channel, for pixels in [0, 1]. Score Image Model reads it from the model.
+        std: the standard deviation of each channel, likewise.
         code_folders: folders of code that the network needs.
         export_formats: additional formats to write, "mlflow" or "onnx".
     """
@@ -60,17 +70,26 @@ def write_trained_model(
         description.flavor_extras(is_cuda=is_cuda),
         image_column=train.image_column,
         index_to_label=label_map(train.classes),
-        mean=MEAN,
-        std=STD,
+        mean=list(mean),
+        std=list(std),
         local_dependencies=list(code_folders) or None,
     )
     (folder / "_schema.json").write_text(json.dumps(train.schema, indent=2), encoding="utf-8")
+    write_geometry(folder, geometry)
+    if geometry is not None and geometry.resize != "none":
+        image_size = geometry.size
     samples = _samples(train) if include_samples else [_blank_sample(train, image_size)]
     (folder / "_samples.json").write_text(json.dumps(samples, indent=2), encoding="utf-8")
     write_serving_files(folder, description)
+    what: dict[str, Any] = {
+        "labels": list(train.classes),
+        "mean": list(mean),
+        "std": list(std),
+        "image_size": image_size,
+        "geometry": geometry,
+    }
     for name in export_formats:
-        labels = list(train.classes)
-        export(name, folder, network, description, labels=labels, mean=MEAN, std=STD, image_size=image_size)
+        export(name, folder, network, description, **what)
 
 
 def label_map(classes: tuple[str, ...]) -> dict[int, str]:

@@ -25,6 +25,7 @@ from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.models.weight_choice import Choice, choose_weights, log_choice
 from train_pytorch_model.models.weight_records import RECORD_FILE, WeightsRecord
 from train_pytorch_model.models.weights import WeightFile, open_weights
+from train_pytorch_model.ports.geometry_file import read_geometry
 from train_pytorch_model.ports.local_code import import_local_code, look_in_working_directory
 from train_pytorch_model.ports.named_files import find_file
 from train_pytorch_model.ports.retired_models import describe_retired, is_retired, retired_record, unwrapped
@@ -33,6 +34,8 @@ from train_pytorch_model.text.wording import MAX_SHOWN, shown
 
 if TYPE_CHECKING:
     import torch
+
+    from train_pytorch_model.data.image_geometry import Geometry
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ class UntrainedModel:
     """Entries of the head that `state` does not have, because the weights have none of its size."""
     pretrained: WeightsRecord | None = None
     """What the weights are if the model is untrained and they are pretrained."""
+    geometry: Geometry | None = None
+    """How images become the pixels that a trained network sees; None if it sees them as they are."""
 
 
 def read_untrained_model(path: Path, *, trust_code: bool) -> UntrainedModel:
@@ -102,6 +107,7 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool, needs_head
                 code_folders = import_local_code(find_file(path, _LOCAL_DEPENDENCIES_FILE))
         file = find_file(path, spec.get("model_file"), "the file of weights (key 'model_file')")
         labels = _read_labels(path, spec)
+        geometry = read_geometry(path)
         normalisations = _normalisations(spec)
         weights = open_weights(file)
         sha256 = sha256_of(file).hex()
@@ -114,7 +120,15 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool, needs_head
     except (ValueError, OSError, NetworkError) as error:
         raise InvalidModelDirectoryError(port, f"in {path}, {error}", hint) from error
     return UntrainedModel(
-        path, description, choice.state, labels, code_folders, normalisations, choice.missing, pretrained
+        path,
+        description,
+        choice.state,
+        labels,
+        code_folders,
+        normalisations,
+        choice.missing,
+        pretrained,
+        geometry,
     )
 
 

@@ -17,6 +17,7 @@ from train_pytorch_model.errors import UserError, first_line
 from train_pytorch_model.serving.files import MODEL_SOURCES, SERVING_FILES, requirements
 
 if TYPE_CHECKING:
+    from train_pytorch_model.data.image_geometry import Geometry
     from train_pytorch_model.models.description import NetworkDescription
 
 MLFLOW_FOLDER = "mlflow_model"
@@ -49,7 +50,8 @@ def export(format_name: str, folder: Path, network: nn.Module, description: Netw
         folder: the complete ModelDirectory.
         network: the trained network, on the CPU.
         description: the description that the network was built from.
-        what: `labels` in the order of the outputs, `mean` and `std` of each channel, `image_size` in pixels.
+        what: `labels` in the order of the outputs, `mean` and `std` of each channel, `image_size` in pixels, and
+            `geometry`, None if the network sees images as they are.
 
     Raises:
         UserError: if the network cannot be expressed in the format.
@@ -91,6 +93,7 @@ def _export_onnx(
     mean: list[float],
     std: list[float],
     image_size: tuple[int, int],
+    geometry: Geometry | None = None,
 ) -> None:
     import onnx  # an optional dependency that is slow to import
 
@@ -106,8 +109,13 @@ def _export_onnx(
         dynamo=False,
     )
     document = onnx.load(str(path))
-    entry = document.metadata_props.add()
-    entry.key, entry.value = "labels", json.dumps(labels)
+    properties: dict[str, Any] = {"labels": labels}
+    if geometry is not None and not geometry.keeps_images:
+        # The pixels must have this geometry. The normalization is part of the network.
+        properties.update(image_geometry=geometry.to_dict(), mean=mean, std=std)
+    for key, value in properties.items():
+        entry = document.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value)
     onnx.checker.check_model(document)
     onnx.save(document, str(path))
 
