@@ -208,7 +208,22 @@ def parts_in_a_folder(path: Path) -> Path:
 
 HARD, LINK = tarfile.LNKTYPE, tarfile.SYMTYPE
 _NOT_READ = "it is not a zip or tar archive but "
+
+
+def beside_documents(path: Path) -> Path:
+    (path / "packed").mkdir()
+    write_tar(path / "packed" / "pets.tar", images(path))
+    for name in ("README.md", "LICENSE", "README.dataset.txt", "pets.tar.sha256"):
+        (path / "packed" / name).write_text("cat/0.png is a cat\n")
+    return path / "packed"
+
+
 ROWS: dict[str, Row] = {
+    "an archive beside a README, a license or a checksum": Row(
+        "warning",
+        beside_documents,
+        "skipped 4 files beside the archive: 'LICENSE', 'README.dataset.txt', 'README.md', 'pets.tar.sha256'",
+    ),
     "a tar with hard links": Row("accepted", plus(("dog/copy.png", (HARD, "cat/0.png"))), classes={"cat": 3, "dog": 4}),
     "a compressed tar with hard links": Row(
         "accepted",

@@ -44,6 +44,7 @@ def table(path: Path, header: str, row: str, encoding: str = "utf-8") -> None:
     lines = [header]
     for number, label in enumerate(LABELS):
         values = {"i": number, "label": label, "one": number % 2, "zero": 1 - number % 2}
+        values["views"] = (120, 7, 7, 55, 3, 120)[number]
         lines.append(row.format(**values, most=label if number < 4 else ""))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(line for line in lines if line) + "\n", encoding=encoding)
@@ -129,6 +130,13 @@ def notes(path: Path) -> None:
     (path / "notes.json").write_text('{"made": "by me"}')
     (path / "classes.json").write_text('{"0": "cat", "1": "dog"}')
     (path / "sizes.csv").write_text("name,width\ncat/0.png,32\n")
+
+
+def counts_beside_folders(path: Path) -> None:
+    write_class_folders(path, ["cat", "dog"], per_class=3)
+    rows = zip(sorted(path.rglob("*.png")), (120, 7, 7, 55, 3, 120))
+    lines = [f"{file.relative_to(path).as_posix()},{views}" for file, views in rows]
+    (path / "photos.csv").write_text("\n".join(("image,views", *lines)))
 
 
 def two_readings(path: Path) -> None:
@@ -261,6 +269,36 @@ ROWS: dict[str, Row] = {
     ),
     "labels in an XML file for each image beside one folder": Row(
         "error", voc, "the labels may be in 'Annotations/0.xml and 5 other files beside images'"
+    ),
+    "a column label of different numbers with fractions": Row(
+        "error",
+        with_table("l.csv", "file,label", "{i}.png,{i}.37"),
+        "the numbers in its column 'label' are measurements rather than classes",
+    ),
+    "a column label of a few numbers with fractions": Row(
+        "accepted", with_table("l.csv", "file,label", "{i}.png,{one}.5"), "", {"0.5": 3, "1.5": 3}
+    ),
+    "a column of unknown title with many integers": Row(
+        "error",
+        with_table("photos.csv", "image,views", "{i}.png,{views}"),
+        "none of its columns is known to hold the labels: views; call the right one 'label'",
+    ),
+    "a column of unknown title with a few integers, each repeated": Row(
+        "accepted", with_table("photos.csv", "image,stage", "{i}.png,{one}"), "", {"0": 3, "1": 3}
+    ),
+    "integers of unknown meaning beside class folders": Row(
+        "warning",
+        counts_beside_folders,
+        "skipped 1 files without a known column of labels: 'photos.csv'",
+        {"cat": 3, "dog": 3},
+    ),
+    "columns label and label2": Row(
+        "error",
+        with_table("l.csv", "file,label,label2", "{i}.png,{label},{views}"),
+        "several columns could be the labels, or images have several labels: 'label', 'label2'",
+    ),
+    "columns label and label2 that stand for each other": Row(
+        "accepted", with_table("l.csv", "file,label,label2", "{i}.png,{label},{one}"), "", {"cat": 3, "dog": 3}
     ),
     "more than a tenth of the images without a label": Row(
         "error", with_table("l.csv", "file,label", "{i}.png,{most}"), "2 of 6 images would be left out"

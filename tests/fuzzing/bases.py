@@ -13,13 +13,18 @@ import torchvision
 from torchvision.models.densenet import DenseNet
 
 from tests.fuzzing.recipes import COMMANDS, Recipe
-from tests.making import write_class_folders, write_image_directory
+from tests.making import ROOT, write_class_folders, write_image_directory
+from tests.pipelines import FOLDER, component, pipeline
 from tests.untrained_models import RETIRED, Wrapper, write
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
 from train_pytorch_model.ports.transformation import write_transformation
 
-DEFAULTS = {"model": "tiny", "train": "train", "valid": "valid", "transformation": "transformation", "scored": "scored"}
+DEFAULTS = {
+    **{"model": "tiny", "train": "train", "valid": "valid", "transformation": "transformation", "scored": "scored"},
+    **{"pipeline": "commands", "trained": "trained"},
+}
 DATASETS = ("train", "valid", "folders", "flat", "unlabelled", "zip", "tar")
+PIPELINES = ("commands", "components")
 MODELS = ("tiny", "shufflenet", "squeezenet", "retired", "trained")
 # A network of torchvision that is built in milliseconds.
 TINY = {"growth_rate": 4, "block_config": [1, 1], "num_init_features": 8, "bn_size": 2, "num_classes": 5}
@@ -56,6 +61,7 @@ def make_bases(folder: Path, run: Callable[[Recipe, Path], object]) -> None:
     retired = Wrapper(torchvision.models.shufflenet_v2_x0_5(num_classes=3))
     init_params = {"model_name": "shufflenet_v2_x0_5", "pretrained": False, "num_classes": 3}
     write(folder / "retired", retired, f"{RETIRED}.resnet", "ResNet", init_params)
+    _write_pipelines(folder)
     for command, name in (("train", "trained"), ("score-image-model", "scored")):
         root = folder / "running"
         put_bases(Recipe(command), folder, root)
@@ -80,6 +86,44 @@ def put_bases(recipe: Recipe, folder: Path, root: Path) -> None:
         shutil.copy(folder / "flat" / "0.png", path)
     (root / "tmp").mkdir()
     (root / "cwd").mkdir()
+
+
+def _write_pipelines(folder: Path) -> None:
+    """Two pipelines: one whose steps are over at once, and one with components of this repository."""
+    images = {"type": "uri_folder", "path": "./images"}
+    commands = folder / "commands"
+    first, second = (
+        "cp -r ${{inputs.images}} ${{outputs.copy}}/images",
+        "ls ${{inputs.images}} > ${{outputs.names}}/names",
+    )
+    component(commands / "first.yml", first, {"images": FOLDER, "times": {"type": "integer", "default": 1}}, ["copy"])
+    component(commands / "second.yml", second, {"images": FOLDER}, ["names"], code=".")
+    one = {"type": "command", "component": "./first.yml", "inputs": {"images": "${{parent.inputs.images}}"}}
+    two = {
+        **{"type": "command", "component": "./second.yml"},
+        **{
+            "inputs": {"images": "${{parent.jobs.one.outputs.copy}}"},
+            "outputs": {"names": "${{parent.outputs.names}}"},
+        },
+    }
+    pipeline(commands / "pipeline.yml", {"one": one, "two": two}, inputs={"images": images}, outputs={"names": FOLDER})
+    components = folder / "components"
+    jobs = {}
+    source = "${{parent.inputs.images}}"
+    for name, port in (("convert-to-image-directory", "input_path"), ("split-image-directory", "src_path")):
+        file = components / f"{name}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        text = (ROOT / "components" / name / "component.yaml").read_text(encoding="utf-8")
+        text = text.replace("code: ../../src", "code: src").replace("path: ../../environment", "path: environment")
+        file.write_text(text, encoding="utf-8")
+        jobs[name[:5]] = {"type": "command", "component": f"./{file.name}", "inputs": {port: source}}
+        source = "${{parent.jobs.conve.outputs.output_path}}"
+    jobs["split"]["inputs"]["fraction"] = 0.5
+    pipeline(components / "pipeline.yml", jobs, inputs={"images": images})
+    for path in (commands, components):
+        shutil.copytree(folder / "folders", path / "images")
+    (components / "src" / "train_pytorch_model").mkdir(parents=True)
+    shutil.copytree(ROOT / "environment", components / "environment")
 
 
 def _write_unlabelled(path: Path, images: Path) -> None:

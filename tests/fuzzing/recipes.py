@@ -27,6 +27,9 @@ class Command:
     flags: tuple[tuple[str, str], ...] = ()
 
 
+POSITIONAL = ""
+"""In place of the name of a flag: the value is given alone."""
+SEQUENCE = "sequence"
 _TRAINING = (("untrained-model-path", "model"), ("train-data-path", "train"), ("valid-data-path", "valid"))
 # Short: one pass, and no report, which takes longer than such a training.
 _SHORT = (("epochs", "1"), ("batch-size", "6"), ("report", "off"))
@@ -50,6 +53,12 @@ COMMANDS = {
         (("untrained-model-path", "written"),),
         (("model-name", "shufflenet_v2_x0_5"),),
     ),
+    "run-pipeline": Command(((POSITIONAL, "pipeline/pipeline.yml"),), (("output-path", "written"),)),
+    # No command of the product: `sequence` runs convert, check, train and score one after the other.
+    SEQUENCE: Command(
+        (("input-path", "train"), ("untrained-model-path", "model"), ("trained-model", "trained")),
+        (("output-path", "written"), ("trained-model-path", "written_model"), ("scored-dataset", "written_scores")),
+    ),
 }
 
 
@@ -63,19 +72,25 @@ class Recipe:
     flags: tuple[tuple[str, str], ...] = ()
     """In place of the command's own; `{root}` is the folder of the run, and an empty value a flag alone."""
     mutations: tuple[Mutation, ...] = ()
+    failing_call: tuple[str, ...] = ()
+    """A call of the file system that fails, the name of the error, and the folder where; see `faulty_files`."""
+    num_processes: int = 1
+    """Of the training."""
 
     def arguments(self, root: Path) -> list[str]:
         """The command line."""
         command = COMMANDS[self.command]
-        paths = [(flag, str(root / name)) for flag, name in (*command.inputs, *command.outputs)]
+        positional = [str(root / name) for flag, name in command.inputs if flag == POSITIONAL]
+        paths = [(flag, str(root / name)) for flag, name in (*command.inputs, *command.outputs) if flag != POSITIONAL]
         given = dict([*paths, ("outputs-path", str(root / "outputs")), *command.flags])
         given.update((name, value.replace("{root}", str(root))) for name, value in self.flags)
-        return [self.command, *(f"--{name}={value}" if value else f"--{name}" for name, value in given.items())]
+        flags = [f"--{name}={value}" if value else f"--{name}" for name, value in given.items()]
+        return [self.command, *positional, *flags]
 
     def outputs(self, root: Path) -> list[Path]:
         """The folders that the command is to write, but for reports."""
         flags = dict(self.flags)
-        outputs = COMMANDS[self.command].outputs
+        outputs = COMMANDS[self.command].outputs if "dry-run" not in flags else ()
         return [Path(flags.get(flag, str(root / name)).replace("{root}", str(root))) for flag, name in outputs]
 
     def reports(self, root: Path) -> list[Path]:
@@ -83,4 +98,6 @@ class Recipe:
         flags = dict(self.flags)
         outputs = flags.get("outputs-path", "{root}/outputs")
         names = [outputs, flags.get("checkpoint-path", f"{outputs}/checkpoints")]
+        if self.command == "run-pipeline" and "dry-run" not in flags:
+            names.append(flags.get("output-path", "{root}/written"))  # the logs of its steps stay after a failure
         return [Path(name.replace("{root}", str(root))) for name in names]

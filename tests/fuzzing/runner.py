@@ -34,9 +34,11 @@ from PIL import Image
 
 import train_pytorch_model
 from tests.fuzzing.bases import make_bases, put_bases
+from tests.fuzzing.launch import failing_file_system, run_ranks
 from tests.fuzzing.mutations import apply
-from tests.fuzzing.recipes import Recipe
-from tests.making import main
+from tests.fuzzing.recipes import SEQUENCE, Recipe
+from tests.fuzzing.sequence import IN_SEQUENCE, NOT_ACCEPTED, main
+from tests.making import ROOT
 from train_pytorch_model.designer_core import load_image_directory
 from train_pytorch_model.models.network import check_image_size, check_state, with_head
 from train_pytorch_model.ports.dataset_items import read_listed_items
@@ -59,6 +61,8 @@ _LIBRARY_CODE = 1000
 _CAPABILITIES_OF_FILES = 0b110
 # What a run writes anew beneath its outputs, whatever lies there.
 _OWN_REPORTS = ("module_statistics", "checkpoints", "metrics.jsonl", "timings.jsonl", "unreadable_images", "report")
+_NUM_IN_SEQUENCE = 4
+EXPORTS = ("onnx", "mlflow")
 _MODULES_FILE = "modules.json"
 
 Main = Callable[[list[str]], int]
@@ -143,17 +147,23 @@ class Runner:
             ("apply-image-transformation", ()),
             ("evaluate-model", ()),
             ("initialize-model", ()),
+            ("run-pipeline", ()),
+            (SEQUENCE, (("train", "folders"),)),
         ):
-            root = self._folder / "first"
-            recipe = Recipe(command, chosen)
-            put_bases(recipe, bases, root)
-            self._run_valid(recipe, root)
-            shutil.rmtree(root)
+            self._run_first(Recipe(command, chosen), bases)
+        for export in EXPORTS:
+            self._run_first(Recipe("train", flags=(("export", export),)), bases)
         _warm_up(bases / "tiny")
         # What stays for good need not be looked through, and so not be copied, in every child.
         gc.collect()
         gc.freeze()
         return bases
+
+    def _run_first(self, recipe: Recipe, bases: Path) -> None:
+        root = self._folder / "first"
+        put_bases(recipe, bases, root)
+        self._run_valid(recipe, root)
+        shutil.rmtree(root)
 
     def _run_valid(self, recipe: Recipe, root: Path) -> None:
         """Run in a child, and import what that child has imported on the way."""
@@ -193,7 +203,9 @@ class Runner:
         try:
             num_applied = sum([apply(mutation, root) for mutation in recipe.mutations])
             before = _listing(root)
-            limit = self._max_seconds + (_START_SECONDS if real else 0.0)
+            limit = self._max_seconds * recipe.num_processes + (_START_SECONDS if real else 0.0)
+            if recipe.command == SEQUENCE:
+                limit *= _NUM_IN_SEQUENCE
             ended = self._spawn(recipe, root, limit) if real else self._fork(recipe, root, None, max_seconds=limit)
             log = _log_of(root)
             if ended.status is None:
@@ -219,12 +231,13 @@ class Runner:
     def _spawn(self, recipe: Recipe, root: Path, max_seconds: float) -> _Ended:
         environment = {**os.environ, "TMPDIR": str(root / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
         environment["PYTHONPATH"] = os.pathsep.join(
-            [str(Path(train_pytorch_model.__path__[0]).parent), environment.get("PYTHONPATH", "")]
+            [str(Path(train_pytorch_model.__path__[0]).parent), str(ROOT), environment.get("PYTHONPATH", "")]
         )
+        module = "tests.fuzzing.sequence" if recipe.command == SEQUENCE else "train_pytorch_model"
         started = time.monotonic()
         with (root / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "train_pytorch_model", *recipe.arguments(root)],
+                [sys.executable, "-m", module, *recipe.arguments(root)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -310,10 +323,8 @@ def _be_child(main: Main, recipe: Recipe, root: Path, modules: Path | None) -> N
         resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE_BYTES, _MAX_FILE_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _give_up_capabilities()
-        try:
-            code = main(recipe.arguments(root))
-        except SystemExit as exit_:
-            code = exit_.code if isinstance(exit_.code, int) else 1
+        with failing_file_system(recipe.failing_call, root):
+            code = run_ranks(main, recipe.arguments(root), recipe.num_processes)
         if code == 0:
             _check_whole(recipe, root)
         if modules is not None:
@@ -350,9 +361,10 @@ class _NotWholeError(Exception):
 
 def _check_whole(recipe: Recipe, root: Path) -> None:
     """Read the outputs of a success with the project's own readers."""
-    for path in recipe.outputs(root):
+    commands = IN_SEQUENCE if recipe.command == SEQUENCE else (recipe.command,) * 2
+    for command, path in zip(commands, recipe.outputs(root)):
         try:
-            _read_back(recipe.command, root / "cwd" / path)
+            _read_back(command, root / "cwd" / path)
         except BaseException as error:
             sys.stderr.write(f"{path} is not whole: {type(error).__name__}: {error}\n")
             raise _NotWholeError from error
@@ -373,7 +385,7 @@ def _read_back(command: str, path: Path) -> None:
             read_scored_table(path)
         except train_pytorch_model.errors.NotLabeledDatasetError:
             return
-    elif command == "evaluate-model":
+    elif command in ("evaluate-model", "run-pipeline"):
         if not any(path.iterdir()):
             raise ValueError("it is empty")
     else:
@@ -395,7 +407,9 @@ def _judge(
         faults.append("left a process behind")
     if "Traceback (most recent call last)" in log:
         faults.append(f"printed a traceback: {_last_frame(log)}")
-    if code == _NOT_WHOLE:
+    if code == NOT_ACCEPTED:
+        faults.append(f"one module refused what another wrote: {_last_line(log)}")
+    elif code == _NOT_WHOLE:
         faults.append("wrote an output that is not whole")
     elif code == 2:
         ending = "usage"
@@ -432,6 +446,10 @@ def _named_error(recipe: Recipe, root: Path, log: str) -> tuple[str, str | None]
     if not error or error["ExceptionType"] == "LibraryException" or error["ErrorCode"] == _LIBRARY_CODE:
         return "?", f"ended with no error of a name: {error and error['ErrorId']}"
     return str(error["ErrorId"]), None
+
+
+def _last_line(log: str) -> str:
+    return next((line for line in reversed(log.splitlines()) if line.startswith("check ")), "?")
 
 
 def _last_frame(log: str) -> str:

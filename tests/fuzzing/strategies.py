@@ -6,9 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.fuzzing.bases import DATASETS
+from tests.faulty_files import ERRORS, OPTIONAL_CALLS
+from tests.fuzzing.bases import DATASETS, PIPELINES
 from tests.fuzzing.mutations import WEIGHTS
-from tests.fuzzing.recipes import Mutation, Recipe
+from tests.fuzzing.recipes import SEQUENCE, Mutation, Recipe
 
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX", "DIB", "SGI", "JPEG2000", "AVIF")
 _MODES = ("RGB", "L", "LA", "P", "RGBA", "CMYK", "I;16", "1", "F", "I", "YCbCr", "HSV", "PA", "LAB")
@@ -285,6 +286,45 @@ def _scored() -> Any:
     )
 
 
+_EXPRESSIONS = (
+    *(
+        "${{parent.inputs.images}}",
+        "${{parent.inputs.none}}",
+        "${{parent.jobs.one.outputs.copy}}",
+        "${{inputs.images}}",
+    ),
+    *(
+        "${{parent.jobs.two.outputs.names}}",
+        "${{parent.outputs.names}}",
+        "${{}}",
+        "${{",
+        "${{parent}}",
+        "$[[x]]",
+        "$[[",
+    ),
+    *("azureml:x:1", "azureml://x", "./first.yml", "./none.yml", "file:./first.yml", "command", "pipeline", "uri_file"),
+    *("uri_folder", "boolean", "integer", "sleep 60", "exit 3", "true", "kill -9 $$", "echo x > ${{outputs.names}}"),
+)
+
+
+def _pipeline() -> Any:
+    """What may be done to a pipeline and its components."""
+    names = ("pipeline.yml", "pipeline.yml", "first.yml", "second.yml", "convert-to-image-directory.yaml")
+    file = st.sampled_from(names).map(lambda name: f"pipeline/{name}")
+    value = st.sampled_from(_EXPRESSIONS) | JSON
+    deeper = st.tuples(*[st.integers(0, 4)] * 3) | st.tuples(*[st.integers(0, 4)] * 4)
+    return st.one_of(
+        _mutation("yaml", file, _STEPS, _ACTIONS, value),
+        _mutation("yaml", file, st.tuples(st.integers(0, 9)), _ACTIONS, value),
+        _mutation("yaml", file, deeper, _ACTIONS, value),
+        _mutation("yaml", file, deeper, _ACTIONS, value),
+        _any_file(file),
+        _any_file("pipeline/.amlignore"),
+        _folder("pipeline/images"),
+        _mutation("content", st.sampled_from(("pipeline/.amlignore", "pipeline/.gitignore")), _WHOLES),
+    )
+
+
 # Parameters.
 
 _INTEGERS = (
@@ -407,6 +447,14 @@ _FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
         "weights": (*_INPUTS, "{root}/model", "none", "x"),
         "untrained-model-path": _OUTPUTS,
     },
+    "run-pipeline": {
+        **{name: _SWITCHES[name] for name in _COMMON},
+        "input": ("images={root}/outside", "images=", "images={root}/none", "x=1", "images", "=", "images=azureml:x:1"),
+        "output-path": _OUTPUTS,
+        "dry-run": ("",),
+        "force": ("",),
+    },
+    SEQUENCE: {"allow-partial": ("true",), "skip-unreadable-images": ("true",), "class-level": ("1", "-1", "2")},
 }
 _BASES = {
     "train": {
@@ -420,6 +468,8 @@ _BASES = {
     "apply-image-transformation": {"train": DATASETS},
     "evaluate-model": {},
     "initialize-model": {"model": ("shufflenet", "squeezenet", "retired")},
+    "run-pipeline": {"pipeline": PIPELINES},
+    SEQUENCE: {"train": DATASETS},
 }
 _BASES["check"] = _BASES["train"]
 _PORTS = {
@@ -431,6 +481,8 @@ _PORTS = {
     "apply-image-transformation": ("train", "train", "transformation"),
     "evaluate-model": ("scored",),
     "initialize-model": ("model",),
+    "run-pipeline": ("pipeline", "pipeline", "pipeline"),
+    SEQUENCE: ("train",),
 }
 # Most often that which all of this is for.
 _COMMANDS = ("train",) * 6 + ("check",) * 2 + ("score-image-model",) * 3 + tuple(_FLAGS)[3:]
@@ -440,6 +492,7 @@ _BY_PORT = {
     "model": _model(),
     "transformation": _transformation(),
     "scored": _scored(),
+    "pipeline": _pipeline(),
 }
 # What may lie at an output, or near it, beforehand.
 _EARLIER_FILES = (
@@ -473,4 +526,16 @@ def recipes(draw: st.DrawFn) -> Recipe:
     for _ in range(draw(st.sampled_from((1, 1, 1, 2, 2, 3, 0)))):
         port = draw(st.sampled_from((*_PORTS[command] * 3, "output")))
         mutations.append(draw(_EARLIER if port == "output" else _BY_PORT[port]))
-    return Recipe(command, tuple(bases.items()), tuple(flags.items()), tuple(mutations))
+    if bases.get("pipeline") == "components":
+        flags["dry-run"] = ""  # its steps import everything, which takes long
+    failing_call: tuple[str, ...] = ()
+    if draw(st.integers(0, 7)) == 7:
+        folder = draw(st.sampled_from(("", "written", "outputs", "tmp", "train")))
+        failing_call = (draw(st.sampled_from(OPTIONAL_CALLS)), draw(st.sampled_from(ERRORS)), folder)
+    num_processes = 1
+    if command == "train":
+        if draw(st.integers(0, 15)) == 15:
+            flags["export"] = draw(st.sampled_from(("onnx", "mlflow")))
+        if draw(st.integers(0, 31)) == 31:
+            num_processes = 2
+    return Recipe(command, tuple(bases.items()), tuple(flags.items()), tuple(mutations), failing_call, num_processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Callable
 
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from train_pytorch_model.modules.conversion_summary import LeftOut
 
 DATASET = "Input"
+# What people keep beside an archive: texts about the dataset, and checksums.
+_DOCUMENTS = frozenset((".md", ".rst", ".pdf", ".html", ".htm", ".docx", ".url", ".md5", ".sha1", ".sha256"))
+_DOCUMENT_NAMES = re.compile(
+    r"(read[-_ ]?me|licen[cs]e|citation|copying|copyright|notice|changelog|(md5|sha1|sha256|check)sums?)"
+    r"([-_. ]\w+)*(\.txt)?$",
+    re.IGNORECASE,
+)
 _CHUNK_BYTES = 2**20
 
 
@@ -72,7 +80,7 @@ class SourceFile:
 
 
 def files_of(path: Path, options: ConversionOptions, left_out: LeftOut) -> Iterator[SourceFile]:
-    """Iterate over the files of a folder, of an archive, or of an archive that is alone in a folder.
+    """Iterate over the files of a folder, of an archive, or of an archive that is alone in a folder but for documents.
 
     Hidden files and folders and metadata of operating systems are skipped. `files_below` describes links in a folder,
     and `name_files` those in an archive.
@@ -91,8 +99,11 @@ def files_of(path: Path, options: ConversionOptions, left_out: LeftOut) -> Itera
     if not path.is_dir() and not path.is_file():
         raise InvalidDatasetError(where, "it is not a regular file", "Give a folder or an archive of images.")
     visible = [entry for entry in path.iterdir() if not is_hidden(entry.name)] if path.is_dir() else [path]
-    if len(visible) == 1 and visible[0].is_file() and (visible[0] == path or _is_archive(visible[0])):
-        files = _archive(visible[0], where, options)
+    documents = [entry for entry in visible if path.is_dir() and _is_document(entry)]
+    contents = [entry for entry in visible if entry not in documents]
+    if len(contents) == 1 and contents[0].is_file() and (contents[0] == path or _is_archive(contents[0])):
+        files = _archive(contents[0], where, options)
+        left_out.add_files("beside the archive", sorted(entry.name for entry in documents))
     else:
         files = _folder(path, where, options)
     for file in files:
@@ -105,6 +116,11 @@ def files_of(path: Path, options: ConversionOptions, left_out: LeftOut) -> Itera
 def _is_archive(path: Path) -> bool:
     """Whether the name of a file, or its content if the name tells nothing, is that of an archive."""
     return is_archive_name(path.name) or (could_be_image(path.name) and is_archive_file(path))
+
+
+def _is_document(path: Path) -> bool:
+    """Whether the name of a file is that of a text about the dataset, which has no labels."""
+    return path.is_file() and (path.suffix.lower() in _DOCUMENTS or bool(_DOCUMENT_NAMES.match(path.name)))
 
 
 def _folder(path: Path, where: str, options: ConversionOptions) -> Iterator[SourceFile]:

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from train_pytorch_model.data.decoding import UnreadableImageError, check_regular
+from train_pytorch_model.data.decoding import UnreadableImageError, check_regular, decode
 from train_pytorch_model.data.threads import in_threads, reading
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
@@ -28,6 +28,7 @@ def copy_items(
     source: Path,
     items: Iterator[dict[str, Any]],
     advance: Callable[[], None],
+    unreadable: list[tuple[dict[str, Any], str]] | None = None,
 ) -> int:
     """Write items and copies of their files in several threads. Names, ids and order are kept.
 
@@ -38,9 +39,11 @@ def copy_items(
         source: the directory that the items come from.
         items: read in blocks, so that a list of any length fits in memory.
         advance: called once per item.
+        unreadable: receives the items whose images cannot be decoded, with the reason, and they are not written; if it
+            is None, images are not decoded.
 
     Returns:
-        The number of items.
+        The number of items that are written.
 
     Raises:
         InvalidDatasetError: if a file of the source cannot be read.
@@ -49,14 +52,28 @@ def copy_items(
     with ImageDirectoryWriter(folder, schema) as writer:
         while block := list(islice(items, _ITEMS_AT_ONCE)):
 
-            def copy(number: int, block: list[dict[str, Any]] = block) -> dict[str, Any]:
-                return _copy(block[number], columns, source, folder)
+            def copy(number: int, block: list[dict[str, Any]] = block) -> tuple[dict[str, Any], str]:
+                item = _copy(block[number], columns, source, folder)
+                return item, "" if unreadable is None else _fault_of(folder / item[columns.image_ref]["file_name"])
 
-            for item in in_threads(copy, len(block)):
-                writer.add(item)
+            for item, fault in in_threads(copy, len(block)):
+                if fault and unreadable is not None:
+                    (folder / item[columns.image_ref]["file_name"]).unlink(missing_ok=True)
+                    unreadable.append((item, fault))
+                else:
+                    writer.add(item)
+                    num_items += 1
                 advance()
-            num_items += len(block)
     return num_items
+
+
+def _fault_of(image: Path) -> str:
+    """Why an image cannot be decoded; "" if it can."""
+    try:
+        decode(image)
+    except UnreadableImageError as error:
+        return str(error)
+    return ""
 
 
 def _copy(item: dict[str, Any], columns: Columns, source: Path, folder: Path) -> dict[str, Any]:

@@ -127,10 +127,12 @@ def _label_columns(
     free = [column for column in columns if column not in files and not column.is_split and column.sample]
     known = [column for column in free if column.is_label]
     if known:
-        return _best_known(known, table), []
+        best = _best_known(known, table)
+        more = [column for column in free if column.is_another_label() and column not in known]
+        return [*best, *(column for column in more if not are_equivalent(column, best[0], table))], []
     others = [column for column in free if not column.is_other and column.could_be_classes(table)]
     if len(others) == 1:
-        return others, others
+        return ([] if table.has_header and others[0].could_be_counts(table) else others), others
     binary = [column for column in others if column.is_binary()]
     if len(binary) > 1 and (len(binary) == len(others) or (_is_one_hot(binary, table) and _is_full(binary, table))):
         return binary, []

@@ -34,6 +34,8 @@ class LabelsFiles:
     """Files that give labels in a column whose title does not say so."""
     unclear: dict[str, str] = field(default_factory=dict)
     """Files that name images, and may have labels that are not found; with the reason."""
+    unclear_numbers: dict[str, str] = field(default_factory=dict)
+    """The same, of files that have only numbers, which could count something; with the reason."""
     unusable: dict[str, str] = field(default_factory=dict)
     """Files whose labels cannot be used; with the reason."""
     suspects: list[str] = field(default_factory=list)
@@ -126,7 +128,8 @@ def _add(files: LabelsFiles, name: str, content: _Content, left_out: LeftOut) ->
     elif read.labels or read.missing:
         (files.with_labels if read.is_known else files.guessed)[name] = read
     elif read.other_columns and is_table:
-        files.unclear[name] = (
+        unclear = files.unclear_numbers if read.has_only_counts else files.unclear
+        unclear[name] = (
             f"none of its columns is known to hold the labels: {', '.join(read.other_columns[:10])}; "
             "call the right one 'label'"
         )

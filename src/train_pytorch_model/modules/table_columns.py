@@ -68,6 +68,7 @@ _EMPTY = ("", "{}", "[]", ())
 _TRUE = frozenset(("1", "1.0", "true", "yes"))
 _FALSE = frozenset(("0", "0.0", "false", "no", "", "-1", "-1.0"))
 _NUM_SAMPLES = 1000
+_MAX_CODES = 20
 
 
 class Column:
@@ -117,11 +118,34 @@ class Column:
 
     def could_be_classes(self, table: Table) -> bool:
         """Whether the values could be classes: not all different, and no measurements."""
-        texts = [row[self.number] for row in table.rows if row[self.number]]
+        texts = self._texts(table)
         are_numbers = all(map(_is_number, texts))
-        if are_numbers and not all(re.fullmatch(r"[+-]?\d+(\.0+)?", str(text)) for text in texts):
+        if are_numbers and not all(map(_is_integer, texts)):
             return False
         return len(set(texts)) < len(texts) or (len(texts) <= 3 and not are_numbers)
+
+    def are_measurements(self, table: Table) -> bool:
+        """Whether the values are numbers with fractions, most of which are different."""
+        texts = self._texts(table)
+        if not texts or not all(map(_is_number, texts)) or all(map(_is_integer, texts)):
+            return False
+        return len(set(texts)) > len(texts) / 2
+
+    def could_be_counts(self, table: Table) -> bool:
+        """Whether the values are integers that may count something: they are not few, or not repeated."""
+        texts = self._texts(table)
+        if not all(map(_is_number, texts)):
+            return False
+        values = {float(str(text)) for text in texts}
+        are_codes = len(values) <= _MAX_CODES or values in (set(range(len(values))), set(range(1, len(values) + 1)))
+        return not are_codes or len(values) > max(2, len(texts) / 3)
+
+    def is_another_label(self) -> bool:
+        """Whether the title is that of labels with a number behind it, such as `label2`."""
+        return not self.is_other and self.key != (title := self.key.rstrip("0123456789")) and title in LABEL_TITLES
+
+    def _texts(self, table: Table) -> list[Cell]:
+        return [row[self.number] for row in table.rows if row[self.number]]
 
 
 def plain(title: str) -> str:
@@ -135,6 +159,10 @@ def _is_number(text: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_integer(text: object) -> bool:
+    return bool(re.fullmatch(r"[+-]?\d+(\.0+)?", str(text)))
 
 
 def are_equivalent(column: Column, other: Column, table: Table) -> bool:

@@ -26,6 +26,8 @@ class TableLabels:
     """Whether the title says that the column is that of the labels; otherwise, it is the only one left."""
     other_columns: tuple[str, ...] = ()
     """The titles of columns that might hold labels, if there is no label column."""
+    has_only_counts: bool = False
+    """Whether all of those have numbers."""
     has_unknown: bool = False
     """Whether there are other columns whose titles are not those of well-known facts."""
     categories: Optional[tuple[str, ...]] = None
@@ -59,10 +61,16 @@ def read_table(table: Table, images: NamedImages, file: str) -> TableLabels | No
     titles = [column.title for column in columns.labels]
     others = tuple(column.title for column in columns.others)
     shown = titles[0] if len(titles) == 1 else f"{len(titles)} columns, one for each class" if titles else ""
-    result = TableLabels(shown, columns.is_known, others, columns.has_unknown, table.categories)
+    result = TableLabels(shown, columns.is_known, others, has_unknown=columns.has_unknown, categories=table.categories)
+    result.has_only_counts = bool(others) and all(column.are_numbers() for column in columns.others)
     if columns.is_unclear:
         some = name_some(titles)
         result.faults.append(f"several columns could be the labels, or images have several labels: {some}")
+    elif not table.categories and any(column.are_measurements(columns.table) for column in columns.labels):
+        result.faults.append(
+            f"the numbers in its column {shown!r} are measurements rather than classes: most are different; "
+            "put the name of a class there, or call the column of the classes 'label'"
+        )
     if columns.table.fault:
         result.faults.append(columns.table.fault)
     _read_rows(result, columns, images, file)

@@ -51,9 +51,14 @@ def choose_files(
         used.update(files.beside)
         faults.update(files.unclear_beside)
     if used:
-        left_out.add_files("without a known column of labels", [*files.guessed, *files.unclear, *files.suspects])
+        unclear = (*files.guessed, *files.unclear, *files.unclear_numbers, *files.suspects)
+        left_out.add_files("without a known column of labels", unclear)
     else:
         faults.update(files.unclear)
+        if has_classes:
+            left_out.add_files("without a known column of labels", files.unclear_numbers)
+        else:
+            faults.update(files.unclear_numbers)
         for name, read in files.guessed.items():
             if not has_classes:
                 used[name] = read

@@ -47,8 +47,8 @@ def snapshot_files(component: Component, run_folder: Path) -> dict[Path, Path]:
         The absolute path of each file, by its path in the snapshot, in a fixed order.
 
     Raises:
-        ValueError: if an ignore file is not UTF-8, contains a pattern that is not valid, or leaves out all code; the
-            message names it.
+        ValueError: if an ignore file is not UTF-8, contains a pattern that is not valid, or leaves out all code, or if
+            a file is a device or the like; the message names it.
     """
     code, files = component.code, {}
     ignored = _ignored_of(component.folder if code is None else code, Path())
@@ -98,6 +98,8 @@ def _files(
         is_ignored = any(entry.contains(target) for entry in ignored)
         if not source.is_dir():
             if not is_ignored:
+                if source.exists() and not source.is_file():
+                    raise ValueError(f"{source} is a device, a pipe or a socket, which is no code; remove or ignore it")
                 yield target, source
             continue
         real = source.resolve()

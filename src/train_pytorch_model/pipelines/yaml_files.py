@@ -64,6 +64,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         PipelineError: if the file cannot be read, is not YAML, or contains something else.
     """
+    if path.exists() and not path.is_file():
+        raise PipelineError(f"{path} cannot be read: it is not a regular file")
     parser = YAML(typ="safe", pure=True)
     parser.Resolver = _Resolver
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import warnings
 from importlib.util import find_spec
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from train_pytorch_model.data.file_systems import temporary_folder
+from train_pytorch_model.data.file_systems import is_disk_full, temporary_folder
 from train_pytorch_model.errors import UserError, first_line
 from train_pytorch_model.serving.files import MODEL_SOURCES, SERVING_FILES, requirements
 
@@ -66,9 +68,24 @@ def export(format_name: str, folder: Path, network: nn.Module, description: Netw
     except OSError:
         raise  # the writer of the folder reports errors of the disk
     except Exception as error:  # the exceptions of exporters are not documented
+        if full := _disk_full_in(error):
+            raise full from error
         raise UserError(
             f"The model cannot be exported to {format_name}: {first_line(error)}. Omit --export {format_name}."
         ) from error
+
+
+def _disk_full_in(error: BaseException) -> OSError | None:
+    """Return the error of a full disk that an exporter has wrapped in an exception of its own, if there is one."""
+    text = os.strerror(errno.ENOSPC)
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and is_disk_full(inner):
+            return inner
+        if text in str(inner):  # of code in C++, which has no OSError
+            return OSError(errno.ENOSPC, text)
+        inner = inner.__cause__ or inner.__context__
+    return None
 
 
 class _FromPixels(nn.Module):
