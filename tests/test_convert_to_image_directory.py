@@ -18,6 +18,7 @@ from tests.making import (
     run_here,
     run_retired_tool,
     write_class_folders,
+    write_image_directory,
 )
 from train_pytorch_model.designer_core import load_image_directory
 from train_pytorch_model.modules.conversion_summary import LeftOut
@@ -361,6 +362,40 @@ def test_paths_too_deep_to_open_are_reported(
     else:
         assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
         assert words in error_text(tmp_path / "outputs")
+
+
+@pytest.mark.parametrize("flags", [{}, {"skip_unreadable_images": True}, {"allow_partial": True}])
+@pytest.mark.parametrize("is_labelled", [True, False])
+def test_an_unreadable_image_of_an_image_directory_is_left_out_as_of_a_folder(
+    flags: dict[str, object], is_labelled: bool, tmp_path: Path
+) -> None:
+    if is_labelled:
+        write_image_directory(tmp_path / "directory", per_class=3)
+    else:
+        write_class_folders(tmp_path / "images", ["cat"], per_class=3)
+        assert (
+            run_here(
+                "convert-to-image-directory",
+                input_path=tmp_path / "images" / "cat",
+                output_path=tmp_path / "directory",
+                outputs_path=tmp_path / "first",
+            )
+            == 0
+        )
+    directory = tmp_path / "directory"
+    names = [item["image_info"]["file_name"] for item in read_json_lines(directory / "images.lst")]
+    (directory / names[0]).write_bytes(b"")
+    expected = 0 if flags else 1
+    assert convert(directory, tmp_path / "ours", **flags) == expected
+    if not flags:
+        assert f"{names[0]!r}" in error_text(tmp_path / "outputs")
+        assert not (tmp_path / "ours").exists()
+        return
+    left = [item["image_info"]["file_name"] for item in read_json_lines(tmp_path / "ours" / "images.lst")]
+    assert left == names[1:]
+    assert not (tmp_path / "ours" / names[0]).exists()
+    (listed,) = json.loads((tmp_path / "outputs" / "unreadable_images.json").read_text())["Input"]
+    assert listed["file_name"] == names[0]
 
 
 def test_a_damaged_image_in_a_zip_is_an_error_by_its_checksum(folders: Path, tmp_path: Path) -> None:

@@ -82,4 +82,11 @@ FINDINGS = {
     "a check whose folder of reports has too long a name": Recipe(
         "check", flags=(("outputs-path", "{root}/" + "y" * 300),)
     ),
+    "a device in the code of a pipeline's step": Recipe(
+        "run-pipeline", mutations=(Mutation("device", "pipeline/.amlignore"),)
+    ),
+    "a device in place of a component": Recipe("run-pipeline", mutations=(Mutation("device", "pipeline/first.yml"),)),
+    "an image that convert copied and train refused": Recipe(
+        "sequence", mutations=(Mutation("content", "train/*0", (b"",)),)
+    ),
 }

@@ -8,7 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
+from train_pytorch_model.data.unreadable_images import write_unreadable_images
 from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.modules.image_sources import DATASET
 from train_pytorch_model.text.wording import join_some, name_some
 
 if TYPE_CHECKING:
@@ -141,6 +143,37 @@ class ConversionSummary:
             more,
             source,
         )
+
+
+def report_unreadable(
+    outputs_path: Path, where: str, unreadable: Mapping[str, str], num_images: int, *, is_all: bool
+) -> None:
+    """Write the list of images that cannot be read, and log a warning, if there are any.
+
+    Args:
+        outputs_path: the folder of reports.
+        where: the dataset, for messages.
+        unreadable: the reason for each of them, by name.
+        num_images: the number of all images.
+        is_all: whether no image is left.
+
+    Raises:
+        InvalidDatasetError: if no image is left.
+    """
+    if not unreadable:
+        return
+    reasons = join_some([f"{name!r}: {reason}" for name, reason in unreadable.items()])
+    if is_all:
+        raise InvalidDatasetError(where, f"none of its {len(unreadable)} images can be read: {reasons}")
+    path = write_unreadable_images(outputs_path, DATASET, unreadable.items())
+    logger.warning(
+        "%s: skipped %d of %d images that cannot be read: %s. The full list is in %s.",
+        where,
+        len(unreadable),
+        num_images,
+        reasons,
+        path,
+    )
 
 
 def _groups(groups: Mapping[str, list[str]]) -> list[dict[str, object]]:

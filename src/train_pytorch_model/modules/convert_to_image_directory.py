@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Optional
 from train_pytorch_model.data.decoding import UnreadableImageError, decode
 from train_pytorch_model.data.file_systems import move_file, temporary_folder
 from train_pytorch_model.data.threads import in_threads
-from train_pytorch_model.data.unreadable_images import write_unreadable_images
 from train_pytorch_model.errors import InvalidDatasetError, UserError
 from train_pytorch_model.modules.conversion_options import ConversionOptions
-from train_pytorch_model.modules.conversion_summary import ConversionSummary, LeftOut
+from train_pytorch_model.modules.conversion_summary import ConversionSummary, LeftOut, report_unreadable
 from train_pytorch_model.modules.directory_copy import copy_directory
 from train_pytorch_model.modules.image_layout import Labelling, find_labels
 from train_pytorch_model.modules.image_sources import DATASET, files_of
@@ -26,7 +25,7 @@ from train_pytorch_model.ports.folders_without_images import check_folders_witho
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
 from train_pytorch_model.ports.image_list import is_image_directory
 from train_pytorch_model.ports.output_directory import OutputDirectory
-from train_pytorch_model.text.wording import join_some, name_some
+from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +87,7 @@ def convert_to_image_directory(
         if input_path.is_dir() and is_image_directory(input_path):
             if options.split is not None:
                 raise UserError(f"--split {options.split}: {input_path} is an ImageDirectory, which has no splits.")
-            summary = copy_directory(input_path, folder, display)
+            summary, skipped = copy_directory(input_path, folder, options, outputs_path, display)
         else:
             summary, skipped = _convert(input_path, folder, options, outputs_path, display)
         summary.log()
@@ -134,11 +133,7 @@ def _convert(
     unreadable = {**_unreadable(folder, wanted, display), **staged.unreadable}
     skipped = {staged.names[number]: reason for number, reason in sorted(unreadable.items())}
     lost = [staged.names[number] for number in wanted if number in unreadable]
-    if len(lost) == len(wanted):
-        reasons = join_some([f"{name!r}: {reason}" for name, reason in skipped.items()])
-        raise InvalidDatasetError(where, f"none of its {len(wanted)} images can be read: {reasons}")
-    if skipped:
-        _report(outputs_path, where, skipped, len(staged.names))
+    report_unreadable(outputs_path, where, skipped, len(staged.names), is_all=len(lost) == len(wanted))
     left_out.add_images("that cannot be read", lost, is_loss=not options.skip_unreadable_images)
     labels = [None if number in unreadable else label for number, label in enumerate(labelling.labels)]
     if not options.allow_partial:
@@ -205,15 +200,3 @@ def _free_name(folder: Path, path: PurePosixPath, number: int) -> PurePosixPath:
     while os.path.lexists(folder / path):  # on a file system without case
         path = path.with_name(f"{path.stem}_{number}{path.suffix}")
     return path
-
-
-def _report(outputs_path: Path, where: str, unreadable: dict[str, str], num_images: int) -> None:
-    path = write_unreadable_images(outputs_path, DATASET, unreadable.items())
-    logger.warning(
-        "%s: skipped %d of %d images that cannot be read: %s. The full list is in %s.",
-        where,
-        len(unreadable),
-        num_images,
-        join_some([f"{name!r}: {reason}" for name, reason in unreadable.items()]),
-        path,
-    )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from train_pytorch_model.errors import InvalidDatasetError
-from train_pytorch_model.modules.conversion_summary import ConversionSummary, LeftOut
+from train_pytorch_model.modules.conversion_summary import ConversionSummary, LeftOut, report_unreadable
 from train_pytorch_model.modules.image_sources import DATASET
 from train_pytorch_model.modules.item_copies import copy_items
 from train_pytorch_model.ports.dataset_items import read_listed_items
-from train_pytorch_model.ports.image_list import read_columns
+from train_pytorch_model.ports.image_list import file_of, read_columns
 from train_pytorch_model.text.name_forms import nfc
 from train_pytorch_model.text.wording import FirstFew, name_some
 
@@ -21,33 +21,54 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from train_pytorch_model.console.progress import ProgressDisplay
+    from train_pytorch_model.modules.conversion_options import ConversionOptions
 
 logger = logging.getLogger(__name__)
 
 
-def copy_directory(input_path: Path, folder: Path, display: ProgressDisplay) -> ConversionSummary:
+def copy_directory(
+    input_path: Path, folder: Path, options: ConversionOptions, outputs_path: Path, display: ProgressDisplay
+) -> tuple[ConversionSummary, dict[str, str]]:
     """Copy an ImageDirectory. What training would refuse is refused; a category that is listed twice is listed once.
 
     Args:
         input_path: the ImageDirectory.
         folder: an empty folder, where the copy is written.
+        options: how many images may be left out.
+        outputs_path: the folder of reports, where the list of unreadable images is written.
         display: shows the progress.
 
+    Returns:
+        The summary, and the reason for each image that cannot be read.
+
     Raises:
-        InvalidDatasetError: if the directory is damaged, or its labels are not among its categories.
+        InvalidDatasetError: if the directory is damaged, its labels are not among its categories, or too many images
+            cannot be read.
     """
     where = f"{DATASET} {input_path}"
     schema, columns, items = read_listed_items(input_path, DATASET, labelled=False)
     schema = _with_distinct_categories(schema, where)
     logger.info("%s is already an ImageDirectory; copying it.", input_path)
-    counts: Counter[str] = Counter()
+    counts: Counter[Optional[str]] = Counter()
     is_labelled = any(_has_classes(column) for column in schema["columnAttributes"])
     labels = read_columns(schema, where) if is_labelled else None
     with display.images(DATASET, "copied") as advance:
         listed = items() if labels is None else _counted(items(), labels.label, labels.categories, counts, where)
-        num_images = copy_items(folder, schema, columns, input_path, listed, advance)
-    classes = None if labels is None else {name: counts[name] for name in labels.categories}
-    return ConversionSummary(classes, num_images, ("images.lst",), None, LeftOut())
+        unreadable: list[tuple[dict[str, Any], str]] = []
+        num_images = copy_items(folder, schema, columns, input_path, listed, advance, unreadable)
+    skipped = {str(file_of(item, columns)): reason for item, reason in unreadable}
+    report_unreadable(outputs_path, where, skipped, num_images + len(unreadable), is_all=not num_images)
+    left_out = LeftOut()
+    left_out.add_images("that cannot be read", skipped, is_loss=not options.skip_unreadable_images)
+    kept = counts.copy()
+    if labels is None:
+        kept[""] = num_images
+    else:
+        kept -= Counter(label for item, _ in unreadable if isinstance(label := item.get(labels.label), str))
+    if not (options.allow_partial or options.skip_unreadable_images):
+        left_out.check(where, counts, kept, [f"{name!r}: {fault}" for name, fault in skipped.items()])
+    classes = None if labels is None else {name: kept[name] for name in labels.categories}
+    return ConversionSummary(classes, num_images, ("images.lst",), None, left_out), skipped
 
 
 def _has_classes(column: dict[str, Any]) -> bool:
@@ -69,7 +90,11 @@ def _with_distinct_categories(schema: dict[str, Any], where: str) -> dict[str, A
 
 
 def _counted(
-    items: Iterator[dict[str, Any]], column: str, categories: tuple[str, ...], counts: Counter[str], where: str
+    items: Iterator[dict[str, Any]],
+    column: str,
+    categories: tuple[str, ...],
+    counts: Counter[Optional[str]],
+    where: str,
 ) -> Iterator[dict[str, Any]]:
     """Count the labels, and check at the end that all are among the categories."""
     unknown = FirstFew()
