@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -105,3 +106,31 @@ def test_a_disk_that_is_full_is_no_fault_of_the_format(tmp_path: Path) -> None:
     what = {"labels": ["a", "b"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": (32, 32)}
     with pytest.raises(OSError, match="No space left on device"):
         exports.export("onnx", tmp_path, description.build(), description, **what)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("[enforce fail at inline_container.cc:668] . file write failed: No space left on device"),
+    ],
+    ids=["an exception", "a quota", "C++"],
+)
+def test_a_full_disk_that_an_exporter_wraps_is_named(
+    fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = Inputs(tmp_path).make()
+
+    def fail(*_: object, **__: object) -> None:
+        try:
+            raise fault
+        except Exception as error:
+            raise ValueError("the model could not be saved") from error
+
+    monkeypatch.setattr(exports, "_export_mlflow", fail)
+    assert inputs.fit(export="mlflow") == 1
+    message = error_text(inputs.outputs)
+    assert "The disk is full" in message
+    assert "Omit --export" not in message
+    assert not inputs.trained.exists()
