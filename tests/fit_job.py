@@ -1,24 +1,25 @@
-"""A process that trains a small network: `-m tests.fit_job OUTPUT IMAGES BATCH [MICROBATCH] [augmented]`."""
+"""A process that trains a small network with the loop: `-m tests.fit_job OUTPUT IMAGES BATCH [MICROBATCH]`."""
 
 from __future__ import annotations
 
 import os
-import sys
+from argparse import ArgumentParser
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from tests.small_training import Recorder, make_images, make_plan
+from tests.small_training import PARTS, Recorder, StoppedError, Stopping, make_images, make_plan
 from train_pytorch_model.distributed.launch import read_launch
 from train_pytorch_model.distributed.rendezvous import connected
 from train_pytorch_model.training.augmentation import Augmentation
-from train_pytorch_model.training.callbacks import NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import fit
 
 
-def make_network() -> nn.Module:
+def make_network() -> nn.Sequential:
     """Return a network without batch normalization and dropout, which depend on the images of one process."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4))
@@ -26,20 +27,39 @@ def make_network() -> nn.Module:
 
 def main() -> None:
     """Train, and write the results in rank 0."""
-    output, num_images, batch_size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    options = sys.argv[4:]
-    microbatch_size = next((int(option) for option in options if option.isdigit()), "off")
-    augmentation = Augmentation((12, 12)) if "augmented" in options else None
-    best, recorder = BestModel(), Recorder()
+    parser = ArgumentParser()
+    parser.add_argument("output", type=Path)
+    parser.add_argument("images", type=int)
+    parser.add_argument("batch", type=int)
+    parser.add_argument("microbatch", nargs="?", default="off")
+    parser.add_argument("--parts", choices=["off", "sgd", "adamw"], default="off")
+    parser.add_argument("--noisy", action="store_true", help="with batch normalization and dropout")
+    parser.add_argument("--augmented", action="store_true")
+    parser.add_argument("--stop-after", type=int, default=0, help="stop after so many steps and validation batches")
+    options = parser.parse_args()
+    best, recorder, network = BestModel(), Recorder(), make_network()
+    values: dict[str, Any] = {} if options.parts == "off" else {**PARTS, "optimizer": options.parts}
+    values["head_names"] = frozenset({"4.weight", "4.bias"})
+    if options.noisy:
+        network = nn.Sequential(*network[:1], nn.BatchNorm2d(8), *network[1:4], nn.Dropout(0.3), *network[4:])
+        values["head_names"] = frozenset({"6.weight", "6.bias"})
+    if options.augmented:
+        values["augmentation"] = Augmentation((12, 12))
+    if options.microbatch != "off":
+        values["microbatch_size"] = int(options.microbatch)
     with connected(read_launch(os.environ), print) as world:
-        plan = make_plan(
-            epochs=4,
-            batch_size=batch_size // world.world_size,
-            microbatch_size=microbatch_size,
-            augmentation=augmentation,
-        )
+        saved = options.output.with_suffix(".snapshot")
+        is_resuming = saved.exists() and not options.stop_after
+        snapshot = torch.load(saved) if is_resuming and world.is_main else None
+        checkpointer = Stopping(options.stop_after, snapshot, is_resuming=is_resuming)
+        plan = make_plan(epochs=4, batch_size=options.batch // world.world_size, **values)
         valid = make_images(37, seed=1)
-        fit(make_network(), make_images(num_images), valid, plan, world, best, recorder, NoCheckpointer())
+        try:
+            fit(network, make_images(options.images), valid, plan, world, best, recorder, checkpointer)
+        except StoppedError:
+            if world.is_main:
+                torch.save(checkpointer.snapshot, saved)
+            return
         if world.is_main:
             torch.save(
                 {
@@ -47,8 +67,9 @@ def main() -> None:
                     "epoch": best.epoch,
                     "num_steps": len(recorder.losses),
                     "records": [asdict(record) for record in recorder.records],
+                    "last": network.state_dict(),
                 },
-                output,
+                options.output,
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,20 @@ from train_pytorch_model.training.plan import Plan
 from train_pytorch_model.training.precision import Precision
 
 CPU = torch.device("cpu")
+
+# Everything that a recipe can change in the training step of `make_network`.
+PARTS: dict[str, Any] = {
+    "decays_one_dimensional": False,
+    "weight_decay": 0.01,
+    "lr_schedule": "cosine",
+    "warmup_steps": 4,
+    "head_learning_rate_factor": 10.0,
+    "head_names": frozenset({"5.weight", "5.bias"}),
+    "label_smoothing": 0.1,
+    "class_weights": (0.5, 1.0, 1.5, 1.25),
+    "clip_grad_norm": 0.5,
+    "model_ema": 0.9,
+}
 
 
 def make_network(seed: int = 0) -> nn.Module:
@@ -60,6 +75,28 @@ class Recorder(Callback):
 
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
         self.records.append(record)
+
+
+class StoppedError(Exception):
+    """The training has been stopped."""
+
+
+class Stopping(NoCheckpointer):
+    """Stops a training after so many steps and validation batches, and resumes it."""
+
+    def __init__(self, stop_after: int = 0, snapshot: dict[str, Any] | None = None, *, is_resuming: bool) -> None:
+        self.snapshot = self.resume_from = snapshot
+        self.is_resuming = is_resuming
+        self._remaining = stop_after
+
+    @property
+    def is_stop_requested(self) -> bool:  # type: ignore[override]
+        self._remaining -= 1
+        return self._remaining == 0
+
+    def save_and_stop(self, snapshot: Callable[[], dict[str, Any]]) -> None:
+        self.snapshot = snapshot()
+        raise StoppedError
 
 
 def run(

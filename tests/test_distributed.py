@@ -52,7 +52,7 @@ def test_every_image_is_dealt_out_once_in_the_global_order(count: int, batch_siz
         assert [shard.weight for shard in step] == pytest.approx([size * world_size / sum(sizes) for size in sizes])
 
 
-@pytest.mark.parametrize("options", [[], ["augmented"]], ids=["plain", "augmented"])
+@pytest.mark.parametrize("options", [[], ["--augmented"], ["--parts", "sgd"]], ids=" ".join)
 def test_two_processes_with_half_the_batch_equal_one_with_the_whole(options: list[str], tmp_path: Path) -> None:
     count = 85  # five images remain for the last step: three for one process, two for the other
 
@@ -76,6 +76,24 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(options: lis
     with torch.no_grad():
         predicted = network((valid.pixels.float() / 255 - 0.5) / 0.5).argmax(1)
     assert two["records"][two["epoch"] - 1]["top1_acc"] == accuracy_score(valid.labels, predicted)
+
+
+@pytest.mark.parametrize("parts", ["sgd", "adamw"])
+def test_two_processes_that_resume_end_with_the_same_bits(parts: str, tmp_path: Path) -> None:
+    def train(name: str, *options: str) -> None:
+        arguments = ["tests.fit_job", name, "85", "16", "3", "--noisy", "--augmented", "--parts", parts, *options]
+        job = Job(tmp_path, arguments, 2)
+        assert job.wait() == [0, 0], job.log()
+
+    train("whole.pt")
+    for stop_after in (4, 10, 17):  # in the first epoch, in its validation, and in the second epoch
+        train("resumed.pt", "--stop-after", str(stop_after))
+        train("resumed.pt")
+        whole, resumed = torch.load(tmp_path / "whole.pt"), torch.load(tmp_path / "resumed.pt")
+        assert resumed["num_steps"] < whole["num_steps"]
+        assert resumed["records"] == whole["records"]
+        for state in ("best", "last"):
+            assert all(torch.equal(value, resumed[state][key]) for key, value in whole[state].items())
 
 
 def test_the_real_command_in_two_processes(inputs: Inputs) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.small_training import CPU, Recorder, make_images, make_network, make_plan
+from tests.small_training import CPU, PARTS, Recorder, make_images, make_network, make_plan
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, use_cuda_graph
@@ -20,8 +20,11 @@ from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep
 
 
-def make_step(network: nn.Module, dtype: torch.dtype = torch.float32) -> TrainingStep:
-    return TrainingStep(network, make_plan(precision=Precision(dtype, "cpu")), CPU)
+def make_step(network: nn.Module, dtype: torch.dtype = torch.float32, **values: Any) -> TrainingStep:
+    return TrainingStep(network, make_plan(precision=Precision(dtype, "cpu"), **values), CPU)
+
+
+ALL_PARTS = [{}, {**PARTS, "optimizer": "sgd"}, {**PARTS, "optimizer": "adamw"}]
 
 
 class Recording:
@@ -42,29 +45,32 @@ class Recording:
         return replay
 
 
-def train(step: TrainingStep, run_step: Callable[[torch.Tensor, torch.Tensor, float], None], count: int) -> Recorder:
+def train(
+    step: TrainingStep, run_step: Callable[[torch.Tensor, torch.Tensor, float], None], count: int, **values: Any
+) -> Recorder:
     recorder = Recorder()
     for epoch in (1, 2):
         step.begin_epoch(0.05 / epoch)
         state = TrainingState(step, BestModel(), EarlyStopping(9), epoch)
-        train_epoch(state, run_step, make_images(count), make_plan(), World(), recorder)
+        train_epoch(state, run_step, make_images(count), make_plan(**values), World(), recorder)
     return recorder
 
 
+@pytest.mark.parametrize("parts", ALL_PARTS)
 @pytest.mark.parametrize("microbatch_size", [None, 3])
 @pytest.mark.parametrize("fault", ["", "operation not permitted when stream is capturing"])
 def test_replayed_steps_equal_steps_without_a_graph(
-    fault: str, microbatch_size: int | None, caplog: pytest.LogCaptureFixture
+    fault: str, microbatch_size: int | None, parts: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     network = make_network()
     replayed = copy.deepcopy(network)
-    plain = make_step(network)
+    plain = make_step(network, **parts)
     plain.microbatch_size = microbatch_size
-    expected = train(plain, plain, 84)
-    step, recording = make_step(replayed), Recording(fault)
+    expected = train(plain, plain, 84, **parts)
+    step, recording = make_step(replayed, **parts), Recording(fault)
     step.microbatch_size = microbatch_size
     with caplog.at_level(logging.INFO):
-        given = train(step, CapturedStep(step, 8, recording), 84)
+        given = train(step, CapturedStep(step, 8, recording), 84, **parts)
     assert given.losses == expected.losses
     assert all(torch.equal(a, b) for a, b in zip(replayed.state_dict().values(), network.state_dict().values()))
     # 84 images make 10 full batches and one of 4 an epoch.
@@ -104,9 +110,10 @@ class Operators(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("parts", ALL_PARTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_operator_of_a_step_makes_the_host_wait_for_the_device(dtype: torch.dtype) -> None:
-    step = make_step(make_network(), dtype)
+def test_no_operator_of_a_step_makes_the_host_wait_for_the_device(dtype: torch.dtype, parts: dict[str, Any]) -> None:
+    step = make_step(make_network(), dtype, **parts)
     step.begin_epoch(0.05)
     pixels, labels = make_images(8).pixels, make_images(8).labels
     step(pixels, labels)
@@ -118,10 +125,14 @@ def test_no_operator_of_a_step_makes_the_host_wait_for_the_device(dtype: torch.d
     assert not waits & set(operators.names)
 
 
-def test_a_step_writes_at_the_same_addresses_from_first_to_last() -> None:
-    step = make_step(make_network())
-    tensors = [step.loss, step.sums.totals, *step.network.state_dict().values()]
-    before = [tensor.data_ptr() for tensor in tensors]
-    train(step, step, 20)
-    after = [step.loss, step.sums.totals, *step.network.state_dict().values()]
-    assert [tensor.data_ptr() for tensor in after] == before
+@pytest.mark.parametrize("parts", ALL_PARTS)
+def test_a_step_writes_at_the_same_addresses_from_first_to_last(parts: dict[str, Any]) -> None:
+    step = make_step(make_network(), **parts)
+
+    def addresses() -> list[int]:
+        tensors = [step.loss, step.sums.totals, *step.network.state_dict().values(), *step.optimizer_tensors]
+        return [tensor.data_ptr() for tensor in (*tensors, *step.buffers())]
+
+    before = addresses()
+    train(step, step, 20, **parts)
+    assert addresses() == before

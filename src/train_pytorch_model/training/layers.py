@@ -143,14 +143,16 @@ def _body(
     Args:
         prefix: of the children's full names.
         children: names and modules.
-        least: the number of parameters of a module that may contain almost all layers.
+        least: the number of parameters of a module that may contain almost all layers; None for the outermost modules,
+            of which several may be plain sequences of layers, as in VGG.
     """
     children = [(name, child) for name, child in children if not _is_auxiliary(name)]
+    is_outermost = least is None
     if least is None:
         least = _BIG * sum(_num_parameters(child) for _, child in children)
-    big = [child for _, child in children if _is_composite(child) and _num_parameters(child) >= least]
+    big = [child for _, child in children if _has_layers(child) and _num_parameters(child) >= least]
     for name, child in children:
-        if child in big and (len(big) == 1 or _is_flat(child)):
+        if child in big and (len(big) == 1 or (is_outermost and _is_flat(child))):
             yield from _own_parameters(f"{prefix}{name}.", child)
             yield from _body(f"{prefix}{name}.", list(child.named_children()), least)
         else:
@@ -169,8 +171,13 @@ def _is_composite(module: nn.Module) -> bool:
     return any(_num_parameters(child) for child in module.children())
 
 
+def _has_layers(module: nn.Module) -> bool:
+    """Return whether there are several layers in a module, not one as in a patch embedding."""
+    with_weights = [child for child in module.children() if _num_parameters(child)]
+    return len(with_weights) > 1 or any(_has_layers(child) for child in with_weights)
+
+
 def _is_flat(module: nn.Module) -> bool:
-    """Return whether this is a plain sequence of layers, as in VGG."""
     return isinstance(module, nn.Sequential) and not any(_is_composite(child) for child in module.children())
 
 

@@ -162,10 +162,9 @@ class TrainingStep:
 
     def _averaged_tensors(self, plan: Plan) -> list[torch.Tensor]:
         """Return the tensors that training changes: trained parameters first, then statistics of batches."""
-        buffers = (
-            [] if plan.freeze_batch_norm else [value for value in self.network.buffers() if value.is_floating_point()]
-        )
-        return [*self._parameters, *buffers]
+        if plan.freeze_batch_norm:
+            return list(self._parameters)
+        return [*self._parameters, *(value for value in self.network.buffers() if value.is_floating_point())]
 
     def _add_gradients(
         self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor, weight: float
