@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Optional
 
 
@@ -36,6 +36,18 @@ class EpochRecord:
     top5_acc: Optional[float]
     """None for five classes or fewer."""
     is_best: bool
+    balanced_accuracy: Optional[float] = None
+    """On the validation images; None unless it or macro F1 decides which epoch is the best."""
+    macro_f1: Optional[float] = None
+    """Likewise."""
+    interpolation: Optional[float] = None
+    """If less than 1, the validated weights lie between those with the fitted head alone (0) and those of this epoch
+    (1). None for the weights of the epoch."""
+
+    def written(self) -> dict[str, object]:
+        """Return the values for a file. Values that only some trainings have are left out elsewhere."""
+        optional = ("balanced_accuracy", "macro_f1", "interpolation")
+        return {name: value for name, value in asdict(self).items() if name not in optional or value is not None}
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,12 @@ class MetricsLog(Callback):
     def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
         """Write the lines of the earlier epochs. The tracked run has their metrics already."""
         for record, timing in records:
-            self._append(METRICS_FILE, asdict(record))
+            self._append(METRICS_FILE, record.written())
             self._append(TIMINGS_FILE, asdict(timing))
 
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
         """Write a line to each file, and send the metrics to the tracked run."""
-        self._append(METRICS_FILE, asdict(record))
+        self._append(METRICS_FILE, record.written())
         self._append(TIMINGS_FILE, asdict(timing))
         metrics = [
             Metric("learning rate", "lr", record.learning_rate),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from train_pytorch_model.models.state_dicts import with_entries
 
@@ -12,32 +12,39 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from train_pytorch_model.training.metrics import Averages
+
 
 @dataclass
 class BestModel:
-    """The weights of the best epoch: highest top-1 validation accuracy, then lowest validation loss."""
+    """The weights of the best epoch: highest value of the metric on the validation images, then lowest loss there."""
 
-    epoch: int = 0
-    """Counted from 1; 0 before the first best epoch."""
+    metric: str = "accuracy"
+    """"accuracy", "balanced_accuracy", "macro_f1" or "loss"."""
+    epoch: Optional[int] = None
+    """Counted from 1, 0 for the fitted head; None before the first best epoch."""
     top1_acc: float = -math.inf
     valid_loss: float = math.inf
+    value: float = -math.inf
+    """Of the metric; the negative loss for "loss"."""
     state: dict[str, torch.Tensor] = field(default_factory=dict)
     """The state dict of the network, on the CPU."""
 
-    def update(self, epoch: int, top1_acc: float, valid_loss: float, network: nn.Module | None) -> bool:
+    def update(self, epoch: int, validated: Averages, network: nn.Module | None) -> bool:
         """Copy the network's weights if this epoch is the best so far; return whether it is.
 
         An epoch whose validation loss is not finite is never the best.
 
         Args:
-            epoch: counted from 1.
-            top1_acc: validation accuracy of the epoch.
-            valid_loss: validation loss of the epoch.
+            epoch: counted from 1; 0 for the fitted head.
+            validated: loss and accuracy on the validation images.
             network: the network to copy; None in a process that does not write the model.
         """
-        if not math.isfinite(valid_loss) or (top1_acc, -valid_loss) <= (self.top1_acc, -self.valid_loss):
+        value = value_of(self.metric, validated)
+        if not math.isfinite(validated.loss) or (value, -validated.loss) <= (self.value, -self.valid_loss):
             return False
-        self.epoch, self.top1_acc, self.valid_loss = epoch, top1_acc, valid_loss
+        self.epoch, self.value = epoch, value
+        self.top1_acc, self.valid_loss = validated.top1_acc, validated.loss
         if network is None:
             return True
         state = network.state_dict()
@@ -45,11 +52,30 @@ class BestModel:
         return True
 
 
+def value_of(metric: str, validated: Averages) -> float:
+    """Return the value of a metric, of which more is better.
+
+    Args:
+        metric: "accuracy", "balanced_accuracy", "macro_f1" or "loss".
+        validated: has the metric.
+    """
+    value = {
+        "accuracy": validated.top1_acc,
+        "balanced_accuracy": validated.balanced_accuracy,
+        "macro_f1": validated.macro_f1,
+        "loss": -validated.loss,
+    }[metric]
+    assert value is not None
+    return value
+
+
 @dataclass
 class EarlyStopping:
     """Counts consecutive epochs without a new lowest validation loss."""
 
     patience: int
+    delay: int = 0
+    """Epochs at the start that are not counted."""
     lowest_loss: float = math.inf
     num_bad_epochs: int = 0
 
@@ -58,10 +84,15 @@ class EarlyStopping:
         """Whether training should stop."""
         return self.num_bad_epochs >= self.patience
 
-    def update(self, valid_loss: float) -> bool:
-        """Record the validation loss of an epoch and return whether to stop. NaN is not an improvement."""
+    def update(self, epoch: int, valid_loss: float) -> bool:
+        """Record the validation loss of an epoch and return whether to stop. NaN is not an improvement.
+
+        Args:
+            epoch: counted from 1; 0 for the fitted head.
+            valid_loss: validation loss of the epoch.
+        """
         if valid_loss < self.lowest_loss:
             self.lowest_loss, self.num_bad_epochs = valid_loss, 0
-        else:
+        elif epoch > self.delay:
             self.num_bad_epochs += 1
         return self.is_over

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import time
-from typing import TYPE_CHECKING, Any, Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train_pytorch_model.data.batches import Shard, derive_seed, shuffled, training_shards
-from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
-from train_pytorch_model.training.augmentation import augmented, plain
-from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
+from train_pytorch_model.data.batches import derive_seed, shuffled, training_shards
+from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
+from train_pytorch_model.training.augmentation import plain
+from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping, value_of
+from train_pytorch_model.training.epoch import train_epoch
+from train_pytorch_model.training.finetuning import best_mixture, copied_weights, start_from_head
 from train_pytorch_model.training.graph import CapturedStep, side_stream
 from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
 from train_pytorch_model.training.rehearsal import make_repeatable, use_graph
-from train_pytorch_model.training.schedule import changes_each_step, rate_of
+from train_pytorch_model.training.schedule import rate_of
 from train_pytorch_model.training.state import TrainingState, load_weights
 from train_pytorch_model.training.step import TrainingStep
 from train_pytorch_model.training.validation import evaluate
@@ -26,12 +30,13 @@ if TYPE_CHECKING:
     from train_pytorch_model.data.image_store import ImageStore
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.training.callbacks import Callback, Checkpointer
+    from train_pytorch_model.training.epoch import RunStep
+    from train_pytorch_model.training.finetuning import Weights
     from train_pytorch_model.training.metrics import Averages
     from train_pytorch_model.training.plan import Plan
 
 
-RunStep = Callable[[torch.Tensor, torch.Tensor, float], None]
-"""Runs one training step on pixels, labels and the weight of the shard."""
+logger = logging.getLogger(__name__)
 
 
 class DivergedError(Exception):
@@ -75,9 +80,10 @@ def fit(
         BatchTooLargeError: when a training step needs more memory than there is.
     """
     with side_stream(world.device):
+        given = copied_weights(network) if plan.fits_head else {}
         plain_train = plain(train, plan.image_size)
         step = _make_step(network, plain_train, plan, world, checkpointer)
-        state = TrainingState(step, best, EarlyStopping(plan.patience))
+        state = TrainingState(step, best, EarlyStopping(plan.patience, plan.early_stopping_delay))
         if checkpointer.is_resuming:
             state.restore(checkpointer.resume_from, world)
             checkpointer.resume_from = None  # free the memory: it is as large as three models
@@ -87,7 +93,7 @@ def fit(
             is_captured = use_graph(step, plain_train, valid, plan, world)
             run_step = CapturedStep(step, plan.batch_size, world=world) if is_captured else step
             # Created inside the call, so that nothing keeps its tensors alive after it fails.
-            return _Fit(step, run_step, train, valid, plan, world, callback, checkpointer, state).run()
+            return _Fit(step, run_step, train, valid, plan, world, callback, checkpointer, state, given).run()
 
         return run_with_advice(run, step, plain_train, plan, world)
 
@@ -129,7 +135,9 @@ class _Fit:
         callback: Callback,
         checkpointer: Checkpointer,
         state: TrainingState,
+        given: Weights,
     ) -> None:
+        self._given = given
         self._step = step
         self._run_step = run_step
         self._train = train
@@ -142,15 +150,79 @@ class _Fit:
 
     def run(self) -> bool:
         state, plan = self._state, self._plan
-        while state.epoch <= plan.epochs and not state.stopping.is_over:
-            record, timing = self._run_epoch()
-            state.records.append((record, timing))
-            state.epoch, state.iteration, state.seconds = record.epoch + 1, 0, 0.0
-            state.stopping.update(record.valid_loss)
-            self._callback.epoch_done(record, timing)
-            if self._world.broadcast(self._checkpointer.is_due(at_epoch_end=True)):
-                self._checkpointer.save(self._snapshot)
+        if plan.fits_head and not state.records:
+            self._start_from_head()
+        try:
+            while state.epoch <= plan.epochs and not state.stopping.is_over and not self._is_abandoned():
+                self._complete(*self._run_epoch())
+        except DivergedError as error:
+            if state.head is None:
+                raise
+            logger.warning("Fine-tuning is abandoned: the training loss is no longer a finite number (%s).", error)
         return state.stopping.is_over and state.epoch <= plan.epochs
+
+    def _complete(self, record: EpochRecord, timing: EpochTiming) -> None:
+        """Record a completed epoch, and save a checkpoint if one is due."""
+        state = self._state
+        state.records.append((record, timing))
+        state.epoch, state.iteration, state.seconds = record.epoch + 1, 0, 0.0
+        state.stopping.update(record.epoch, record.valid_loss)
+        self._callback.epoch_done(record, timing)
+        if self._world.broadcast(self._checkpointer.is_due(at_epoch_end=True)):
+            self._checkpointer.save(self._snapshot)
+
+    def _start_from_head(self) -> None:
+        """Fit the head, and record the network with it as epoch 0."""
+        state, plan, world = self._state, self._plan, self._world
+        head = start_from_head(self._step, self._train, plan, world, lambda batch, num_batches: self._between_steps())
+        if head is None:
+            return
+        started = time.perf_counter()
+        validated = self._validate(self._step.network)
+        valid_seconds = time.perf_counter() - started
+        state.head = head
+        record = self._record(0, 0.0, (head.fit_loss, head.fit_error), validated, None, self._step.network)
+        self._complete(record, EpochTiming(0, head.seconds, valid_seconds, len(self._train) / head.seconds))
+
+    def _is_abandoned(self) -> bool:
+        """Whether the last epoch has made the training loss worse than the fitted head alone has it."""
+        state = self._state
+        if state.head is None or not state.head.is_better_than(state.records[-1][0]):
+            return False
+        logger.warning(
+            "Fine-tuning is abandoned: the training loss is %.4g, but %.4g with the fitted head alone.",
+            state.records[-1][0].train_loss,
+            state.head.train_loss,
+        )
+        return True
+
+    def _validate(self, network: nn.Module) -> Averages:
+        batch_size = self._step.microbatch_size
+        return evaluate(network, self._valid, self._plan, self._world, batch_size, self._between_validations)
+
+    def _record(
+        self,
+        epoch: int,
+        rate: float,
+        trained: tuple[float, float],
+        validated: Averages,
+        interpolation: float | None,
+        network: nn.Module,
+    ) -> EpochRecord:
+        """Make the record of an epoch with its training loss and error, and copy the network if it is the best."""
+        return EpochRecord(
+            epoch=epoch,
+            learning_rate=rate,
+            train_loss=trained[0],
+            train_error=trained[1],
+            valid_loss=validated.loss,
+            top1_acc=validated.top1_acc,
+            top5_acc=validated.top5_acc,
+            is_best=self._state.best.update(epoch, validated, network if self._world.is_main else None),
+            balanced_accuracy=validated.balanced_accuracy,
+            macro_f1=validated.macro_f1,
+            interpolation=interpolation,
+        )
 
     def _run_epoch(self) -> tuple[EpochRecord, EpochTiming]:
         state, plan, world, epoch = self._state, self._plan, self._world, self._state.epoch
@@ -168,22 +240,17 @@ class _Fit:
         world.broadcast_tensors(self._step.buffers())
         started = time.perf_counter()
         with self._step.weights(averaged=True):
-            validated = evaluate(
-                self._step.network, self._valid, plan, world, self._step.microbatch_size, self._between_validations
-            )
+            network, interpolation, validated = self._step.network, None, self._validate(self._step.network)
+            if state.head is not None and self._is_last(epoch, validated):
+                interpolation, validated, network = best_mixture(
+                    (network, validated),
+                    {**self._given, **state.head.entries},
+                    self._validate,
+                    partial(value_of, plan.metric_for_best_model),
+                )
             valid_seconds = time.perf_counter() - started
-            network = self._step.network if world.is_main else None
-            is_best = state.best.update(epoch, validated.top1_acc, validated.loss, network)
-        record = EpochRecord(
-            epoch=epoch,
-            learning_rate=rate,
-            train_loss=trained.loss,
-            train_error=1 - trained.top1_acc,
-            valid_loss=validated.loss,
-            top1_acc=validated.top1_acc,
-            top5_acc=validated.top5_acc,
-            is_best=is_best,
-        )
+            losses = (trained.loss, 1 - trained.top1_acc)
+            record = self._record(epoch, rate, losses, validated, interpolation, network)
         timing = EpochTiming(
             epoch=epoch,
             train_seconds=state.seconds,
@@ -191,6 +258,11 @@ class _Fit:
             train_images_per_second=trained.num_images / state.seconds,
         )
         return record, timing
+
+    def _is_last(self, epoch: int, validated: Averages) -> bool:
+        """Whether training ends regularly with this epoch."""
+        stopping = replace(self._state.stopping)
+        return epoch == self._plan.epochs or stopping.update(epoch, validated.loss)
 
     def _between_validations(self, batch: int, num_batches: int) -> None:
         self._callback.validation_done(self._state.epoch, batch, num_batches)
@@ -211,58 +283,3 @@ class _Fit:
 
     def _snapshot(self) -> dict[str, Any]:
         return self._state.snapshot(self._world)
-
-
-def train_epoch(
-    state: TrainingState,
-    run_step: RunStep,
-    train: ImageStore,
-    plan: Plan,
-    world: World,
-    callback: Callback,
-    between_steps: Callable[[bool], None] = lambda has_diverged: None,
-) -> Averages:
-    """Train on every image once, or on the rest of an epoch that is resumed.
-
-    Args:
-        state: has the epoch and the number of completed iterations; `begin_epoch` of its step has been called.
-        run_step: runs one training step: the step of `state`, or its replay as a CUDA graph.
-        train: the training images.
-        plan: the hyperparameters.
-        world: the processes and the device.
-        callback: receives the progress.
-        between_steps: called after each step, with whether the loss is no longer finite.
-
-    Returns:
-        Loss and accuracy in training mode, averaged over the images of all processes.
-    """
-    step = state.step
-    train = augmented(train, plan, state.epoch)
-    order = shuffled(len(train), plan.seed, state.epoch)
-    shards = training_shards(order, plan.batch_size, world.rank, world.world_size)
-    callback.epoch_started(state.epoch, len(shards))
-    remaining: list[Shard] = shards[state.iteration :]
-    batches = train.batches([shard.indices for shard in remaining], world.device)
-    started, before = time.perf_counter(), state.seconds
-    for iteration, (shard, (pixels, labels)) in enumerate(zip(remaining, batches), start=state.iteration + 1):
-        if changes_each_step(plan):
-            number = (state.epoch - 1) * len(shards) + iteration - 1
-            step.set_learning_rate(rate_of(number, plan.epochs * len(shards), plan))
-        run_step(pixels, labels, shard.weight)
-        is_read = iteration % plan.print_frequency == 0
-        has_diverged, numbers = False, None
-        if is_read or iteration == len(shards):
-            # The only place within an epoch where the host waits for the device.
-            numbers = torch.cat((step.loss[None], step.sums.totals)).tolist()
-            # The sum of the losses stays non-finite after one loss was.
-            has_diverged = not math.isfinite(numbers[1])
-        state.iteration, state.seconds = iteration, before + time.perf_counter() - started
-        if not has_diverged:
-            reading = None
-            if numbers and is_read:
-                loss, _, num_right, _, num_images = numbers
-                rate = num_images * world.world_size / state.seconds
-                reading = Reading(loss, num_right / num_images, step.learning_rate, rate)
-            callback.iteration_done(state.epoch, iteration, reading)
-        between_steps(has_diverged)
-    return step.sums.read(world)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 import torch
 
@@ -21,6 +21,10 @@ class Averages(NamedTuple):
     top5_acc: float | None
     """None with five or fewer classes, where it would always be 1."""
     num_images: int
+    balanced_accuracy: Optional[float] = None
+    """Mean over the classes of their recall; None if it was not computed."""
+    macro_f1: Optional[float] = None
+    """Mean over the classes of their F1 score; None if it was not computed."""
 
 
 @dataclass
@@ -30,11 +34,21 @@ class RunningSums:
     totals: torch.Tensor
     """float64 of shape (4,): loss, top-1 correct, top-5 correct, images. Its address never changes."""
     has_top5: bool
+    by_class: Optional[torch.Tensor] = None
+    """int64 of shape (3, number of classes): images that are predicted right, images of each label, images of each
+    prediction. None if they are not counted."""
 
     @classmethod
-    def zero(cls, num_classes: int, device: torch.device) -> RunningSums:
-        """Return sums over no images."""
-        return cls(torch.zeros(4, dtype=torch.float64, device=device), num_classes > TOP_K)
+    def zero(cls, num_classes: int, device: torch.device, *, counts_classes: bool = False) -> RunningSums:
+        """Return sums over no images.
+
+        Args:
+            num_classes: the number of classes.
+            device: of the sums.
+            counts_classes: whether to count by class, for balanced accuracy and macro F1.
+        """
+        by_class = torch.zeros(3, num_classes, dtype=torch.int64, device=device) if counts_classes else None
+        return cls(torch.zeros(4, dtype=torch.float64, device=device), num_classes > TOP_K, by_class)
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Add a batch.
@@ -45,9 +59,17 @@ class RunningSums:
             labels: int64 of shape (B,).
         """
         count = len(labels)
-        hits = logits.topk(TOP_K if self.has_top5 else 1, dim=1).indices == labels[:, None]
+        predictions = logits.topk(TOP_K if self.has_top5 else 1, dim=1).indices
+        hits = predictions == labels[:, None]
         self.totals[:3] += torch.stack((loss.double() * count, hits[:, 0].sum().double(), hits.sum().double()))
         self.totals[3] += count
+        if self.by_class is not None:
+            for row, classes, numbers in zip(
+                self.by_class,
+                (labels, labels, predictions[:, 0]),
+                (hits[:, 0].long(), torch.ones_like(labels), torch.ones_like(labels)),
+            ):
+                row.index_add_(0, classes, numbers)
 
     def reset(self) -> None:
         """Set all sums to zero."""
@@ -57,4 +79,16 @@ class RunningSums:
         """Return the means over the images of all processes. The host waits for the device here."""
         loss, top1, top5, num_images = world.sum(self.totals).tolist()
         averages = (loss / num_images, top1 / num_images, top5 / num_images if self.has_top5 else None)
-        return Averages(*averages, num_images=int(num_images))
+        by_class = () if self.by_class is None else _mean_over_classes(world.sum(self.by_class).cpu().double())
+        return Averages(*averages, int(num_images), *by_class)
+
+
+def _mean_over_classes(by_class: torch.Tensor) -> tuple[float, float]:
+    """Balanced accuracy and macro F1 as scikit-learn defines them.
+
+    A class without images has no recall, and one that is not predicted either has no F1 score.
+    """
+    right, actual, predicted = by_class
+    recalls = (right / actual)[actual > 0]
+    scores = (2 * right / (actual + predicted))[actual + predicted > 0]
+    return recalls.mean().item(), scores.mean().item()

@@ -74,6 +74,8 @@ class Plan:
     """The decay of the exponential moving average of weights, which is validated and written instead of the weights."""
     fits_head: bool = False
     """The head is fitted on features of the frozen network before the first epoch."""
+    keeps_head: bool = False
+    """With `fits_head`: the head is that of a model that was trained for the same classes, and is not fitted again."""
     image_size: Optional[tuple[int, int]] = None
     """(height, width) that the network sees; None for that of the training images. These may have a margin."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)

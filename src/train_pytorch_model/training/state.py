@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import torch
 
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 from train_pytorch_model.models.state_dicts import with_entries
+from train_pytorch_model.training.finetuning import FittedHead
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +43,8 @@ class TrainingState:
     """Training time of the current epoch so far."""
     records: list[tuple[EpochRecord, EpochTiming]] = field(default_factory=list)
     """Results of the completed epochs."""
+    head: FittedHead | None = None
+    """The start of fine-tuning; None in other trainings, and before it is there."""
 
     def snapshot(self, world: World) -> dict[str, Any]:
         """Copy the state to the CPU. All processes call this method.
@@ -72,10 +76,11 @@ class TrainingState:
             **tensors,
             "scaler": self.step.scaler.state_dict(),
             "part_size": self.step.microbatch_size,
-            "best": {"epoch": self.best.epoch, "top1_acc": self.best.top1_acc, "valid_loss": self.best.valid_loss},
+            "best": {name: getattr(self.best, name) for name in ("epoch", "top1_acc", "valid_loss", "value")},
             "best_state": dict(self.best.state),  # already on the CPU, and its tensors are never modified
             "stopping": {"lowest_loss": self.stopping.lowest_loss, "num_bad_epochs": self.stopping.num_bad_epochs},
-            "records": [(asdict(record), asdict(timing)) for record, timing in self.records],
+            "records": [(record.written(), asdict(timing)) for record, timing in self.records],
+            "head": None if self.head is None else self.head.saved(),
             "of_processes": of_processes,
         }
 
@@ -97,8 +102,12 @@ class TrainingState:
             # The same microbatches give bit-identical results. They are used if they still fit in memory.
             self.step.microbatch_size = min(self.step.microbatch_size, common["part_size"])
         self.epoch, self.iteration, self.seconds = common["epoch"], common["iteration"], common["seconds"]
-        for name, value in common["best"].items():
+        # Version 0.1 has no other metric than accuracy.
+        for name, value in {"value": common["best"]["top1_acc"], **common["best"]}.items():
             setattr(self.best, name, value)
+        if self.best.value == -math.inf:
+            self.best.epoch = None
+        self.head = None if common.get("head") is None else FittedHead.restored(common["head"])
         for name, value in common["stopping"].items():
             setattr(self.stopping, name, value)
         if saved:

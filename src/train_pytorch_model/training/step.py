@@ -160,6 +160,20 @@ class TrainingStep:
         for name in ("grad_scale", "found_inf"):  # which the scaler gives to the optimizer
             vars(self._optimizer).pop(name, None)
 
+    @torch.no_grad()
+    def training_loss(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits and loss of a batch in training mode, without training on it; see `__call__`."""
+        self._layers.set_training_mode()
+        return self._logits_and_loss(self.network, pixels, labels)
+
+    def _logits_and_loss(
+        self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        images = normalised(pixels, self.memory_format)
+        with self._precision.context():
+            output = forward(images)
+        return logits_and_loss(output, labels, self._cross_entropy)
+
     def _averaged_tensors(self, plan: Plan) -> list[torch.Tensor]:
         """Return the tensors that training changes: trained parameters first, then statistics of batches."""
         if plan.freeze_batch_norm:
@@ -179,10 +193,7 @@ class TrainingStep:
             # Gradients are reduced over the processes once, with the last microbatch.
             no_sync = getattr(forward, "no_sync", nullcontext) if number < count else nullcontext
             with no_sync():
-                images = normalised(micro_pixels, self.memory_format)
-                with self._precision.context():
-                    output = forward(images)
-                logits, loss = logits_and_loss(output, micro_labels, self._cross_entropy)
+                logits, loss = self._logits_and_loss(forward, micro_pixels, micro_labels)
                 scaled = self.scaler.scale(loss if loss_weight == 1 else loss * loss_weight)
                 scaled.backward()  # type: ignore[no-untyped-call]
             self.loss.add_(loss.detach(), alpha=fraction)

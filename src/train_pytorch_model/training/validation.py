@@ -67,7 +67,8 @@ def evaluate(
             called equally often in every process, so it may contain collective operations.
     """
     network.eval()
-    sums = RunningSums.zero(plan.num_classes, world.device)
+    counts_classes = plan.metric_for_best_model in ("balanced_accuracy", "macro_f1")
+    sums = RunningSums.zero(plan.num_classes, world.device, counts_classes=counts_classes)
     at_once = validation_batch_size(plan, world, len(images), microbatch_size)
     batches = torch.split(torch.arange(len(images)), at_once)
     delivered = iter(images.batches(batches[world.rank :: world.world_size], world.device))

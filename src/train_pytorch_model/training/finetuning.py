@@ -1,0 +1,173 @@
+"""Fine-tuning: it starts from a fitted head, is compared with it, and its weights are mixed with it.
+
+Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution": the head comes
+before other layers. Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (WiSE-FT): weights between
+those before and those after fine-tuning can be better than either.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Callable
+
+import torch
+
+from train_pytorch_model.data.batches import shuffled, training_shards
+from train_pytorch_model.models.heads import find_head
+from train_pytorch_model.training.augmentation import augmented
+from train_pytorch_model.training.head_fit import FeaturesNotFiniteError, fit_head
+from train_pytorch_model.training.metrics import RunningSums
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from train_pytorch_model.data.image_store import ImageStore
+    from train_pytorch_model.distributed.world import World
+    from train_pytorch_model.evaluation.records import EpochRecord
+    from train_pytorch_model.training.metrics import Averages
+    from train_pytorch_model.training.plan import Plan
+    from train_pytorch_model.training.step import TrainingStep
+
+logger = logging.getLogger(__name__)
+
+INTERPOLATIONS = (0.75, 0.5, 0.25)
+"""How far the mixed weights that are tried lie from those with the fitted head alone towards the fine-tuned ones."""
+# Batches of a process on which the training loss with the fitted head is measured.
+_NUM_BATCHES = 8
+# A training loss that is this much higher than with the fitted head alone is worse, and not only noisy.
+_TOLERANCE = 1.1
+
+Weights = dict[str, torch.Tensor]
+"""Parameters by name, on the CPU."""
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """The network with a fitted head, from which fine-tuning starts."""
+
+    entries: Weights
+    """The parameters of the head; empty if the network has the head of a trained model."""
+    train_loss: float
+    """Training loss, with augmentation, of this network on a part of the training images."""
+    fit_loss: float
+    """Training loss of the fit, on images without augmentation."""
+    fit_error: float
+    """1 - accuracy of the fit."""
+    seconds: float
+    """Duration of the fit."""
+
+    def saved(self) -> dict[str, Any]:
+        """Return the values for a checkpoint."""
+        return {**asdict(self), "entries": dict(self.entries)}
+
+    @classmethod
+    def restored(cls, values: dict[str, Any]) -> FittedHead:
+        """Return what was saved."""
+        return cls(**values)
+
+    def is_better_than(self, record: EpochRecord) -> bool:
+        """Return whether an epoch, after the one with the warm-up, has made the training loss worse."""
+        return record.epoch > 1 and not record.train_loss <= _TOLERANCE * self.train_loss
+
+
+def copied_weights(network: nn.Module) -> Weights:
+    """Return a copy of the parameters of a network."""
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in network.named_parameters()}
+
+
+def start_from_head(
+    step: TrainingStep,
+    train: ImageStore,
+    plan: Plan,
+    world: World,
+    between_batches: Callable[[int, int], None] = lambda batch, num_batches: None,
+) -> FittedHead | None:
+    """Fit the head of the network, unless it is that of a trained model with the same classes.
+
+    All processes call this function, and their networks have the same weights afterwards.
+
+    Args:
+        step: has the network.
+        train: the training images.
+        plan: the hyperparameters.
+        world: the processes.
+        between_batches: called after each batch, equally often in every process.
+
+    Returns:
+        The fitted head; None if the head is of a kind that cannot be fitted, which the log says.
+    """
+    started = time.perf_counter()
+    entries: Weights = {}
+    fitted = None
+    if not plan.keeps_head:
+        head = find_head(step.network, plan.image_size or train.size)
+        if isinstance(head, str):
+            logger.warning("The head is not fitted before fine-tuning: %s.", head)
+            return None
+        try:
+            fitted = fit_head(step.network, head, train, plan, world, between_batches)
+        except FeaturesNotFiniteError as error:
+            logger.warning("The head is not fitted before fine-tuning: %s.", error)
+            return None
+        entries = fitted.state
+        load_parameters(step.network, entries)
+        if step.average is not None:
+            step.average.restart()
+    loss, error = _training_loss(step, train, plan, world)
+    if fitted is not None:
+        return FittedHead(entries, loss, fitted.train_loss, fitted.train_error, fitted.seconds)
+    return FittedHead(entries, loss, loss, error, time.perf_counter() - started)
+
+
+@torch.no_grad()
+def load_parameters(network: nn.Module, weights: Weights) -> None:
+    """Copy weights into parameters of a network, which keep their addresses."""
+    parameters = dict(network.named_parameters())
+    for name, values in weights.items():
+        parameters[name].copy_(values)
+
+
+@torch.no_grad()
+def _training_loss(step: TrainingStep, train: ImageStore, plan: Plan, world: World) -> tuple[float, float]:
+    """Loss and error of the network in training mode on the first batches of the first epoch."""
+    shards = training_shards(shuffled(len(train), plan.seed, 1), plan.batch_size, world.rank, world.world_size)
+    sums = RunningSums.zero(plan.num_classes, world.device)
+    indices = [shard.indices for shard in shards[:_NUM_BATCHES]]
+    for pixels, labels in augmented(train, plan, 1).batches(indices, world.device):
+        logits, loss = step.training_loss(pixels, labels)
+        sums.add(loss, logits, labels)
+    averages = sums.read(world)
+    return averages.loss, 1 - averages.top1_acc
+
+
+def best_mixture(
+    whole: tuple[nn.Module, Averages],
+    start: Weights,
+    validate: Callable[[nn.Module], Averages],
+    value_of: Callable[[Averages], float],
+) -> tuple[float | None, Averages, nn.Module]:
+    """Validate networks with weights between those at the start and those of the fine-tuned network.
+
+    Args:
+        whole: the fine-tuned network, which is not changed, and its values on the validation images.
+        start: the weights before fine-tuning.
+        validate: computes loss and accuracy of a network on the validation images. It may save a checkpoint.
+        value_of: the value of the metric, of which more is better.
+
+    Returns:
+        The interpolation, None for the fine-tuned network itself; the values of the best network; and that network.
+    """
+    network, values = whole
+    best: tuple[float | None, Averages, nn.Module] = (None, values, network)
+    for interpolation in INTERPOLATIONS:
+        mixed = copy.deepcopy(network)
+        with torch.no_grad():
+            for name, parameter in mixed.named_parameters():
+                parameter.copy_(torch.lerp(start[name].to(parameter.device), parameter, interpolation))
+        validated = validate(mixed)
+        if (value_of(validated), -validated.loss) > (value_of(best[1]), -best[1].loss):
+            best = (interpolation, validated, mixed)
+    return best
