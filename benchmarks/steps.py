@@ -33,8 +33,8 @@ from train_pytorch_model.distributed.device import choose_device
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.training.callbacks import Callback
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
+from train_pytorch_model.training.epoch import train_epoch
 from train_pytorch_model.training.graph import CapturedStep, use_cuda_graph
-from train_pytorch_model.training.loop import train_epoch
 from train_pytorch_model.training.plan import Plan
 from train_pytorch_model.training.precision import choose_precision
 from train_pytorch_model.training.state import TrainingState

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score, top_k_accuracy_score
 from torch.nn import functional
 
 from train_pytorch_model.distributed.world import World
@@ -30,3 +30,26 @@ def test_top5_is_shown_only_for_more_than_five_classes(num_classes: int, told: b
     sums = RunningSums.zero(num_classes, torch.device("cpu"))
     sums.add(torch.tensor(1.0), torch.randn(3, num_classes), torch.zeros(3, dtype=torch.int64))
     assert (sums.read(World()).top5_acc is not None) is told
+
+
+@pytest.mark.parametrize("num_classes", [3, 8])
+def test_means_over_classes_are_those_of_scikit_learn(num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(num_classes)
+    sums = RunningSums.zero(num_classes, torch.device("cpu"), counts_classes=True)
+    labels = torch.randint(num_classes - 1, (60,), generator=generator)  # the last class has no image
+    logits = torch.randn(60, num_classes, generator=generator) + 2 * functional.one_hot(labels, num_classes)
+    for part in range(0, 60, 16):
+        sums.add(torch.tensor(1.0), logits[part : part + 16], labels[part : part + 16])
+    averages = sums.read(World())
+    predictions = logits.argmax(1)
+    assert averages.balanced_accuracy == pytest.approx(
+        recall_score(labels, predictions, average="macro", labels=range(num_classes - 1))
+    )
+    assert averages.macro_f1 == pytest.approx(f1_score(labels, predictions, average="macro"))
+
+
+def test_without_need_nothing_is_counted_by_class() -> None:
+    sums = RunningSums.zero(3, torch.device("cpu"))
+    sums.add(torch.tensor(1.0), torch.eye(3), torch.arange(3))
+    assert sums.by_class is None
+    assert sums.read(World()).balanced_accuracy is None

@@ -19,6 +19,7 @@ from tests.making import Inputs, run_module
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
 from train_pytorch_model.job import display as training_display
 from train_pytorch_model.job.display import TrainingDisplay
+from train_pytorch_model.training.early_stopping import EarlyStopping
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -32,7 +33,7 @@ def shown(display: TrainingDisplay, width: int) -> list[str]:
 
 def make_display(epochs: int = 4, patience: int = 3) -> TrainingDisplay:
     console = Console(file=io.StringIO(), force_terminal=True)
-    return TrainingDisplay(console, epochs, patience, torch.device("cpu"))
+    return TrainingDisplay(console, epochs, EarlyStopping(patience), torch.device("cpu"))
 
 
 def record(epoch: int, valid_loss: float, accuracy: float, *, is_best: bool) -> EpochRecord:

@@ -14,8 +14,8 @@ from tests.gpu.runs import different_weights, make_store, train
 from tests.small_training import Recorder, make_plan
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
+from train_pytorch_model.training.epoch import train_epoch
 from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep
-from train_pytorch_model.training.loop import train_epoch
 from train_pytorch_model.training.precision import choose_precision
 from train_pytorch_model.training.state import TrainingState
 from train_pytorch_model.training.step import TrainingStep

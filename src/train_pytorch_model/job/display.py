@@ -15,7 +15,6 @@ from train_pytorch_model.console.live import LiveDisplay
 from train_pytorch_model.console.logs import log_progress
 from train_pytorch_model.distributed.device import gpu_memory
 from train_pytorch_model.training.callbacks import Callback
-from train_pytorch_model.training.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
+    from train_pytorch_model.training.early_stopping import EarlyStopping
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +40,13 @@ class TrainingDisplay(Callback):
     The live display is visible inside a `with` block.
     """
 
-    def __init__(self, console: Console, epochs: int, patience: int, device: torch.device) -> None:
+    def __init__(self, console: Console, epochs: int, stopping: EarlyStopping, device: torch.device) -> None:
         """Prepare the display.
 
         Args:
             console: the console of the log lines.
             epochs: the maximum number of epochs.
-            patience: consecutive epochs without a new lowest validation loss after which training stops.
+            stopping: the rule by which training stops early, before the first epoch.
             device: the device that trains.
         """
         self._epochs = epochs
@@ -55,7 +55,7 @@ class TrainingDisplay(Callback):
         self._is_live = console.is_interactive
         self._reading: Reading | None = None
         self._best: EpochRecord | None = None
-        self._stopping = EarlyStopping(patience)
+        self._stopping = stopping
         self._clock = _Clock(epochs)
         self._shown = 0.0
         self._batches_began: tuple[float, int] | None = None
@@ -125,7 +125,12 @@ class TrainingDisplay(Callback):
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
         """Log a line for the epoch."""
         self._take(record, timing)
-        if self._is_live:
+        if not record.epoch:
+            message = (
+                f"Fitted head: train_loss {record.train_loss:.6f}, train_error {record.train_error:.5f}, valid_loss "
+                f"{record.valid_loss:.6f}, top1 acc {record.top1_acc:.5f}"
+            )
+        elif self._is_live:
             message = (
                 f"Epoch {record.epoch}/{self._epochs}: loss {_short(record.train_loss)}, validation loss "
                 f"{_short(record.valid_loss)}, accuracy {record.top1_acc:.4f}{' (best)' if record.is_best else ''}"
@@ -138,11 +143,16 @@ class TrainingDisplay(Callback):
                 f"{record.train_error:.5f}, valid_loss {record.valid_loss:.6f}, top1 acc {record.top1_acc:.5f}{top5}"
                 f"{' (best so far)' if record.is_best else ''}"
             )
+        if record.interpolation is not None:
+            message += (
+                f"; validated with weights {record.interpolation:.0%} of the way from the fitted head to this epoch"
+            )
         log_progress(logger, "epoch", message, **{**vars(timing), **vars(record)})
 
     def _take(self, record: EpochRecord, timing: EpochTiming) -> None:
-        self._stopping.update(record.valid_loss)
-        self._clock.end(timing)
+        self._stopping.update(record.epoch, record.valid_loss)
+        if record.epoch:
+            self._clock.end(timing)
         if record.is_best:
             self._best = record
 

@@ -109,7 +109,8 @@ def save_best(settings: Settings, prepared: Prepared, best: BestModel, export_fo
             except Exception as error:  # the user must learn of the error that ended the run
                 logger.warning("The best model so far could not be saved: %s", error)
                 continue
-            kept = f"The best model so far, of epoch {best.epoch}, is saved in {path}."
+            name = f"epoch {best.epoch}" if best.epoch else "the fitted head"
+            kept = f"The best model so far, of {name}, is saved in {path}."
             logger.warning("%s", kept)
             return kept
     return "The best model so far could not be saved."

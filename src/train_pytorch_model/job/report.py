@@ -152,7 +152,7 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         facts=[(part, [(name, masked(text)) for name, text in facts]) for part, facts in _facts(training)],
         records=training.history.records,
         timings=training.history.timings,
-        best_epoch=training.best.epoch,
+        best_epoch=training.best.epoch or 0,
         stop_reason=training.stop_reason,
         classes=classes,
         train_counts=train.counts(),

@@ -27,7 +27,7 @@ from train_pytorch_model.job.report import TRACKED_FILES, FinishedTraining, repo
 from train_pytorch_model.job.result import TrainingResult
 from train_pytorch_model.report.contents import REPORT_FILE, REPORT_FOLDER, remove_report
 from train_pytorch_model.training.callbacks import Callback, CallbackList
-from train_pytorch_model.training.early_stopping import BestModel
+from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.loop import fit
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def train(settings: Settings, session: Session) -> TrainingResult:
     return TrainingResult(
         history=tuple(finished.history.records),
         timings=tuple(finished.history.timings),
-        best_epoch=finished.best.epoch,
+        best_epoch=finished.best.epoch or 0,
         stop_reason=finished.stop_reason,
         seed=finished.settings.seed,
         trained_model_path=settings.trained_model_path,
@@ -110,12 +110,12 @@ def _fit(
         if world.is_main:
             # Outputs of an earlier run must not pass for those of this run.
             remove_earlier_outputs(settings)
-        best, history = BestModel(), History()
+        best, history = BestModel(plan.metric_for_best_model), History()
         with best_kept(settings, prepared, best, interruption, lambda: _give_up(world, checkpoints)):
             stopped_early = _run_loop(settings, session, prepared, plan, world, best, history, checkpoints)
             stop_reason = _stop_reason(history.records, parameters, stopped_early=stopped_early)
             logger.info("%s", stop_reason)
-            if not best.epoch:
+            if best.epoch is None:
                 raise UserError(
                     "The validation loss was not a finite number in any epoch, so there is no model to save. "
                     f"Lower the learning rate (it is {parameters.learning_rate:g})."
@@ -177,7 +177,8 @@ def _run_loop(
 ) -> bool:
     """Run the training loop with its callbacks; return whether it stopped early."""
     parameters = settings.parameters
-    display = TrainingDisplay(session.console, parameters.epochs, parameters.patience, world.device)
+    stopping = EarlyStopping(plan.patience, plan.early_stopping_delay)
+    display = TrainingDisplay(session.console, parameters.epochs, stopping, world.device)
     callbacks: list[Callback] = [history, display]
     if world.is_main:
         callbacks.insert(0, MetricsLog(settings.outputs_path, session.tracking))
@@ -205,13 +206,16 @@ def _run_loop(
 
 
 def _stop_reason(records: Sequence[EpochRecord], parameters: ResolvedParameters, *, stopped_early: bool) -> str:
+    last = records[-1].epoch if records else 0
+    if not stopped_early and last < parameters.epochs:
+        return f"Fine-tuning was abandoned after epoch {last}, because it made the training loss worse."
     if not stopped_early:
         return "Completed the epoch." if parameters.epochs == 1 else f"Completed all {parameters.epochs} epochs."
     finite = [record for record in records if math.isfinite(record.valid_loss)]
     lowest = min(finite, key=lambda record: record.valid_loss, default=None)
     since = f" since epoch {lowest.epoch} ({lowest.valid_loss:.6g})" if lowest else ""
     return (
-        f"Stopped early after epoch {len(records)}: no new lowest validation loss{since} for {parameters.patience} "
+        f"Stopped early after epoch {last}: no new lowest validation loss{since} for {parameters.patience} "
         "consecutive epochs."
     )
 
@@ -244,8 +248,8 @@ def _write(
                 tracking.log_file(folder / name, REPORT_FOLDER)
         checkpoints.finish()
     logger.info(
-        "Saved the trained model of epoch %d (top-1 validation accuracy %.5f) to %s.",
-        best.epoch,
+        "Saved the trained model of %s (top-1 validation accuracy %.5f) to %s.",
+        f"epoch {best.epoch}" if best.epoch else "the fitted head",
         best.top1_acc,
         settings.trained_model_path,
     )

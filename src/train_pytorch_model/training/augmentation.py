@@ -187,11 +187,6 @@ class CentredImages:
         """Return the number of images."""
         return len(self.images)
 
-    @property
-    def labels(self) -> torch.Tensor:
-        """int64 of shape (N,)."""
-        return self.images.labels
-
     def batches(self, batches: Sequence[torch.Tensor], device: torch.device) -> Iterator[Batch]:
         """Iterate over batches; see `ImageStore`."""
         return ((centre(pixels, self.size), labels) for pixels, labels in self.images.batches(batches, device))
@@ -214,11 +209,6 @@ class AugmentedImages:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """int64 of shape (N,)."""
-        return self.images.labels
 
     @property
     def size(self) -> Size:

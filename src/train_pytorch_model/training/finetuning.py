@@ -109,8 +109,8 @@ def start_from_head(
             return None
         try:
             fitted = fit_head(step.network, head, train, plan, world, between_batches)
-        except FeaturesNotFiniteError as error:
-            logger.warning("The head is not fitted before fine-tuning: %s.", error)
+        except FeaturesNotFiniteError as fault:
+            logger.warning("The head is not fitted before fine-tuning: %s.", fault)
             return None
         entries = fitted.state
         load_parameters(step.network, entries)
