@@ -19,6 +19,7 @@ from tests import environments
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.decoding import read_size
+from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import decode_all
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.ports.untrained_model import read_untrained_model
@@ -91,7 +92,7 @@ def _accuracy(model: Path, data: Path) -> float:
     network = trained.description.build().eval()
     network.load_state_dict(trained.state)
     images = read_labelled_images(data, "Validation dataset")
-    store, _ = decode_all(images.path_of, images.labels, read_size(images.path_of(0)))
+    store, _ = decode_all(images.path_of, images.labels, Geometry(read_size(images.path_of(0))))
     correct = 0
     with torch.inference_mode():
         for pixels, labels in store.batches(torch.split(torch.arange(len(store)), _BATCH_SIZE), _CPU):

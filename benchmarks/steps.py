@@ -27,6 +27,7 @@ import torchvision
 from benchmarks.datasets import NUM_CLASSES, write_digits, write_photos
 from benchmarks.peers import COMPILED, RECIPE, TEXTBOOK, DataLoaderTraining, Style
 from benchmarks.results import kind, ratio, table, write_section
+from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import DecodedImages, decode_all
 from train_pytorch_model.data.placement import choose_place
 from train_pytorch_model.distributed.device import choose_device
@@ -72,7 +73,9 @@ def _our_epochs(case: Case, path: Path) -> dict[str, Callable[[], int]]:
     classes = sorted({image.parent.name for image in images})
     labels = np.array([classes.index(image.parent.name) for image in images])
     place = choose_place("auto", len(images) * case.size**2 * 3, device)
-    store, _ = decode_all(lambda index: images[index], labels, (case.size, case.size), place=place, device=device)
+    store, _ = decode_all(
+        lambda index: images[index], labels, Geometry((case.size, case.size)), place=place, device=device
+    )
     torch.manual_seed(0)
     network = torchvision.models.get_model(case.network, num_classes=NUM_CLASSES).to(device)
     precision = choose_precision("auto", device, network)

@@ -55,6 +55,7 @@ def test_what_is_found_is_what_is_there(inputs: Inputs, capsys: pytest.CaptureFi
         "file_bytes": sum(files),
         "decoded_bytes": 24 * 32 * 32 * 3,
         "counts": {"cat": 8, "dog": 8, "owl": 8},
+        "geometry": "",
     }
     assert (found["validation"]["images"], found["validation"]["counts"]) == (12, {"cat": 4, "dog": 4, "owl": 4})
     network = torchvision.models.get_model(NETWORK, num_classes=3)

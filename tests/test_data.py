@@ -14,6 +14,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from tests.making import write_class_folders
 from train_pytorch_model.data.batches import derive_seed, normalised, shuffled, training_shards
 from train_pytorch_model.data.decoding import UnreadableImageError, decode, read_size
+from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import ImageStore, decode_all
 from train_pytorch_model.data.threads import ahead, in_threads
 
@@ -84,7 +85,7 @@ CPU = torch.device("cpu")
 
 
 def decoded(paths: list[Path], labels: list[int], place: str = "memory") -> tuple[ImageStore, dict[int, str]]:
-    return decode_all(lambda index: paths[index], np.array(labels), (32, 32), place=place)
+    return decode_all(lambda index: paths[index], np.array(labels), Geometry((32, 32)), place=place)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -12,6 +12,7 @@ import torch
 from tests import environments
 from tests.making import CLASSES, Inputs, run_retired_tool, write_class_folders
 from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import decode_all
 from train_pytorch_model.models.description import describe
 from train_pytorch_model.ports.labelled_images import read_labelled_images
@@ -45,7 +46,7 @@ def our_probabilities(model: Path, data: Path) -> torch.Tensor:
     network = trained.description.build().eval()
     network.load_state_dict(trained.state)
     images = read_labelled_images(data, "Validation dataset")
-    store, unreadable = decode_all(images.path_of, images.labels, (64, 64))
+    store, unreadable = decode_all(images.path_of, images.labels, Geometry((64, 64)))
     assert not unreadable
     ((pixels, _),) = store.batches([torch.arange(len(store))], torch.device("cpu"))
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.making import paths_of, write_class_folders
 from train_pytorch_model.console.progress import ProgressDisplay
 from train_pytorch_model.data import placement
 from train_pytorch_model.data.decoding import decode
+from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import ImageStore
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.errors import FaultCollector
@@ -30,7 +32,7 @@ def scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scanned:
     """A dataset of 24 images, for which GPUs have the room."""
     monkeypatch.setattr(stores, "choose_place", lambda *_: "device")
     images = read_labelled_images(write_class_folders(tmp_path / "images"), "Training dataset")
-    return scan(images, FaultCollector())
+    return replace(scan(images), geometry=Geometry((32, 32)))
 
 
 def opened(scanned: Scanned, faults: FaultCollector) -> tuple[ImageStore | None, ...]:

@@ -10,6 +10,7 @@ import torchvision
 
 from tests.making import write_class_folders
 from tests.small_training import Recorder, make_plan
+from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import ImageStore, decode_all
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.training.callbacks import NoCheckpointer
@@ -26,7 +27,7 @@ def make_store(path: Path, place: str, device: torch.device, size: int = 64, per
     """Images of four classes, in the order of their paths."""
     paths = sorted(write_class_folders(path, CLASSES, per_class=per_class, size=size).glob("*/*.png"))
     labels = np.array([CLASSES.index(path.parent.name) for path in paths])
-    return decode_all(lambda index: paths[index], labels, (size, size), place=place, device=device)[0]
+    return decode_all(lambda index: paths[index], labels, Geometry((size, size)), place=place, device=device)[0]
 
 
 def train(

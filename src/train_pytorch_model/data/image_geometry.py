@@ -20,7 +20,7 @@ RESIZE_MODES = ("crop", "pad", "stretch")
 GEOMETRY_FILE = "image_geometry.json"
 """The file of a trained model that contains `Geometry.to_dict`; models that see images as they are have none."""
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_MAX_SIDE = 2**13
+MAX_SIDE = 2**13
 _ORIENTATION = 0x0112
 _TURNS = {
     **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
@@ -118,8 +118,8 @@ class Geometry:
 
 def _size(values: Any) -> Size:
     height, width = values
-    if not all(type(side) is int and 0 < side <= _MAX_SIDE for side in values):
-        raise ValueError(f"sides must be integers from 1 to {_MAX_SIDE}")
+    if not all(type(side) is int and 0 < side <= MAX_SIDE for side in values):
+        raise ValueError(f"sides must be integers from 1 to {MAX_SIDE}")
     return height, width
 
 

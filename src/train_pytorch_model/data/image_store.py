@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Callable, Protocol
 import numpy as np
 import torch
 
-from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode_sized
+from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode
 from train_pytorch_model.data.placement import allocate, decoders_at_once
 from train_pytorch_model.data.threads import ahead, in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from train_pytorch_model.data.image_geometry import Geometry
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Pixels, uint8 of shape (B, 3, height, width), and labels, int64 of shape (B,)."""
@@ -100,8 +102,15 @@ class EncodedImages:
     """Returns the file of the image at an index."""
     labels: torch.Tensor
     """int64 of shape (N,), on the CPU."""
-    size: Size
-    """(height, width) in pixels."""
+    geometry: Geometry
+    """How an image becomes pixels of one size."""
+    largest: Size
+    """(height, width) of the largest image in its file, which bounds the memory for decoding."""
+
+    @property
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+        return self.geometry.size
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -121,11 +130,11 @@ class EncodedImages:
         def work(position: int) -> None:
             path = self.path_of(int(batch[position]))
             try:
-                rows[position] = decode_sized(path, self.size)
+                rows[position] = decode(path, self.geometry)
             except UnreadableImageError as error:
                 raise UnreadableImageError(f"{path}: {error}") from error
 
-        for _ in in_threads(work, len(batch), at_once=1, num_threads=decoders_at_once(self.size)):
+        for _ in in_threads(work, len(batch), at_once=1, num_threads=decoders_at_once(self.largest)):
             pass
         return torch.from_numpy(rows).permute(0, 3, 1, 2), self.labels[batch]
 
@@ -163,19 +172,22 @@ def _deliver(
 def decode_all(
     path_of: Callable[[int], Path],
     labels: np.ndarray,
-    size: Size,
+    geometry: Geometry,
     *,
+    largest: Size | None = None,
     place: str = "memory",
     device: torch.device = _CPU,
     advance: Callable[[], None] = lambda: None,
     rows: torch.Tensor | None = None,
 ) -> tuple[ImageStore, dict[int, str]]:
-    """Decode images, which must all have the given size, in parallel into one array.
+    """Decode images in parallel into one array.
 
     Args:
         path_of: returns the file of the image at an index.
         labels: the labels, int64 of shape (N,).
-        size: (height, width) in pixels.
+        geometry: how each image becomes pixels of one size.
+        largest: (height, width) of the largest image in its file, which bounds the memory for decoding; None for the
+            size of the geometry.
         place: "device", "memory" or "disk"; "none" decodes each image only to check it.
         device: the device that trains.
         advance: called once per image.
@@ -188,6 +200,8 @@ def decode_all(
         PlacementError: if the disk is full.
     """
     unreadable: dict[int, str] = {}
+    size, largest = geometry.size, largest or geometry.size
+    at_once = decoders_at_once(largest)
     if rows is None:
         rows = allocate(place, (0 if place == "none" else len(labels), *size, 3), device)
     staging_images = max(1, _STAGING_BYTES // (size[0] * size[1] * 3)) if rows.is_cuda else len(labels)
@@ -199,7 +213,7 @@ def decode_all(
             target = torch.empty((count, *size, 3), dtype=torch.uint8, pin_memory=True).numpy()
         else:
             target = rows.numpy()
-        for index, reason in enumerate(_decode_block(path_of, start, count, size, target), start=start):
+        for index, reason in enumerate(_decode_block(path_of, start, count, geometry, target, at_once), start):
             if reason is not None:
                 unreadable[index] = reason
             advance()
@@ -208,7 +222,7 @@ def decode_all(
     kept = np.setdiff1d(np.arange(len(labels)), list(unreadable))
     kept_labels = torch.from_numpy(labels[kept])
     if place == "none":
-        return EncodedImages(FilesAt(path_of, kept), kept_labels, size), unreadable
+        return EncodedImages(FilesAt(path_of, kept), kept_labels, geometry, largest), unreadable
     # Close the gaps in place; advanced indexing would copy the whole array.
     for position, index in enumerate(kept.tolist() if unreadable else ()):
         if position != index:
@@ -218,17 +232,22 @@ def decode_all(
 
 
 def _decode_block(
-    path_of: Callable[[int], Path], start: int, count: int, size: Size, target: np.ndarray | None
+    path_of: Callable[[int], Path],
+    start: int,
+    count: int,
+    geometry: Geometry,
+    target: np.ndarray | None,
+    at_once: int,
 ) -> Iterator[str | None]:
     """Decode `count` images from `start` into the first rows of `target`; yield None or why the image is unreadable."""
 
     def work(number: int) -> str | None:
         try:
-            image = decode_sized(path_of(start + number), size)
+            image = decode(path_of(start + number), geometry)
         except UnreadableImageError as error:
             return str(error)
         if target is not None:
             target[number] = image
         return None
 
-    return in_threads(work, count, num_threads=decoders_at_once(size))
+    return in_threads(work, count, num_threads=at_once)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train_pytorch_model.data.decoding import Size, UnreadableImageError, read_size
+from train_pytorch_model.data.decoding import Header, Size, UnreadableImageError, read_header
 from train_pytorch_model.data.findings import Files
 from train_pytorch_model.data.image_store import FilesAt, ImageStore, decode_all
 from train_pytorch_model.data.threads import in_threads
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from train_pytorch_model.console.progress import ProgressDisplay
-    from train_pytorch_model.errors import FaultCollector
+    from train_pytorch_model.data.image_geometry import Geometry
     from train_pytorch_model.ports.labelled_images import LabelledImages
 
 logger = logging.getLogger(__name__)
@@ -36,16 +36,41 @@ class Scanned:
     """A dataset whose headers have been read."""
 
     images: LabelledImages
-    size: Size | None
-    """(height, width) of most images; None if no image can be read."""
     kept: np.ndarray
-    """Indices of the images of that size: int64 of shape (K,)."""
+    """Indices of the images that can be read: int64 of shape (K,)."""
     unreadable: dict[int, str]
     """Index of each image that cannot be read, and the reason."""
+    sizes: np.ndarray
+    """(height, width) of each image in its file: int32 of shape (N, 2); 0 for a file that cannot be read."""
+    oriented_sizes: np.ndarray
+    """The same in the orientation that the EXIF metadata name."""
+    has_wide_values: np.ndarray
+    """Whether the values of each image may need more than 8 bits: bool of shape (N,)."""
     file_bytes: np.ndarray
     """Size of each file: int64 of shape (N,); 0 for a file that cannot be read."""
     digest: str
     """SHA-256 of the files, their sizes in bytes, and their labels."""
+    geometry: Geometry | None = None
+    """How images become the pixels that the network sees in evaluation; None before it is chosen, or if no image can be
+    read."""
+    has_margin: bool = False
+    """Whether the decoded images have the margin of the geometry around them, for random crops."""
+
+    @property
+    def stored_geometry(self) -> Geometry | None:
+        """How images become the pixels that are stored."""
+        return self.geometry.with_margin() if self.geometry and self.has_margin else self.geometry
+
+    @property
+    def size(self) -> Size | None:
+        """(height, width) of the stored images in pixels."""
+        geometry = self.stored_geometry
+        return geometry.size if geometry else None
+
+    def sizes_of_kept(self, *, orients: bool) -> np.ndarray:
+        """Return (height, width) of each kept image in its file, in its EXIF orientation if `orients`."""
+        kept: np.ndarray = (self.oriented_sizes if orients else self.sizes)[self.kept]
+        return kept
 
     @property
     def num_bytes(self) -> int:
@@ -65,42 +90,31 @@ class Scanned:
         return Files(FilesAt(self.images.path_of, self.kept), self.file_bytes[self.kept])
 
 
-def scan(images: LabelledImages, faults: FaultCollector) -> Scanned:
-    """Read every header, and collect faults: images of different sizes.
-
-    Files that are missing or are no images are listed in `Scanned.unreadable`.
-    """
+def scan(images: LabelledImages) -> Scanned:
+    """Read every header. Files that are missing or are no images are listed in `Scanned.unreadable`."""
     num_bytes = np.zeros(len(images), dtype=np.int64)
 
-    def work(index: int) -> Size | str:
+    def work(index: int) -> Header | str:
         path = images.path_of(index)
         try:
-            size = read_size(path)
+            header = read_header(path)
             num_bytes[index] = path.stat().st_size
         except (UnreadableImageError, OSError) as error:
             return str(error)
-        return size
+        return header
 
-    sizes = np.zeros((len(images), 2), dtype=np.int32)
+    sizes, oriented = np.zeros((2, len(images), 2), dtype=np.int32)
+    has_wide_values = np.zeros(len(images), dtype=bool)
     unreadable: dict[int, str] = {}
     for index, result in enumerate(in_threads(work, len(images))):
         if isinstance(result, str):
             unreadable[index] = result
         else:
-            sizes[index] = result
-    size = _most_common(sizes)
-    kept = np.flatnonzero((sizes == size).all(axis=1)) if size else np.zeros(0, dtype=np.int64)
-    num_different = len(images) - len(unreadable) - len(kept)
-    if num_different:
-        first = np.flatnonzero((sizes != size).any(axis=1) & (sizes > 0).all(axis=1))[0]
-        with faults.collecting():
-            raise InvalidDatasetError(
-                images.where,
-                f"its images differ in size: {_named(images, sizes, kept[0])} and {_named(images, sizes, first)}; "
-                f"{num_different} of {len(images)} differ from the first of these",
-                "Please transform input images to have the same size, see https://aka.ms/aml/init-image-transformation.",
-            )
-    return Scanned(images, size, kept, unreadable, num_bytes, _digest(images, num_bytes))
+            sizes[index], oriented[index] = result.size, result.oriented_size
+            has_wide_values[index] = result.has_wide_values
+    kept = np.flatnonzero(sizes.all(axis=1))
+    digest = _digest(images, num_bytes)
+    return Scanned(images, kept, unreadable, sizes, oriented, has_wide_values, num_bytes, digest)
 
 
 def _digest(images: LabelledImages, num_bytes: np.ndarray) -> str:
@@ -110,28 +124,13 @@ def _digest(images: LabelledImages, num_bytes: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _most_common(sizes: np.ndarray) -> Size | None:
-    """The most common size, the earlier one of two. Rows of zeros are images that cannot be read."""
-    found = sizes[sizes.any(axis=1)]
-    if not len(found):
-        return None
-    values, first, counts = np.unique(found, axis=0, return_index=True, return_counts=True)
-    height, width = values[np.lexsort((first, -counts))[0]]
-    return int(height), int(width)
-
-
-def _named(images: LabelledImages, sizes: np.ndarray, index: int) -> str:
-    height, width = sizes[index]
-    return f"{images.files[index]!r} is {width}x{height}"
-
-
 def decode(
     scanned: Scanned, place: str, device: torch.device, display: ProgressDisplay, rows: torch.Tensor | None = None
 ) -> tuple[ImageStore, Scanned]:
     """Decode the images of a scanned dataset.
 
     Args:
-        scanned: a dataset with a size.
+        scanned: a dataset with a geometry.
         place: where to keep the images, from `choose_place`.
         device: the device that trains.
         display: shows the progress.
@@ -141,13 +140,17 @@ def decode(
         The images that could be read, and the dataset without the others.
     """
     images, kept = scanned.images, scanned.kept
-    if scanned.size is None:
-        raise AssertionError("no image can be read")
+    geometry = scanned.stored_geometry
+    if geometry is None:
+        raise AssertionError("no geometry was chosen")
+    sizes = scanned.sizes_of_kept(orients=False)
+    height, width = sizes[sizes.prod(axis=1, dtype=np.int64).argmax()].tolist()
     with display.images(images.port, "decoded", len(kept)) as advance:
         store, failed = decode_all(
             FilesAt(images.path_of, kept),
             images.labels[kept],
-            scanned.size,
+            geometry,
+            largest=(height, width),
             place=place,
             device=device,
             advance=advance,

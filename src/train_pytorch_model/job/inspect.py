@@ -22,6 +22,7 @@ from train_pytorch_model.errors import (
     UserError,
 )
 from train_pytorch_model.job.datasets import Scanned, scan
+from train_pytorch_model.job.geometry import Datasets, with_geometry
 from train_pytorch_model.job.recipe import resolve_settings
 from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.models.memory_format import preferred_memory_format
@@ -76,6 +77,8 @@ def inspect(settings: Settings, world: World) -> Inspected:
     resolved = resolve_settings(settings, model)
     if world.is_leader:
         train, valid = _read_datasets(settings, faults)
+        with faults.collecting():
+            train, valid = with_geometry(resolved.parameters, model, (train, valid))
         built = build_network(model, train, valid, resolved, faults)
     return Inspected(faults, resolved, output, model, train, valid, built)
 
@@ -97,13 +100,13 @@ def _check_outputs(settings: Settings, output: OutputDirectory, faults: FaultCol
         check_formats(settings.export_formats)
 
 
-def _read_datasets(settings: Settings, faults: FaultCollector) -> tuple[Scanned | None, Scanned | None]:
+def _read_datasets(settings: Settings, faults: FaultCollector) -> Datasets:
     read = partial(read_labelled_images, follow_links=settings.follow_links)
     train = valid = None
     with faults.collecting():
-        train = scan(read(settings.train_data_path, TRAINING_DATASET), faults)
+        train = scan(read(settings.train_data_path, TRAINING_DATASET))
     with faults.collecting():
-        valid = scan(read(settings.valid_data_path, VALIDATION_DATASET), faults)
+        valid = scan(read(settings.valid_data_path, VALIDATION_DATASET))
     if train and valid:
         with faults.collecting():
             valid = replace(valid, images=match_classes(train.images, valid.images))
@@ -172,18 +175,20 @@ def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, sett
     _check_size(description, train, smallest_batch, training=True, parameter=name)
     if valid:
         _check_size(description, valid, 1, training=False)
-    memory_format = preferred_memory_format(network, train.size) if train.size else torch.contiguous_format
+    geometry = train.geometry
+    memory_format = preferred_memory_format(network, geometry.size) if geometry else torch.contiguous_format
     return network, description, memory_format
 
 
 def _check_size(
     description: NetworkDescription, scanned: Scanned, batch_size: int, *, training: bool, parameter: str = ""
 ) -> None:
-    if scanned.size is None:
+    if scanned.geometry is None:
         return
+    size = scanned.geometry.size
     num_classes = len(scanned.images.classes)
     try:
-        check_image_size(description, scanned.size, batch_size, num_classes, training=training)
+        check_image_size(description, size, batch_size, num_classes, training=training)
     except NetworkError as error:
         if batch_size == 1 and training and "more than 1 value per channel" in str(error):
             raise GreaterThanOrEqualToError(
@@ -193,6 +198,6 @@ def _check_size(
             ) from error
         raise InvalidDatasetError(
             scanned.images.where,
-            f"the network {description.name} does not accept images of {scanned.size[1]}x{scanned.size[0]}: {error}",
-            "Resize the images, or choose another network.",
+            f"the network {description.name} does not accept images of {size[1]}x{size[0]}: {error}",
+            "Choose another size with --image-size, or another network.",
         ) from error

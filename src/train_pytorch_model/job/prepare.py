@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from train_pytorch_model.console.progress import ProgressDisplay
+    from train_pytorch_model.data.image_geometry import Geometry
     from train_pytorch_model.data.image_store import ImageStore
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.errors import FaultCollector
@@ -44,6 +45,8 @@ class Prepared:
     """The memory format that the network computes in."""
     code_folders: tuple[str, ...]
     output: OutputDirectory
+    geometry: Geometry
+    """How images become the pixels that the network sees in evaluation."""
     data: dict[str, object]
     """What the training starts from, as digests and names; the same in all processes."""
 
@@ -94,7 +97,8 @@ def assemble(inspected: Inspected, decoded: Decoded) -> Prepared:
     """
     train, valid, model, built = inspected.train, inspected.valid, inspected.model, inspected.built
     train_store, valid_store = decoded.stores
-    if not (train and valid and model and built and train_store and valid_store):
+    geometry = train.geometry if train else None
+    if not (train and valid and model and built and geometry and train_store and valid_store):
         raise AssertionError("a part is missing, and no fault says why")
     data: dict[str, object] = {
         "training images": train.digest,
@@ -103,6 +107,8 @@ def assemble(inspected: Inspected, decoded: Decoded) -> Prepared:
         "classes": list(train.images.classes),
         "network": str(built[1]),
         "initial weights": digest_of(model.state),
+        # Checkpoints of version 0.1, which resized nothing, do not have it.
+        **({} if geometry.resize == "none" else {"geometry": geometry.to_dict()}),
     }
     return Prepared(
         inspected.settings,
@@ -114,6 +120,7 @@ def assemble(inspected: Inspected, decoded: Decoded) -> Prepared:
         *built,
         model.code_folders,
         inspected.output,
+        geometry,
         data,
     )
 

@@ -176,7 +176,7 @@ def _decode(
         logger.warning(
             "%s: %d images were not decoded because of the other problems.", scanned.images.where, len(scanned.kept)
         )
-    elif scanned.size:
+    elif scanned.geometry:
         with how.faults.collecting(), _placement_errors_named():
             rows = None if shared is None else shared.open()
             store, scanned = decode(scanned, place, how.world.device, how.display, rows)

@@ -22,6 +22,7 @@ from train_pytorch_model.distributed.device import choose_device, name_of_device
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.errors import ModuleOutOfMemoryError
 from train_pytorch_model.errors.library_faults import is_out_of_memory
+from train_pytorch_model.job.geometry import what_is_done
 from train_pytorch_model.job.inspect import Inspected, check_counts, inspect
 from train_pytorch_model.job.output import outputs_locked
 from train_pytorch_model.job.plan import fingerprint_of, make_plan
@@ -152,7 +153,7 @@ def _start(prepared: Prepared, plan: Plan, world: World, faults: FaultCollector)
 def _dataset(scanned: Scanned | None) -> DatasetFound | None:
     if scanned is None:
         return None
-    height, width = scanned.size or (None, None)
+    height, width = scanned.geometry.size if scanned.geometry else (None, None)
     return DatasetFound(
         path=masked(str(scanned.images.path)),
         images=len(scanned.kept),
@@ -162,6 +163,7 @@ def _dataset(scanned: Scanned | None) -> DatasetFound | None:
         file_bytes=int(scanned.file_bytes.sum()),
         decoded_bytes=scanned.num_bytes,
         counts=dict(zip(scanned.images.classes, scanned.counts().tolist())),
+        geometry=what_is_done(scanned),
     )
 
 

@@ -75,6 +75,8 @@ def _facts(result: CheckResult) -> Table:
     for name, dataset in (("Training", result.training), ("Validation", result.validation)):
         if dataset:
             table.add_row(name, Text(_dataset(dataset)))
+            if dataset.geometry:
+                table.add_row("", Text(dataset.geometry))
     if result.model:
         model = result.model
         new = f"initialized: {', '.join(model.new_weights)}" if model.new_weights else "all from the model"
@@ -99,7 +101,7 @@ def _facts(result: CheckResult) -> Table:
 
 
 def _dataset(dataset: DatasetFound) -> str:
-    size = f" of {dataset.width}x{dataset.height} pixels" if dataset.width else ""
+    size = f" of {dataset.width}x{dataset.height} pixels" if dataset.width and not dataset.geometry else ""
     unreadable = f", {dataset.unreadable:,} more cannot be read" if dataset.unreadable else ""
     num_bytes = f"{bytes_in_words(dataset.file_bytes)} in files, {bytes_in_words(dataset.decoded_bytes)} decoded"
     return f"{dataset.images:,} images{size}{unreadable}; {num_bytes}; in {dataset.path}"

@@ -12,15 +12,17 @@ class DatasetFound:
 
     path: str
     images: int
-    """Number of images that can be read and have the most common size."""
+    """Number of images that can be read."""
     unreadable: int
     width: Optional[int]
     height: Optional[int]
-    """In pixels; None if no image can be read."""
+    """Of the images that the network sees, in pixels; None if no image can be read."""
     file_bytes: int
     decoded_bytes: int
     counts: dict[str, int]
     """Number of images of each class."""
+    geometry: str = ""
+    """What is done to images of other sizes, and what part of them is cut off; empty if all have the size."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,216 @@
+"""Chooses how the images of both datasets become pixels of one size, and says what it does to them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+
+from train_pytorch_model.data.image_geometry import MAX_SIDE, Geometry, Size
+from train_pytorch_model.errors import UserError
+from train_pytorch_model.text.wording import FirstFew
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from train_pytorch_model.job.datasets import Scanned
+    from train_pytorch_model.parameters.recipes import ResolvedParameters
+    from train_pytorch_model.ports.untrained_model import UntrainedModel
+
+logger = logging.getLogger(__name__)
+
+# Of weights that nothing is known of: those that nearly all networks of ImageNet are evaluated with.
+_SIZE = (224, 224)
+_CROP_FRACTION = 0.875
+# If so many of the images have one size, the others were perhaps not meant to change how all are treated.
+_MOST = 0.5
+
+Datasets = tuple[Optional["Scanned"], Optional["Scanned"]]
+"""The training and the validation dataset; None for one that could not be read."""
+
+
+def with_geometry(parameters: ResolvedParameters, model: UntrainedModel | None, datasets: Datasets) -> Datasets:
+    """Choose the geometry of both datasets, and log what it does to their images.
+
+    Args:
+        parameters: recipe, image size and how to resize.
+        model: whose weights may say for which pixels they were made.
+        datasets: with their headers read.
+
+    Returns:
+        The datasets with their geometry, those without any image as they are.
+
+    Raises:
+        UserError: if the image size is out of its range.
+    """
+    found = [scanned for scanned in datasets if scanned and len(scanned.kept)]
+    if not found:
+        return datasets
+    geometry = choose_geometry(parameters, model, found)
+    train, valid = (_placed(scanned, geometry, is_classic=parameters.recipe == "classic") for scanned in datasets)
+    if train and is_resized(train):
+        train = replace(train, has_margin=parameters.auto_augment == "crop")
+    if any(is_resized(scanned) for scanned in (train, valid) if scanned):
+        logger.info("%s", how_to_score(geometry))
+    return train, valid
+
+
+def choose_geometry(
+    parameters: ResolvedParameters, model: UntrainedModel | None, datasets: Sequence[Scanned]
+) -> Geometry:
+    """Choose how images become the pixels that the network sees in evaluation.
+
+    The size is the given one; for classic that of the images if each dataset has only one, and these images are then
+    taken as they are; else the size of the trained model, of the pretrained weights, or 224x224.
+
+    Args:
+        parameters: recipe, image size and how to resize.
+        model: whose weights may say for which pixels they were made.
+        datasets: the datasets that have images.
+
+    Raises:
+        UserError: if the image size is out of its range.
+    """
+    is_classic = parameters.recipe == "classic"
+    own, record = (model.geometry, model.pretrained) if model else (None, None)
+    size = _given_size(parameters.image_size)
+    if size is None:
+        sizes = [scanned.sizes_of_kept(orients=False) for scanned in datasets]
+        if is_classic and all((of_one == of_one[0]).all() for of_one in sizes):
+            return Geometry(_pair(sizes[0][0]))
+        size = own.size if own else record.image_size if record else _SIZE
+    resize, fraction, interpolation = parameters.resize, _CROP_FRACTION, "bilinear"
+    if own:
+        # A trained model goes on with what it is used to, unless another way is asked for.
+        resize = own.resize if resize == "crop" else resize
+        fraction, interpolation = own.size[0] / (own.cover or own.size)[0], own.interpolation
+    elif record:
+        fraction, interpolation = record.crop_fraction, record.interpolation
+    how: dict[str, Any] = {"interpolation": interpolation, "orients": not is_classic, "scales_values": not is_classic}
+    return Geometry.crop(size, fraction, **how) if resize == "crop" else Geometry(size, resize, **how)
+
+
+def _given_size(value: int | str) -> Size | None:
+    """The size of `--image-size`; None for auto."""
+    if value == "auto":
+        return None
+    height, width = map(int, value.split("x")) if isinstance(value, str) else (value, value)
+    if max(height, width) > MAX_SIDE:
+        raise UserError(f"--image-size {value}: a side can have at most {MAX_SIDE} pixels.")
+    return height, width
+
+
+def _placed(scanned: Scanned | None, geometry: Geometry, *, is_classic: bool) -> Scanned | None:
+    """The dataset with its geometry, of which the log says what it does."""
+    if not (scanned and len(scanned.kept)):
+        return scanned
+    if geometry.resize == "none":  # each dataset has a size of its own
+        geometry = replace(geometry, size=_pair(scanned.sizes_of_kept(orients=False)[0]))
+    scanned = replace(scanned, geometry=geometry)
+    if is_resized(scanned):
+        logger.info("%s: %s", scanned.images.where, what_is_done(scanned))
+    if is_classic:
+        _warn_of_few_others(scanned)
+    _warn_of_wide_values(scanned, geometry)
+    return scanned
+
+
+def is_resized(scanned: Scanned) -> bool:
+    """Return whether an image of the dataset has another size than the network sees."""
+    geometry = scanned.geometry
+    return geometry is not None and bool((scanned.sizes_of_kept(orients=geometry.orients) != geometry.size).any())
+
+
+def what_is_done(scanned: Scanned) -> str:
+    """Return what the geometry of a dataset does to its images, in one or two sentences; empty if nothing."""
+    geometry = scanned.geometry
+    if geometry is None or not is_resized(scanned):
+        return ""
+    sizes = scanned.sizes_of_kept(orients=geometry.orients).astype(np.int64)
+    size = _in_words(geometry.size)
+    if geometry.resize == "pad":
+        part = _mean_part(sizes, geometry)
+        return f"{_sizes(sizes)} are resized to fit into {size}, and {part} of the pixels around them are black."
+    if geometry.resize == "stretch":
+        return f"{_sizes(sizes)} are resized to {size}, whatever their aspect ratio."
+    cover = _in_words(geometry.cover or geometry.size)
+    return (
+        f"{_sizes(sizes)} are resized to cover {cover}, and the {size} in the centre are used. On average "
+        f"{_mean_part(sizes, geometry)} of an image is cut off at its borders."
+    )
+
+
+def _sizes(sizes: np.ndarray) -> str:
+    """The sizes of images in words: "images of 3 sizes, from 80x60 to 400x300,"."""
+    areas = sizes.prod(axis=1)
+    smallest, largest = (_in_words(_pair(sizes[index])) for index in (areas.argmin(), areas.argmax()))
+    num_sizes = len(np.unique(sizes[:, 0] << 32 | sizes[:, 1]))
+    return f"images of {largest}" if num_sizes == 1 else f"images of {num_sizes:,} sizes, from {smallest} to {largest},"
+
+
+def _mean_part(sizes: np.ndarray, geometry: Geometry) -> str:
+    """The part of an image that is cut off, or the part of the pixels that is black, as a mean over all images."""
+    wanted = geometry.cover or geometry.size
+    factors = np.array(wanted) / sizes
+    if geometry.resize == "pad":
+        parts = 1 - (sizes * factors.min(axis=1, keepdims=True)).prod(axis=1) / np.prod(geometry.size)
+    else:
+        parts = 1 - np.prod(geometry.size) / (sizes * factors.max(axis=1, keepdims=True)).prod(axis=1)
+    parts[(sizes == geometry.size).all(axis=1)] = 0  # they keep their pixels
+    return f"{100 * parts.mean():.0f} %"
+
+
+def how_to_score(geometry: Geometry) -> str:
+    """Return how images come to the designer's Score Image Model, which never resizes them."""
+    (height, width), cover = geometry.size, geometry.cover or geometry.size
+    start = "The designer's Score Image Model does not resize images."
+    if geometry.resize == "crop" and height == width and cover[0] == cover[1]:
+        return (
+            f"{start} Apply an image transformation to them before it, with Resize {cover[0]} and Center crop {height}."
+        )
+    return f"{start} Score with score-image-model or an endpoint of this package, which do it as training does."
+
+
+def _warn_of_few_others(scanned: Scanned) -> None:
+    """Warn if most images have one size, but all are resized because of a few others."""
+    sizes = scanned.sizes_of_kept(orients=False).astype(np.int64)
+    values, first, counts = np.unique(sizes[:, 0] << 32 | sizes[:, 1], return_index=True, return_counts=True)
+    most = counts.argmax()
+    if len(values) == 1 or counts[most] <= _MOST * len(sizes):
+        return
+    is_other = (sizes != sizes[first[most]]).any(axis=1)
+    named = FirstFew(
+        f"{scanned.name_of(number)!r} is {_in_words(_pair(sizes[number]))}" for number in is_other.nonzero()[0]
+    )
+    logger.warning(
+        "%s: most images are %s, but %d of %d are not: %s. All are resized.",
+        scanned.images.where,
+        _in_words(_pair(sizes[first[most]])),
+        is_other.sum(),
+        len(sizes),
+        named.joined(),
+    )
+
+
+def _warn_of_wide_values(scanned: Scanned, geometry: Geometry) -> None:
+    numbers = scanned.has_wide_values[scanned.kept].nonzero()[0]
+    if len(numbers):
+        logger.warning(
+            "%s: %d of %d images have values of more than 8 bits, which are %s: %s.",
+            scanned.images.where,
+            len(numbers),
+            len(scanned.kept),
+            "scaled to 8 bits" if geometry.scales_values else "clipped at 255, as in the designer",
+            FirstFew(repr(scanned.name_of(number)) for number in numbers).joined(),
+        )
+
+
+def _pair(size: np.ndarray) -> Size:
+    height, width = size.tolist()
+    return height, width
+
+
+def _in_words(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"
