@@ -88,9 +88,10 @@ def write_model(
             network,
             prepared.description,
             prepared.train_data.images,
-            prepared.train.size,
+            prepared.geometry.size,
             is_cuda=any(weight.is_cuda for weight in prepared.network.parameters()),
             include_samples=settings.include_samples,
+            geometry=prepared.geometry,
             code_folders=prepared.code_folders,
             export_formats=export_formats,
         )

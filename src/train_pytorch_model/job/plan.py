@@ -10,6 +10,7 @@ import numpy as np
 
 from train_pytorch_model.models.network import head_keys
 from train_pytorch_model.parameters.recipes import differences_from_classic
+from train_pytorch_model.training.augmentation import Augmentation
 from train_pytorch_model.training.graph import use_cuda_graph
 from train_pytorch_model.training.microbatches import fixed_microbatch_size
 from train_pytorch_model.training.plan import Plan
@@ -59,6 +60,9 @@ def _recipe_parts(prepared: Prepared) -> dict[str, Any]:
     counts = prepared.train_data.counts()
     steps_per_epoch = math.ceil(len(prepared.train) / parameters.batch_size)
     return {
+        # Without resizing, each dataset has a size of its own.
+        "image_size": None if prepared.geometry.resize == "none" else prepared.geometry.size,
+        "augmentation": _augmentation(prepared),
         "optimizer": parameters.optimizer,
         "momentum": parameters.momentum,
         "weight_decay": parameters.weight_decay,
@@ -77,6 +81,14 @@ def _recipe_parts(prepared: Prepared) -> dict[str, Any]:
         "metric_for_best_model": parameters.metric_for_best_model,
         "early_stopping_delay": parameters.early_stopping_delay,
     }
+
+
+def _augmentation(prepared: Prepared) -> Augmentation | None:
+    parameters = prepared.settings.parameters
+    crops, flips = parameters.auto_augment == "crop", parameters.horizontal_flip == "on"
+    if parameters.auto_augment == "none" or not (crops or flips):
+        return None
+    return Augmentation(prepared.geometry.size, crops=crops, flips=flips)
 
 
 def _number(value: float | str) -> float | None:
@@ -102,7 +114,7 @@ def class_weights(kind: str, counts: np.ndarray) -> tuple[float, ...] | None:
 
 def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
     """Log what is about to start."""
-    height, width = prepared.train.size
+    height, width = prepared.geometry.size
     logger.info(
         "Training %s on %d images of %dx%d in %d classes, validating on %d, on %s in %s.",
         prepared.description.name,
