@@ -26,7 +26,7 @@ from train_pytorch_model.job.geometry import Datasets, with_geometry
 from train_pytorch_model.job.recipe import resolve_settings
 from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.models.memory_format import preferred_memory_format
-from train_pytorch_model.models.network import check_image_size, with_head
+from train_pytorch_model.models.network import check_image_size, head_keys, with_head
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.ports.classes import match_classes, warn_of_classes
 from train_pytorch_model.ports.directory_kinds import TRAINED
@@ -160,7 +160,7 @@ def build_network(
 
 def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, settings: ResolvedSettings) -> Built:
     classes = train.images.classes
-    same_labels = model.labels is None or list(map(nfc, model.labels[: len(classes)])) == list(map(nfc, classes))
+    same_labels = model.labels is None or _has_labels(model, classes)
     torch.manual_seed(derive_seed(settings.seed, "head"))
     try:
         network, description = with_head(
@@ -178,6 +178,20 @@ def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, sett
     geometry = train.geometry
     memory_format = preferred_memory_format(network, geometry.size) if geometry else torch.contiguous_format
     return network, description, memory_format
+
+
+def has_head_for(model: UntrainedModel, classes: tuple[str, ...]) -> bool:
+    """Return whether a model is trained for exactly these classes, in this order."""
+    if not _has_labels(model, classes):
+        return False
+    wanted = model.description.with_num_classes(len(classes))
+    shapes = wanted.shapes()
+    return all(model.state[key].shape == shapes[key] for key in head_keys(wanted, len(classes)) if key in model.state)
+
+
+def _has_labels(model: UntrainedModel, classes: tuple[str, ...]) -> bool:
+    """Whether the first outputs of a trained model have these labels."""
+    return model.labels is not None and list(map(nfc, model.labels[: len(classes)])) == list(map(nfc, classes))
 
 
 def _check_size(

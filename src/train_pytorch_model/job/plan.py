@@ -78,6 +78,7 @@ def _recipe_parts(prepared: Prepared) -> dict[str, Any]:
         "clip_grad_norm": _number(parameters.clip_grad_norm),
         "model_ema": _number(parameters.model_ema),
         "fits_head": is_finetune,
+        "keeps_head": prepared.keeps_head,
         "metric_for_best_model": parameters.metric_for_best_model,
         "early_stopping_delay": parameters.early_stopping_delay,
     }

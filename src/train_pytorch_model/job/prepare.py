@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from train_pytorch_model.error_report import describe, restore
-from train_pytorch_model.job.inspect import Inspected, build_network, check_counts, inspect
+from train_pytorch_model.job.inspect import Inspected, build_network, check_counts, has_head_for, inspect
 from train_pytorch_model.job.stores import Decoded, Decoding, decode_datasets, decode_for_node
 from train_pytorch_model.models.state_dicts import digest_of
 
@@ -43,6 +43,8 @@ class Prepared:
     description: NetworkDescription
     memory_format: torch.memory_format
     """The memory format that the network computes in."""
+    keeps_head: bool
+    """Whether the model is trained for the classes of the dataset, so that its head is of use."""
     code_folders: tuple[str, ...]
     output: OutputDirectory
     geometry: Geometry
@@ -118,6 +120,7 @@ def assemble(inspected: Inspected, decoded: Decoded) -> Prepared:
         valid_store,
         decoded.place,
         *built,
+        has_head_for(model, train.images.classes),
         model.code_folders,
         inspected.output,
         geometry,
