@@ -56,7 +56,7 @@ class TrainingParameters(RecipeFields, RunFields):
     @classmethod
     def definitions(cls) -> dict[str, Definition]:
         """The definition of each parameter by its field name, in the order of the fields."""
-        return {item.name: item.metadata["definition"] for item in fields(cls)}
+        return {item.name: item.metadata["definition"] for item in fields(TrainingParameters)}
 
     @classmethod
     def default(cls, name: str) -> Any:
