@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Union
 
-from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, _imaging
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 ImageSource = Union[Path, IO[bytes]]
 
@@ -20,6 +20,8 @@ _NOT_DECODED = ("BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF")
 _NUM_BYTES = 1024
 """How much of a file is read to find out what it is."""
 _CHUNK_BYTES = 2**20
+# Photos of phones have up to 200 megapixels.
+_MAX_JPEG_PIXELS = 2**28
 _SAVE_AS = "Save it as PNG or JPEG"
 
 # The value that designer-core sets when it is imported, so that the same PNG comments are accepted before that, too.
@@ -98,9 +100,30 @@ def open_image(source: ImageSource) -> Image.Image:
         image = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise UnreadableImageError(describe(source)) from error
+    except Image.DecompressionBombError:
+        if large := _open_large_jpeg(source):
+            return large
+        raise
     if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_camera_raw(image):
         image.close()
         raise UnreadableImageError(f"it is a camera raw file, whose first image is only a preview. {_SAVE_AS}")
+    return image
+
+
+def _open_large_jpeg(source: ImageSource) -> Image.Image | None:
+    """Open a JPEG above Pillow's limit, such as a photo of a phone, which can be decoded at a reduced scale."""
+    if not isinstance(source, Path):
+        source.seek(0)
+    try:
+        # It opens a path itself, although its type does not say so, and closes it with the image.
+        image: Image.Image = JpegImagePlugin.jpeg_factory(
+            str(source) if isinstance(source, Path) else source  # type: ignore[arg-type]
+        )
+    except SyntaxError:  # it is not a JPEG
+        return None
+    if image.width * image.height > _MAX_JPEG_PIXELS:
+        image.close()
+        return None
     return image
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 import torch
 
 from train_pytorch_model.data.batches import normalised
-from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode_sized, read_size
+from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode, read_header
+from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.placement import decoders_at_once
 from train_pytorch_model.data.threads import ahead, in_threads
 from train_pytorch_model.errors import InvalidDatasetError, first_line
@@ -32,14 +35,15 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 16 * 2**20
 
 
-def _read_sizes(path: Path, files: FileNames) -> tuple[np.ndarray, dict[int, str]]:
+def _read_sizes(path: Path, files: FileNames, *, orients: bool) -> tuple[np.ndarray, dict[int, str]]:
     """Height and width of each image from its header, int32 of shape (N, 2), and the reasons for unreadable ones."""
 
     def work(index: int) -> Size | str:
         try:
-            return read_size(path / files[index])
+            header = read_header(path / files[index])
         except UnreadableImageError as error:
             return str(error)
+        return header.oriented_size if orients else header.size
 
     sizes = np.zeros((len(files), 2), dtype=np.int32)
     unreadable = {}
@@ -61,7 +65,7 @@ def _group(sizes: np.ndarray) -> dict[Size, np.ndarray]:
 
 
 class ImageScorer:
-    """Computes the probabilities of images, in batches of equal image size."""
+    """Computes the probabilities of images, in batches of equal size of what the network sees."""
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class ImageScorer:
         device: torch.device,
         precision: Precision,
         normalisation: tuple[list[float], list[float]] | None,
+        geometry: Geometry | None,
         *,
         batch_size: int,
     ) -> None:
@@ -81,6 +86,7 @@ class ImageScorer:
             device: the device to compute on.
             precision: the precision to compute in.
             normalisation: mean and standard deviation of each channel, for pixels in [0, 1]; None for no normalisation.
+            geometry: how images become what the network sees; None if it sees them as they are.
             batch_size: the largest number of images in a batch.
         """
         self._network = network
@@ -88,6 +94,7 @@ class ImageScorer:
         self._memory_format: torch.memory_format | None = None
         self._device = device
         self._precision = precision
+        self._geometry = geometry
         self._batch_size = batch_size
         mean, std = normalisation or ([0.0] * 3, [1.0] * 3)
         self._mean, self._std = (torch.tensor(value, device=device).view(3, 1, 1) for value in (mean, std))
@@ -112,15 +119,18 @@ class ImageScorer:
             InvalidDatasetError: if an image is unreadable and must not be skipped, if all images are unreadable, or if
                 the network does not support their size.
         """
-        sizes, unreadable = _read_sizes(path, files)
+        geometry = self._geometry
+        sizes, unreadable = _read_sizes(path, files, orients=geometry is not None and geometry.orients)
         if not skip_unreadable:
             _refuse(unreadable, files, where)
         by_size = _group(sizes)
+        if geometry is not None and geometry.resize != "none":
+            by_size = {geometry.size: np.flatnonzero(sizes.any(axis=1))}
         probabilities: np.ndarray | None = None
         try:
             self._check_sizes(list(by_size))
             for size, of_size in by_size.items():
-                for indices, chunk, reasons in self._score_size(path, files, of_size, size):
+                for indices, chunk, reasons in self._score_size(path, files, of_size, size, sizes):
                     if probabilities is None:
                         probabilities = np.full((len(files), chunk.shape[1]), np.nan)
                     probabilities[indices] = chunk
@@ -146,16 +156,18 @@ class ImageScorer:
 
     @torch.no_grad()
     def _score_size(
-        self, path: Path, files: FileNames, of_size: np.ndarray, size: Size
+        self, path: Path, files: FileNames, of_size: np.ndarray, size: Size, sizes: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
         """Indices, probabilities and the reasons for unreadable images, batch by batch."""
         if self._memory_format is None:
             self._memory_format = preferred_memory_format(self._network, size, self._device)
         num_images = max(1, _BLOCK_BYTES // (size[0] * size[1] * 3))
+        geometry = replace(self._geometry or Geometry(size), size=size)
         blocks = np.split(of_size, range(num_images, len(of_size), num_images))
 
         def decode_block(block: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-            return _decode(path, files, block, size)
+            height, width = max(sizes[block].tolist(), key=math.prod)
+            return _decode(path, files, block, geometry, num_threads=decoders_at_once((height, width)))
 
         # Decoding overlaps with a GPU's computation; on a CPU, both would compete for the same cores.
         decoded = ahead(decode_block, blocks, by=1) if self._device.type == "cuda" else map(decode_block, blocks)
@@ -177,18 +189,20 @@ class ImageScorer:
         return probabilities
 
 
-def _decode(path: Path, files: FileNames, indices: np.ndarray, size: Size) -> tuple[np.ndarray, dict[int, str]]:
+def _decode(
+    path: Path, files: FileNames, indices: np.ndarray, geometry: Geometry, *, num_threads: int
+) -> tuple[np.ndarray, dict[int, str]]:
     """Pixels, uint8 of shape (B, height, width, 3), and the reasons for unreadable images."""
-    rows = np.zeros((len(indices), *size, 3), dtype=np.uint8)
+    rows = np.zeros((len(indices), *geometry.size, 3), dtype=np.uint8)
 
     def work(position: int) -> str | None:
         try:
-            rows[position] = decode_sized(path / files[indices[position]], size)
+            rows[position] = decode(path / files[indices[position]], geometry)
         except UnreadableImageError as error:
             return str(error)
         return None
 
-    results = enumerate(in_threads(work, len(indices), at_once=16, num_threads=decoders_at_once(size)))
+    results = enumerate(in_threads(work, len(indices), at_once=16, num_threads=num_threads))
     return rows, {int(indices[position]): reason for position, reason in results if reason is not None}
 
 

@@ -115,6 +115,7 @@ def score_image_model(
         device,
         choose_precision(precision, device, network),
         normalisation,
+        model.geometry,
         batch_size=batch_size,
     )
     with display.images(_DATASET, "scored", len(files)) as advance:

@@ -16,7 +16,10 @@ class _Predictor:
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Predict probabilities and a label for each image of the column `image`."""
         images = model_input["image"]
-        decoded = [decode(image) if isinstance(image, bytes) else decode_base64(image) for image in images]
+        geometry = self._model.geometry
+        decoded = [
+            decode(image, geometry) if isinstance(image, bytes) else decode_base64(image, geometry) for image in images
+        ]
         answer = self._model.answer(decoded)
         return pd.DataFrame(answer["result"], columns=answer["columns"])
 

@@ -69,7 +69,8 @@ def run(request: Any) -> Any:
     try:
         body = read_body(request.stream, request.headers.get("Content-Encoding"))
         with _BATCHES.place():
-            answer = _MODEL.answer(read_images(body, request.headers.get("Content-Type")), _BATCHES.compute)
+            images = read_images(body, request.headers.get("Content-Type"), _MODEL.geometry)
+            answer = _MODEL.answer(images, _BATCHES.compute)
         return AMLResponse(answer, 200, json_str=True)
     except BadRequestError as error:
         return _failure(error.status, error)

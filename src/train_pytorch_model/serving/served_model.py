@@ -1,13 +1,14 @@
 """Loads and runs the model in the same folder, a ModelDirectory, without the package that wrote it.
 
-It only needs torch, Pillow, PyYAML, the library of the network, and `served_images.py` and `served_networks.py` beside
-it. Columns and probabilities are those of Score Image Model.
+It only needs torch, NumPy, Pillow, PyYAML, the library of the network, and `served_images.py`, `image_geometry.py` and
+`served_networks.py` beside it. Columns and probabilities are those of Score Image Model.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import logging
 import os
 import threading
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 import yaml
+from image_geometry import GEOMETRY_FILE, Geometry, pixels_of
 from served_images import BadImageError, decode, decode_base64
 from served_networks import TRUST, build_network, import_local_code
 from torch import nn
@@ -53,13 +55,16 @@ class BrokenDeviceError(Exception):
 
 
 class ServedModel:
-    """A network with its labels and its normalisation."""
+    """A network with its labels, its normalisation and the geometry of its images."""
+
+    geometry: Geometry | None
+    """How images become what the network sees; None if it sees them as they are."""
 
     def __init__(self, folder: Path) -> None:
         """Load a ModelDirectory.
 
         Raises:
-            ValueError: if the network is neither of a known library nor trusted.
+            ValueError: if the network is neither of a known library nor trusted, or the geometry is damaged.
         """
         spec = yaml.safe_load((folder / "model_spec.yaml").read_text(encoding="utf-8"))
         extras = spec["flavor_extras"]
@@ -85,6 +90,7 @@ class ServedModel:
         self._mean, self._std = (
             torch.tensor(normalisation[key], device=self._device).view(3, 1, 1) for key in ("mean", "std")
         )
+        self.geometry = _read_geometry(folder / GEOMETRY_FILE)
         with (folder / spec["label_map_file"]).open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
         column = rows[0].index("label")
@@ -98,14 +104,15 @@ class ServedModel:
         """Compute the columns and rows of Score Image Model's table for images.
 
         Args:
-            images: any images. Only a few of them are in memory at a time.
+            images: any images, which need not be decoded. Only a few of them are in memory at a time.
             compute: computes the probabilities of a list of images; `probabilities` if it is None.
 
         Raises:
             BadImageError, OutOfMemoryError, BrokenDeviceError: as `probabilities` does.
         """
         compute = compute or self.probabilities
-        probabilities = [row for chunk in _chunks(map(_pixels_of, images)) for row in compute(chunk)]
+        pixels = (torch.from_numpy(pixels_of(image, self.geometry).copy()) for image in images)
+        probabilities = [row for chunk in _chunks(pixels) for row in compute(chunk)]
         labels = [self._labels.get(index, str(index)) for index in range(len(probabilities[0]))]
         rows = [[*row, labels[max(range(len(row)), key=row.__getitem__)]] for row in probabilities]
         return {"columns": [*(f"Scored Probabilities_{label}" for label in labels), "Scored Labels"], "result": rows}
@@ -205,9 +212,13 @@ def _works(device: torch.device) -> bool:
         return False
 
 
-def _pixels_of(image: Image.Image) -> torch.Tensor:
-    rgb = image.convert("RGB")
-    return torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).view(rgb.height, rgb.width, 3)
+def _read_geometry(file: Path) -> Geometry | None:
+    if not file.exists():
+        return None
+    try:
+        return Geometry.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{file.name} is damaged: {error}") from error
 
 
 def _chunks(images: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

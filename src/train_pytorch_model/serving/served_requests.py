@@ -19,6 +19,7 @@ from served_json import EXPECTED, MAX_IMAGES, BadRequestError, find_images, imag
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from image_geometry import Geometry
     from PIL import Image
 
 _MAX_BYTES = 100 * 2**20
@@ -92,12 +93,13 @@ def _check_size(num_bytes: int) -> None:
         raise BadRequestError(f"the body is larger than {_MAX_BYTES // 2**20} MiB; send fewer or smaller images", 413)
 
 
-def read_images(body: bytes, content_type: str | None) -> Iterator[Image.Image]:
+def read_images(body: bytes, content_type: str | None, geometry: Geometry | None = None) -> Iterator[Image.Image]:
     """Iterate over the images of a request, so that not all of them are decoded in memory.
 
     Args:
         body: as `read_body` returns it.
         content_type: the header Content-Type.
+        geometry: that of the model.
 
     Raises:
         BadRequestError: if the body has no known form, or an image cannot be decoded.
@@ -109,7 +111,7 @@ def read_images(body: bytes, content_type: str | None) -> Iterator[Image.Image]:
         raise BadRequestError(f"a request may contain at most {MAX_IMAGES} images, but this one has {len(parts)}")
     for place, value in parts:
         try:
-            yield decode(value) if isinstance(value, bytes) else decode_base64(value)
+            yield decode(value, geometry) if isinstance(value, bytes) else decode_base64(value, geometry)
         except BadImageError as error:
             expected = f"; expected an image file, or {EXPECTED}" if place == _BODY else ""
             raise BadRequestError(f"{place}: {error}{expected}") from error
