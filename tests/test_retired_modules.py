@@ -6,12 +6,14 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torchvision.models import resnet18
 
 from tests import environments
-from tests.making import CLASSES, Inputs, run_retired_tool, write_class_folders
-from train_pytorch_model.data.batches import normalised
+from tests.making import CLASSES, Inputs, initialize, run_retired_tool, write_class_folders
+from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import decode_all
 from train_pytorch_model.models.description import describe
@@ -49,8 +51,10 @@ def our_probabilities(model: Path, data: Path) -> torch.Tensor:
     store, unreadable = decode_all(images.path_of, images.labels, Geometry((64, 64)))
     assert not unreadable
     ((pixels, _),) = store.batches([torch.arange(len(store))], torch.device("cpu"))
+    ((mean, std),) = trained.normalisations.values()
+    mean_and_std = (per_channel(tuple(values), pixels.device) for values in (mean, std))
     with torch.no_grad():
-        return network(normalised(pixels, torch.contiguous_format)).softmax(1)
+        return network(normalised(pixels, torch.contiguous_format, *mean_and_std)).softmax(1)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,22 @@ def test_score_image_model_scores_ours_as_we_do(network: str, classes: tuple[str
     # As text, so that truth and label compare without conversion.
     assert table["Scored Labels"] == [sorted(classes)[index] for index in ours.argmax(1)]
     assert set(table["category"]) == set(classes)
+
+
+def test_score_image_model_normalises_as_the_pretrained_weights_were_made_for(tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path).make("resnet18", size=64)
+    torch.save(resnet18().state_dict(), tmp_path / "mine.pth")
+    flags = {"weights": tmp_path / "mine.pth", "weights_mean": "0.485,0.456,0.406", "weights_std": "0.2"}
+    initialize(inputs.untrained, "resnet18", inputs.outputs, **flags)
+    assert inputs.fit(epochs=1, learning_rate=0.01, recipe="finetune", image_size=64) == 0
+    trained = read_untrained_model(inputs.trained, trust_code=False)
+    assert trained.normalisations == {"image": ([0.485, 0.456, 0.406], [0.2, 0.2, 0.2])}
+    table = score(inputs.trained, inputs.valid, tmp_path / "scored")
+    theirs = torch.tensor([table[f"Scored Probabilities_{name}"] for name in CLASSES], dtype=torch.float64).T
+    assert (our_probabilities(inputs.trained, inputs.valid) - theirs).abs().max().item() <= 1e-6
+    validated = json.loads((inputs.outputs / "metrics.jsonl").read_text().splitlines()[-1])
+    chosen = theirs.argmax(1).numpy() == np.array([CLASSES.index(str(label)) for label in table["category"]])
+    assert validated["top1_acc"] == pytest.approx(chosen.mean())
 
 
 @pytest.mark.parametrize(

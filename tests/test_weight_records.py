@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ import torchvision
 from PIL import Image
 from torchvision.transforms.functional import normalize, pil_to_tensor
 
-from tests.making import error_text, run_here
+from tests.making import Inputs, error_text, initialize, run_here
 from tests.untrained_models import RETIRED, Wrapper, read, write
+from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.errors import InvalidModelDirectoryError
-from train_pytorch_model.models.description import torchvision_builders
+from train_pytorch_model.job.normalisation import normalisation_of
+from train_pytorch_model.models.description import describe, torchvision_builders
 from train_pytorch_model.models.libraries import Timm, Torchvision
 from train_pytorch_model.models.weight_records import RECORD_FILE, WeightsRecord
+from train_pytorch_model.ports.labelled_images import read_labelled_images
+from train_pytorch_model.ports.untrained_model import UntrainedModel
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -197,3 +202,66 @@ def test_a_record_that_is_no_mapping_is_a_named_error(content: bytes, tmp_path: 
     (tmp_path / "untrained" / RECORD_FILE).write_bytes(content)
     with pytest.raises(InvalidModelDirectoryError, match=f"{RECORD_FILE} is damaged"):
         read(tmp_path / "untrained")
+
+
+def model_with(tmp_path: Path, **changes: Any) -> UntrainedModel:
+    model = UntrainedModel(tmp_path, describe("torchvision.models", "resnet18", {}), {}, None)
+    return replace(model, **changes)
+
+
+RECORD = WeightsRecord("mine.pth", "", (0.4, 0.5, 0.6), (0.1, 0.2, 0.3), (224, 224), 0.875, "bilinear")
+OWN = {"image": ([0.3] * 3, [0.2] * 3)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "recipe", "expected"),
+    [
+        ({}, "finetune", HALF),
+        ({}, "classic", HALF),
+        ({"pretrained": RECORD}, "finetune", (RECORD.mean, RECORD.std)),
+        ({"pretrained": RECORD}, "classic", HALF),
+        ({"normalisations": OWN}, "finetune", ((0.3,) * 3, (0.2,) * 3)),
+        ({"normalisations": OWN, "pretrained": RECORD}, "scratch", ((0.3,) * 3, (0.2,) * 3)),
+        ({"normalisations": {"other": ([0.1] * 3, [1.0] * 3), **OWN}}, "finetune", ((0.3,) * 3, (0.2,) * 3)),
+        ({"normalisations": OWN}, "classic", HALF),
+    ],
+)
+def test_training_normalises_as_the_weights_were_made_for(
+    changes: dict[str, Any], recipe: str, expected: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert normalisation_of(model_with(tmp_path, **changes), recipe, "image") == expected
+    warns = recipe == "classic" and "normalisations" in changes
+    assert ("trained with another normalization (mean [0.3, 0.3, 0.3]" in caplog.text) == warns
+
+
+@pytest.mark.parametrize(("mean", "std"), [HALF, IMAGENET, ((0.5, 0.5, 0.4), (0.5,) * 3), ((0.3,) * 3, (0.7,) * 3)])
+def test_pixels_are_normalised_as_torchvision_does(mean: Any, std: Any) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    device = pixels.device
+    ours = normalised(pixels, torch.channels_last, per_channel(mean, device), per_channel(std, device))
+    assert torch.equal(ours, normalize(pixels / 255, list(mean), list(std)))
+
+
+def test_the_report_and_validation_see_what_the_trained_model_says(tmp_path: Path) -> None:
+    """The loss that validation reports is that of the written model with its own ImageNormalizer."""
+    inputs = Inputs(tmp_path).make("resnet18", size=32)
+    initialize(inputs.untrained, "resnet18", inputs.outputs, weights=saved(tmp_path, "resnet18"), weights_std="0.1")
+    assert inputs.fit(epochs=1, recipe="finetune", image_size=32) == 0
+    trained = read(inputs.trained)
+    ((mean, std),) = trained.normalisations.values()
+    assert (tuple(mean), tuple(std)) == (IMAGENET[0], (0.1,) * 3)
+    network = trained.description.build().eval()
+    network.load_state_dict(trained.state)
+    images = read_labelled_images(inputs.valid, "Validation dataset")
+    pixels = torch.stack(
+        [pil_to_tensor(Image.open(images.path_of(number)).convert("RGB")) for number in range(len(images))]
+    )
+    with torch.no_grad():
+        logits = network(normalize(pixels / 255, mean, std))
+    loss = torch.nn.functional.cross_entropy(logits, torch.as_tensor(images.labels)).item()
+    records = [json.loads(line) for line in (inputs.outputs / "metrics.jsonl").read_text().splitlines()]
+    assert min(abs(record["valid_loss"] - loss) for record in records) < 1e-4
+    # A second training from the trained model goes on with the same normalization.
+    inputs.untrained, inputs.trained = inputs.trained, tmp_path / "again"
+    assert inputs.fit(epochs=1, recipe="finetune", image_size=32) == 0
+    assert read(inputs.trained).normalisations == trained.normalisations

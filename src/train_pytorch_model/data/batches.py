@@ -54,6 +54,20 @@ def training_shards(order: torch.Tensor, batch_size: int, rank: int = 0, world_s
     return [Shard(shard, len(shard) * world_size / len(batch)) for shard, batch in zip(shards, batches)]
 
 
+def per_channel(values: tuple[float, ...], device: torch.device) -> float | torch.Tensor:
+    """Return the mean or the standard deviation of each channel in the form that `normalised` takes.
+
+    Args:
+        values: three numbers.
+        device: the device of the pixels.
+
+    Returns:
+        The number 0.5 if all of them are, otherwise float32 of shape (3, 1, 1). A GPU multiplies by the reciprocal of a
+        number, which is exact for 0.5 only.
+    """
+    return 0.5 if set(values) == {0.5} else torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+
+
 def normalised(
     pixels: torch.Tensor,
     memory_format: torch.memory_format,

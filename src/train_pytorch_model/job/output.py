@@ -92,6 +92,8 @@ def write_model(
             is_cuda=any(weight.is_cuda for weight in prepared.network.parameters()),
             include_samples=settings.include_samples,
             geometry=prepared.geometry,
+            mean=prepared.normalisation.mean,
+            std=prepared.normalisation.std,
             code_folders=prepared.code_folders,
             export_formats=export_formats,
         )

@@ -49,6 +49,8 @@ def make_plan(prepared: Prepared, world: World) -> Plan:
         sync_batch_norm=parameters.sync_batch_norm,
         has_unused=not prepared.description.is_known,
         microbatch_size=parameters.microbatch_size,
+        mean=prepared.normalisation.mean,
+        std=prepared.normalisation.std,
         **_recipe_parts(prepared),
     )
 

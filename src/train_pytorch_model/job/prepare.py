@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from train_pytorch_model.error_report import describe, restore
 from train_pytorch_model.job.inspect import Inspected, build_network, check_counts, has_head_for, inspect
+from train_pytorch_model.job.normalisation import CLASSIC, Normalisation, normalisation_of
 from train_pytorch_model.job.stores import Decoded, Decoding, decode_datasets, decode_for_node
 from train_pytorch_model.models.state_dicts import digest_of
 
@@ -45,6 +46,7 @@ class Prepared:
     """The memory format that the network computes in."""
     keeps_head: bool
     """Whether the model is trained for the classes of the dataset, so that its head is of use."""
+    normalisation: Normalisation
     code_folders: tuple[str, ...]
     output: OutputDirectory
     geometry: Geometry
@@ -112,6 +114,9 @@ def assemble(inspected: Inspected, decoded: Decoded) -> Prepared:
         # Checkpoints of version 0.1, which resized nothing, do not have it.
         **({} if geometry.resize == "none" else {"geometry": geometry.to_dict()}),
     }
+    normalisation = normalisation_of(model, inspected.settings.parameters.recipe, train.images.image_column)
+    if normalisation != CLASSIC:
+        data["normalization"] = [list(normalisation.mean), list(normalisation.std)]
     return Prepared(
         inspected.settings,
         train,
@@ -121,6 +126,7 @@ def assemble(inspected: Inspected, decoded: Decoded) -> Prepared:
         decoded.place,
         *built,
         has_head_for(model, train.images.classes),
+        normalisation,
         model.code_folders,
         inspected.output,
         geometry,

@@ -122,8 +122,16 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
     chosen = _choose_images(training, _SCORING_FRACTION * allowed)
     truth = valid.images.labels[valid.kept[chosen.numpy()]]
     load_weights(prepared.network, training.best.state)
+    plan = training.plan
     probabilities = predict(
-        prepared.network, prepared.valid, chosen, training.plan.batch_size, training.device, prepared.memory_format
+        prepared.network,
+        prepared.valid,
+        chosen,
+        plan.batch_size,
+        training.device,
+        plan.memory_format,
+        plan.mean,
+        plan.std,
     )
     found = compare_images(train.files(), valid.files(), _SEARCH_FRACTION * allowed)
     warnings = [

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import logging
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,9 +81,7 @@ def read_untrained_model(path: Path, *, trust_code: bool) -> UntrainedModel:
         InvalidModelDirectoryError: if the directory cannot be used; the message says why and what to do.
     """
     hint = "Give the output of an initialize-model step, or a trained model."
-    model = read_model(path, UNTRAINED_MODEL, hint, trust_code=trust_code, needs_head=False)
-    _warn_of_other_normalization(model)
-    return model
+    return read_model(path, UNTRAINED_MODEL, hint, trust_code=trust_code, needs_head=False)
 
 
 def read_model(path: Path, port: str, hint: str, *, trust_code: bool, needs_head: bool = True) -> UntrainedModel:
@@ -251,6 +250,8 @@ def _normalisations(spec: dict[str, Any]) -> dict[str, tuple[list[float], list[f
             mean, std = (_numbers(params[key]) for key in ("mean", "std"))
             if not len(mean) == len(std) == 3:
                 raise ValueError(f"mean {shown(mean)} and std {shown(std)} are not three numbers each")
+            if not all(map(math.isfinite, (*mean, *std))) or 0 in std:
+                raise ValueError(f"images cannot be normalized with mean {shown(mean)} and std {shown(std)}")
             found[str(entry.get("name"))] = (mean, std)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
@@ -264,14 +265,3 @@ def _numbers(values: Any) -> list[float]:
         return [float(value) for value in values]
     except ValueError as error:
         raise ValueError(f"mean and std must be numbers, not {shown(values)}") from error
-
-
-def _warn_of_other_normalization(model: UntrainedModel) -> None:
-    for mean, std in model.normalisations.values():
-        if mean != [0.5] * 3 or std != [0.5] * 3:
-            logger.warning(
-                "The given model was trained with another normalization (mean %s, std %s); "
-                "this run uses mean and std 0.5.",
-                mean,
-                std,
-            )

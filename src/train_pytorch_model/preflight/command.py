@@ -175,7 +175,9 @@ def _model(inspected: Inspected) -> ModelFound | None:
     parameters = dict(network.named_parameters())
     new = [name for name, value in parameters.items() if name not in given or not _is_same(given[name], value)]
     num_weights = sum(value.numel() for value in parameters.values())
-    return ModelFound(masked(str(inspected.model.path)), str(description), num_weights, tuple(new))
+    pretrained = inspected.model.pretrained
+    source = masked(pretrained.source) if pretrained else None
+    return ModelFound(masked(str(inspected.model.path)), str(description), num_weights, tuple(new), source)
 
 
 def _is_same(given: torch.Tensor, value: torch.Tensor) -> bool:

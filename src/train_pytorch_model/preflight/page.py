@@ -81,6 +81,8 @@ def _facts(result: CheckResult) -> Table:
         model = result.model
         new = f"initialized: {', '.join(model.new_weights)}" if model.new_weights else "all from the model"
         table.add_row("Model", Text(f"{model.network}, {model.weights:,} weights ({new}), from {model.path}"))
+        if model.pretrained:
+            table.add_row("Pretrained", Text(model.pretrained))
     if result.chosen:
         chosen = result.chosen
         table.add_row("Device", Text(chosen.device + (", with a CUDA graph" if chosen.cuda_graph else "")))

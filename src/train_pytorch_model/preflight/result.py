@@ -34,6 +34,8 @@ class ModelFound:
     weights: int
     new_weights: tuple[str, ...]
     """Names of the weights that are initialized because they depend on the classes."""
+    pretrained: Optional[str] = None
+    """What the weights of an untrained model are, if they are pretrained: the library's name of them or a file."""
 
 
 @dataclass(frozen=True)

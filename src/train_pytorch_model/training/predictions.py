@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.models.network import logits_of
 
@@ -25,6 +25,8 @@ def predict(
     batch_size: int,
     device: torch.device,
     memory_format: torch.memory_format,
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+    std: tuple[float, ...] = (0.5, 0.5, 0.5),
 ) -> np.ndarray:
     """Compute the class probabilities of images in float32, as validation does.
 
@@ -35,15 +37,18 @@ def predict(
         batch_size: images in a batch. It is halved as long as a batch does not fit in memory.
         device: the device to compute on.
         memory_format: of the network's activations and weights.
+        mean: of each channel of the images that the network was trained on.
+        std: the standard deviation of the same images.
 
     Returns:
         float32 of shape (N, C), each row summing to one.
     """
     network.eval()
+    normalisation = per_channel(mean, device), per_channel(std, device)
     while True:
         try:
             parts = [
-                logits_of(network(normalised(pixels, memory_format))).float().softmax(1).cpu()
+                logits_of(network(normalised(pixels, memory_format, *normalisation))).float().softmax(1).cpu()
                 for pixels, _ in images.batches(torch.split(indices, batch_size), device)
             ]
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 from torch import nn
 
-from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.training.averaging import WeightAverage
 from train_pytorch_model.training.layers import TrainableLayers
 from train_pytorch_model.training.losses import logits_and_loss, training_cross_entropy
@@ -57,6 +57,7 @@ class TrainingStep:
         """The learning rate of the last step."""
         self.memory_format = plan.memory_format
         self._precision = plan.precision
+        self._mean, self._std = (per_channel(values, device) for values in (plan.mean, plan.std))
         self.scaler = plan.precision.make_scaler()
         self._cross_entropy = training_cross_entropy(plan, device)
         self._max_norm = plan.clip_grad_norm
@@ -169,7 +170,7 @@ class TrainingStep:
     def _logits_and_loss(
         self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        images = normalised(pixels, self.memory_format)
+        images = normalised(pixels, self.memory_format, self._mean, self._std)
         with self._precision.context():
             output = forward(images)
         return logits_and_loss(output, labels, self._cross_entropy)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Callable
 
 import torch
 
-from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.training.graph import free_cached_memory
 from train_pytorch_model.training.losses import logits_and_loss
@@ -121,7 +121,8 @@ def _add_part(
 ) -> bool:
     """Add a part of a batch to sums; return whether it fits in memory."""
     try:
-        logits, loss = logits_and_loss(network(normalised(pixels, plan.memory_format)), labels)
+        mean, std = (per_channel(values, pixels.device) for values in (plan.mean, plan.std))
+        logits, loss = logits_and_loss(network(normalised(pixels, plan.memory_format, mean, std)), labels)
     except Exception as error:
         if is_last_try or not is_out_of_memory(error):
             raise
