@@ -12,11 +12,14 @@ from torch import nn
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as transforms
 
-from tests.making import write_class_folders
+from tests.jobs import results
+from tests.making import Inputs, write_class_folders
 from tests.small_training import CPU, make_images, make_network, make_plan, run
+from train_pytorch_model.checkpoints.writer import CheckpointWriter
 from train_pytorch_model.data.batches import shuffled, training_shards
 from train_pytorch_model.data.image_store import DecodedImages, decode_all
 from train_pytorch_model.distributed.world import World
+from train_pytorch_model.job import run as training_run
 from train_pytorch_model.training import augmentation as module
 from train_pytorch_model.training.augmentation import Augmentation, augmented, centre, plain
 from train_pytorch_model.training.callbacks import Callback
@@ -238,3 +241,29 @@ def test_a_network_of_the_stored_size_trains_as_without_a_size() -> None:
         run(network, make_plan(**fields), make_images(24), make_images(8, seed=1))
         weights.append(network.state_dict())
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+
+
+def test_a_run_ends_with_the_same_bits_in_every_store_and_after_a_stop(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"image_size": 28, "auto_augment": "crop", "epochs": 2, "checkpoint_minutes": 0}
+    assert inputs.fit(**flags, image_store="memory") == 0
+    expected = results(inputs)
+    for store in ("disk", "none"):
+        assert inputs.fit(**flags, image_store=store) == 0
+        assert results(inputs) == expected
+    looks: list[int] = []
+
+    class Asked(CheckpointWriter):
+        @property
+        def is_stop_requested(self) -> bool:
+            looks.append(1)
+            return len(looks) == 2
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training_run, "CheckpointWriter", Asked)
+        assert inputs.fit(**flags) == 75
+    assert inputs.fit(**flags, resume="require", image_store="none") == 0
+    assert results(inputs) == expected
+    assert inputs.fit(**{**flags, "auto_augment": "flip"}) == 0
+    assert results(inputs) != expected

@@ -31,6 +31,7 @@ from train_pytorch_model.report.tables import confused_pairs, time_facts
 from train_pytorch_model.report.thumbnails import (
     choose_mistakes,
     choose_samples,
+    make_augmented,
     make_jpeg,
     make_mistakes,
     make_samples,
@@ -474,6 +475,32 @@ def test_mistakes_are_the_surest_ones() -> None:
     assert isinstance(first, Thumbnail)
     assert (first.label, first.predicted) == (f"class {report.truth[expected[0]]}", f"class {predicted[expected[0]]}")
     assert (first.confidence, first.file_name) == (report.probabilities[expected[0]].max(), str(expected[0]))
+
+
+def test_augmented_images_have_a_column_for_each_epoch(tmp_path: Path) -> None:
+    report = make_report(("a", "b", "c", "d", "e"))
+    calls: list[tuple[int, int]] = []
+
+    def pixels_of(index: int, epoch: int) -> np.ndarray:
+        calls.append((index, epoch))
+        return some_pixels(index + 1000 * epoch)
+
+    samples = make_augmented(report.truth, report.classes, range(1, 4), pixels_of, lambda index: f"{index}<b>.png")
+    assert len(samples) == 4
+    assert len({sample.label for sample in samples}) == min(4, len(report.classes))
+    assert [epoch for _, epoch in calls] == [0, 1, 2, 3] * 4
+    page = write_report(dataclasses.replace(report, augmented=samples, image_size=(20, 30)), tmp_path).read_text(
+        "utf-8"
+    )
+    sheet = page[page.index('id="augmented"') : page.index('id="training"')]
+    assert re.findall(r'<th scope="col">([^<]+)</th>', sheet) == [
+        "Image",
+        "Without augmentation",
+        *("Epoch 1", "Epoch 2", "Epoch 3"),
+    ]
+    assert sheet.count("data:image/jpeg;base64,") == 16
+    assert "<b>.png" not in sheet
+    assert 'id="augmented"' not in write_report(report, tmp_path).read_text("utf-8")
 
 
 @pytest.mark.parametrize(("num_classes", "expected"), [(1, 3), (3, 9), (20, 60), (25, 50), (60, 60), (1000, 60)])

@@ -175,6 +175,30 @@ def test_a_report_warns_of_the_data(inputs: Inputs) -> None:
         assert min(pixels, key=lambda other: np.abs(pixels[other] - seen).mean()) == name
 
 
+def test_a_report_shows_the_pixels_that_the_network_sees(inputs: Inputs) -> None:
+    assert inputs.fit(report="full", image_size=28, auto_augment="crop", epochs=2) == 0
+    page = page_of(inputs)
+    assert "Samples and mistakes show what the network sees without augmentation: images of 28×28 pixels." in page
+    assert "24 of 28x28 pixels (stored with a margin for crops: 32x32)" in page
+    assert "12 of 28x28 pixels, " in page
+    sheet = page[page.index('id="augmented"') : page.index('id="training"')]
+    rows = re.findall(r'class="file">([^<]+)</bdi></th>(.*?)</tr>', sheet, re.DOTALL)
+    assert len(rows) == 3
+    for name, cells in rows:
+        plain, *views = [
+            pixels_of(io.BytesIO(base64.b64decode(jpeg))) for jpeg in re.findall(r"base64,([^\"]+)", cells)
+        ]
+        whole = pixels_of(inputs.train / name)
+        cuts = {(y, x): np.abs(plain - whole[y : y + 28, x : x + 28]).mean() for y in range(5) for x in range(5)}
+        assert min(cuts, key=lambda place: cuts[place]) == (2, 2)
+        assert len(views) == 2
+        assert all(view.shape == (28, 28, 3) and np.abs(view - plain).mean() > 15 for view in views)
+    assert inputs.fit(report="full") == 0
+    page = page_of(inputs)
+    assert 'id="augmented"' not in page
+    assert "what the network sees" not in page
+
+
 def test_images_are_drawn_where_all_would_take_too_long(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_report, "_MIN_SECONDS", 1e-9)
     monkeypatch.setattr(training_report, "_FRACTION_OF_RUN", 0)
