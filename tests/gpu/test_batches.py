@@ -9,6 +9,7 @@ import torch
 
 from tests.gpu.runs import make_store
 from train_pytorch_model.data.batches import normalised
+from train_pytorch_model.training.augmentation import Augmentation, AugmentedImages
 
 pytestmark = pytest.mark.gpu
 
@@ -45,3 +46,24 @@ def test_pinned_batches_arrive_whole_when_the_host_runs_far_ahead(device: torch.
         wanted, wanted_labels = next(iter(expected.batches([batch], device)))
         differences += (pixels != wanted).sum() + (labels != wanted_labels).sum()
     assert differences.item() == 0
+
+
+@pytest.mark.parametrize("crops", [True, False])
+def test_augmented_images_are_those_of_a_cpu_and_the_same_in_any_batch(
+    crops: bool, device: torch.device, tmp_path: Path
+) -> None:
+    augmentation = Augmentation((56, 56), crops=crops)
+    views = augmentation.draw((64, 64), 48, seed=1, epoch=1)
+    cpu = torch.device("cpu")
+    ((expected, _),) = AugmentedImages(make_store(tmp_path, "memory", cpu), augmentation, views).batches(
+        [torch.arange(48)], cpu
+    )
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(1))
+    seen: list[torch.Tensor] = []
+    for place, size in (("device", 48), ("memory", 16), ("none", 7), ("device", 1)):
+        store = AugmentedImages(make_store(tmp_path, place, device), augmentation, views)
+        given = torch.cat([pixels for pixels, _ in store.batches(list(order.split(size)), device)])
+        assert given.is_cuda
+        assert (given.cpu().int() - expected[order].int()).abs().max() <= (1 if crops else 0)
+        seen.append(given)
+    assert all(torch.equal(other, seen[0]) for other in seen[1:])
