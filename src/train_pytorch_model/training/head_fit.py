@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,9 +34,9 @@ logger = logging.getLogger(__name__)
 
 # The memory for the features of all images. More images than fit are represented by a stratified sample.
 _MAX_FEATURE_BYTES = 2**30
-# The smallest standard deviation that a feature is divided by, relative to that of all features and to their values.
-# Features that are constant up to rounding must not be magnified.
+# The smallest standard deviation that a feature is divided by, relative to that of all features.
 _SMALLEST_STD = 1e-3
+# The largest standard deviation of a constant feature, relative to its value.
 _ROUNDING = 1e-5
 _MAX_ITERATIONS = 100
 # The largest absolute gradient of the mean loss at the end of the fit.
@@ -169,8 +170,9 @@ def _standardise(rows: torch.Tensor, *, centres: bool) -> tuple[torch.Tensor, to
     squares = variance + mean.square()
     if not centres:
         variance, mean = squares, torch.zeros_like(mean)
-    smallest = torch.maximum(_SMALLEST_STD * variance.mean().sqrt(), _ROUNDING * squares.mean().sqrt())
-    scale = variance.sqrt().clamp_(min=smallest.item() or 1.0)
+    scale = variance.sqrt().clamp_(min=_SMALLEST_STD * variance.mean().sqrt().item())
+    # A feature that is constant up to rounding becomes zero, and so does its weight.
+    scale[variance.sqrt() <= _ROUNDING * squares.sqrt()] = math.inf
     rows.sub_(mean).div_(scale)
     return mean.double(), scale.double()
 

@@ -98,7 +98,7 @@ def minimise(
         [model.weight, model.bias] if has_bias else [model.weight],
         max_iter=max_iterations,
         tolerance_grad=tolerance,
-        tolerance_change=1e-2 * tolerance,
+        tolerance_change=1e-4 * tolerance,
         line_search_fn="strong_wolfe",
     )
 
