@@ -52,7 +52,9 @@ def test_every_image_is_dealt_out_once_in_the_global_order(count: int, batch_siz
         assert [shard.weight for shard in step] == pytest.approx([size * world_size / sum(sizes) for size in sizes])
 
 
-@pytest.mark.parametrize("options", [[], ["--augmented"], ["--parts", "sgd"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [[], ["--augmented"], ["--parts", "sgd"], ["--frozen", "--parts", "sgd"]], ids=" ".join
+)
 def test_two_processes_with_half_the_batch_equal_one_with_the_whole(options: list[str], tmp_path: Path) -> None:
     count = 85  # five images remain for the last step: three for one process, two for the other
 
@@ -78,10 +80,10 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(options: lis
     assert two["records"][two["epoch"] - 1]["top1_acc"] == accuracy_score(valid.labels, predicted)
 
 
-@pytest.mark.parametrize("parts", ["sgd", "adamw"])
-def test_two_processes_that_resume_end_with_the_same_bits(parts: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parts", [["sgd"], ["adamw"], ["adamw", "--frozen"]], ids=" ".join)
+def test_two_processes_that_resume_end_with_the_same_bits(parts: list[str], tmp_path: Path) -> None:
     def train(name: str, *options: str) -> None:
-        arguments = ["tests.fit_job", name, "85", "16", "3", "--noisy", "--augmented", "--parts", parts, *options]
+        arguments = ["tests.fit_job", name, "85", "16", "3", "--noisy", "--augmented", "--parts", *parts, *options]
         job = Job(tmp_path, arguments, 2)
         assert job.wait() == [0, 0], job.log()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torchvision
 
 from tests.gpu.runs import different_weights, make_store, train
-from tests.small_training import Recorder, make_plan
+from tests.small_training import PARTS, Recorder, make_plan
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.epoch import train_epoch
@@ -36,6 +37,29 @@ def test_a_graph_gives_the_same_weights_as_steps_without_one(
     assert caplog.text.count("as a CUDA graph") == 2
     assert not different_weights(captured, again)
     assert not different_weights(plain, captured)
+
+
+# What a recipe can change in a step of resnet18.
+_PARTS = {**PARTS, "head_names": frozenset({"fc.weight", "fc.bias"})}
+
+
+@pytest.mark.parametrize("freeze", [0, 3])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_graph_holds_all_parts_of_a_recipe(
+    optimizer: str, precision: str, freeze: int, device: torch.device, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_store(tmp_path, "device", device)
+    parts = {**_PARTS, "optimizer": optimizer, "layers_to_freeze": freeze, "freeze_batch_norm": bool(freeze)}
+    with caplog.at_level(logging.INFO), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (plain, best), (captured, other) = (
+            train(store, device, precision=precision, cuda_graph=flag, **parts) for flag in (False, True)
+        )
+    assert caplog.text.count("as a CUDA graph") == 1
+    assert plain.records == captured.records
+    assert plain.records[-1].train_loss < plain.records[0].train_loss
+    assert not different_weights(best, other)
 
 
 @pytest.mark.parametrize(("place", "microbatch_size"), [("device", 3), ("memory", "off"), ("none", 3)])
@@ -63,12 +87,15 @@ def test_a_graph_holds_a_densenet_that_saves_memory(
     assert not different_weights(plain, captured)
 
 
+@pytest.mark.parametrize("parts", [{}, {**_PARTS, "optimizer": "adamw"}], ids=["classic", "parts"])
 @pytest.mark.parametrize("is_captured", [False, True])
-def test_the_host_waits_only_at_the_end_of_an_epoch(is_captured: bool, device: torch.device, tmp_path: Path) -> None:
+def test_the_host_waits_only_at_the_end_of_an_epoch(
+    is_captured: bool, parts: dict[str, Any], device: torch.device, tmp_path: Path
+) -> None:
     store = make_store(tmp_path, "device", device)
     network = torchvision.models.resnet18(num_classes=4).to(device)
     precision = choose_precision("auto", device, network)
-    plan = make_plan(print_frequency=1000, memory_format=torch.channels_last, precision=precision)
+    plan = make_plan(print_frequency=1000, memory_format=torch.channels_last, precision=precision, **parts)
     step = TrainingStep(network, plan, device)
     run_step = CapturedStep(step, 8) if is_captured else step
     waits: list[str] = []

@@ -34,8 +34,9 @@ def build_optimizer(
     optimizer: torch.optim.Optimizer
     if plan.optimizer == "adamw":
         betas = (plan.momentum, _ADAMW_BETA2)
-        # A CUDA graph can only capture an optimizer that counts its steps on the GPU.
+        # PyTorch captures only such an AdamW in a CUDA graph, and warns when a step is not captured.
         optimizer = torch.optim.AdamW(groups, betas=betas, fused=True, capturable=device.type == "cuda")
+        optimizer._warned_capturable_if_run_uncaptured = True
     else:
         optimizer = torch.optim.SGD(groups, momentum=plan.momentum, nesterov=plan.momentum > 0, fused=True)
     for group in optimizer.param_groups:
