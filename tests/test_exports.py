@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -113,9 +114,10 @@ def test_a_disk_that_is_full_is_no_fault_of_the_format(tmp_path: Path) -> None:
     [
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
+        shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")]),
         RuntimeError("[enforce fail at inline_container.cc:668] . file write failed: No space left on device"),
     ],
-    ids=["an exception", "a quota", "C++"],
+    ids=["an exception", "a quota", "shutil", "C++"],
 )
 def test_a_full_disk_that_an_exporter_wraps_is_named(
     fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -126,6 +128,8 @@ def test_a_full_disk_that_an_exporter_wraps_is_named(
         try:
             raise fault
         except Exception as error:
+            if isinstance(error, shutil.Error):
+                raise
             raise ValueError("the model could not be saved") from error
 
     monkeypatch.setattr(exports, "_export_mlflow", fail)

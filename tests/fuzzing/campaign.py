@@ -107,6 +107,10 @@ class Campaign:
         self.num_inputs += 1
         self.endings[outcome.ending] += 1
         self.commands[recipe.command] += 1
+        export = dict(recipe.flags).get("export")
+        kinds = {f"--export {export}": export, "a failing call": recipe.failing_call}
+        kinds[f"{recipe.num_processes} processes"] = recipe.num_processes > 1
+        self.commands.update(f"{recipe.command}, {kind}" for kind, is_so in kinds.items() if is_so)
         self._slowest = sorted([*self._slowest, (outcome.seconds, recipe)], key=lambda entry: -entry[0])[:_NUM_SLOWEST]
         self._largest = max(self._largest, (outcome.peak_bytes, recipe), key=lambda entry: entry[0])
 

@@ -86,6 +86,15 @@ FINDINGS = {
         "run-pipeline", mutations=(Mutation("device", "pipeline/.amlignore"),)
     ),
     "a device in place of a component": Recipe("run-pipeline", mutations=(Mutation("device", "pipeline/first.yml"),)),
+    "a component that is a link to itself": Recipe(
+        "run-pipeline", mutations=(Mutation("link to itself", "pipeline/first.yml"),)
+    ),
+    "the input of a pipeline that is a link to itself": Recipe(
+        "run-pipeline", mutations=(Mutation("link to itself", "pipeline/images"),)
+    ),
+    "the output of a pipeline that is a link to itself": Recipe(
+        "run-pipeline", mutations=(Mutation("link to itself", "written"),)
+    ),
     "an image that convert copied and train refused": Recipe(
         "sequence", mutations=(Mutation("content", "train/*0", (b"",)),)
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from train_pytorch_model.pipelines.azure_schema import COMPONENT, is_true
@@ -19,7 +21,6 @@ from train_pytorch_model.pipelines.yaml_files import dotted, is_remote, leaves, 
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 # Texts that Azure shows and never evaluates.
 DESCRIPTIVE = frozenset({"description", "tags", "properties", "comment"})
@@ -74,7 +75,9 @@ def component_of(document: dict[str, Any], where: str, folder: Path) -> Componen
         command=document["command"].strip(),
         folder=folder,
         code=code_path(document.get("code"), where, folder),
-        includes=tuple((folder / local_path(text)).resolve() for text in document.get("additional_includes", ())),
+        includes=tuple(
+            Path(os.path.realpath(folder / local_path(text))) for text in document.get("additional_includes", ())
+        ),
         num_processes=num_processes(document.get("distribution"), None, where),
         num_nodes=positive(resources.get("instance_count", 1), "resources.instance_count", where),
         is_deterministic=is_true(document.get("is_deterministic", True)),
@@ -145,7 +148,7 @@ def code_path(code: Optional[str], where: str, folder: Path) -> Optional[Path]:
         return None
     if is_remote(code):
         raise PipelineError(f"{where}: the code {code!r} is not on this machine, which is not supported")
-    return (folder / local_path(code)).resolve()
+    return Path(os.path.realpath(folder / local_path(code)))
 
 
 def variables(entries: Optional[Mapping[str, Any]]) -> dict[str, str]:

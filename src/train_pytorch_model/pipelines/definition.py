@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -100,7 +101,7 @@ class LocalData:
 
     def resolved(self, folder: Path) -> Path:
         """Return the absolute path, which is relative to the folder of the pipeline's file."""
-        return (folder / local_path(self.path)).resolve()
+        return Path(os.path.realpath(folder / local_path(self.path)))
 
 
 @dataclass(frozen=True)

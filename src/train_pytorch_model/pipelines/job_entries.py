@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from train_pytorch_model.pipelines.azure_schema import COMMAND_JOB, COMMAND_NODE
@@ -35,7 +37,6 @@ from train_pytorch_model.pipelines.yaml_files import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 _NOT_SUPPORTED = ("pipeline", "sweep", "parallel", "automl", "spark", "import", "data_transfer")
 _NOT_SUPPORTED_FLOW = ("do_while", "if_else", "parallel_for")
@@ -146,7 +147,7 @@ def _component(job: dict[str, Any], path: Path, where: str) -> Component:
             " give the file of the component"
         )
     else:
-        component = read_component((path.parent / local_path(given)).resolve())
+        component = read_component(Path(os.path.realpath(path.parent / local_path(given))))
     types = {
         name: str(entry["type"]).lower()
         for name, entry in job.get("outputs", {}).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -104,7 +105,7 @@ def _inputs(document: dict[str, Any], values: Mapping[str, str], path: Path) -> 
 
 
 def _local(value: str) -> LocalData:
-    path = Path(value).resolve()
+    path = Path(os.path.realpath(value))
     return LocalData(str(path), "uri_file" if path.is_file() else "uri_folder")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from train_pytorch_model.data.file_systems import locked
@@ -17,7 +19,6 @@ from train_pytorch_model.pipelines.pipeline_files import read_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from train_pytorch_model.console.progress import ProgressDisplay
 
@@ -59,7 +60,7 @@ def run_pipeline(
     faults = faults_of_pipeline(definition)
     if faults:
         raise UserError("The pipeline cannot run: " + "; ".join(faults))
-    folder = output_path.resolve()
+    folder = Path(os.path.realpath(output_path))
     run = PipelineRun(definition, folder, force=force or definition.force)
     faults = faults_of_run_folder(folder, definition)
     if not faults:

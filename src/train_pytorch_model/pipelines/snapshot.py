@@ -66,7 +66,7 @@ def snapshot_files(component: Component, run_folder: Path) -> dict[Path, Path]:
         elif source == code or not any(entry.contains(Path(source.name)) for entry in ignored):
             place = Path() if source == code else Path(source.name)
             own = ignored if source == code else ignored + _ignored_of(source, place)
-            files.update(_files(source, place, own, run_folder, (source.resolve(),), is_nested=is_nested))
+            files.update(_files(source, place, own, run_folder, (Path(os.path.realpath(source)),), is_nested=is_nested))
     return dict(sorted(files.items()))
 
 

@@ -65,8 +65,11 @@ def export(format_name: str, folder: Path, network: nn.Module, description: Netw
                 _export_mlflow(folder, description)
             else:
                 _export_onnx(folder / ONNX_FILE, network, **what)
-    except OSError:
-        raise  # the writer of the folder reports errors of the disk
+    except OSError as error:
+        full = _disk_full_in(error)
+        if full in (None, error):
+            raise  # the writer of the folder reports errors of the disk
+        raise full from error
     except Exception as error:  # the exceptions of exporters are not documented
         if full := _disk_full_in(error):
             raise full from error
