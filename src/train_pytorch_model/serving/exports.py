@@ -67,7 +67,7 @@ def export(format_name: str, folder: Path, network: nn.Module, description: Netw
                 _export_onnx(folder / ONNX_FILE, network, **what)
     except OSError as error:
         full = _disk_full_in(error)
-        if full in (None, error):
+        if full is None or full is error:
             raise  # the writer of the folder reports errors of the disk
         raise full from error
     except Exception as error:  # the exceptions of exporters are not documented
