@@ -66,6 +66,7 @@ class Recorder(Callback):
     def __init__(self) -> None:
         self.losses: list[float | None] = []
         self.records: list[EpochRecord] = []
+        self.final: EpochRecord | None = None
 
     def training_resumed(self, records: list[tuple[EpochRecord, EpochTiming]]) -> None:
         self.records = [record for record, _ in records]
@@ -75,6 +76,9 @@ class Recorder(Callback):
 
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
         self.records.append(record)
+
+    def best_validated(self, record: EpochRecord) -> None:
+        self.final = record
 
 
 class StoppedError(Exception):

@@ -217,6 +217,7 @@ def test_a_run_resumes_where_the_previous_run_stopped(
         ({"learning_rate": 0.01}, "learning rate was 0.001 and is 0.01"),
         ({"random_seed": 2}, "random seed was 1 and is 2"),
         ({"precision": "bfloat16"}, "precision was float32 and is bfloat16"),
+        ({"validation_precision": "bfloat16"}, "validation precision was float32 and is bfloat16"),
         ({"warmup_epochs": 1}, "warm-up epochs was 0 and is 1"),
         ({"microbatch_size": 2}, "microbatch size was not set and is 2"),
         ({"epochs": 1}, "it has reached epoch 3, but only 1 epochs are requested"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,10 +9,15 @@ import torch
 import torchvision
 from torch.amp.grad_scaler import GradScaler
 
-from tests.small_training import make_images, make_network, make_plan, run
+from tests.small_training import Recorder, make_images, make_network, make_plan, run
 from train_pytorch_model.distributed import device as hardware
-from train_pytorch_model.training.precision import Precision, choose_precision
+from train_pytorch_model.distributed.world import World
+from train_pytorch_model.training.callbacks import NoCheckpointer
+from train_pytorch_model.training.early_stopping import BestModel
+from train_pytorch_model.training.loop import fit
+from train_pytorch_model.training.precision import Precision, choose_precision, validating_in
 from train_pytorch_model.training.step import TrainingStep
+from train_pytorch_model.training.validation import evaluate
 
 CPU = torch.device("cpu")
 
@@ -89,3 +95,95 @@ def test_a_step_skipped_for_infinite_gradients_does_not_change_the_weights() -> 
         step(images.pixels, images.labels)
     assert all(torch.equal(value, other) for value, other in zip(network.parameters(), fresh.parameters()))
     assert not all(torch.equal(value, old) for value, old in zip(network.parameters(), before))
+
+
+def tf32() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("before", [(False, False), (True, False), (False, True)])
+def test_tf32_is_allowed_on_a_gpu_and_only_within_the_block(before: tuple[bool, bool]) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def fail() -> None:
+        with validating_in("tf32", "cuda"):
+            seen.append(tf32())
+            raise ZeroDivisionError
+
+    with hardware.torch_settings_restored():
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert seen == [(True, True)]
+        assert tf32() == before
+        for name, device in (("float32", "cpu"), ("bfloat16", "cpu"), ("tf32", "cpu")):
+            with validating_in(name, device):
+                assert tf32() == before
+
+
+def trained(validation_precision: str, train: int = 80, valid: int = 61) -> tuple[Recorder, BestModel]:
+    network, plan = make_network(), make_plan(validation_precision=validation_precision, epochs=4)
+    recorder, best, _ = run(network, plan, make_images(train), make_images(valid, seed=1))
+    return recorder, best
+
+
+def test_on_a_cpu_tf32_is_float32() -> None:
+    (full, best), (other, other_best) = trained("float32"), trained("tf32")
+    assert other.records == full.records
+    assert all(torch.equal(value, best.state[name]) for name, value in other_best.state.items())
+    assert full.final is None
+    assert other.final == full.records[best.epoch - 1]
+
+
+def test_the_best_epoch_is_validated_again_in_float32() -> None:
+    (full, _), (half, best) = trained("float32"), trained("bfloat16")
+    # The weights are the same; the figures of all epochs are not.
+    assert [record.train_loss for record in half.records] == [record.train_loss for record in full.records]
+    assert all(one.valid_loss != other.valid_loss for one, other in zip(half.records, full.records))
+    assert [record.valid_loss for record in half.records] == pytest.approx(
+        [record.valid_loss for record in full.records], rel=0.02
+    )
+    network = make_network()
+    network.load_state_dict(best.state)
+    alone = evaluate(network, make_images(61, seed=1), make_plan(), World())
+    assert half.final is not None
+    assert half.final.epoch == best.epoch
+    assert (best.valid_loss, best.top1_acc) == (half.final.valid_loss, half.final.top1_acc) == alone[:2]
+    assert half.final.train_loss == half.records[best.epoch - 1].train_loss
+
+
+class Preempted(NoCheckpointer):
+    """Is asked to stop while the best weights are validated."""
+
+    def __init__(self, recorder: Recorder, num_epochs: int) -> None:
+        self.snapshot: dict[str, Any] = {}
+        self._recorder, self._num_epochs, self._num_asked = recorder, num_epochs, 0
+
+    @property
+    def is_stop_requested(self) -> bool:  # type: ignore[override]
+        self._num_asked += len(self._recorder.records) == self._num_epochs
+        return self._num_asked > 1
+
+    def save_and_stop(self, snapshot: Callable[[], dict[str, Any]]) -> None:
+        self.snapshot = snapshot()
+        raise InterruptedError
+
+
+def test_a_checkpoint_of_the_last_validation_has_the_last_weights() -> None:
+    plan = make_plan(validation_precision="bfloat16", epochs=4, learning_rate=0.1)
+    images, recorder, best = (make_images(80), make_images(61, seed=1)), Recorder(), BestModel()
+    last = make_network()
+    _, reached, _ = run(last, make_plan(epochs=4, learning_rate=0.1), *images)
+    assert reached.epoch < 4  # otherwise this test shows nothing
+    checkpointer = Preempted(recorder, 4)
+    with pytest.raises(InterruptedError):
+        fit(make_network(), *images, plan, World(), best, recorder, checkpointer)
+    assert recorder.final is None
+    assert all(torch.equal(value, checkpointer.snapshot["network"][name]) for name, value in last.state_dict().items())
+    resumed = NoCheckpointer()
+    resumed.resume_from, resumed.is_resuming = checkpointer.snapshot, True
+    again, found, _ = run(make_network(5), plan, *images, resumed)
+    assert again.losses == []
+    assert again.final is not None
+    assert found.valid_loss == again.final.valid_loss
+    assert again.records == recorder.records

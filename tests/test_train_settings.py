@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
+import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, log_loss
 
-from tests.making import Inputs, initialize
+from tests.jobs import train_job
+from tests.making import Inputs, initialize, run_here
 from train_pytorch_model.data import placement
 
 
@@ -83,3 +86,37 @@ def test_a_value_that_is_none_of_the_choices_is_wrong_usage(
 def test_cuda_graph_on_a_cpu_warns_and_training_continues(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
     assert inputs.fit(cuda_graph="on") == 0
     assert "--cuda-graph on: requires a GPU" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_with_another_validation_precision_the_best_epoch_has_the_figures_of_score(count: int, inputs: Inputs) -> None:
+    flags = {"epochs": 3, "batch_size": 6 // count, "precision": "float32", "report": "basic"}
+    full = train_job(inputs, count, **flags)
+    assert full.wait() == [0] * count, full.log()
+    expected = inputs.metrics()
+    half = train_job(inputs, count, **flags, validation_precision="bfloat16")
+    assert half.wait() == [0] * count, half.log()
+    found = inputs.metrics()
+    best = max(number for number, record in enumerate(found) if record["is_best"])
+    assert [record["train_loss"] for record in found] == [record["train_loss"] for record in expected]
+    assert [one["valid_loss"] == other["valid_loss"] for one, other in zip(found, expected)] == [
+        number == best for number in range(3)
+    ]
+    ports = {"trained_model": inputs.trained, "dataset": inputs.valid, "scored_dataset": inputs.path / "scored"}
+    assert run_here("score-image-model", **ports, outputs_path=inputs.path / "scoring") == 0
+    scored = pd.read_parquet(inputs.path / "scored" / "_data.parquet")
+    top1_acc, loss = accuracy_score(scored["category"], scored["Scored Labels"]), found[best]["valid_loss"]
+    assert found[best]["top1_acc"] == top1_acc
+    if count == 1:  # with two, batches are so small that probabilities are 0, whose logarithm is not known
+        columns = [name for name in scored if name.startswith("Scored Prob")]
+        probabilities = scored[columns].to_numpy()
+        labels = [name.partition("_")[2] for name in columns]
+        expected_loss = log_loss(scored["category"], probabilities / probabilities.sum(1, keepdims=True), labels=labels)
+        assert loss == pytest.approx(expected_loss, rel=1e-6)
+    log = half.log()
+    assert "Epochs are validated in bfloat16." in log
+    assert (
+        f"Epoch {best + 1}, the best, validated again in float32: valid_loss {loss:.6f}, top1 acc {top1_acc:.5f}" in log
+    )
+    assert f"(top-1 validation accuracy {top1_acc:.5f})" in log
+    assert f"{loss:.4f}" in (inputs.outputs / "report" / "report.html").read_text(encoding="utf-8")

@@ -47,6 +47,7 @@ def train(
     sync_batch_norm: bool = False,
     image_store: str = "auto",
     precision: str = "auto",
+    validation_precision: str = "float32",
     cuda_graph: str = "auto",
     microbatch_size: Union[int, str] = "off",
     resume: str = "auto",
@@ -99,6 +100,7 @@ def train(
         sync_batch_norm: whether to compute batch normalization over all processes; requires GPUs.
         image_store: where to keep decoded images: "auto", "device", "memory", "disk" or "none".
         precision: of training steps: "auto", "float32", "bfloat16" or "float16".
+        validation_precision: of the validation of each epoch: "float32", "tf32" or "bfloat16".
         cuda_graph: whether to replay steps as one CUDA graph: "auto", "on" or "off".
         microbatch_size: "off", "auto" or a number of images; batches are split into microbatches of that size.
         resume: from the newest checkpoint: "auto", "never" or "require".
@@ -168,6 +170,7 @@ def check(
     sync_batch_norm: bool = False,
     image_store: str = "auto",
     precision: str = "auto",
+    validation_precision: str = "float32",
     cuda_graph: str = "auto",
     microbatch_size: Union[int, str] = "off",
     resume: str = "auto",

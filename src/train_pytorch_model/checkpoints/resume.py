@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 # Entries that a fingerprint has only if they differ from the behavior of version 0.1, which did not write them. An
 # entry that is missing from a checkpoint or from this run's fingerprint has the value given here.
-_DEFAULTS: dict[str, object] = {"microbatch size": "not set"}
+_DEFAULTS: dict[str, object] = {"microbatch size": "not set", "validation precision": "float32"}
 
 
 def choose_start(

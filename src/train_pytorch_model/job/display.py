@@ -149,6 +149,16 @@ class TrainingDisplay(Callback):
             )
         log_progress(logger, "epoch", message, **{**vars(timing), **vars(record)})
 
+    def best_validated(self, record: EpochRecord) -> None:
+        """Log a line for the best epoch, which is the trained model."""
+        self._best = record
+        top5 = "" if record.top5_acc is None else f", top5 acc {record.top5_acc:.5f}"
+        message = (
+            f"Epoch {record.epoch}, the best, validated again in float32: valid_loss {record.valid_loss:.6f}, top1 acc "
+            f"{record.top1_acc:.5f}{top5}"
+        )
+        log_progress(logger, "best", message, **vars(record))
+
     def _take(self, record: EpochRecord, timing: EpochTiming) -> None:
         self._stopping.update(record.epoch, record.valid_loss)
         if record.epoch:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from train_pytorch_model.data.file_systems import move_file
 from train_pytorch_model.text.wording import finite
@@ -32,6 +33,8 @@ class History(Callback):
     def __init__(self) -> None:
         self.records: list[EpochRecord] = []
         self.timings: list[EpochTiming] = []
+        self.lowest: EpochRecord | None = None
+        """The epoch with the lowest validation loss, from which early stopping counts. None if no loss is finite."""
 
     def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
         """See `Callback`."""
@@ -42,6 +45,12 @@ class History(Callback):
         """See `Callback`."""
         self.records.append(record)
         self.timings.append(timing)
+        if record.valid_loss < (self.lowest.valid_loss if self.lowest else math.inf):
+            self.lowest = record
+
+    def best_validated(self, record: EpochRecord) -> None:
+        """See `Callback`."""
+        self.records = [record if record.epoch == each.epoch else each for each in self.records]
 
 
 class MetricsLog(Callback):
@@ -76,22 +85,34 @@ class MetricsLog(Callback):
             Metric("Train images per second", "train_ips", timing.train_images_per_second),
             Metric("Train loss", "train_loss", record.train_loss),
             Metric("Train error", "train_error", record.train_error),
-            Metric("Valid loss", "valid_loss", record.valid_loss),
-            Metric("Top-1 validation accuracy", "top1_acc", record.top1_acc),
         ]
-        if record.top5_acc is not None:
-            metrics.append(Metric("Top-5 validation accuracy", "top5_acc", record.top5_acc))
-        self._tracking.log_metrics(record.epoch, metrics)
+        self._tracking.log_metrics(record.epoch, [*metrics, *_validation_metrics(record)])
+
+    def best_validated(self, record: EpochRecord) -> None:
+        """Replace the line of the epoch, and send its metrics again to the tracked run."""
+        lines = self._lines[METRICS_FILE]
+        self._lines[METRICS_FILE] = [
+            _line(record.written()) if json.loads(line)["epoch"] == record.epoch else line for line in lines
+        ]
+        self._write(METRICS_FILE, lambda: self._replace(METRICS_FILE))
+        self._tracking.log_metrics(record.epoch, _validation_metrics(record))
 
     def _append(self, name: str, values: dict[str, Any]) -> None:
         """Append a line. Where that is impossible, replace the file, now or after a later epoch."""
-        self._lines[name].append(json.dumps(finite(values)) + "\n")
-        try:
+        self._lines[name].append(_line(values))
+
+        def append() -> None:
             if name in self._incomplete:
                 self._replace(name)
             else:
                 with (self._outputs_path / name).open("a", encoding="utf-8") as file:
                     file.write(self._lines[name][-1])
+
+        self._write(name, append)
+
+    def _write(self, name: str, write: Callable[[], None]) -> None:
+        try:
+            write()
         except OSError as error:
             self._incomplete.add(name)
             logger.debug("%s cannot be appended to: %s", name, error)
@@ -110,3 +131,17 @@ class MetricsLog(Callback):
         temporary.write_text("".join(self._lines[name]), encoding="utf-8")
         move_file(temporary, path)
         self._incomplete.discard(name)
+
+
+def _line(values: dict[str, Any]) -> str:
+    return json.dumps(finite(values)) + "\n"
+
+
+def _validation_metrics(record: EpochRecord) -> list[Metric]:
+    metrics = [
+        Metric("Valid loss", "valid_loss", record.valid_loss),
+        Metric("Top-1 validation accuracy", "top1_acc", record.top1_acc),
+    ]
+    if record.top5_acc is not None:
+        metrics.append(Metric("Top-5 validation accuracy", "top5_acc", record.top5_acc))
+    return metrics

@@ -38,6 +38,7 @@ def make_plan(prepared: Prepared, world: World) -> Plan:
         seed=settings.seed,
         print_frequency=parameters.print_frequency,
         precision=choose_precision(parameters.precision, world.device, prepared.network),
+        validation_precision=parameters.validation_precision,
         memory_format=prepared.memory_format,
         cuda_graph=use_cuda_graph(
             parameters.cuda_graph,
@@ -129,6 +130,11 @@ def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
         world.device,
         plan.precision,
     )
+    if plan.validation_precision != "float32":
+        logger.info(
+            "Epochs are validated in %s. The best one is validated again in float32, as Score Image Model computes.",
+            plan.validation_precision,
+        )
     if not world.is_alone:
         logger.info(
             "%d processes take %d images each a step, at a learning rate of %g.",
@@ -140,7 +146,7 @@ def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
 
 def fingerprint_of(prepared: Prepared, plan: Plan, world: World) -> dict[str, object]:
     """What two runs must have in common for one to resume from a checkpoint of the other."""
-    microbatch_size = fixed_microbatch_size(plan)
+    microbatch_size, validated_in = fixed_microbatch_size(plan), plan.validation_precision
     return {
         **prepared.data,
         "random seed": prepared.settings.parameters.random_seed,
@@ -151,6 +157,7 @@ def fingerprint_of(prepared: Prepared, plan: Plan, world: World) -> dict[str, ob
         "processes": world.world_size,
         "device": world.device.type,
         "sync batch norm": plan.sync_batch_norm,
+        **({} if validated_in == "float32" else {"validation precision": validated_in}),
         **({} if microbatch_size is None else {"microbatch size": microbatch_size}),
         **differences_from_classic(prepared.settings.parameters),
     }

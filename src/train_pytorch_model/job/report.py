@@ -250,6 +250,7 @@ def _facts(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]]]
                 ("Device", name_of_device(training.device)),
                 ("Processes", str(training.world_size)),
                 ("Precision", str(plan.precision)),
+                ("Validation precision of epochs", plan.validation_precision),
                 ("Image store", prepared.image_store),
                 ("CUDA graph", "if the network allows it" if plan.cuda_graph else "no"),
                 ("Highest learning rate", f"{plan.learning_rate:g}"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -31,12 +30,10 @@ from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.loop import fit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.errors import ModuleError
-    from train_pytorch_model.evaluation.records import EpochRecord
     from train_pytorch_model.job.settings import ResolvedSettings, Settings
     from train_pytorch_model.parameters.recipes import ResolvedParameters
     from train_pytorch_model.session import Session
@@ -113,7 +110,7 @@ def _fit(
         best, history = BestModel(plan.metric_for_best_model), History()
         with best_kept(settings, prepared, best, interruption, lambda: _give_up(world, checkpoints)):
             stopped_early = _run_loop(settings, session, prepared, plan, world, best, history, checkpoints)
-            stop_reason = _stop_reason(history.records, parameters, stopped_early=stopped_early)
+            stop_reason = _stop_reason(history, parameters, stopped_early=stopped_early)
             logger.info("%s", stop_reason)
             if best.epoch is None:
                 raise UserError(
@@ -205,14 +202,13 @@ def _run_loop(
     return stopped_early
 
 
-def _stop_reason(records: Sequence[EpochRecord], parameters: ResolvedParameters, *, stopped_early: bool) -> str:
-    last = records[-1].epoch if records else 0
+def _stop_reason(history: History, parameters: ResolvedParameters, *, stopped_early: bool) -> str:
+    last = history.records[-1].epoch if history.records else 0
     if not stopped_early and last < parameters.epochs:
         return f"Fine-tuning was abandoned after epoch {last}, because it made the training loss worse."
     if not stopped_early:
         return "Completed the epoch." if parameters.epochs == 1 else f"Completed all {parameters.epochs} epochs."
-    finite = [record for record in records if math.isfinite(record.valid_loss)]
-    lowest = min(finite, key=lambda record: record.valid_loss, default=None)
+    lowest = history.lowest
     since = f" since epoch {lowest.epoch} ({lowest.valid_loss:.6g})" if lowest else ""
     return (
         f"Stopped early after epoch {last}: no new lowest validation loss{since} for {parameters.patience} "

@@ -112,9 +112,20 @@ class RunFields:
         Definition(
             "Precision",
             str,
-            "Numeric precision of training steps. Weights and validation use float32.",
+            "Numeric precision of training steps. Weights use float32.",
             "speed",
             words=("auto", "float32", "bfloat16", "float16"),
+        ),
+    )
+    validation_precision: str = parameter(
+        "float32",
+        Definition(
+            "Validation precision",
+            str,
+            "Numeric precision of validation. Unless it is float32, the best epoch is validated again in float32 at "
+            "the end.",
+            "speed",
+            words=("float32", "tf32", "bfloat16"),
         ),
     )
     cuda_graph: str = parameter(

@@ -28,6 +28,9 @@ class Callback:
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
         """Called after an epoch has been trained and validated."""
 
+    def best_validated(self, record: EpochRecord) -> None:
+        """Called after training with the results of the best epoch in float32, if epochs were validated otherwise."""
+
 
 class CallbackList(Callback):
     """Passes each event to several callbacks, in order."""
@@ -59,6 +62,11 @@ class CallbackList(Callback):
         """See `Callback`."""
         for callback in self._callbacks:
             callback.epoch_done(record, timing)
+
+    def best_validated(self, record: EpochRecord) -> None:
+        """See `Callback`."""
+        for callback in self._callbacks:
+            callback.best_validated(record)
 
 
 class Checkpointer(Protocol):

@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
@@ -15,6 +15,7 @@ from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 from train_pytorch_model.training.augmentation import plain
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping, value_of
 from train_pytorch_model.training.epoch import train_epoch
+from train_pytorch_model.training.final_validation import validate_best
 from train_pytorch_model.training.finetuning import best_mixture, copied_weights, start_from_head
 from train_pytorch_model.training.graph import CapturedStep, side_stream
 from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
@@ -63,7 +64,8 @@ def fit(
     All processes call this function, make the same decisions and end with the same weights.
 
     Args:
-        network: on the device. It has the weights of the last epoch afterwards.
+        network: on the device. Afterwards, it has the weights of the last epoch, or those of the best epoch if epochs
+            were not validated in float32.
         train: the training images; every process has all of them.
         valid: the images by which the best epoch is chosen; every process has all of them.
         plan: the hyperparameters.
@@ -159,6 +161,8 @@ class _Fit:
             if state.head is None:
                 raise
             logger.warning("Fine-tuning is abandoned: the training loss is no longer a finite number (%s).", error)
+        if plan.validation_precision != "float32" and state.best.epoch is not None:
+            self._validate_best()
         return state.stopping.is_over and state.epoch <= plan.epochs
 
     def _complete(self, record: EpochRecord, timing: EpochTiming) -> None:
@@ -264,12 +268,23 @@ class _Fit:
         stopping = replace(self._state.stopping)
         return epoch == self._plan.epochs or stopping.update(epoch, validated.loss)
 
+    def _validate_best(self) -> None:
+        # A checkpoint has the last weights, which are overwritten here.
+        snapshot = self._snapshot()
+
+        def between(batch: int, num_batches: int) -> None:
+            self._callback.validation_done(self._plan.epochs, batch, num_batches)
+            self._between_steps(snapshot=lambda: snapshot)
+
+        self._callback.best_validated(validate_best(self._state, self._valid, self._plan, self._world, between))
+
     def _between_validations(self, batch: int, num_batches: int) -> None:
         self._callback.validation_done(self._state.epoch, batch, num_batches)
         self._between_steps()
 
-    def _between_steps(self, has_diverged: bool = False) -> None:
+    def _between_steps(self, has_diverged: bool = False, snapshot: Callable[[], dict[str, Any]] | None = None) -> None:
         """Agree with the other processes on whether to save a checkpoint, stop or fail, and do it together."""
+        snapshot = snapshot or self._snapshot
         state, checkpointer = self._state, self._checkpointer
         is_due, is_stop, diverged = self._world.any_of(
             (checkpointer.is_due(at_epoch_end=False), checkpointer.is_stop_requested, has_diverged)
@@ -277,9 +292,9 @@ class _Fit:
         if diverged:
             raise DivergedError(state.epoch, state.iteration)
         if is_stop:
-            checkpointer.save_and_stop(self._snapshot)
+            checkpointer.save_and_stop(snapshot)
         if is_due:
-            checkpointer.save(self._snapshot)
+            checkpointer.save(snapshot)
 
     def _snapshot(self) -> dict[str, Any]:
         return self._state.snapshot(self._world)

@@ -30,7 +30,7 @@ class Plan:
     print_frequency: int
     """Iterations between two readings of loss and accuracy."""
     precision: Precision
-    """Of training steps. Validation always uses float32, as Score Image Model does."""
+    """Of training steps."""
     memory_format: torch.memory_format = torch.contiguous_format
     cuda_graph: bool = False
     """Replay training steps as a CUDA graph."""
@@ -87,3 +87,7 @@ class Plan:
     """"accuracy", "balanced_accuracy", "macro_f1" or "loss" on the validation images."""
     early_stopping_delay: int = 0
     """Epochs at the start that patience does not count."""
+    validation_precision: str = "float32"
+    """Of the validation of each epoch: "float32", which Score Image Model uses, "tf32" or "bfloat16". With the last
+    two, the best weights are validated in float32 after the last epoch.
+    """

@@ -1,14 +1,19 @@
-"""The numeric precision of training steps."""
+"""The numeric precision of training steps and of validation."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from train_pytorch_model.distributed.device import fast_half_precision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # PyTorch starts at 65,536, which overflows in many networks, and skips one step for each halving.
 _FIRST_SCALE = 1024.0
@@ -53,6 +58,28 @@ def choose_precision(wanted: str, device: torch.device, network: nn.Module) -> P
     if device.type == "cpu" and has_depthwise_convolutions(network):
         dtype = None
     return Precision(dtype or torch.float32, device.type)
+
+
+@contextmanager
+def validating_in(name: str, device_type: str) -> Iterator[None]:
+    """Run the forward passes of a block in the precision of validation.
+
+    Args:
+        name: "float32", "bfloat16", or "tf32", in which a GPU multiplies with 10 bits of mantissa. On a CPU, "tf32" is
+            float32.
+        device_type: "cpu" or "cuda".
+    """
+    if name == "tf32" and device_type == "cuda":
+        convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+        before = convolutions.allow_tf32, products.allow_tf32
+        try:
+            convolutions.allow_tf32 = products.allow_tf32 = True
+            yield
+        finally:
+            convolutions.allow_tf32, products.allow_tf32 = before
+        return
+    with Precision(torch.bfloat16 if name == "bfloat16" else torch.float32, device_type).context():
+        yield
 
 
 def has_depthwise_convolutions(network: nn.Module) -> bool:

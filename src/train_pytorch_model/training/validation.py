@@ -13,6 +13,7 @@ from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.training.graph import free_cached_memory
 from train_pytorch_model.training.losses import logits_and_loss
 from train_pytorch_model.training.metrics import Averages, RunningSums
+from train_pytorch_model.training.precision import validating_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,12 +56,12 @@ def evaluate(
     microbatch_size: int | None = None,
     between_batches: Callable[[int, int], None] = lambda batch, num_batches: None,
 ) -> Averages:
-    """Compute loss and accuracy over all images in float32 and evaluation mode; each image counts once.
+    """Compute loss and accuracy over all images in evaluation mode; each image counts once.
 
     Args:
         network: the same in all processes.
         images: the dataset. Each process evaluates every `world_size`-th batch of it.
-        plan: has the batch size, the number of classes and the memory format.
+        plan: has the batch size, the number of classes, the memory format and the precision of validation.
         world: the processes that evaluate together.
         microbatch_size: the batch size to use instead, when training uses microbatches.
         between_batches: called after each batch with its number, counted from 1, and the number of batches. It is
@@ -91,7 +92,7 @@ def add_batch(
         pixels: uint8 of shape (B, 3, height, width), on the device.
         labels: int64 of shape (B,), on the device.
         sums: to add to.
-        plan: has the memory format.
+        plan: has the memory format and the precision of validation.
         at_once: images in a forward pass.
 
     Returns:
@@ -122,7 +123,9 @@ def _add_part(
     """Add a part of a batch to sums; return whether it fits in memory."""
     try:
         mean, std = (per_channel(values, pixels.device) for values in (plan.mean, plan.std))
-        logits, loss = logits_and_loss(network(normalised(pixels, plan.memory_format, mean, std)), labels)
+        with validating_in(plan.validation_precision, pixels.device.type):
+            output = network(normalised(pixels, plan.memory_format, mean, std))
+        logits, loss = logits_and_loss(output, labels)
     except Exception as error:
         if is_last_try or not is_out_of_memory(error):
             raise
