@@ -539,7 +539,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_same_pixels.py::test_a_damaged_geometry_ends_scoring_with_a_named_error",
     ),
-    "a photo of 200 megapixels": ("accepted", "tests/test_same_pixels.py::test_a_photo_of_a_phone_is_served_and_scored"),
+    "a photo of 200 megapixels": (
+        "accepted",
+        "tests/test_same_pixels.py::test_a_photo_of_a_phone_is_served_and_scored",
+    ),
     "a model with zip bombs, impossible shapes, NaN or endless layers": (
         "error",
         "tests/test_hostile_models.py::test_harmful_files_raise_a_named_error_and_take_little_memory",

@@ -18,7 +18,16 @@ import torch
 from PIL import Image
 
 from tests import environments, odd_images
-from tests.making import ROOT, run_here, run_retired_tool, write_class_folders
+from tests.making import (
+    CLASSES,
+    NETWORK,
+    ROOT,
+    Inputs,
+    initialize,
+    run_here,
+    run_retired_tool,
+    write_class_folders,
+)
 from tests.odd_images import saved
 from tests.serving_sources import served_images, served_model
 from train_pytorch_model.data.decoding import decode
@@ -210,6 +219,27 @@ def test_every_way_to_score_sees_the_same_pixels(
         seen_by_mlflow, rows = predict_with_mlflow(model, photos, tmp_path / "mlflow.npz")
         assert np.array_equal(seen_by_mlflow, np.stack(pixels))
         assert np.abs(rows - expected).max() < 1e-6
+
+
+def test_scoring_the_validation_images_gives_the_loss_that_training_measured(tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path)
+    initialize(inputs.untrained, NETWORK, inputs.outputs)
+    random = np.random.default_rng(0)
+    for number in range(24):
+        folder = tmp_path / ("train" if number % 3 else "valid") / CLASSES[number // 8]
+        folder.mkdir(parents=True, exist_ok=True)
+        exif = Image.Exif()
+        exif[0x0112] = number % 8 + 1
+        width, height = (int(side) for side in random.integers(40, 600, 2))
+        photo(width, height, number).save(folder / f"{number}.jpg", exif=exif)
+    flags = {"recipe": "finetune", "image_size": "48x64", "precision": "float32", "epochs": 2}
+    assert inputs.fit(**flags) == 0
+    assert json.loads((inputs.trained / "image_geometry.json").read_text())["size"] == [48, 64]
+    assert score(inputs.trained, inputs.valid, tmp_path / "scored") == 0
+    table = pd.read_parquet(tmp_path / "scored" / "_data.parquet")
+    of_truth = [row[f"Scored Probabilities_{row['category']}"] for row in table.to_dict("records")]
+    (best,) = [line for line in inputs.metrics() if line["is_best"]][-1:]
+    assert -np.log(of_truth).mean() == pytest.approx(best["valid_loss"], abs=1e-5)
 
 
 def test_the_lines_of_the_documentation_score_a_photo_with_onnx(tmp_path: Path) -> None:
