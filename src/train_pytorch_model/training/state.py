@@ -76,11 +76,11 @@ class TrainingState:
             **tensors,
             "scaler": self.step.scaler.state_dict(),
             "part_size": self.step.microbatch_size,
-            "best": {name: getattr(self.best, name) for name in ("epoch", "top1_acc", "valid_loss", "value")},
+            "best": self._saved_best(),
             "best_state": dict(self.best.state),  # already on the CPU, and its tensors are never modified
             "stopping": {"lowest_loss": self.stopping.lowest_loss, "num_bad_epochs": self.stopping.num_bad_epochs},
             "records": [(record.written(), asdict(timing)) for record, timing in self.records],
-            "head": None if self.head is None else self.head.saved(),
+            **({} if self.head is None else {"head": self.head.saved()}),
             "of_processes": of_processes,
         }
 
@@ -102,7 +102,6 @@ class TrainingState:
             # The same microbatches give bit-identical results. They are used if they still fit in memory.
             self.step.microbatch_size = min(self.step.microbatch_size, common["part_size"])
         self.epoch, self.iteration, self.seconds = common["epoch"], common["iteration"], common["seconds"]
-        # Version 0.1 has no other metric than accuracy.
         for name, value in {"value": common["best"]["top1_acc"], **common["best"]}.items():
             setattr(self.best, name, value)
         if self.best.value == -math.inf:
@@ -114,6 +113,12 @@ class TrainingState:
             self.best.state = with_entries(self.step.network.state_dict(), saved["best_state"])
         self.records = [(EpochRecord(**record), EpochTiming(**timing)) for record, timing in common["records"]]
         self._of_process = common["of_processes"][world.rank]
+
+    def _saved_best(self) -> dict[str, Any]:
+        """Return the epoch and the results of the best model, without the metric where that is the accuracy."""
+        best = self.best
+        saved = {"epoch": best.epoch or 0, "top1_acc": best.top1_acc, "valid_loss": best.valid_loss}
+        return saved if best.metric == "accuracy" else {**saved, "value": best.value}
 
     def resume_epoch(self, device: torch.device) -> None:
         """Restore the sums of the epoch and the state of the random number generators."""
