@@ -9,6 +9,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from tests.small_training import CPU, PARTS, StoppedError, Stopping, make_images, make_network, make_plan, run
+from train_pytorch_model.training.augmentation import Augmentation
 from train_pytorch_model.training.averaging import WeightAverage
 from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.step import TrainingStep
@@ -93,12 +94,15 @@ class Noisy(nn.Sequential):
         self.insert(4, nn.Dropout(0.3))
 
 
+@pytest.mark.parametrize("fits_head", [False, True])
 @pytest.mark.parametrize("microbatch_size", ["off", 3])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_training_that_resumes_at_any_step_ends_with_the_same_bits(
-    optimizer: str, microbatch_size: int | str
+    optimizer: str, microbatch_size: int | str, fits_head: bool
 ) -> None:
-    values: dict[str, Any] = {**PARTS, "head_names": frozenset({"6.weight", "6.bias"})}
+    values: dict[str, Any] = {**PARTS, "head_names": frozenset({"6.weight", "6.bias"}), "learning_rate": 0.002}
+    if fits_head:
+        values |= {"fits_head": True, "freeze_batch_norm": True, "augmentation": Augmentation((12, 12))}
     plan = make_plan(**values, epochs=3, optimizer=optimizer, microbatch_size=microbatch_size)
     train, valid = make_images(28), make_images(9, seed=1)
 
@@ -109,7 +113,7 @@ def test_a_training_that_resumes_at_any_step_ends_with_the_same_bits(
     whole = make()
     expected, expected_best, _ = run(whole, plan, train, valid)
     stops = []
-    for stop_after in range(1, 14):
+    for stop_after in range(1, 17):
         stopping = Stopping(stop_after, is_resuming=False)
         with pytest.raises(StoppedError):
             run(make(), plan, train, valid, stopping)
@@ -121,7 +125,9 @@ def test_a_training_that_resumes_at_any_step_ends_with_the_same_bits(
         assert best.epoch == expected_best.epoch
         for ours, theirs in ((network.state_dict(), whole.state_dict()), (best.state, expected_best.state)):
             assert all(torch.equal(ours[key], value) for key, value in theirs.items())
-    # Between steps, and during the validation after the last step of an epoch.
+    assert [record.epoch for record in expected.records] == ([0, 1, 2, 3] if fits_head else [1, 2, 3])
+    # Before the head is fitted, between steps, and during the validation after the last step of an epoch.
+    assert {(1, 0)} & set(stops) == ({(1, 0)} if fits_head else set())
     assert {(1, 1), (1, 4), (2, 1)} <= set(stops)
     assert stops.count((1, 4)) > 1
 
