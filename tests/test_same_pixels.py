@@ -38,6 +38,8 @@ from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.ports.trained_model import write_trained_model
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The head of the network is scaled up, and with it the rounding of its input.
+TOLERANCE = 1e-5
 GEOMETRY = Geometry.crop((64, 64), 0.875, orients=True, scales_values=True)
 
 
@@ -162,10 +164,11 @@ def predict_with_mlflow(model: Path, photos: Path, target: Path) -> tuple[np.nda
         return found["pixels"], found["rows"]
 
 
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # in `decode`; commands turn it off
 @pytest.mark.parametrize(
     "geometry",
     [
-        GEOMETRY,
+        pytest.param(GEOMETRY, id="crop"),
         pytest.param(Geometry((48, 80), "pad", orients=True, scales_values=True), id="pad"),
         pytest.param(Geometry((48, 80), "stretch", interpolation="bicubic"), id="stretch, and no orientation"),
     ],
@@ -191,7 +194,7 @@ def test_every_way_to_score_sees_the_same_pixels(
     monkeypatch.setattr(image_scorer, "normalised", record)
     assert score(model, photos, tmp_path / "scored") == 0
     assert all(map(np.array_equal, seen, pixels))
-    assert np.abs(probabilities(tmp_path / "scored") - expected).max() < 1e-6
+    assert np.abs(probabilities(tmp_path / "scored") - expected).max() < TOLERANCE
 
     served = served_model.ServedModel(model)
     seen.clear()
@@ -203,7 +206,7 @@ def test_every_way_to_score_sees_the_same_pixels(
 
     answer = served.answer((served_images.decode(file.read_bytes(), served.geometry) for file in files), compute)
     assert all(map(np.array_equal, seen, pixels))
-    assert np.abs(np.array([row[:3] for row in answer["result"]]) - expected).max() < 1e-6
+    assert np.abs(np.array([row[:3] for row in answer["result"]]) - expected).max() < TOLERANCE
     assert answer["result"] == served.answer(map(Image.open, files))["result"]  # a caller opens the images
 
     import onnxruntime
@@ -218,7 +221,7 @@ def test_every_way_to_score_sees_the_same_pixels(
     if "mlflow" in formats:
         seen_by_mlflow, rows = predict_with_mlflow(model, photos, tmp_path / "mlflow.npz")
         assert np.array_equal(seen_by_mlflow, np.stack(pixels))
-        assert np.abs(rows - expected).max() < 1e-6
+        assert np.abs(rows - expected).max() < TOLERANCE
 
 
 def test_scoring_the_validation_images_gives_the_loss_that_training_measured(tmp_path: Path) -> None:
@@ -278,12 +281,12 @@ def test_the_retired_score_is_right_on_images_that_were_brought_to_the_size(tmp_
     )
     theirs = probabilities(tmp_path / "theirs")
     assert score(model, tmp_path / "sized", tmp_path / "ours_of_sized") == 0
-    assert np.abs(probabilities(tmp_path / "ours_of_sized") - theirs).max() < 1e-6
+    assert np.abs(probabilities(tmp_path / "ours_of_sized") - theirs).max() < TOLERANCE
     assert score(model, tmp_path / "images", tmp_path / "ours") == 0
     ours = probabilities(tmp_path / "ours")
     # An image that has the size already is not resized by us. The transformation resizes it, as every image.
     resized = [0, 1, 2, 4]
-    assert np.abs(ours - theirs)[resized].max() < 1e-6
+    assert np.abs(ours - theirs)[resized].max() < TOLERANCE
     assert np.ptp(ours, axis=0).max() > 0.2  # so that wrong pixels would show
 
 
