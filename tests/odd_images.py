@@ -73,11 +73,16 @@ def bilevel(width: int, height: int) -> bytes:
     return saved(Image.new("1", (width, height), 1), "png")
 
 
-def rotated() -> bytes:
+def rotated(size: tuple[int, int] = (32, 32)) -> bytes:
     """A JPEG that asks to be shown turned by a quarter."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    return saved(noise(), "jpeg", exif=exif)
+    return saved(noise().resize(size), "jpeg", exif=exif)
+
+
+def with_exif(content: bytes) -> bytes:
+    """A PNG with these EXIF metadata."""
+    return saved(noise(), "png", exif=b"Exif\0\0" + content)
 
 
 def with_profile() -> bytes:

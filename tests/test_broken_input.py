@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ from train_pytorch_model.cli.main import main
 from train_pytorch_model.data import placement
 from train_pytorch_model.data.decoding import UnreadableImageError, decode, decode_sized, read_size
 from train_pytorch_model.designer_core import load_image_directory
-from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.errors import InvalidDatasetError, UserError
+from train_pytorch_model.job.datasets import scan
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 
 TABLE = ROOT / "docs" / "broken-input.md"
@@ -197,6 +199,35 @@ def pixels_as_downstream(inputs: Inputs) -> None:
     assert np.array_equal(np.asarray(load_image_directory(inputs.train).get_image_in_item(0, "image")), expected)
 
 
+def every_other_size(inputs: Inputs) -> None:
+    """Every image has a size of its own."""
+    for part in (inputs.train, inputs.valid):
+        for number, file in enumerate(sorted((part / "image").iterdir())):
+            size = (1, 5000) if number == 0 else (20 + 7 * number, 400 - 11 * number)
+            file.write_bytes(odd_images.saved(odd_images.noise().resize(size), "png"))
+
+
+def size_of_the_network(height: int, width: int) -> Change:
+    def look(inputs: Inputs) -> None:
+        geometry = json.loads((inputs.trained / "image_geometry.json").read_text())
+        assert geometry["size"] == [height, width]
+
+    return look
+
+
+def turned_images(inputs: Inputs) -> None:
+    """All images are JPEGs of 40x24 pixels to be shown as 24x40."""
+    for part in (inputs.train, inputs.valid):
+        for file in (part / "image").iterdir():
+            file.write_bytes(odd_images.rotated((40, 24)))
+
+
+def all_upright(inputs: Inputs) -> None:
+    scanned = scan(read_labelled_images(inputs.train, "Training dataset"))
+    assert (scanned.sizes_of_kept(orients=True) == (40, 24)).all()
+    assert json.loads((inputs.trained / "image_geometry.json").read_text())["orients"] is True
+
+
 def first_of_three(inputs: Inputs) -> None:
     pixels_as_downstream(inputs)
     with Image.open(first_image(inputs)) as opened:
@@ -227,6 +258,11 @@ def with_skip(**flags: object) -> dict[str, object]:
 def pixels(content: Callable[[], bytes], then: Change = pixels_as_downstream) -> Case:
     """An image that is accepted, to the pixels that the modules downstream see."""
     return Case("accepted", lambda inputs: first_image(inputs).write_bytes(content()), then=then)
+
+
+def clipped(content: Callable[[], bytes]) -> Case:
+    """An image that is accepted to the same pixels, with a warning."""
+    return replace(pixels(content), outcome="warning", words="have values of more than 8 bits, which are clipped")
 
 
 def broken(content: Callable[[], bytes], words: str) -> Case:
@@ -396,13 +432,40 @@ CASES: dict[str, Case] = {
     "a WebP that ends after 60 %": broken(lambda: odd_images.truncated("webp"), "could not create decoder object"),
     "a TIFF that ends after 60 %": broken(lambda: odd_images.truncated("tiff"), "image file is truncated"),
     "an image of another size than most others": Case(
-        "error", image(odd_images.saved(Image.new("RGB", (8, 8)), "png")), "its images differ in size"
+        "warning",
+        image(odd_images.saved(Image.new("RGB", (8, 8)), "png")),
+        "most images are 32x32, but 1 of 24 have another size",
+        then=size_of_the_network(224, 224),
+    ),
+    "images of other sizes and aspect ratios, among them 1x5000": Case(
+        "accepted", every_other_size, then=size_of_the_network(224, 224)
+    ),
+    "images of other sizes, with --image-size": Case(
+        "accepted", every_other_size, then=size_of_the_network(40, 48), flags={"image_size": "40x48", "resize": "pad"}
+    ),
+    "--image-size of more than 8192 pixels": Case(
+        "error", nothing, "a side can have at most 8192 pixels", flags={"image_size": 9000}, code=UserError.code
+    ),
+    "an image whose EXIF metadata are damaged": Case(
+        "accepted", image(odd_images.with_exif(b"MM\0*\0\0\0\x08\xff\xff"))
+    ),
+    "a JPEG with an EXIF orientation, with a recipe other than classic": Case(
+        "accepted", turned_images, then=all_upright, flags={"recipe": "scratch", "epochs": 1}
+    ),
+    "16-bit grayscale, with a recipe other than classic": Case(
+        "warning",
+        image(odd_images.grey_of_16_bits("png")),
+        "have values of more than 8 bits, which are scaled to 8 bits",
+        flags={"recipe": "scratch", "epochs": 1, "image_size": 32},
     ),
     "any of these with --skip-unreadable-images": Case(
         "warning", image(b"no image"), "1 of 24 images cannot be read and are skipped", flags=with_skip()
     ),
     "an image of 100 megapixels among small ones": Case(
-        "error", image(odd_images.claiming(10_000, 10_000)), "is 10000x10000; 1 of 24 differ"
+        "warning",
+        image(odd_images.bilevel(10_000, 10_000)),
+        "most images are 32x32, but 1 of 24 have another size",
+        flags={"image_size": 32},
     ),
     "a small file that claims 50,000x50,000 pixels": Case("error", image(odd_images.claiming(50_000, 50_000)), _LIMIT),
     "a dataset of only such files": Case("error", every_image(odd_images.claiming(50_000, 50_000)), _LIMIT),
@@ -419,9 +482,9 @@ CASES: dict[str, Case] = {
     "CMYK, as JPEG": pixels(lambda: odd_images.saved(odd_images.noise().convert("CMYK"), "jpeg")),
     "CMYK, as TIFF": pixels(lambda: odd_images.saved(odd_images.noise().convert("CMYK"), "tiff")),
     "16 bits per channel, as PNG": pixels(odd_images.colours_of_16_bits),
-    "16-bit grayscale, as PNG": pixels(lambda: odd_images.grey_of_16_bits("png")),
-    "16-bit grayscale, as TIFF": pixels(lambda: odd_images.grey_of_16_bits("tiff")),
-    "floating-point grayscale, as TIFF": pixels(odd_images.float_tiff),
+    "16-bit grayscale, as PNG": clipped(lambda: odd_images.grey_of_16_bits("png")),
+    "16-bit grayscale, as TIFF": clipped(lambda: odd_images.grey_of_16_bits("tiff")),
+    "floating-point grayscale, as TIFF": clipped(odd_images.float_tiff),
     "a palette with transparency": pixels(odd_images.transparent_palette),
     "transparency (RGBA)": pixels(lambda: odd_images.saved(odd_images.noise().convert("RGBA"), "png")),
     "grayscale with transparency (LA)": pixels(lambda: odd_images.saved(odd_images.noise().convert("LA"), "png")),
@@ -452,6 +515,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "a flipped bit that the decoder does not notice": (
         "accepted",
         f"{HERE}::test_a_flipped_bit_is_named_or_not_noticed",
+    ),
+    "a size with --image-size that the network does not accept": (
+        "error",
+        "tests/test_geometry.py::test_a_size_that_the_network_does_not_accept_is_an_error",
     ),
     "images of 100 megapixels": ("accepted", f"{HERE}::test_images_of_a_hundred_megapixels_are_brought_to_size"),
     "images too large to decode on all cores at once": (

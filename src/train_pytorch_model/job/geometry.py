@@ -185,7 +185,7 @@ def _warn_of_few_others(scanned: Scanned) -> None:
         f"{scanned.name_of(number)!r} is {_in_words(_pair(sizes[number]))}" for number in is_other.nonzero()[0]
     )
     logger.warning(
-        "%s: most images are %s, but %d of %d are not: %s. All are resized.",
+        "%s: most images are %s, but %d of %d have another size: %s. All are resized.",
         scanned.images.where,
         _in_words(_pair(sizes[first[most]])),
         is_other.sum(),
