@@ -131,7 +131,7 @@ def test_the_penalty_is_the_one_with_the_lowest_loss_on_held_out_rows() -> None:
         losses[l2] = log_loss(targets, predicted)
     assert chosen.l2 == min(losses, key=lambda l2: losses[l2])
     assert chosen.l2 not in (L2_PENALTIES[0], L2_PENALTIES[-1])
-    assert chosen.loss == pytest.approx(losses[chosen.l2], rel=1e-3)
+    assert chosen.loss == pytest.approx(losses[chosen.l2], rel=1e-2)
 
 
 def test_noise_gets_a_strong_penalty() -> None:
@@ -363,6 +363,16 @@ def test_large_problems_use_a_stratified_sample(
     caplog.set_level(logging.INFO)
     fitted(make_network(), images)
     assert "features of 80 of 100 training images" in caplog.text
+
+
+def test_very_large_fits_end_early_near_the_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = coloured(100)
+    exact = fitted(make_network(), images)
+    monkeypatch.setattr(head_fit, "_MAX_PRODUCTS", 1)
+    monkeypatch.setattr(head_fit, "_MIN_ITERATIONS", 3)
+    early = fitted(make_network(), images)
+    assert early.train_loss != exact.train_loss
+    assert early.train_loss == pytest.approx(exact.train_loss, abs=0.05)
 
 
 def test_a_stratified_sample_has_the_same_fraction_of_each_class() -> None:

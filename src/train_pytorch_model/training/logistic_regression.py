@@ -11,7 +11,7 @@ from torch.nn import functional
 from train_pytorch_model.data.batches import derive_seed
 
 # Penalties of standardized features, strongest first: the solution of one is close to that of the next.
-L2_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+L2_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 # If cross-validation is impossible.
 DEFAULT_L2 = 0.1
 # Cross-validation stops after so many weaker penalties in a row that are worse than the best.
@@ -148,7 +148,7 @@ def cross_validate(
         # A penalty of the sum of losses, not of their mean, is right for any number of rows.
         penalties = l2 * num_all / num_trained
         models = minimise(
-            models, rows, labels, row_weights, penalties, has_bias=has_bias, max_iterations=30, tolerance=1e-4
+            models, rows, labels, row_weights, penalties, has_bias=has_bias, max_iterations=30, tolerance=1e-3
         )
         losses = (models.evaluate(rows, labels)[0] * weights)[held_out]
         loss = losses.sum(dtype=torch.float64).item() / len(losses)
