@@ -107,22 +107,19 @@ def test_the_component_has_the_five_parameters_of_the_module_and_every_setting_b
     for name, entry in SPEC["inputs"].items():
         given = component.inputs[name]
         assert given.type == KINDS.get(entry["type"], "uri_folder")
-        assert (given.default, given.minimum, given.optional) == (
-            entry.get("default"),
-            entry.get("min"),
-            entry["optional"],
-        )
+        assert given.minimum == entry.get("min")
     definitions = TrainingParameters.definitions()
     texts = YAML(typ="safe").load(TRAIN)["inputs"]
     for name, definition in definitions.items():
         given = component.inputs[name]
-        assert given.default == TrainingParameters.default(name)
+        is_number = definition.kind in (int, float) and set(definition.words) <= {"auto"} and not definition.is_size
+        assert given.default == (None if definition.words and is_number else TrainingParameters.default(name))
         assert given.choices == (definition.words if definition.kind is str else ())
         assert texts[name]["description"] == definition.description.split(" none draws")[0]
-        if not definition.words:
+        if is_number:
             lowest = definition.at_least if definition.greater_than is None else definition.greater_than + 1
             assert given.minimum == lowest
-        assert given.optional is (not definition.designer or definition.optional)
+        assert given.optional
     beyond = {"skip_unreadable_images", "trust_model_code", "include_samples", "export"}
     assert set(component.inputs) == {*SPEC["inputs"], *definitions, *beyond}
     assert set(component.inputs["export"].choices) == set(EXPORT_FORMATS)
@@ -131,7 +128,7 @@ def test_the_component_has_the_five_parameters_of_the_module_and_every_setting_b
 def test_the_command_of_the_component_hands_every_value_to_its_flag() -> None:
     component = read_component(TRAIN)
     values = {
-        name: str(port.choices[-1] if port.choices else f"/{name}" if port.is_data else port.default)
+        name: str(port.choices[-1] if port.choices else f"/{name}" if port.is_data else port.default or port.minimum)
         for name, port in component.inputs.items()
     }
     words = shlex.split(

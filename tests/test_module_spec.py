@@ -16,8 +16,10 @@ from tests.specs import COMMAND, SPEC, fill
 from train_pytorch_model.cli.flags import flag_of
 from train_pytorch_model.cli.parser import PORT_FLAGS, build_parser
 from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.parameters.recipes import ResolvedParameters
 
 # Port of the specification to flag of the command.
+CLASSIC = ResolvedParameters()
 PORTS = {
     "untrained_model": ("untrained_model_path", "UntrainedModelDirectory"),
     "train_data": ("train_data_path", "ImageDirectory"),
@@ -48,7 +50,7 @@ def test_the_parameters_are_the_five_with_the_codes_ranges_and_defaults() -> Non
     for name, definition in five.items():
         entry = SPEC["inputs"][name]
         assert entry["type"] == kinds[definition.kind]
-        assert entry["default"] == TrainingParameters.default(name)
+        assert entry["default"] == getattr(CLASSIC, name)
         assert entry["optional"] is definition.optional
         lowest = definition.at_least if definition.greater_than is None else definition.greater_than + 1
         assert entry.get("min") == lowest
@@ -65,6 +67,7 @@ def test_the_command_hands_every_port_and_parameter_to_its_flag() -> None:
     values: dict[str, object] = {name: f"/{name}" for name in (*PORTS, "trained_model")}
     values.update(epochs=2, batch_size=3, learning_rate=0.5, random_seed=-4, patience=6)
     command = fill(values)
+    assert command[-4:] == ["--recipe", "auto", "--image-size", "auto"]
     assert command[:4] == ["python", "-m", "train_pytorch_model", "train"]
     parsed = vars(build_parser().parse_args(command[3:]))
     flags = {**{name: flag for name, (flag, _) in PORTS.items()}, "trained_model": "trained_model_path"}
