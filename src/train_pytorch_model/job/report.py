@@ -16,6 +16,7 @@ from train_pytorch_model.data.batches import derive_seed
 from train_pytorch_model.data.findings import compare_images, imbalance
 from train_pytorch_model.distributed.device import name_of_device
 from train_pytorch_model.errors import first_line
+from train_pytorch_model.job.geometry import what_is_done
 from train_pytorch_model.report.contents import (
     CONFUSION_MATRIX,
     LEARNING_CURVES,
@@ -268,7 +269,9 @@ def _data_facts(name: str, dataset: Scanned, store: ImageStore, seen: tuple[int,
     num_skipped = len(dataset.unreadable)
     images = f"{len(store):,} of {width}x{height} pixels{margin}, {bytes_in_words(dataset.num_bytes)} decoded"
     skipped = f", {num_skipped:,} skipped" if num_skipped else ""
-    return [(f"{name} dataset", str(dataset.images.path)), (f"{name} images", images + skipped)]
+    facts = [(f"{name} dataset", str(dataset.images.path)), (f"{name} images", images + skipped)]
+    resized = what_is_done(dataset)
+    return [*facts, (f"{name} sizes", resized)] if resized else facts
 
 
 def _versions() -> list[tuple[str, str]]:
