@@ -52,16 +52,16 @@ def make_plan(prepared: Prepared, world: World) -> Plan:
         microbatch_size=parameters.microbatch_size,
         mean=prepared.normalisation.mean,
         std=prepared.normalisation.std,
-        **_recipe_parts(prepared),
+        **_recipe_parts(prepared, world),
     )
 
 
-def _recipe_parts(prepared: Prepared) -> dict[str, Any]:
+def _recipe_parts(prepared: Prepared, world: World) -> dict[str, Any]:
     """The values of the plan by which recipes differ from the classic one."""
     parameters = prepared.settings.parameters
     is_classic, is_finetune = parameters.recipe == "classic", parameters.recipe == "finetune"
     counts = prepared.train_data.counts()
-    steps_per_epoch = math.ceil(len(prepared.train) / parameters.batch_size)
+    steps_per_epoch = math.ceil(len(prepared.train) / (parameters.batch_size * world.world_size))
     return {
         # Without resizing, each dataset has a size of its own.
         "image_size": None if prepared.geometry.resize == "none" else prepared.geometry.size,
@@ -152,7 +152,7 @@ def fingerprint_of(prepared: Prepared, plan: Plan, world: World) -> dict[str, ob
         "random seed": prepared.settings.parameters.random_seed,
         "batch size": plan.batch_size,
         "learning rate": plan.learning_rate,
-        "warm-up epochs": plan.warmup_epochs,
+        "warm-up epochs": _whole(plan.warmup_epochs),
         "precision": str(plan.precision),
         "processes": world.world_size,
         "device": world.device.type,
@@ -161,3 +161,8 @@ def fingerprint_of(prepared: Prepared, plan: Plan, world: World) -> dict[str, ob
         **({} if microbatch_size is None else {"microbatch size": microbatch_size}),
         **differences_from_classic(prepared.settings.parameters),
     }
+
+
+def _whole(value: float) -> float:
+    """Return a whole number as an int, as version 0.1 wrote it, and words show it."""
+    return int(value) if value == int(value) else value
