@@ -24,7 +24,6 @@ __all__ = [
     "UnreadableImageError",
     "check_regular",
     "decode",
-    "decode_sized",
     "opened",
     "read_header",
     "read_headers",
@@ -134,15 +133,6 @@ def decode(path: Path, geometry: Geometry | None = None) -> np.ndarray:
         (height, width), (found_height, found_width) = geometry.size, pixels.shape[:2]
         raise UnreadableImageError(f"it is {found_width}x{found_height}, but its header said {width}x{height}")
     return pixels
-
-
-def decode_sized(path: Path, size: Size) -> np.ndarray:
-    """Decode an image that must have the given size, see `decode`.
-
-    Raises:
-        UnreadableImageError: as in `decode`, and if the image has another size.
-    """
-    return decode(path, Geometry(size))
 
 
 def _reason(error: Exception) -> str:
