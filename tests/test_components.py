@@ -125,10 +125,14 @@ def test_the_component_has_the_five_parameters_of_the_module_and_every_setting_b
     assert set(component.inputs["export"].choices) == set(EXPORT_FORMATS)
 
 
+def _value_of(port: Any) -> object:
+    return port.minimum if port.default is None else port.default
+
+
 def test_the_command_of_the_component_hands_every_value_to_its_flag() -> None:
     component = read_component(TRAIN)
     values = {
-        name: str(port.choices[-1] if port.choices else f"/{name}" if port.is_data else port.default or port.minimum)
+        name: str(port.choices[-1] if port.choices else f"/{name}" if port.is_data else _value_of(port))
         for name, port in component.inputs.items()
     }
     words = shlex.split(
