@@ -138,7 +138,7 @@ def test_named_errors_are_raised_and_nothing_is_written(inputs: Inputs, workplac
     assert raised.value.code == 18
     assert isinstance(raised.value, tpm.ModuleError)
     assert not (workplace / "called").exists()
-    with pytest.raises(UserError, match="epochs: expected an integer, but got 'many'"):
+    with pytest.raises(UserError, match="epochs: expected 'auto' or an integer, but got 'many'"):
         tpm.train(inputs.untrained, inputs.train, inputs.valid, workplace / "called", epochs="many")  # type: ignore[arg-type]
 
 
@@ -147,7 +147,7 @@ def test_named_errors_are_raised_and_nothing_is_written(inputs: Inputs, workplac
     [
         ({"trust_model_code": "perhaps"}, "trust_model_code: expected true or false, but got 'perhaps'"),
         ({"export": "json"}, "export: expected formats among mlflow, onnx, but got 'json'"),
-        ({"learning_rate": 10**400}, "learning_rate: expected a number"),
+        ({"learning_rate": 10**400}, "learning_rate: expected 'auto' or a number"),
     ],
 )
 def test_wrong_values_are_named_errors(values: dict[str, Any], words: str, workplace: Path) -> None:

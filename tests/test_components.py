@@ -146,7 +146,8 @@ def test_the_command_of_the_component_hands_every_value_to_its_flag() -> None:
         if name == "export":
             assert parsed[name] == [values[name]]
         elif not port.is_data:
-            assert str(parsed[name]) == values[name]
+            given = float(values[name]) if isinstance(parsed[name], float) else values[name]
+            assert given in (parsed[name], str(parsed[name]))
     required = {name: value for name, value in values.items() if not component.inputs[name].optional}
     short = shlex.split(render(component.command, required, {"trained_model": "/x", "checkpoints": "/y"}))
     assert vars(build_parser().parse_args(short[3:]))["precision"] == "auto"
@@ -258,7 +259,8 @@ def test_the_image_installs_what_the_project_locks_within_azures_limits() -> Non
 def test_the_designer_and_the_module_run_the_same_command() -> None:
     values = {"untrained_model": "/u", "train_data": "/t", "valid_data": "/v", "trained_model": "/m"}
     numbers = {"epochs": 1, "batch_size": 6, "learning_rate": 0.5, "random_seed": 3, "patience": 3}
-    given = {name: str(value) for name, value in {**values, **numbers}.items()}
+    words = {"recipe": "auto", "image_size": "auto"}  # which the designer's command contains
+    given = {name: str(value) for name, value in {**values, **numbers, **words}.items()}
     component = read_component(TRAIN)
     of_component = render(component.command, given, {"trained_model": "/m", "checkpoints": "/c"})
     assert shlex.split(of_component) == [*fill({**values, **numbers}), "--checkpoint-path", "/c"]

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 # Entries that a fingerprint has only if they differ from the behavior of version 0.1, which did not write them. An
 # entry that is missing from a checkpoint or from this run's fingerprint has the value given here.
 _DEFAULTS: dict[str, object] = {"microbatch size": "not set", "validation precision": "float32"}
+# Entries that say what a run starts from, whatever its recipe.
+_STARTS_FROM = ("training images", "validation images", "classes", "network", "initial weights")
 
 
 def choose_start(
@@ -64,6 +66,19 @@ def drawn_before(candidate: Mapping[str, Any] | None, drawn: int) -> int:
         return int(candidate["seed"]) if candidate and is_drawn else drawn
     except (KeyError, TypeError, ValueError):  # not a checkpoint of a training, which `why_not` reports
         return drawn
+
+
+def is_of_classic_run(candidate: Mapping[str, Any] | None, data: Mapping[str, object]) -> bool:
+    """Return whether a checkpoint was written by a classic run, such as one of version 0.1, of the same data and model.
+
+    Args:
+        candidate: the newest valid checkpoint.
+        data: the entries of a fingerprint that say what a run starts from.
+    """
+    fingerprint = candidate.get("fingerprint") if candidate else None
+    if not isinstance(fingerprint, dict) or "recipe" in fingerprint:
+        return False
+    return all(fingerprint[name] == data.get(name) for name in _STARTS_FROM if name in fingerprint)
 
 
 def name_of(folder: CheckpointFolder, candidate: Mapping[str, Any]) -> str:

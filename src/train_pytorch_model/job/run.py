@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.checkpoints.folder import CheckpointFolder
-from train_pytorch_model.checkpoints.resume import choose_start, drawn_before
+from train_pytorch_model.checkpoints.resume import choose_start, drawn_before, is_of_classic_run
 from train_pytorch_model.checkpoints.writer import CheckpointWriter
 from train_pytorch_model.console.logs import kept_warnings
 from train_pytorch_model.console.progress import ProgressDisplay
@@ -95,6 +95,15 @@ def _fit(
             settings = replace(settings, seed=world.broadcast(drawn_before(candidate, settings.seed)))
             logger.info("Using random seed %d. Repeat this run with --random-seed %d.", *[settings.seed] * 2)
         prepared = prepare(settings, world, ProgressDisplay(session.console))
+        is_left_to_us = settings.parameters.recipe == "auto" and prepared.settings.parameters.recipe != "classic"
+        if is_left_to_us and world.broadcast(is_of_classic_run(candidate, prepared.data)):
+            logger.warning(
+                "The checkpoint in %s was written with --recipe classic, so training goes on with it. Give --recipe "
+                "finetune or --resume never to start again.",
+                folder.path,
+            )
+            settings = replace(settings, parameters=replace(settings.parameters, recipe="classic"))
+            prepared = prepare(settings, world, ProgressDisplay(session.console))
     settings, parameters = prepared.settings, prepared.settings.parameters
     session.tracking.log_parameters(asdict(parameters))
     with faults_named(parameters, world, interruption):
