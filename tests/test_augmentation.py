@@ -17,6 +17,7 @@ from tests.making import Inputs, write_class_folders
 from tests.small_training import CPU, make_images, make_network, make_plan, run
 from train_pytorch_model.checkpoints.writer import CheckpointWriter
 from train_pytorch_model.data.batches import shuffled, training_shards
+from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import DecodedImages, decode_all
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.job import run as training_run
@@ -173,7 +174,8 @@ def test_every_store_process_and_resumed_epoch_has_the_same_pixels(tmp_path: Pat
     paths = sorted(folder.rglob("*.png"))
     labels = np.repeat([0, 1], 10)
     stores = [
-        decode_all(lambda index: paths[index], labels, (32, 32), place=place)[0] for place in ("memory", "disk", "none")
+        decode_all(lambda index: paths[index], labels, Geometry((32, 32)), place=place)[0]
+        for place in ("memory", "disk", "none")
     ]
     plan = make_plan(batch_size=4, image_size=(28, 28), augmentation=Augmentation((28, 28)))
     expected = seen_by(plan, stores[0])
