@@ -45,7 +45,9 @@ class History(Callback):
         """See `Callback`."""
         self.records.append(record)
         self.timings.append(timing)
-        if record.valid_loss < (self.lowest.valid_loss if self.lowest else math.inf):
+        # Mixed weights decide nothing: their epoch is the last one.
+        is_mixed = record.interpolation is not None
+        if not is_mixed and record.valid_loss < (self.lowest.valid_loss if self.lowest else math.inf):
             self.lowest = record
 
     def best_validated(self, record: EpochRecord) -> None:

@@ -137,8 +137,7 @@ def _training_loss(step: TrainingStep, train: ImageStore, plan: Plan, world: Wor
     sums = RunningSums.zero(plan.num_classes, world.device)
     indices = [shard.indices for shard in shards[:_NUM_BATCHES]]
     for pixels, labels in augmented(train, plan, 1).batches(indices, world.device):
-        logits, loss = step.training_loss(pixels, labels)
-        sums.add(loss, logits, labels)
+        step.add_training_loss(pixels, labels, sums)
     averages = sums.read(world)
     return averages.loss, 1 - averages.top1_acc
 

@@ -152,7 +152,8 @@ class _Fit:
 
     def run(self) -> bool:
         state, plan = self._state, self._plan
-        if plan.fits_head and not state.records:
+        # Without records but with iterations, there is no head that can be fitted.
+        if plan.fits_head and not (state.records or state.iteration):
             self._start_from_head()
         try:
             while state.epoch <= plan.epochs and not state.stopping.is_over and not self._is_abandoned():
@@ -165,12 +166,12 @@ class _Fit:
             self._validate_best()
         return state.stopping.is_over and state.epoch <= plan.epochs
 
-    def _complete(self, record: EpochRecord, timing: EpochTiming) -> None:
-        """Record a completed epoch, and save a checkpoint if one is due."""
+    def _complete(self, record: EpochRecord, timing: EpochTiming, valid_loss: float) -> None:
+        """Record a completed epoch with the validation loss of its own weights; save a checkpoint if one is due."""
         state = self._state
         state.records.append((record, timing))
         state.epoch, state.iteration, state.seconds = record.epoch + 1, 0, 0.0
-        state.stopping.update(record.epoch, record.valid_loss)
+        state.stopping.update(record.epoch, valid_loss)
         self._callback.epoch_done(record, timing)
         if self._world.broadcast(self._checkpointer.is_due(at_epoch_end=True)):
             self._checkpointer.save(self._snapshot)
@@ -186,7 +187,8 @@ class _Fit:
         valid_seconds = time.perf_counter() - started
         state.head = head
         record = self._record(0, 0.0, (head.fit_loss, head.fit_error), validated, None, self._step.network)
-        self._complete(record, EpochTiming(0, head.seconds, valid_seconds, len(self._train) / head.seconds))
+        timing = EpochTiming(0, head.seconds, valid_seconds, len(self._train) / head.seconds)
+        self._complete(record, timing, record.valid_loss)
 
     def _is_abandoned(self) -> bool:
         """Whether the last epoch has made the training loss worse than the fitted head alone has it."""
@@ -228,7 +230,7 @@ class _Fit:
             interpolation=interpolation,
         )
 
-    def _run_epoch(self) -> tuple[EpochRecord, EpochTiming]:
+    def _run_epoch(self) -> tuple[EpochRecord, EpochTiming, float]:
         state, plan, world, epoch = self._state, self._plan, self._world, self._state.epoch
         num_steps = len(training_shards(torch.arange(len(self._train)), plan.batch_size, 0, world.world_size))
         rate = rate_of(epoch * num_steps - 1, plan.epochs * num_steps, plan)
@@ -245,6 +247,7 @@ class _Fit:
         started = time.perf_counter()
         with self._step.weights(averaged=True):
             network, interpolation, validated = self._step.network, None, self._validate(self._step.network)
+            valid_loss = validated.loss
             if state.head is not None and self._is_last(epoch, validated):
                 interpolation, validated, network = best_mixture(
                     (network, validated),
@@ -255,13 +258,7 @@ class _Fit:
             valid_seconds = time.perf_counter() - started
             losses = (trained.loss, 1 - trained.top1_acc)
             record = self._record(epoch, rate, losses, validated, interpolation, network)
-        timing = EpochTiming(
-            epoch=epoch,
-            train_seconds=state.seconds,
-            valid_seconds=valid_seconds,
-            train_images_per_second=trained.num_images / state.seconds,
-        )
-        return record, timing
+        return record, EpochTiming(epoch, state.seconds, valid_seconds, trained.num_images / state.seconds), valid_loss
 
     def _is_last(self, epoch: int, validated: Averages) -> bool:
         """Whether training ends regularly with this epoch."""

@@ -162,10 +162,12 @@ class TrainingStep:
             vars(self._optimizer).pop(name, None)
 
     @torch.no_grad()
-    def training_loss(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits and loss of a batch in training mode, without training on it; see `__call__`."""
+    def add_training_loss(self, pixels: torch.Tensor, labels: torch.Tensor, sums: RunningSums) -> None:
+        """Add loss and accuracy of a batch in training mode to sums, without training on it; see `__call__`."""
         self._layers.set_training_mode()
-        return self._logits_and_loss(self.network, pixels, labels)
+        for micro_pixels, micro_labels in self._microbatches(pixels, labels):
+            logits, loss = self._logits_and_loss(self.network, micro_pixels, micro_labels)
+            sums.add(loss, logits, micro_labels)
 
     def _logits_and_loss(
         self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor
@@ -174,6 +176,10 @@ class TrainingStep:
         with self._precision.context():
             output = forward(images)
         return logits_and_loss(output, labels, self._cross_entropy)
+
+    def _microbatches(self, pixels: torch.Tensor, labels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        count = _num_microbatches(len(labels), self.microbatch_size or len(labels))
+        return list(zip(pixels.tensor_split(count), labels.tensor_split(count)))
 
     def _averaged_tensors(self, plan: Plan) -> list[torch.Tensor]:
         """Return the tensors that training changes: trained parameters first, then statistics of batches."""
@@ -185,8 +191,8 @@ class TrainingStep:
         self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor, weight: float
     ) -> None:
         """Accumulate the gradients of all microbatches; each image has the same weight."""
-        count = _num_microbatches(len(labels), self.microbatch_size or len(labels))
-        microbatches = zip(pixels.tensor_split(count), labels.tensor_split(count))
+        microbatches = self._microbatches(pixels, labels)
+        count = len(microbatches)
         self.loss.zero_()
         for number, (micro_pixels, micro_labels) in enumerate(microbatches, start=1):
             fraction = len(micro_labels) / len(labels)

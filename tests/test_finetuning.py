@@ -1,0 +1,60 @@
+"""Fine-tuning in the training loop: the fitted head before it, and the mixed weights after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.small_training import CPU, StoppedError, Stopping, make_images, make_network, make_plan, run
+from train_pytorch_model.distributed.world import World
+from train_pytorch_model.evaluation.records import EpochTiming
+from train_pytorch_model.job.history import History
+from train_pytorch_model.training import loop
+from train_pytorch_model.training.finetuning import start_from_head
+from train_pytorch_model.training.step import TrainingStep
+
+FINETUNE: dict[str, Any] = {"fits_head": True, "freeze_batch_norm": True}
+
+
+def test_mixed_weights_do_not_prolong_a_training_that_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "best_mixture", lambda whole, *_: (0.5, whole[1]._replace(loss=0.01), whole[0]))
+    plan = make_plan(**FINETUNE, epochs=8, patience=1)
+    recorder, _, stopped_early = run(make_network(), plan, make_images(40), make_images(40, seed=1))
+    history = History()
+    for record in recorder.records:
+        history.epoch_done(record, EpochTiming(record.epoch, 1, 1, 1))
+    assert stopped_early
+    *before, last = recorder.records
+    assert [record.interpolation for record in before] == [None] * len(before)
+    assert (last.interpolation, last.valid_loss) == (0.5, 0.01)
+    assert last.epoch < 8
+    assert history.lowest in before
+
+
+def test_the_loss_of_the_head_alone_is_measured_in_microbatches() -> None:
+    images = make_images(24)
+    sizes: list[int] = []
+    losses: list[float] = []
+    for microbatch_size in ("off", 3):
+        plan = make_plan(**FINETUNE, keeps_head=True, microbatch_size=microbatch_size)
+        step = TrainingStep(make_network(), plan, CPU)
+        step.microbatch_size = None if microbatch_size == "off" else 3
+        step.network.register_forward_hook(lambda *given: sizes.append(len(given[2])))
+        head = start_from_head(step, images, plan, World())
+        assert head is not None
+        losses.append(head.train_loss)
+    assert sizes[:3] == [8, 8, 8]
+    assert max(sizes[3:]) == 3
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_a_head_that_cannot_be_fitted_is_not_tried_again_after_a_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(loop, "start_from_head", lambda *_: calls.append(1))
+    plan, train, valid = make_plan(**FINETUNE), make_images(40), make_images(8)
+    stopping = Stopping(3, is_resuming=False)
+    with pytest.raises(StoppedError):
+        run(make_network(), plan, train, valid, stopping)
+    run(make_network(), plan, train, valid, Stopping(0, stopping.snapshot, is_resuming=True))
+    assert len(calls) == 1
