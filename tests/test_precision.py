@@ -31,6 +31,9 @@ CPU = torch.device("cpu")
         ("resnext50_32x4d", {"amx_bf16"}, torch.bfloat16),
         ("mobilenet_v3_small", {"amx_bf16"}, torch.float32),
         ("efficientnet_b0", {"amx_bf16"}, torch.float32),
+        ("efficientnet_b0", {"amx_bf16", "avx512_bf16"}, torch.float32),
+        ("efficientnet_b0", {"avx512_bf16"}, torch.bfloat16),
+        ("efficientnet_b0", {"avx512f"}, torch.float32),
     ],
 )
 def test_auto_is_bfloat16_where_the_cpu_is_fast_at_it(

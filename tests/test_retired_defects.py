@@ -246,9 +246,9 @@ def test_networks_built_by_a_function_load_again(inputs: Inputs) -> None:
     network.load_state_dict(weights(inputs.trained))
 
 
-def test_images_that_differ_in_size_are_found_before_training(inputs: Inputs) -> None:
+def test_images_that_differ_in_size_are_brought_to_one(inputs: Inputs) -> None:
     """It found out in the middle of an epoch that a batch could not be stacked."""
     Image.new("RGB", (8, 8)).save(inputs.valid / "image" / "0_0.png")
-    assert inputs.fit() == 1
-    assert error_id(inputs) == ("InvalidDataset", 18)
-    assert not (inputs.outputs / "metrics.jsonl").exists()
+    assert inputs.fit() == 0
+    geometry = json.loads((inputs.trained / "image_geometry.json").read_text())
+    assert (geometry["size"], geometry["resize"]) == ([224, 224], "crop")

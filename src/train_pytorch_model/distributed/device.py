@@ -123,6 +123,11 @@ def fast_half_precision(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if _cpu_flags() & {"amx_bf16", "avx512_bf16"} else None
 
 
+def has_amx() -> bool:
+    """Return whether the CPU multiplies matrices of bfloat16 with AMX."""
+    return "amx_bf16" in _cpu_flags()
+
+
 def _cpu_flags() -> set[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
