@@ -37,8 +37,8 @@ def parameters(recipe: str = "classic", **others: Any) -> ResolvedParameters:
     return ResolvedParameters(**{"recipe": recipe, "auto_augment": augments, "image_size": "auto", **others})
 
 
-def untrained(**how: Any) -> UntrainedModel:
-    return UntrainedModel(Path("model"), describe("torchvision.models", "resnet18", {}), {}, None, **how)
+def untrained(labels: tuple[str, ...] | None = None, **how: Any) -> UntrainedModel:
+    return UntrainedModel(Path("model"), describe("torchvision.models", "resnet18", {}), {}, labels, **how)
 
 
 def dataset(path: Path, sizes: Sizes, port: str = "Training dataset") -> Scanned:
@@ -122,6 +122,16 @@ def test_a_trained_model_goes_on_with_its_geometry_unless_another_is_asked_for(t
     assert other == replace(model.geometry, resize="stretch")
 
 
+def test_a_trained_model_without_a_geometry_goes_on_with_the_size_of_its_images(tmp_path: Path) -> None:
+    model = untrained(labels=("class0", "class1"))
+    train, valid = chosen(tmp_path / "a", parameters("finetune"), model, [(40, 30)] * 3, [(40, 30)] * 2)
+    assert train.geometry == valid.geometry == Geometry.crop((40, 30), 0.875, orients=True, scales_values=True)
+    assert train.size == valid.size == (40, 30)
+    other, _ = chosen(tmp_path / "b", parameters("finetune"), model, [(40, 30), (30, 30)], [(40, 30)])
+    assert other.geometry is not None
+    assert other.geometry.size == (224, 224)
+
+
 def test_no_margin_is_stored_where_nothing_is_resized_or_cropped_at_random(tmp_path: Path) -> None:
     same: Sizes = [(48, 48)] * 2
     train, valid = chosen(tmp_path / "a", parameters("finetune"), untrained(pretrained=RECORD), same, [(40, 50)])
@@ -181,8 +191,12 @@ def test_the_log_says_how_the_designer_can_score(tmp_path: Path, caplog: pytest.
     chosen(tmp_path / "a", parameters(), untrained(), [(30, 20), (40, 40)], [(50, 60)])
     assert "Resize 256 and Center crop 224" in caplog.text
     caplog.clear()
-    chosen(tmp_path / "b", parameters(resize="pad"), untrained(), [(30, 20), (40, 40)], [(50, 60)])
-    assert "Score with score-image-model" in caplog.text
+    for number, (given, model) in enumerate(
+        [(parameters(resize="pad"), untrained()), (parameters(), untrained(pretrained=RECORD))]
+    ):
+        caplog.clear()
+        chosen(tmp_path / str(number), given, model, [(30, 20), (40, 40)], [(50, 60)])
+        assert "Score with score-image-model" in caplog.text
 
 
 def test_a_side_that_is_too_long_is_an_error(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from train_pytorch_model.data.decoding import decode, read_header
 from train_pytorch_model.data.image_formats import UnreadableImageError, open_image
-from train_pytorch_model.data.image_geometry import Geometry, pixels_of, size_in_header
+from train_pytorch_model.data.image_geometry import MAX_SIDE, Geometry, pixels_of, size_in_header
 
 ORIENTED = Geometry.crop((32, 32), 0.875, orients=True, scales_values=True)
 
@@ -258,6 +258,13 @@ def test_values_without_a_known_range_are_scaled_by_the_largest(values: np.ndarr
     assert pixels[0].tolist() == [[value] * 3 for value in expected]
 
 
+def test_a_portable_float_map_is_scaled_as_floating_point_numbers() -> None:
+    content = saved(Image.fromarray(np.array([[0, 0.5, 1]], np.float32)), "PPM")
+    assert content.startswith(b"Pf")
+    pixels = pixels_of(reopened(content), Geometry((1, 3), scales_values=True))
+    assert pixels[0].tolist() == [[value] * 3 for value in (0, 128, 255)]
+
+
 def odd_kinds() -> dict[str, Image.Image]:
     image = photo(90, 70)
     alpha = noise(90, 70, 2).convert("L")
@@ -320,7 +327,11 @@ def test_an_image_of_another_size_that_must_not_be_resized_is_unreadable(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "geometry", [ORIENTED, ORIENTED.with_margin(), Geometry((3, 5), "pad", interpolation="bicubic")]
+    "geometry",
+    [
+        *(ORIENTED, ORIENTED.with_margin(), Geometry((3, 5), "pad", interpolation="bicubic")),
+        Geometry.crop((MAX_SIDE, MAX_SIDE), 0.1),
+    ],
 )
 def test_a_geometry_is_written_as_json_and_read_again(geometry: Geometry) -> None:
     assert Geometry.from_dict(json.loads(json.dumps(geometry.to_dict()))) == geometry

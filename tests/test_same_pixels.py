@@ -344,11 +344,13 @@ def test_bombs_and_truncated_images_are_refused(data: bytes) -> None:
         served_images.decode(data, GEOMETRY)
 
 
-def test_a_jpeg_that_claims_too_many_pixels_is_refused() -> None:
+# A progressive one takes 6 bytes for a pixel, however small the result is.
+@pytest.mark.parametrize(("progressive", "side"), [(False, b"\xff\xdc"), (True, b"\x3e\x80")])
+def test_a_jpeg_that_claims_too_many_pixels_is_refused(progressive: bool, side: bytes) -> None:
     file = io.BytesIO()
-    Image.new("L", (64, 64)).save(file, "jpeg")
+    Image.new("L", (64, 64)).save(file, "jpeg", progressive=progressive)
     header = file.getvalue()
-    frame = header.index(b"\xff\xc0")
-    data = header[: frame + 5] + b"\xff\xdc\xff\xdc" + header[frame + 9 :]
+    frame = header.index(b"\xff\xc2" if progressive else b"\xff\xc0")
+    data = header[: frame + 5] + side + side + header[frame + 9 :]
     with pytest.raises(served_images.BadImageError, match="too large"):
         served_images.decode(data, GEOMETRY)

@@ -21,6 +21,8 @@ GEOMETRY_FILE = "image_geometry.json"
 """The file of a trained model that contains `Geometry.to_dict`; models that see images as they are have none."""
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 MAX_SIDE = 2**13
+# Crops may have a tenth of the covered size.
+_MAX_COVERED_SIDE = 10 * MAX_SIDE
 _ORIENTATION = 0x0112
 _TURNS = {
     **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
@@ -71,7 +73,8 @@ class Geometry:
         """
         try:
             cover = values.get("cover")
-            sizes = {"size": _size(values["size"]), "cover": None if cover is None else _size(cover)}
+            covered = None if cover is None else _size(cover, _MAX_COVERED_SIDE)
+            sizes = {"size": _size(values["size"], MAX_SIDE), "cover": covered}
             geometry = cls(**{**values, **sizes})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{str(values)[:200]} is no geometry of images") from error
@@ -116,10 +119,10 @@ class Geometry:
         return replace(self, size=(height + 2 * rows, width + 2 * columns), has_margin=is_wider)
 
 
-def _size(values: Any) -> Size:
+def _size(values: Any, longest: int) -> Size:
     height, width = values
-    if not all(type(side) is int and 0 < side <= MAX_SIDE for side in values):
-        raise ValueError(f"sides must be integers from 1 to {MAX_SIDE}")
+    if not all(type(side) is int and 0 < side <= longest for side in values):
+        raise ValueError(f"sides must be integers from 1 to {longest}")
     return height, width
 
 
@@ -222,7 +225,8 @@ def scaled_to_8_bits(image: Image.Image) -> Image.Image:
     """
     if not has_wide_values(image):
         return image
-    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):  # whose values Pillow scales to 16 bits
+    # Pillow scales the integers of PNG and PGM to 16 bits. It calls PFM, which has floating-point numbers, PPM too.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
     values = np.array(image, dtype=np.float32)
     np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)

@@ -63,7 +63,8 @@ def choose_geometry(
     """Choose how images become the pixels that the network sees in evaluation.
 
     The size is the given one; for classic that of the images if each dataset has only one, and these images are then
-    taken as they are; else the size of the trained model, of the pretrained weights, or 224x224.
+    taken as they are; else the size of the trained model, of the pretrained weights, or 224x224. A trained model
+    without a geometry was trained on images as they were, so the training images keep their size if they have only one.
 
     Args:
         parameters: recipe, image size and how to resize.
@@ -77,10 +78,13 @@ def choose_geometry(
     own, record = (model.geometry, model.pretrained) if model else (None, None)
     size = _given_size(parameters.image_size)
     if size is None:
-        sizes = [scanned.sizes_of_kept(orients=False) for scanned in datasets]
-        if is_classic and all((of_one == of_one[0]).all() for of_one in sizes):
+        sizes = [scanned.sizes_of_kept(orients=not is_classic) for scanned in datasets]
+        have_one = [bool((of_one == of_one[0]).all()) for of_one in sizes]
+        if is_classic and all(have_one):
             return Geometry(_pair(sizes[0][0]))
         size = own.size if own else record.image_size if record else _SIZE
+        if own is None and model and model.labels is not None and have_one[0]:
+            size = _pair(sizes[0][0])
     resize, fraction, interpolation = parameters.resize, _CROP_FRACTION, "bilinear"
     if own:
         # A trained model goes on with what it is used to, unless another way is asked for.
@@ -166,7 +170,8 @@ def how_to_score(geometry: Geometry) -> str:
     """Return how images come to the designer's Score Image Model, which never resizes them."""
     (height, width), cover = geometry.size, geometry.cover or geometry.size
     start = "The designer's Score Image Model does not resize images."
-    if geometry.resize == "crop" and height == width and cover[0] == cover[1]:
+    is_square = height == width and cover[0] == cover[1]
+    if geometry.resize == "crop" and is_square and geometry.interpolation == "bilinear":
         return (
             f"{start} Apply an image transformation to them before it, with Resize {cover[0]} and Center crop {height}."
         )

@@ -11,6 +11,9 @@ RECORD_FILE = "pretrained_weights.json"
 """The file of an UntrainedModelDirectory that contains `WeightsRecord.to_dict`; random weights have none."""
 _MAX_NUMBER = 2**16
 _MAX_CHARACTERS = 1000
+# The limits of the geometry that training makes of a record.
+_MAX_SIDE = 2**13
+_SMALLEST_FRACTION = 0.1
 SMALLEST_STD = 1e-6
 """Of pixels in [0, 1], so no real standard deviation is as small."""
 _INTERPOLATIONS = ("bilinear", "bicubic")
@@ -36,7 +39,7 @@ class WeightsRecord:
     image_size: tuple[int, int]
     """(height, width) in pixels."""
     crop_fraction: float
-    """The part of a resized image's sides that the centre crop has in evaluation, in (0, 1]: 224 of 256 is 0.875."""
+    """The part of a resized image's sides that the centre crop has in evaluation, in [0.1, 1]: 224 of 256 is 0.875."""
     interpolation: str
     """`bilinear` or `bicubic`."""
 
@@ -60,7 +63,7 @@ class WeightsRecord:
             "mean": lambda value: _is_numbers(value, 3),
             "std": lambda value: _is_numbers(value, 3) and min(value) >= SMALLEST_STD,
             "image_size": lambda value: _is_numbers(value, 2) and all(map(_is_side, value)),
-            "crop_fraction": lambda value: _is_numbers([value], 1) and 0 < value <= 1,
+            "crop_fraction": lambda value: _is_numbers([value], 1) and _SMALLEST_FRACTION <= value <= 1,
             "interpolation": lambda value: value in _INTERPOLATIONS,
         }
         for key, is_valid in checks.items():
@@ -112,7 +115,7 @@ def _is_numbers(value: object, count: int) -> bool:
 
 
 def _is_side(value: float) -> bool:
-    return 0 < int(value) == value
+    return 0 < int(value) == value <= _MAX_SIDE
 
 
 def _channels(values: Sequence[float]) -> Channels:

@@ -25,7 +25,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _MAX_PIXELS = 16_000_000
 # Images that are resized may be larger. They are decoded one at a time, which bounds the memory of all requests.
-# JPEGs may be larger still, up to the limit of `open_image`: they are decoded at a reduced scale.
+# JPEGs may be larger still, up to the limit of `open_image`: they are decoded at a reduced scale. This saves no memory
+# with progressive ones, whose coefficients (6 bytes for a pixel) are all kept until the last scan.
 _MAX_RESIZED_PIXELS = 90_000_000
 _REDUCIBLE = ("JPEG", "MPO")
 _ONE_LARGE_IMAGE = threading.Lock()
@@ -56,7 +57,8 @@ def decode(data: bytes, geometry: Optional[Geometry] = None) -> Image.Image:
         if size <= _MAX_PIXELS:
             return _decoded(image, geometry)
         is_resized = geometry is not None and geometry.resize != "none"
-        if is_resized and (size <= _MAX_RESIZED_PIXELS or image.format in _REDUCIBLE):
+        is_reducible = image.format in _REDUCIBLE and not image.info.get("progressive")
+        if is_resized and (size <= _MAX_RESIZED_PIXELS or is_reducible):
             with _ONE_LARGE_IMAGE:
                 return _decoded(image, geometry)
     except MemoryError:
