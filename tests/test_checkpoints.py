@@ -287,6 +287,13 @@ def test_resume_never_starts_from_scratch(interrupted: Inputs, capfd: pytest.Cap
         ({}, {"microbatch size": 4}, "microbatch size was not set and is 4"),
         ({"microbatch size": 4}, {}, "microbatch size was 4 and is not set"),
         ({"microbatch size": 4}, {"microbatch size": 4}, ""),
+        ({}, {"recipe": "finetune"}, "recipe was classic and is finetune"),
+        (
+            {"recipe": "scratch", "model ema": 0.5},
+            {},
+            "recipe was scratch and is classic; model ema was 0.5 and is not set",
+        ),
+        ({"class weights": "balanced"}, {}, "class weights was balanced and is not set"),
     ],
 )
 def test_an_entry_that_version_0_1_did_not_write_has_its_default(

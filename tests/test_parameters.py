@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,12 @@ import pytest
 from train_pytorch_model.cli.parser import build_parser
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.parameters import TrainingParameters
-from train_pytorch_model.parameters.recipes import NetworkFacts, differences_from_classic, resolve
+from train_pytorch_model.parameters.recipes import (
+    NetworkFacts,
+    differences_from_classic,
+    identity_of_warm_up,
+    resolve,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +98,28 @@ def test_adamw_takes_a_tenth_of_the_rate_where_the_recipe_chooses_it() -> None:
     assert given.learning_rate == 0.01
     classic = resolve(TrainingParameters(learning_rate=0.01, recipe="classic"), facts)
     assert (classic.optimizer, classic.learning_rate) == ("sgd", 0.01)
+    sgd = resolve(TrainingParameters(optimizer="sgd"), facts)
+    assert (sgd.optimizer, sgd.learning_rate, sgd.weight_decay) == ("sgd", 0.001, 1e-4)
+
+
+@pytest.mark.parametrize("uses_layer_norm", [False, True])
+def test_adamw_has_its_own_values_for_what_was_not_given(uses_layer_norm: bool) -> None:
+    facts = NetworkFacts(has_weights=True, uses_layer_norm=uses_layer_norm, num_stages=9)
+    chosen = resolve(TrainingParameters(optimizer="adamw"), facts)
+    assert (chosen.learning_rate, chosen.weight_decay) == (pytest.approx(0.0001), 0.05)
+    given = resolve(TrainingParameters(optimizer="adamw", learning_rate=0.01, weight_decay=0.2), facts)
+    assert (given.learning_rate, given.weight_decay) == (0.01, 0.2)
+
+
+def test_a_warm_up_that_follows_the_epochs_is_no_difference_between_runs() -> None:
+    def identity(**values: Any) -> object:
+        return identity_of_warm_up(resolve(TrainingParameters(**values), PRETRAINED))
+
+    assert identity(epochs=3) == identity(epochs=30)
+    assert identity(epochs=3) != identity(epochs=3, warmup_epochs=1.0)
+    assert identity(recipe="classic", warmup_epochs=2.0) == 2
+    assert isinstance(identity(recipe="classic", warmup_epochs=2.0), int)
+    assert resolve(TrainingParameters(epochs=3), PRETRAINED).warmup_epochs == 0.3
 
 
 def test_only_other_runs_than_classic_ones_have_more_in_their_fingerprint() -> None:

@@ -60,8 +60,22 @@ def test_what_is_trained_with_is_logged(inputs: Inputs, capfd: pytest.CaptureFix
     assert inputs.fit(precision="bfloat16") == 0
     printed = capfd.readouterr().err
     assert re.search(r"Training resnet18 on 24 images of 32x32 in 3 classes, .* in bfloat16", printed)
+    assert re.search(r"Recipe classic: --epochs 1 --batch-size 6 --learning-rate 0.001 .* --optimizer sgd ", printed)
     # 36 images of 3,072 bytes.
     assert "Image store memory: 0.1 MiB of decoded images (memory " in printed
+
+
+def test_adamw_needs_a_momentum_below_1(inputs: Inputs) -> None:
+    assert inputs.fit(optimizer="adamw", momentum=1) == 1
+    assert "--momentum 1: AdamW needs less than 1" in str(inputs.error())
+    assert not inputs.trained.exists()
+
+
+def test_gradients_are_not_clipped_to_0(inputs: Inputs) -> None:
+    assert inputs.fit(clip_grad_norm="off") == 0
+    expected = weights(inputs)
+    assert inputs.fit(clip_grad_norm="0.0") == 0
+    assert all(torch.equal(value, expected[key]) for key, value in weights(inputs).items())
 
 
 def test_float16_trains_with_scaled_gradients(inputs: Inputs) -> None:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Entries that a fingerprint has only if they differ from the behavior of version 0.1, which did not write them. An
-# entry that is missing from a checkpoint or from this run's fingerprint has the value given here.
-_DEFAULTS: dict[str, object] = {"microbatch size": "not set", "validation precision": "float32"}
+# entry that is missing from a checkpoint or from this run's fingerprint has the value given here, or is not set.
+_DEFAULTS: dict[str, object] = {"validation precision": "float32", "recipe": "classic"}
+_NOT_SET = "not set"
 # Entries that say what a run starts from, whatever its recipe.
 _STARTS_FROM = ("training images", "validation images", "classes", "network", "initial weights")
 
@@ -119,12 +120,12 @@ def _difference(candidate: Mapping[str, Any], fingerprint: Mapping[str, object],
     try:
         theirs = {**_DEFAULTS, **candidate["fingerprint"]}
         ours = {**_DEFAULTS, **fingerprint}
-        differing = [name for name in ours if theirs.get(name) != ours[name]]
+        differing = [name for name in {**ours, **theirs} if theirs.get(name, _NOT_SET) != ours.get(name, _NOT_SET)]
         last = int(candidate["epoch"]) - (0 if candidate["iteration"] else 1)
     except (KeyError, TypeError, ValueError, AttributeError):
         return "it lacks entries that every checkpoint has"
     if differing:
-        return "; ".join(_describe(name, theirs.get(name), ours[name]) for name in differing)
+        return "; ".join(_describe(name, theirs.get(name, _NOT_SET), ours.get(name, _NOT_SET)) for name in differing)
     if last > epochs:
         return f"it has reached epoch {last}, but only {epochs} epochs are requested"
     return ""

@@ -75,6 +75,7 @@ def inspect(settings: Settings, world: World) -> Inspected:
     with faults.collecting():
         model = read_untrained_model(settings.untrained_model_path, trust_code=settings.trust_model_code)
     resolved = resolve_settings(settings, model)
+    _check_momentum(resolved, faults)
     if world.is_leader:
         train, valid = _read_datasets(settings, faults)
         with faults.collecting():
@@ -98,6 +99,13 @@ def _check_outputs(settings: Settings, output: OutputDirectory, faults: FaultCol
         make_outputs_folder(settings.checkpoint_path, "--checkpoint-path")
     with faults.collecting():
         check_formats(settings.export_formats)
+
+
+def _check_momentum(settings: ResolvedSettings, faults: FaultCollector) -> None:
+    parameters = settings.parameters
+    if parameters.optimizer == "adamw" and parameters.momentum == 1:
+        with faults.collecting():
+            raise UserError("--momentum 1: AdamW needs less than 1, such as 0.9. SGD takes 1.")
 
 
 def _read_datasets(settings: Settings, faults: FaultCollector) -> Datasets:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from train_pytorch_model.models.network import head_keys
-from train_pytorch_model.parameters.recipes import differences_from_classic
+from train_pytorch_model.parameters.recipes import differences_from_classic, flags_of_recipe, identity_of_warm_up
 from train_pytorch_model.training.augmentation import Augmentation
 from train_pytorch_model.training.graph import use_cuda_graph
 from train_pytorch_model.training.microbatches import fixed_microbatch_size
@@ -96,8 +96,8 @@ def _augmentation(prepared: Prepared) -> Augmentation | None:
 
 
 def _number(value: float | str) -> float | None:
-    """A number, or None for "off"."""
-    return None if isinstance(value, str) else value
+    """A number, or None for "off" and 0."""
+    return None if isinstance(value, str) or not value else value
 
 
 def class_weights(kind: str, counts: np.ndarray) -> tuple[float, ...] | None:
@@ -130,6 +130,8 @@ def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
         world.device,
         plan.precision,
     )
+    parameters = prepared.settings.parameters
+    logger.info("Recipe %s: %s", parameters.recipe, flags_of_recipe(parameters))
     if plan.validation_precision != "float32":
         logger.info(
             "Epochs are validated in %s. The best one is validated again in float32, as Score Image Model computes.",
@@ -152,7 +154,7 @@ def fingerprint_of(prepared: Prepared, plan: Plan, world: World) -> dict[str, ob
         "random seed": prepared.settings.parameters.random_seed,
         "batch size": plan.batch_size,
         "learning rate": plan.learning_rate,
-        "warm-up epochs": _whole(plan.warmup_epochs),
+        "warm-up epochs": identity_of_warm_up(prepared.settings.parameters),
         "precision": str(plan.precision),
         "processes": world.world_size,
         "device": world.device.type,
@@ -161,8 +163,3 @@ def fingerprint_of(prepared: Prepared, plan: Plan, world: World) -> dict[str, ob
         **({} if microbatch_size is None else {"microbatch size": microbatch_size}),
         **differences_from_classic(prepared.settings.parameters),
     }
-
-
-def _whole(value: float) -> float:
-    """Return a whole number as an int, as version 0.1 wrote it, and words show it."""
-    return int(value) if value == int(value) else value

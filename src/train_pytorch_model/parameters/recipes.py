@@ -50,10 +50,11 @@ _SCRATCH: dict[str, Any] = {
     "model_ema": 0.99,
 }
 _VALUES = {"classic": _CLASSIC, "finetune": _FINETUNE, "scratch": _SCRATCH}
-# The part of the epochs in which the learning rate increases.
-_WARM_UP = 0.1
+# The learning rate increases in one of so many epochs.
+_WARM_UP = 10
 # AdamW takes about a tenth of the learning rate of SGD.
-_ADAMW_RATE = 0.1
+_ADAMW_DIVISOR = 10
+_ADAMW_WEIGHT_DECAY = 0.05
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,27 @@ def resolve(parameters: TrainingParameters, facts: NetworkFacts) -> ResolvedPara
         values["layers_to_freeze"] = facts.num_stages // 2
     epochs = given.get("epochs", values["epochs"])
     if recipe != "classic":
-        values["warmup_epochs"] = _WARM_UP * epochs
-        if facts.uses_layer_norm and "optimizer" not in given:
-            values.update(optimizer="adamw", weight_decay=0.05)
-            rate = given.get("learning_rate", values["learning_rate"])
-            given["learning_rate"] = _ADAMW_RATE * rate
+        values["warmup_epochs"] = epochs / _WARM_UP
+        if given.get("optimizer", "adamw" if facts.uses_layer_norm else "sgd") == "adamw":
+            values.update(optimizer="adamw", weight_decay=_ADAMW_WEIGHT_DECAY)
+            # A rate that is given together with the optimizer is meant for it.
+            rates = values if "optimizer" in given or "learning_rate" not in given else given
+            rates["learning_rate"] /= _ADAMW_DIVISOR
     return ResolvedParameters(**{**values, **given, "recipe": recipe})
+
+
+def flags_of_recipe(parameters: ResolvedParameters) -> str:
+    """Return the values that a recipe decides as flags of the command line."""
+    return " ".join(f"--{name.replace('_', '-')} {getattr(parameters, name)}" for name in _CLASSIC)
+
+
+def identity_of_warm_up(parameters: ResolvedParameters) -> float | str:
+    """Return what two runs must have in common of their warm-up, whose length follows the epochs in most recipes."""
+    epochs = parameters.warmup_epochs
+    if parameters.recipe != "classic" and epochs == parameters.epochs / _WARM_UP:
+        return "a tenth of all epochs"
+    # A whole number as an int, as version 0.1 wrote it, and words show it.
+    return int(epochs) if epochs == int(epochs) else epochs
 
 
 # What a run may change when it resumes, or what its checkpoint knows by another name.
