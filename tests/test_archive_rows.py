@@ -218,7 +218,16 @@ def beside_documents(path: Path) -> Path:
     return path / "packed"
 
 
+def named_like_a_document(path: Path) -> Path:
+    (path / "packed").mkdir()
+    write_tar(path / "packed" / "license_plates.tar", images(path))
+    return path / "packed"
+
+
 ROWS: dict[str, Row] = {
+    "an archive whose name starts as that of a document, such as license_plates.tar": Row(
+        "accepted", named_like_a_document
+    ),
     "an archive beside a README, a license or a checksum": Row(
         "warning",
         beside_documents,

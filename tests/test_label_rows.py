@@ -292,6 +292,12 @@ ROWS: dict[str, Row] = {
         "skipped 1 files without a known column of labels: 'photos.csv'",
         {"cat": 3, "dog": 3},
     ),
+    "a column label, and its classes as columns label_0, label_1, …": Row(
+        "accepted", with_table("l.csv", "file,label,label_0,label_1,label_2", "{i}.png,{label},{zero},{one},0")
+    ),
+    "a column label, and the corners of a quadrilateral x1, y1, … y4": Row(
+        "accepted", with_table("l.csv", "file,label,x1,y1,x3,y3", "{i}.png,{label},1,{views},9,{views}")
+    ),
     "columns label and label2": Row(
         "error",
         with_table("l.csv", "file,label,label2", "{i}.png,{label},{views}"),

@@ -32,7 +32,7 @@ DATASET = "Input"
 _DOCUMENTS = frozenset((".md", ".rst", ".pdf", ".html", ".htm", ".docx", ".url", ".md5", ".sha1", ".sha256"))
 _DOCUMENT_NAMES = re.compile(
     r"(read[-_ ]?me|licen[cs]e|citation|copying|copyright|notice|changelog|(md5|sha1|sha256|check)sums?)"
-    r"([-_. ]\w+)*(\.txt)?$",
+    r"([-_. ]\w+)*$",
     re.IGNORECASE,
 )
 _CHUNK_BYTES = 2**20
@@ -120,7 +120,9 @@ def _is_archive(path: Path) -> bool:
 
 def _is_document(path: Path) -> bool:
     """Whether the name of a file is that of a text about the dataset, which has no labels."""
-    return path.is_file() and (path.suffix.lower() in _DOCUMENTS or bool(_DOCUMENT_NAMES.match(path.name)))
+    ending = path.suffix.lower()
+    is_named = ending in ("", ".txt") and _DOCUMENT_NAMES.match(path.stem)  # unlike license_plates.zip and .csv
+    return path.is_file() and (ending in _DOCUMENTS or bool(is_named))
 
 
 def _folder(path: Path, where: str, options: ConversionOptions) -> Iterator[SourceFile]:

@@ -129,7 +129,9 @@ def _label_columns(
     if known:
         best = _best_known(known, table)
         more = [column for column in free if column.is_another_label() and column not in known]
-        return [*best, *(column for column in more if not are_equivalent(column, best[0], table))], []
+        if not _repeat(more, best[0], table):
+            best = [*best, *(column for column in more if not are_equivalent(column, best[0], table))]
+        return best, []
     others = [column for column in free if not column.is_other and column.could_be_classes(table)]
     if len(others) == 1:
         return ([] if table.has_header and others[0].could_be_counts(table) else others), others
@@ -163,6 +165,13 @@ def _is_one_hot(columns: Sequence[Column], table: Table) -> bool:
         return False
     counts = Counter(len(ones(columns, row)) for row in table.rows)
     return counts[1] > 0 and max(counts) == 1
+
+
+def _repeat(columns: Sequence[Column], label: Column, table: Table) -> bool:
+    """Whether columns are the classes of a column of labels, such as `label_0` to `label_9` beside `label`."""
+    pairs = {(row[label.number], tuple(column.title for column in ones(columns, row))) for row in table.rows}
+    num_classes = len({given for given, _ in pairs})
+    return _is_one_hot(columns, table) and _is_full(columns, table) and len(pairs) == num_classes
 
 
 def _is_full(columns: Sequence[Column], table: Table) -> bool:

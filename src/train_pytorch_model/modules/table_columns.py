@@ -142,7 +142,8 @@ class Column:
 
     def is_another_label(self) -> bool:
         """Whether the title is that of labels with a number behind it, such as `label2`."""
-        return not self.is_other and self.key != (title := self.key.rstrip("0123456789")) and title in LABEL_TITLES
+        title = self.key.rstrip("0123456789")
+        return not self.is_other and title not in (self.key, "y") and title in LABEL_TITLES  # y3 is a coordinate
 
     def _texts(self, table: Table) -> list[Cell]:
         return [row[self.number] for row in table.rows if row[self.number]]
