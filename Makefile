@@ -12,7 +12,7 @@ UV := $(VENV)/bin/uv
 UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
-.PHONY: setup sample test test-all test-rest environments gpu soak fuzz audit coverage bench pictures docs lint format lock clean
+.PHONY: setup sample test test-all test-rest environments gpu soak fuzz audit coverage bench bench-accuracy pictures docs lint format lock clean
 
 setup: $(INSTALLED)
 
@@ -68,6 +68,12 @@ fuzz: setup
 bench: setup
 	$(RUN) -m benchmarks
 
+# Accuracy on the photos of DATA, compared with fastai; OPTIONS choose a part, such as OPTIONS="--sets flowers".
+bench-accuracy: setup
+	@test -n "$(DATA)" || { echo "Name a folder of photos and weights with: make bench-accuracy DATA=/path"; exit 1; }
+	$(RUN) -m tests.environments fastai
+	$(RUN) -m benchmarks.accuracy --data "$(DATA)" $(OPTIONS)
+
 audit: setup
 	$(RUN) -m tests.audit
 
@@ -99,7 +105,7 @@ lock: setup
 	$(UV_COMPILE) --python-version 3.9 --python-platform x86_64-manylinux_2_28 requirements/conda.in | $(RUN) requirements/write_conda_env.py > conda_env.yaml
 	$(UV_LOCK) --python-version 3.9 --override tests/environments/retired.overrides tests/environments/retired.in -o tests/environments/retired.lock
 	$(UV_LOCK) --python-version 3.9 tests/environments/azure_ml_component.in -o tests/environments/azure_ml_component.lock
-	for name in audit azure_ai_ml browser mldesigner mlflow inference_server; do \
+	for name in audit azure_ai_ml browser fastai mldesigner mlflow inference_server; do \
 		$(UV_LOCK) --python-version 3.11 tests/environments/$$name.in -o tests/environments/$$name.lock || exit 1; done
 	$(UV_LOCK) --python-version 3.11 requirements/docs.in -o requirements/docs.lock
 	cp requirements.lock environment/requirements.lock

@@ -99,6 +99,11 @@ def inference_server() -> Path:
     return python
 
 
+def fastai() -> Path:
+    """Python of an environment that holds fastai, and the project's releases of torch, torchvision and timm."""
+    return _synced("fastai", Path(sys.executable))
+
+
 def browser() -> Path:
     """Python of an environment that drives a browser."""
     return _synced("browser", Path(sys.executable))
