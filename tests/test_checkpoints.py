@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.checking import check
 from tests.jobs import results
 from tests.making import Inputs, error_text
 from train_pytorch_model.checkpoints import writer
@@ -438,3 +439,27 @@ def test_a_folder_called_best_that_holds_other_files_is_left_alone(inputs: Input
     assert inputs.fit(checkpoint_path=tmp_path / "models") == 1
     assert "contains files that are not an earlier output: 'note.txt'" in error_text(inputs.outputs)
     assert note.read_text() == "mine"
+
+
+def test_a_classic_run_goes_on_where_the_recipe_is_left_to_the_program(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert inputs.fit() == 0
+    inputs.trained.rename(inputs.path / "given")
+    inputs.untrained = inputs.path / "given"
+    interrupt(inputs, monkeypatch, recipe="classic")
+    auto = {**FLAGS, "resume": "require"}
+    code, found = check(inputs, capfd, **auto)
+    assert (code, found["start"][:12]) == (0, "resumes from")
+    assert "belongs to a different run" in check(inputs, capfd, **FLAGS, learning_rate=0.5)[1]["start"]
+    capfd.readouterr()
+    assert inputs.fit(**auto) == 0
+    printed = capfd.readouterr().err
+    assert "was written with --recipe classic, so training goes on with it" in printed
+    assert "Resuming from the checkpoint of epoch" in printed
+    # A run with other parameters is another run, to which its recipe does not matter.
+    inputs.trained.rename(inputs.path / "before")
+    interrupt(inputs, monkeypatch, recipe="classic")
+    assert inputs.fit(**FLAGS, learning_rate=0.5) == 0
+    assert "so training goes on with it" not in capfd.readouterr().err
+    assert inputs.metrics()[0]["epoch"] == 0

@@ -69,17 +69,21 @@ def drawn_before(candidate: Mapping[str, Any] | None, drawn: int) -> int:
         return drawn
 
 
-def is_of_classic_run(candidate: Mapping[str, Any] | None, data: Mapping[str, object]) -> bool:
-    """Return whether a checkpoint was written by a classic run, such as one of version 0.1, of the same data and model.
+def is_of_classic_run(
+    candidate: Mapping[str, Any] | None, data: Mapping[str, object], chosen: Mapping[str, object]
+) -> bool:
+    """Return whether a checkpoint was written by the same run as a classic one, such as one of version 0.1.
 
     Args:
         candidate: the newest valid checkpoint.
         data: the entries of a fingerprint that say what a run starts from.
+        chosen: entries that this run has as a classic one.
     """
     fingerprint = candidate.get("fingerprint") if candidate else None
     if not isinstance(fingerprint, dict) or "recipe" in fingerprint:
         return False
-    return all(fingerprint[name] == data.get(name) for name in _STARTS_FROM if name in fingerprint)
+    wanted = {**{name: data.get(name) for name in _STARTS_FROM}, **chosen}
+    return all(fingerprint[name] == value for name, value in wanted.items() if name in fingerprint)
 
 
 def name_of(folder: CheckpointFolder, candidate: Mapping[str, Any]) -> str:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import fields
-from typing import TYPE_CHECKING
+import logging
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from train_pytorch_model.checkpoints.resume import is_of_classic_run
 from train_pytorch_model.job.settings import ResolvedSettings, Settings
 from train_pytorch_model.models.network_rules import NetworkError
-from train_pytorch_model.parameters.recipes import NetworkFacts, resolve
+from train_pytorch_model.parameters.recipes import NetworkFacts, identity_of_warm_up, resolve
 from train_pytorch_model.training.layers import stages_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from train_pytorch_model.checkpoints.folder import CheckpointFolder
+    from train_pytorch_model.distributed.world import World
     from train_pytorch_model.ports.untrained_model import UntrainedModel
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_settings(settings: Settings, model: UntrainedModel | None) -> ResolvedSettings:
@@ -26,6 +34,47 @@ def resolve_settings(settings: Settings, model: UntrainedModel | None) -> Resolv
     """
     values = {item.name: getattr(settings, item.name) for item in fields(settings)}
     return ResolvedSettings(**{**values, "parameters": resolve(settings.parameters, _facts_of(model))})
+
+
+def with_recipe_of_checkpoint(
+    settings: Settings,
+    resolved: ResolvedSettings,
+    data: Mapping[str, object],
+    folder: CheckpointFolder,
+    candidate: Mapping[str, Any] | None,
+    world: World,
+) -> Settings | None:
+    """Return the settings of a classic run, if its checkpoint is there and the recipe was left to the program.
+
+    All processes call this function.
+
+    Args:
+        settings: as given.
+        resolved: with the recipe that the program has chosen.
+        data: what the training starts from.
+        folder: the checkpoint folder.
+        candidate: the newest valid checkpoint in it; only rank 0 needs to have it.
+        world: the processes.
+    """
+    if settings.parameters.recipe != "auto" or resolved.parameters.recipe == "classic":
+        return None
+    parameters = replace(settings.parameters, recipe="classic")
+    classic = resolve(parameters, NetworkFacts(has_weights=False, uses_layer_norm=False, num_stages=0))
+    chosen = {
+        "random seed": classic.random_seed,
+        "batch size": classic.batch_size,
+        "learning rate": classic.learning_rate * (world.world_size if classic.scale_learning_rate else 1),
+        "warm-up epochs": identity_of_warm_up(classic),
+        "processes": world.world_size,
+    }
+    if not world.broadcast(is_of_classic_run(candidate, data, chosen)):
+        return None
+    logger.warning(
+        "The checkpoint in %s was written with --recipe classic, so training goes on with it. Give --recipe finetune "
+        "or --resume never to start again.",
+        folder.path,
+    )
+    return replace(settings, parameters=parameters)
 
 
 def _facts_of(model: UntrainedModel | None) -> NetworkFacts:

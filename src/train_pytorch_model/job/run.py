@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.checkpoints.folder import CheckpointFolder
-from train_pytorch_model.checkpoints.resume import choose_start, drawn_before, is_of_classic_run
+from train_pytorch_model.checkpoints.resume import choose_start, drawn_before
 from train_pytorch_model.checkpoints.writer import CheckpointWriter
 from train_pytorch_model.console.logs import kept_warnings
 from train_pytorch_model.console.progress import ProgressDisplay
@@ -22,6 +22,7 @@ from train_pytorch_model.job.history import METRICS_FILE, History, MetricsLog
 from train_pytorch_model.job.output import outputs_locked, remove_earlier_outputs, write_model
 from train_pytorch_model.job.plan import fingerprint_of, log_plan, make_plan
 from train_pytorch_model.job.prepare import Prepared, prepare
+from train_pytorch_model.job.recipe import with_recipe_of_checkpoint
 from train_pytorch_model.job.report import TRACKED_FILES, FinishedTraining, report_kind, report_training
 from train_pytorch_model.job.result import TrainingResult
 from train_pytorch_model.report.contents import REPORT_FILE, REPORT_FOLDER, remove_report
@@ -95,15 +96,10 @@ def _fit(
             settings = replace(settings, seed=world.broadcast(drawn_before(candidate, settings.seed)))
             logger.info("Using random seed %d. Repeat this run with --random-seed %d.", *[settings.seed] * 2)
         prepared = prepare(settings, world, ProgressDisplay(session.console))
-        is_left_to_us = settings.parameters.recipe == "auto" and prepared.settings.parameters.recipe != "classic"
-        if is_left_to_us and world.broadcast(is_of_classic_run(candidate, prepared.data)):
-            logger.warning(
-                "The checkpoint in %s was written with --recipe classic, so training goes on with it. Give --recipe "
-                "finetune or --resume never to start again.",
-                folder.path,
-            )
-            settings = replace(settings, parameters=replace(settings.parameters, recipe="classic"))
-            prepared = prepare(settings, world, ProgressDisplay(session.console))
+        classic = with_recipe_of_checkpoint(settings, prepared.settings, prepared.data, folder, candidate, world)
+        if classic:
+            del prepared  # its images take memory
+            prepared = prepare(classic, world, ProgressDisplay(session.console))
     settings, parameters = prepared.settings, prepared.settings.parameters
     session.tracking.log_parameters(asdict(parameters))
     with faults_named(parameters, world, interruption):

@@ -8,7 +8,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,6 +27,7 @@ from train_pytorch_model.job.inspect import Inspected, check_counts, inspect
 from train_pytorch_model.job.output import outputs_locked
 from train_pytorch_model.job.plan import fingerprint_of, make_plan
 from train_pytorch_model.job.prepare import assemble
+from train_pytorch_model.job.recipe import with_recipe_of_checkpoint
 from train_pytorch_model.job.stores import Decoding, try_decoding
 from train_pytorch_model.preflight.result import (
     CheckResult,
@@ -104,9 +105,14 @@ def _check(settings: Settings, world: World, display: ProgressDisplay, warned: l
     model = _model(inspected)  # before steps change its weights
     if not faults.faults:
         prepared = assemble(inspected, decoded)
+        folder = CheckpointFolder(settings.checkpoint_path)
+        candidate = None if settings.parameters.resume == "never" else folder.newest()
+        classic = with_recipe_of_checkpoint(settings, prepared.settings, prepared.data, folder, candidate, world)
+        if classic:
+            return _check(classic, world, display, warned)
         plan = make_plan(prepared, world)
         chosen = Chosen(name_of_device(world.device), str(plan.precision), decoded.place, plan.cuda_graph)
-        start = _start(prepared, plan, world, faults)
+        start = _start(prepared, plan, world, faults, folder, candidate)
         free = free_bytes(world.device)
         try:
             trial = try_steps(prepared, plan, world)
@@ -121,7 +127,7 @@ def _check(settings: Settings, world: World, display: ProgressDisplay, warned: l
             estimate = _estimate(prepared, plan, trial, start_seconds, decoding)
     return CheckResult(
         problems=tuple(Problem(fault.error_id, fault.code, masked(str(fault))) for fault in faults.faults),
-        warnings=(*warned, *_warnings(train, valid)),
+        warnings=(*dict.fromkeys(warned), *_warnings(train, valid)),
         classes=train.images.classes if train else (),
         model=model,
         training=_dataset(train),
@@ -133,15 +139,19 @@ def _check(settings: Settings, world: World, display: ProgressDisplay, warned: l
     )
 
 
-def _start(prepared: Prepared, plan: Plan, world: World, faults: FaultCollector) -> str:
+def _start(
+    prepared: Prepared,
+    plan: Plan,
+    world: World,
+    faults: FaultCollector,
+    folder: CheckpointFolder,
+    candidate: dict[str, Any] | None,
+) -> str:
     """Whether training would resume or start from scratch, in words."""
-    settings = prepared.settings
-    resume = settings.parameters.resume
-    folder = CheckpointFolder(settings.checkpoint_path)
-    candidate = None if resume == "never" else folder.newest()
+    parameters = prepared.settings.parameters
     fingerprint = fingerprint_of(prepared, plan, world)
-    reason = why_not(folder, candidate, fingerprint, settings.parameters.epochs)
-    if reason and resume == "require":
+    reason = why_not(folder, candidate, fingerprint, parameters.epochs)
+    if reason and parameters.resume == "require":
         faults.faults.append(refusal(folder, candidate, reason))
     if candidate is None:
         return "from scratch"
