@@ -32,7 +32,7 @@ OTHER_FLAGS = {
     *("--sets", "--seeds", "--contestants"),
 }
 # Files of a trained model.
-SERVED = {"score.py", "served_model.py", "image_formats.py"}
+SERVED = {"score.py", "served_model.py", "image_formats.py", "image_geometry.py"}
 COMMAND = re.compile(
     r"(?:train-pytorch-model|python -m train_pytorch_model|torchrun (?:--\S+ \d+ )*-m train_pytorch_model) (.+)"
 )
