@@ -591,3 +591,18 @@ def test_no_warning_of_a_library_leaves_the_report(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         write_report(make_report(("猫",)), tmp_path)
+
+
+def test_the_page_says_whether_the_model_is_the_one_before_fine_tuning_or_a_mixture(tmp_path: Path) -> None:
+    report = make_report(numbered(3))
+    before = dataclasses.replace(report.records[0], epoch=0)
+    mixed = dataclasses.replace(report.records[2], interpolation=0.25)
+    records = [before, *report.records[:2], mixed]
+    texts = []
+    for epoch in (0, 2, 3):
+        path = write_report(dataclasses.replace(report, records=records, best_epoch=epoch), tmp_path / str(epoch))
+        texts.append(" ".join(Page(path).text.split()))
+    assert "The model of epoch 0 was saved, which is that before fine-tuning." in texts[0]
+    assert "The model of epoch 2 was saved. All" in texts[1]
+    assert "The model of epoch 3 was saved; its weights lie 25 % of the way from epoch 0 to epoch 3." in texts[2]
+    assert "over 3 epochs" in (tmp_path / "0" / "report.html").read_text()

@@ -24,7 +24,7 @@ class EpochRecord:
     """Results of one epoch."""
 
     epoch: int
-    """From 1."""
+    """From 1; 0 for the network before fine-tuning."""
     learning_rate: float
     """Of the last step of the epoch, for the layers before the head."""
     train_loss: float

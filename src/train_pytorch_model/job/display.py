@@ -127,8 +127,8 @@ class TrainingDisplay(Callback):
         self._take(record, timing)
         if not record.epoch:
             message = (
-                f"Fitted head: train_loss {record.train_loss:.6f}, train_error {record.train_error:.5f}, valid_loss "
-                f"{record.valid_loss:.6f}, top1 acc {record.top1_acc:.5f}"
+                f"Epoch 0, before fine-tuning: train_loss {record.train_loss:.6f}, train_error {record.train_error:.5f}"
+                f", valid_loss {record.valid_loss:.6f}, top1 acc {record.top1_acc:.5f}"
             )
         elif self._is_live:
             message = (
@@ -144,9 +144,7 @@ class TrainingDisplay(Callback):
                 f"{' (best so far)' if record.is_best else ''}"
             )
         if record.interpolation is not None:
-            message += (
-                f"; validated with weights {record.interpolation:.0%} of the way from the fitted head to this epoch"
-            )
+            message += f"; validated with weights {record.interpolation:.0%} of the way from epoch 0 to this one"
         log_progress(logger, "epoch", message, **{**vars(timing), **vars(record)})
 
     def best_validated(self, record: EpochRecord) -> None:

@@ -112,8 +112,7 @@ def save_best(settings: Settings, prepared: Prepared, best: BestModel, export_fo
             except Exception as error:  # the user must learn of the error that ended the run
                 logger.warning("The best model so far could not be saved: %s", error)
                 continue
-            name = f"epoch {best.epoch}" if best.epoch else "the fitted head"
-            kept = f"The best model so far, of {name}, is saved in {path}."
+            kept = f"The best model so far, of {best.name}, is saved in {path}."
             logger.warning("%s", kept)
             return kept
     return "The best model so far could not be saved."

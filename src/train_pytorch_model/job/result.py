@@ -18,11 +18,11 @@ class TrainingResult:
     """The results of a training run, and the paths of what it wrote."""
 
     history: tuple[EpochRecord, ...]
-    """Results of each epoch, including those before a resume."""
+    """Results of each epoch, including those before a resume; first, with epoch 0, those before fine-tuning."""
     timings: tuple[EpochTiming, ...]
     """Duration of each epoch."""
     best_epoch: int
-    """The epoch whose weights the trained model has, counted from 1."""
+    """The epoch whose weights the trained model has, counted from 1; 0 for those before fine-tuning."""
     stop_reason: str
     """Why training stopped, as a sentence."""
     seed: int
@@ -47,7 +47,7 @@ class TrainingResult:
 
     def __repr__(self) -> str:
         return (
-            f"TrainingResult(epochs={len(self.history)}, best_epoch={self.best_epoch}, "
+            f"TrainingResult(epochs={self.history[-1].epoch}, best_epoch={self.best_epoch}, "
             f"top1_acc={self.best.top1_acc:.5f}, valid_loss={self.best.valid_loss:.5f}, "
             f"trained_model_path={str(self.trained_model_path)!r})"
         )

@@ -210,7 +210,7 @@ def _run_loop(
 def _stop_reason(history: History, parameters: ResolvedParameters, *, stopped_early: bool) -> str:
     last = history.records[-1].epoch if history.records else 0
     if not stopped_early and last < parameters.epochs:
-        return f"Fine-tuning was abandoned after epoch {last}, because it made the training loss worse."
+        return f"Fine-tuning was abandoned after epoch {last}, because it made the training loss worse or not finite."
     if not stopped_early:
         return "Completed the epoch." if parameters.epochs == 1 else f"Completed all {parameters.epochs} epochs."
     lowest = history.lowest
@@ -250,7 +250,7 @@ def _write(
         checkpoints.finish()
     logger.info(
         "Saved the trained model of %s (top-1 validation accuracy %.5f) to %s.",
-        f"epoch {best.epoch}" if best.epoch else "the fitted head",
+        best.name,
         best.top1_acc,
         settings.trained_model_path,
     )

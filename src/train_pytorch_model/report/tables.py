@@ -129,13 +129,12 @@ def time_facts(report: Report) -> list[tuple[str, str]]:
     """Summarise how long the epochs took, as names and values; empty without timings."""
     if not report.timings:
         return []
-    rates = [
-        rate for rate in (_finite(timing.train_images_per_second) for timing in report.timings) if rate is not None
-    ]
+    epochs = [timing for timing in report.timings if timing.epoch]  # before the first one, only the head is fitted
+    rates = [rate for rate in (_finite(timing.train_images_per_second) for timing in epochs) if rate is not None]
     train = sum(timing.train_seconds for timing in report.timings)
     valid = sum(timing.valid_seconds for timing in report.timings)
     facts = [
-        ("Epochs timed", f"{len(report.timings)}"),
+        ("Epochs timed", f"{len(epochs)}"),
         ("Training", seconds_in_words(train)),
         ("Validation", seconds_in_words(valid)),
     ]

@@ -173,7 +173,7 @@ def _figures(report: Report, metrics: dict[str, Any], pairs: list[Pair], folder:
     most = f" The most frequent mistake: {pairs[0].label} is predicted as {pairs[0].predicted}." if pairs else ""
     words = {
         LEARNING_CURVES: (
-            f"Curves of loss, error and learning rate over {len(report.records)} epochs. In the last epoch, the "
+            f"Curves of loss, error and learning rate over {last.epoch} epochs. In the last epoch, the "
             f"training loss is {_number(last.train_loss)} and the validation loss {_number(last.valid_loss)}. The best "
             f"epoch is {report.best_epoch}. All numbers are in the table of epochs."
         ),

@@ -30,6 +30,11 @@ class BestModel:
     state: dict[str, torch.Tensor] = field(default_factory=dict)
     """The state dict of the network, on the CPU."""
 
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"epoch {self.epoch}" if self.epoch else "epoch 0, before fine-tuning"
+
     def update(self, epoch: int, validated: Averages, network: nn.Module | None) -> bool:
         """Copy the network's weights if this epoch is the best so far; return whether it is.
 
