@@ -444,6 +444,12 @@ CASES: dict[str, Case] = {
     "images of other sizes, with --image-size": Case(
         "accepted", every_other_size, then=size_of_the_network(40, 48), flags={"image_size": "40x48", "resize": "pad"}
     ),
+    "images smaller than --image-size, with the recipe finetune": Case(
+        "accepted",
+        nothing,
+        then=size_of_the_network(48, 48),
+        flags={"image_size": 48, "recipe": "finetune", "epochs": 1},
+    ),
     "--image-size of more than 8192 pixels": Case(
         "error", nothing, "a side can have at most 8192 pixels", flags={"image_size": 9000}, code=UserError.code
     ),
@@ -607,6 +613,14 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_same_pixels.py::test_a_damaged_geometry_ends_scoring_with_a_named_error",
     ),
+    "an untrained model whose pretrained_weights.json is damaged or of another kind": (
+        "error",
+        "tests/test_weight_records.py::test_a_damaged_record_is_a_named_error",
+    ),
+    "--weights-mean or --weights-std without weights, of another number of channels, or for pixels up to 255": (
+        "error",
+        "tests/test_weight_records.py::test_an_impossible_normalisation_is_a_named_error",
+    ),
     "a photo of 200 megapixels": (
         "accepted",
         "tests/test_same_pixels.py::test_a_photo_of_a_phone_is_served_and_scored",
@@ -664,6 +678,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "a request of more than 1,000 images, or with an image above 16 megapixels": (
         "error",
         "tests/test_serving_requests.py::test_what_is_no_image_is_named",
+    ),
+    "a request with an image above 90 megapixels, or a JPEG above 268, for a model that resizes images": (
+        "error",
+        "tests/test_same_pixels.py::test_bombs_and_truncated_images_are_refused",
     ),
     "a request of more than 100 MiB, also after decompression": (
         "error",
