@@ -120,6 +120,8 @@ def test_a_trained_model_goes_on_with_its_geometry_unless_another_is_asked_for(t
     other = chosen(tmp_path / "b", parameters("finetune", resize="stretch"), model, sizes, sizes)[0].geometry
     assert model.geometry is not None
     assert other == replace(model.geometry, resize="stretch")
+    cropped = chosen(tmp_path / "c", parameters("finetune", resize="crop"), model, sizes, sizes)[0].geometry
+    assert cropped == Geometry.crop((40, 40), 0.875, orients=True, scales_values=True)
 
 
 def test_a_trained_model_without_a_geometry_goes_on_with_the_size_of_its_images(tmp_path: Path) -> None:

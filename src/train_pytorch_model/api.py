@@ -56,7 +56,7 @@ def train(
     report: str = "auto",
     recipe: str = "auto",
     image_size: Union[int, str] = "auto",
-    resize: str = "crop",
+    resize: str = "auto",
     class_weights: str = "auto",
     metric_for_best_model: str = "auto",
     early_stopping_delay: Union[int, str] = "auto",
@@ -109,7 +109,8 @@ def train(
         report: content of the report: "auto", "off", "basic" or "full".
         recipe: "auto", "classic", "finetune" or "scratch".
         image_size: height and width of the images that the network sees: a number, "HEIGHTxWIDTH" or "auto".
-        resize: how images get that size: "crop", "pad" or "stretch".
+        resize: how images get that size: "crop", "pad" or "stretch"; "auto" is the way of a trained model, and crop
+            otherwise.
         class_weights: weights of the classes in the loss: "auto", "none", "sqrt" or "balanced".
         metric_for_best_model: "auto", "accuracy", "balanced_accuracy", "macro_f1" or "loss" on the validation images.
         early_stopping_delay: number of epochs at the start that patience does not count, >= 0, or "auto".
@@ -179,7 +180,7 @@ def check(
     report: str = "auto",
     recipe: str = "auto",
     image_size: Union[int, str] = "auto",
-    resize: str = "crop",
+    resize: str = "auto",
     class_weights: str = "auto",
     metric_for_best_model: str = "auto",
     early_stopping_delay: Union[int, str] = "auto",

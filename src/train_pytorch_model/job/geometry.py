@@ -85,11 +85,12 @@ def choose_geometry(
         size = own.size if own else record.image_size if record else _SIZE
         if own is None and model and model.labels is not None and have_one[0]:
             size = _pair(sizes[0][0])
-    resize, fraction, interpolation = parameters.resize, _CROP_FRACTION, "bilinear"
+    resize = parameters.resize
+    if resize == "auto":
+        resize = own.resize if own else "crop"
+    fraction, interpolation = _CROP_FRACTION, "bilinear"
     if own:
-        # A trained model goes on with what it is used to, unless another way is asked for.
-        resize = own.resize if resize == "crop" else resize
-        fraction, interpolation = own.size[0] / (own.cover or own.size)[0], own.interpolation
+        fraction, interpolation = own.size[0] / own.cover[0] if own.cover else fraction, own.interpolation
     elif record:
         fraction, interpolation = record.crop_fraction, record.interpolation
     how: dict[str, Any] = {"interpolation": interpolation, "orients": not is_classic, "scales_values": not is_classic}

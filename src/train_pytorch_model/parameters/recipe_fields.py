@@ -39,13 +39,14 @@ class RecipeFields:
         ),
     )
     resize: str = parameter(
-        "crop",
+        "auto",
         Definition(
             "Resize",
             str,
-            "How images get that size: crop cuts off what is over, pad adds black, stretch changes the aspect ratio.",
+            "How images get that size: crop cuts off what is over, pad adds black, stretch changes the aspect ratio. "
+            "auto is the way of a trained model, and crop otherwise.",
             "training",
-            words=("crop", "pad", "stretch"),
+            words=("auto", "crop", "pad", "stretch"),
         ),
     )
     class_weights: str = parameter(

@@ -71,7 +71,7 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class ResolvedParameters(TrainingParameters):
-    """Training parameters without `auto`, except where another part of the program decides (`image_size`, speed).
+    """Training parameters without `auto`, except where another part of the program decides (size, speed).
 
     The defaults are those of the classic recipe.
     """
