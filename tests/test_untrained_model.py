@@ -17,6 +17,7 @@ from tests.untrained_models import RETIRED, Wrapper, edit_spec, read, write, wri
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import dump_trained_model
 from train_pytorch_model.errors import InvalidModelDirectoryError
+from train_pytorch_model.job.normalisation import normalisation_of
 from train_pytorch_model.models.description import describe, torchvision_builders
 from train_pytorch_model.models.libraries import Torchvision
 from train_pytorch_model.models.network import with_head
@@ -78,22 +79,20 @@ def test_a_trained_model_gives_its_labels(tmp_path: Path) -> None:
     assert model.labels[:3] == ("007", "a,b", "")
 
 
-def test_another_normalization_of_a_trained_input_model_is_reported(
+def test_the_normalization_of_a_trained_model_is_that_of_its_training_but_for_classic(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = torchvision.models.resnet18(num_classes=1)
     extras = {"module": "torchvision.models", "class": "resnet18", "is_cuda": False, "init_params": {"num_classes": 1}}
+    mean, std = [0.485, 0.456, 0.406], [0.25] * 3
     dump_trained_model(
-        tmp_path / "model",
-        network,
-        extras,
-        image_column="image",
-        index_to_label={0: "cat"},
-        mean=[0.485, 0.456, 0.406],
-        std=[0.5] * 3,
+        tmp_path / "model", network, extras, image_column="image", index_to_label={0: "cat"}, mean=mean, std=std
     )
+    model = read(tmp_path / "model")
+    assert normalisation_of(model, "finetune") == (tuple(mean), tuple(std))
+    assert "0.485" not in caplog.text
     with caplog.at_level(logging.WARNING):
-        read(tmp_path / "model")
+        assert normalisation_of(model, "classic") == ((0.5,) * 3, (0.5,) * 3)
     assert "0.485" in caplog.text
 
 
