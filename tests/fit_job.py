@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--noisy", action="store_true", help="with batch normalization and dropout")
     parser.add_argument("--augmented", action="store_true")
     parser.add_argument("--frozen", action="store_true", help="all but the head")
+    parser.add_argument("--fits-head", action="store_true")
     parser.add_argument("--stop-after", type=int, default=0, help="stop after so many steps and validation batches")
     options = parser.parse_args()
     best, recorder, network = BestModel(), Recorder(), make_network()
@@ -46,6 +47,8 @@ def main() -> None:
         values["head_names"] = frozenset({"6.weight", "6.bias"})
     if options.frozen:
         values.update(layers_to_freeze=1, freeze_batch_norm=True)
+    if options.fits_head:
+        values.update(fits_head=True, freeze_batch_norm=True)
     if options.augmented:
         values["augmentation"] = Augmentation((12, 12))
     if options.microbatch != "off":

@@ -80,7 +80,9 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(options: lis
     assert two["records"][two["epoch"] - 1]["top1_acc"] == accuracy_score(valid.labels, predicted)
 
 
-@pytest.mark.parametrize("parts", [["sgd"], ["adamw"], ["adamw", "--frozen"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "parts", [["sgd"], ["adamw"], ["adamw", "--frozen"], ["sgd", "--frozen", "--fits-head"]], ids=" ".join
+)
 def test_two_processes_that_resume_end_with_the_same_bits(parts: list[str], tmp_path: Path) -> None:
     def train(name: str, *options: str) -> None:
         arguments = ["tests.fit_job", name, "85", "16", "3", "--noisy", "--augmented", "--parts", *parts, *options]
@@ -88,8 +90,10 @@ def test_two_processes_that_resume_end_with_the_same_bits(parts: list[str], tmp_
         assert job.wait() == [0, 0], job.log()
 
     train("whole.pt")
-    for stop_after in (4, 10, 17):  # in the first epoch, in its validation, and in the second epoch
+    # In the first epoch, in its validation, and in the second epoch; or in the first, and while weights are mixed.
+    for stop_after in (16, 70) if "--fits-head" in parts else (4, 10, 17):
         train("resumed.pt", "--stop-after", str(stop_after))
+        assert (torch.load(tmp_path / "resumed.snapshot")["epoch"] == 4) is (stop_after == 70)
         train("resumed.pt")
         whole, resumed = torch.load(tmp_path / "whole.pt"), torch.load(tmp_path / "resumed.pt")
         assert resumed["num_steps"] < whole["num_steps"]

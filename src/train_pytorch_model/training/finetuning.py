@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Callable
@@ -70,7 +71,9 @@ class FittedHead:
 
     def is_better_than(self, record: EpochRecord) -> bool:
         """Return whether an epoch, after the one with the warm-up, has made the training loss worse."""
-        return record.epoch > 1 and not record.train_loss <= _TOLERANCE * self.train_loss
+        if record.epoch <= 1 or not math.isfinite(self.train_loss):
+            return False
+        return not record.train_loss <= _TOLERANCE * self.train_loss
 
 
 def copied_weights(network: nn.Module) -> Weights:
