@@ -87,7 +87,7 @@ def test_a_recipe_only_fills_what_was_not_given(recipe: str) -> None:
 def test_nothing_that_a_recipe_decides_stays_open(recipe: str) -> None:
     parameters = resolve(TrainingParameters(recipe=recipe), PRETRAINED)
     still_open = {name for name in TrainingParameters.definitions() if getattr(parameters, name) == "auto"}
-    assert still_open == {"image_size", "image_store", "precision", "cuda_graph", "resume", "report"}
+    assert still_open == {"image_size", "resize", "image_store", "precision", "cuda_graph", "resume", "report"}
 
 
 def test_adamw_takes_a_tenth_of_the_rate_where_the_recipe_chooses_it() -> None:
