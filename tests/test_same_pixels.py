@@ -23,6 +23,7 @@ from tests.making import (
     NETWORK,
     ROOT,
     Inputs,
+    error_text,
     initialize,
     run_here,
     run_retired_tool,
@@ -300,6 +301,14 @@ def test_unreadable_photos_are_named_or_get_rows_with_an_error(photos: Path, tmp
     assert score(model, photos, tmp_path / "scored", skip_unreadable_images=True) == 0
     unreadable = np.isnan(probabilities(tmp_path / "scored")).any(axis=1)
     assert np.flatnonzero(unreadable).tolist() == [4, 18]
+
+
+def test_photos_none_of_which_can_be_read_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").write_bytes(b"no image")
+    model = write(tmp_path / "model", GEOMETRY)
+    assert score(model, tmp_path / "photos", tmp_path / "scored", skip_unreadable_images=True) == 1
+    assert "1 of 1 images cannot be read" in error_text(tmp_path / "outputs")
 
 
 def test_a_damaged_geometry_ends_scoring_with_a_named_error(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ class ImageScorer:
         if not skip_unreadable:
             _refuse(unreadable, files, where)
         by_size = _group(sizes)
-        if geometry is not None and geometry.resize != "none":
+        if by_size and geometry is not None and geometry.resize != "none":
             by_size = {geometry.size: np.flatnonzero(sizes.any(axis=1))}
         probabilities: np.ndarray | None = None
         try:
