@@ -134,6 +134,18 @@ def test_images_that_will_be_skipped_are_reported(inputs: Inputs, capsys: pytest
     assert found["training"]["images"] == 23
 
 
+def test_the_estimate_counts_what_fine_tuning_does_before_and_after_its_epochs(
+    inputs: Inputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beyond = []
+    for recipe in ("scratch", "finetune"):
+        _, found = check(inputs, capsys, epochs=2, recipe=recipe, image_size=32)
+        estimate = found["estimate"]
+        beyond.append(estimate["total_seconds"] - estimate["start_seconds"] - 2 * estimate["epoch_seconds"])
+    assert beyond[0] == pytest.approx(0, abs=1e-6)
+    assert beyond[1] > 0.001
+
+
 def test_a_model_trained_before_keeps_its_head(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
     assert inputs.fit() == 0
     before = everything_in(inputs.path)

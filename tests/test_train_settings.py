@@ -78,6 +78,13 @@ def test_gradients_are_not_clipped_to_0(inputs: Inputs) -> None:
     assert all(torch.equal(value, expected[key]) for key, value in weights(inputs).items())
 
 
+def test_the_metric_that_decides_is_logged(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    assert inputs.fit(metric_for_best_model="macro_f1") == 0
+    (record,) = inputs.metrics()
+    figures = f"balanced acc {record['balanced_accuracy']:.5f}, macro f1 {record['macro_f1']:.5f} (best so far)"
+    assert figures in capfd.readouterr().err
+
+
 def test_float16_trains_with_scaled_gradients(inputs: Inputs) -> None:
     assert inputs.fit(precision="float16", epochs=3, learning_rate=0.01) == 0
     half = [record["train_loss"] for record in inputs.metrics()]

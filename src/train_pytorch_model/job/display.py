@@ -141,7 +141,7 @@ class TrainingDisplay(Callback):
                 f"Epoch {record.epoch}/{self._epochs}: lr {record.learning_rate:.3g}, train_ips "
                 f"{timing.train_images_per_second:.1f}, train_loss {record.train_loss:.6f}, train_error "
                 f"{record.train_error:.5f}, valid_loss {record.valid_loss:.6f}, top1 acc {record.top1_acc:.5f}{top5}"
-                f"{' (best so far)' if record.is_best else ''}"
+                f"{_of_classes(record)}{' (best so far)' if record.is_best else ''}"
             )
         if record.interpolation is not None:
             message += f"; validated with weights {record.interpolation:.0%} of the way from epoch 0 to this one"
@@ -206,6 +206,12 @@ class TrainingDisplay(Callback):
             best = self._best
             left = f"best: epoch {best.epoch}, accuracy {best.top1_acc:.4f}, loss {_short(best.valid_loss)}  {left}"
         return [*lines, Text(left, style="dim", no_wrap=True, overflow="ellipsis")]
+
+
+def _of_classes(record: EpochRecord) -> str:
+    if record.balanced_accuracy is None or record.macro_f1 is None:
+        return ""
+    return f", balanced acc {record.balanced_accuracy:.5f}, macro f1 {record.macro_f1:.5f}"
 
 
 def _short(loss: float) -> str:

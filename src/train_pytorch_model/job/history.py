@@ -146,4 +146,8 @@ def _validation_metrics(record: EpochRecord) -> list[Metric]:
     ]
     if record.top5_acc is not None:
         metrics.append(Metric("Top-5 validation accuracy", "top5_acc", record.top5_acc))
+    if record.balanced_accuracy is not None:
+        metrics.append(Metric("Balanced validation accuracy", "balanced_accuracy", record.balanced_accuracy))
+    if record.macro_f1 is not None:
+        metrics.append(Metric("Macro F1 of validation", "macro_f1", record.macro_f1))
     return metrics
