@@ -21,7 +21,12 @@ from pathlib import Path
 from tests.jobs import Job, results, train_job
 from tests.making import Inputs
 
-RUNS = [(1, "float32"), (1, "bfloat16"), (2, "float32"), (2, "bfloat16")]
+Run = tuple[int, str, str]
+"""The number of processes, the precision and the recipe."""
+RUNS: list[Run] = [
+    *((1, "float32", "classic"), (1, "bfloat16", "finetune"), (2, "float32", "finetune"), (2, "bfloat16", "scratch")),
+    *((1, "float32", "scratch"), (1, "bfloat16", "classic"), (2, "float32", "classic"), (2, "bfloat16", "finetune")),
+]
 
 
 class Soak:
@@ -34,10 +39,12 @@ class Soak:
         self.resumed: Counter[tuple[str, int]] = Counter()
         self.equal: Counter[int] = Counter()
         self.chains: Counter[int] = Counter()
-        self.expected: dict[tuple[int, str], tuple[bytes, bytes]] = {}
+        self.expected: dict[Run, tuple[bytes, bytes]] = {}
 
-    def start(self, count: int, precision: str) -> Job:
+    def start(self, run: Run) -> Job:
+        count, precision, recipe = run
         flags = {"epochs": 2, "batch_size": 16 // count, "precision": precision, "checkpoint_minutes": 0}
+        flags |= {"recipe": recipe, "image_size": 32}
         return train_job(self.inputs, count, **flags)
 
     def clear(self) -> None:
@@ -57,11 +64,12 @@ class Soak:
             "writing the output": (is_new(".trained.writing-*"), 0.01),
         }
 
-    def run_chain(self, count: int, precision: str, num_kills: int) -> None:
-        if (count, precision) not in self.expected:
+    def run_chain(self, run: Run, num_kills: int) -> None:
+        count = run[0]
+        if run not in self.expected:
             self.clear()
-            assert self.start(count, precision).wait() == [0] * count
-            self.expected[count, precision] = results(self.inputs)
+            assert self.start(run).wait() == [0] * count
+            self.expected[run] = results(self.inputs)
         self.clear()
         # The one phase that every run comes to is the last of the chain.
         phases = list(self.phases().items())[:num_kills]
@@ -71,7 +79,7 @@ class Soak:
                 *self.inputs.path.glob("outputs/checkpoints/*.writing"),
                 *self.inputs.path.glob(".trained.*"),
             }
-            job = self.start(count, precision)
+            job = self.start(run)
             assert job.until(lambda job=job, has_come=has_come: has_come(job)), f"{phase} never came:\n{job.log()}"
             time.sleep(self.moments.random() * spread)
             job.send(signal.SIGKILL)
@@ -79,15 +87,15 @@ class Soak:
             self._note(before, job)
             self.kills[phase, count] += 1
             before = (phase, count)
-            assert not self.inputs.trained.exists() or results(self.inputs) == self.expected[count, precision]
-        job = self.start(count, precision)
+            assert not self.inputs.trained.exists() or results(self.inputs) == self.expected[run]
+        job = self.start(run)
         codes = job.wait()
         self._note(before, job)
         self.chains[count] += 1
-        is_equal = codes == [0] * count and results(self.inputs) == self.expected[count, precision]
+        is_equal = codes == [0] * count and results(self.inputs) == self.expected[run]
         self.equal[count] += is_equal
         if not is_equal:
-            print(f"NOT EQUAL ({count} processes, {precision}), exit codes {codes}:\n{job.log()}")
+            print(f"NOT EQUAL {run}, exit codes {codes}:\n{job.log()}")
 
     def _note(self, before: tuple[str, int] | None, job: Job) -> None:
         if before is not None and "Resuming from the checkpoint" in job.log():
@@ -124,7 +132,7 @@ def main() -> int:
         number = 0
         try:
             while soak.kills.total() < arguments.kills:
-                soak.run_chain(*runs[number % len(runs)], min(4, arguments.kills - soak.kills.total()))
+                soak.run_chain(runs[number % len(runs)], min(4, arguments.kills - soak.kills.total()))
                 number += 1
                 print(f"{soak.kills.total()} kills", flush=True)
         finally:  # however it ends, with what it has seen
