@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
 import re
 import shutil
 import signal
@@ -26,6 +27,7 @@ from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 from train_pytorch_model.job import report as training_report
 from train_pytorch_model.job.history import History
 from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.training.early_stopping import EarlyStopping
 from train_pytorch_model.training.predictions import predict
 
 
@@ -197,6 +199,17 @@ def test_a_report_shows_the_pixels_that_the_network_sees(inputs: Inputs) -> None
     page = page_of(inputs)
     assert 'id="augmented"' not in page
     assert "what the network sees" not in page
+
+
+def test_a_report_shows_augmented_images_of_trained_epochs_only(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EarlyStopping, "is_over", property(lambda stopping: stopping.lowest_loss < math.inf))
+    assert inputs.fit(report="full", recipe="scratch", image_size=32, epochs=4) == 0
+    page = page_of(inputs)
+    assert "Stopped early after epoch 1" in page
+    assert '<th scope="col">Epoch 1</th>' in page
+    assert '<th scope="col">Epoch 2</th>' not in page
 
 
 def test_images_are_drawn_where_all_would_take_too_long(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:

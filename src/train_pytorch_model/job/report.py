@@ -184,7 +184,8 @@ def _augmented_samples(training: FinishedTraining) -> tuple[AugmentedSample, ...
     plan, images, data = training.plan, training.prepared.train, training.prepared.train_data
     if plan.augmentation is None:
         return ()
-    epochs = range(1, 1 + min(_NUM_SHOWN_EPOCHS, plan.epochs))
+    last = max(1, training.history.records[-1].epoch)
+    epochs = range(1, 1 + min(_NUM_SHOWN_EPOCHS, last))
     stores = [plain(images, plan.image_size), *(augmented(images, plan, epoch) for epoch in epochs)]
     return make_augmented(
         data.images.labels[data.kept],
@@ -202,8 +203,8 @@ def _choose_images(training: FinishedTraining, allowed: float) -> torch.Tensor:
     """
     num_images = len(training.prepared.valid)
     timings = training.history.timings
-    # Each process validated its shard.
-    expected = training.world_size * sum(timing.valid_seconds for timing in timings) / len(timings)
+    # Each process validated its shard; the last epoch may have validated mixed weights, too.
+    expected = training.world_size * min(timing.valid_seconds for timing in timings)
     num_scored = min(num_images, max(1, _MAX_PROBABILITIES // training.plan.num_classes))
     if expected > allowed:
         num_scored = min(num_scored, max(1, int(num_images * allowed / expected)))
