@@ -169,6 +169,19 @@ def test_orientation_is_that_of_exif_transpose(kind: str, value: int, size: tupl
         assert np.array_equal(pixels_of(reopened(content), Geometry(size)), plain)
 
 
+@pytest.mark.parametrize("value", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_an_uncompressed_tiff_is_turned_in_a_file_as_in_memory(mode: str, value: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    image = photo(40, 64).convert("L")
+    content = saved(image if mode == "L" else Image.fromarray(np.asarray(image) * np.uint16(257)), "TIFF", exif=exif)
+    (tmp_path / "image.tif").write_bytes(content)
+    expected = saved(image, "PNG", exif=exif)
+    for geometry in (ORIENTED, Geometry((32, 48), "stretch", orients=True, scales_values=True)):
+        assert np.array_equal(decode(tmp_path / "image.tif", geometry), pixels_of(reopened(expected), geometry))
+
+
 def test_an_orientation_that_follows_the_pixels_of_a_png_is_applied(tmp_path: Path) -> None:
     image = noise(40, 64)
     content = saved(image, "PNG")

@@ -165,6 +165,9 @@ def pixels_of(image: Image.Image, geometry: Geometry | None = None) -> np.ndarra
     """
     if geometry is None:
         return np.asarray(_rgb(image))
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and not geometry.keeps_images:
+        # Pillow maps an uncompressed file into memory if it has a name, and garbles an image that is turned.
+        image.filename = ""
     if geometry.orients and image.format not in ("JPEG", "MPO"):
         image.load()  # which finds the orientation wherever it is
     size = size_in_header(image, orients=geometry.orients)
