@@ -44,6 +44,7 @@ def table(path: Path, header: str, row: str, encoding: str = "utf-8") -> None:
     lines = [header]
     for number, label in enumerate(LABELS):
         values = {"i": number, "label": label, "one": number % 2, "zero": 1 - number % 2}
+        values["pair"] = number // 2
         values["views"] = (120, 7, 7, 55, 3, 120)[number]
         lines.append(row.format(**values, most=label if number < 4 else ""))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,6 +286,9 @@ ROWS: dict[str, Row] = {
     ),
     "a column of unknown title with a few integers, each repeated": Row(
         "accepted", with_table("photos.csv", "image,stage", "{i}.png,{one}"), "", {"0": 3, "1": 3}
+    ),
+    "a column of unknown title with the digits 0, 1 and 2, of two images each": Row(
+        "accepted", with_table("l.csv", "image,digit", "{i}.png,{pair}"), "", {"0": 2, "1": 2, "2": 2}
     ),
     "integers of unknown meaning beside class folders": Row(
         "warning",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from train_pytorch_model.ports.split_names import split_of
@@ -132,13 +133,15 @@ class Column:
         return len(set(texts)) > len(texts) / 2
 
     def could_be_counts(self, table: Table) -> bool:
-        """Whether the values are integers that may count something: they are not few, or not repeated."""
+        """Whether the values are integers that may count something: they are not few, or not all are repeated."""
         texts = self._texts(table)
         if not all(map(_is_number, texts)):
             return False
-        values = {float(str(text)) for text in texts}
-        are_codes = len(values) <= _MAX_CODES or values in (set(range(len(values))), set(range(1, len(values) + 1)))
-        return not are_codes or len(values) > max(2, len(texts) / 3)
+        values = Counter(float(str(text)) for text in texts)
+        in_sequence = (set(range(len(values))), set(range(1, len(values) + 1)))
+        are_codes = len(values) <= _MAX_CODES or set(values) in in_sequence
+        are_repeated = len(values) <= max(2, len(texts) / 3) or min(values.values()) > 1
+        return not (are_codes and are_repeated)
 
     def is_another_label(self) -> bool:
         """Whether the title is that of labels with a number behind it, such as `label2`."""
