@@ -463,3 +463,20 @@ def test_a_classic_run_goes_on_where_the_recipe_is_left_to_the_program(
     assert inputs.fit(**FLAGS, learning_rate=0.5) == 0
     assert "so training goes on with it" not in capfd.readouterr().err
     assert inputs.metrics()[0]["epoch"] == 0
+
+
+def test_fine_tuning_goes_on_with_more_epochs(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert inputs.fit() == 0
+    inputs.trained.rename(inputs.path / "given")
+    inputs.untrained = inputs.path / "given"
+    flags = {**FLAGS, "recipe": "finetune", "learning_rate": 1e-6, "auto_augment": "none"}
+    interrupt(inputs, monkeypatch, **{**flags, "epochs": 2})
+    before = inputs.metrics()
+    capfd.readouterr()
+    assert inputs.fit(**{**flags, "epochs": 4, "resume": "require"}) == 0
+    assert "Resuming from the checkpoint of epoch" in capfd.readouterr().err
+    records = inputs.metrics()
+    assert [record["epoch"] for record in records] == [0, 1, 2, 3, 4]
+    assert records[:2] == before[:2]
