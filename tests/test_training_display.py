@@ -134,6 +134,7 @@ def test_machines_read_an_object_a_line(inputs: Inputs) -> None:
     assert all({"time", "level", "message"} <= set(line) for line in lines)
     epochs = [line for line in lines if line.get("event") == "epoch"]
     assert [{name: line[name] for name in record} for line, record in zip(epochs, inputs.metrics())] == inputs.metrics()
+    assert not {"interpolation", "balanced_accuracy", "macro_f1"} & {name for line in epochs for name in line}
     iterations = [line for line in lines if line.get("event") == "iteration"]
     assert [(line["epoch"], line["iteration"], line["num_iterations"]) for line in iterations] == [
         (1, 2, 4),

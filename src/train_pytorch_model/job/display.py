@@ -145,7 +145,7 @@ class TrainingDisplay(Callback):
             )
         if record.interpolation is not None:
             message += f"; validated with weights {record.interpolation:.0%} of the way from epoch 0 to this one"
-        log_progress(logger, "epoch", message, **{**vars(timing), **vars(record)})
+        log_progress(logger, "epoch", message, **{**vars(timing), **record.written()})
 
     def best_validated(self, record: EpochRecord) -> None:
         """Log a line for the best epoch, which is the trained model."""
@@ -155,7 +155,7 @@ class TrainingDisplay(Callback):
             f"Epoch {record.epoch}, the best, validated again in float32: valid_loss {record.valid_loss:.6f}, top1 acc "
             f"{record.top1_acc:.5f}{top5}"
         )
-        log_progress(logger, "best", message, **vars(record))
+        log_progress(logger, "best", message, **record.written())
 
     def _take(self, record: EpochRecord, timing: EpochTiming) -> None:
         self._stopping.update(record.epoch, record.valid_loss)

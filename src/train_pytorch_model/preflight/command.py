@@ -128,7 +128,7 @@ def _check(settings: Settings, world: World, display: ProgressDisplay, warned: l
             estimate = _estimate(prepared, plan, trial, start_seconds, decoding)
     return CheckResult(
         problems=tuple(Problem(fault.error_id, fault.code, masked(str(fault))) for fault in faults.faults),
-        warnings=(*dict.fromkeys(warned), *_warnings(train, valid)),
+        warnings=(*warned, *_warnings(train, valid)),
         classes=train.images.classes if train else (),
         model=model,
         training=_dataset(train),
