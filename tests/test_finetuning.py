@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from tests.small_training import CPU, StoppedError, Stopping, make_images, make_network, make_plan, run
+from tests.small_training import CPU, Recorder, StoppedError, Stopping, make_images, make_network, make_plan, run
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.evaluation.records import EpochTiming
 from train_pytorch_model.job.history import History
 from train_pytorch_model.training import loop
+from train_pytorch_model.training.callbacks import NoCheckpointer
+from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.finetuning import start_from_head
+from train_pytorch_model.training.loop import fit
 from train_pytorch_model.training.step import TrainingStep
 
 FINETUNE: dict[str, Any] = {"fits_head": True, "freeze_batch_norm": True}
@@ -58,3 +62,23 @@ def test_a_head_that_cannot_be_fitted_is_not_tried_again_after_a_resume(monkeypa
         run(make_network(), plan, train, valid, stopping)
     run(make_network(), plan, train, valid, Stopping(0, stopping.snapshot, is_resuming=True))
     assert len(calls) == 1
+
+
+class DelayedWorld(World):
+    """Agrees on the flags of the previous step, as several processes do."""
+
+    previous: tuple[bool, ...] = (False,) * 3
+
+    def any_of(self, flags: Sequence[bool]) -> tuple[bool, ...]:
+        self.previous, found = tuple(flags), self.previous
+        return found
+
+
+def test_the_best_model_is_validated_after_fine_tuning_that_diverges() -> None:
+    plan = make_plan(**FINETUNE, epochs=3, learning_rate=1e30, validation_precision="bfloat16")
+    recorder, best = Recorder(), BestModel()
+    images, network = make_images(80), make_network()
+    assert not fit(network, images, images, plan, DelayedWorld(), best, recorder, NoCheckpointer())
+    assert [record.epoch for record in recorder.records] == [0]
+    assert best.epoch == 0
+    assert recorder.final is not None

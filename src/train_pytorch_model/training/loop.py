@@ -281,17 +281,17 @@ class _Fit:
 
     def _between_steps(self, has_diverged: bool = False, snapshot: Callable[[], dict[str, Any]] | None = None) -> None:
         """Agree with the other processes on whether to save a checkpoint, stop or fail, and do it together."""
-        snapshot = snapshot or self._snapshot
         state, checkpointer = self._state, self._checkpointer
         is_due, is_stop, diverged = self._world.any_of(
             (checkpointer.is_due(at_epoch_end=False), checkpointer.is_stop_requested, has_diverged)
         )
-        if diverged:
+        # With several processes, the flags are those of the step before. After training, they no longer matter.
+        if diverged and snapshot is None:
             raise DivergedError(state.epoch, state.iteration)
         if is_stop:
-            checkpointer.save_and_stop(snapshot)
+            checkpointer.save_and_stop(snapshot or self._snapshot)
         if is_due:
-            checkpointer.save(snapshot)
+            checkpointer.save(snapshot or self._snapshot)
 
     def _snapshot(self) -> dict[str, Any]:
         return self._state.snapshot(self._world)
