@@ -206,6 +206,17 @@ def test_a_side_that_is_too_long_is_an_error(tmp_path: Path) -> None:
         chosen(tmp_path, parameters(image_size="9000x10"), untrained(), [(30, 20)], [(30, 20)])
 
 
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_size_below_1_is_an_error(size: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = Inputs(tmp_path).make("squeezenet1_1")
+    assert made.fit(image_size=size, outputs_path=made.outputs) == 1
+    assert (
+        error_text(made.outputs)
+        == f'GreaterThan: Parameter "Image size" has value "{size}" which should be greater than 0.'
+    )
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("recipe", ["classic", "finetune"])
 def test_every_store_has_the_pixels_of_the_geometry(recipe: str, tmp_path: Path) -> None:
     sizes: Sizes = [(30, 20), (40, 40), (99, 300), (48, 48), (60, 60)]

@@ -98,13 +98,13 @@ def choose_geometry(
 
 
 def _given_size(value: int | str) -> Size | None:
-    """The size of `--image-size`; None for auto."""
+    """The size of `--image-size`; None for auto, and for a number below 1, which is reported with the parameters."""
     if value == "auto":
         return None
     height, width = map(int, value.split("x")) if isinstance(value, str) else (value, value)
     if max(height, width) > MAX_SIDE:
         raise UserError(f"--image-size {value}: a side can have at most {MAX_SIDE} pixels.")
-    return height, width
+    return (height, width) if min(height, width) > 0 else None
 
 
 def _placed(scanned: Scanned | None, geometry: Geometry, *, is_classic: bool) -> Scanned | None:
