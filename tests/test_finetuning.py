@@ -37,7 +37,7 @@ def test_mixed_weights_do_not_prolong_a_training_that_stops_early(monkeypatch: p
 
 
 def test_the_loss_of_the_head_alone_is_measured_in_microbatches() -> None:
-    images = make_images(24)
+    images = make_images(80)
     sizes: list[int] = []
     losses: list[float] = []
     for microbatch_size in ("off", 3):
@@ -48,8 +48,9 @@ def test_the_loss_of_the_head_alone_is_measured_in_microbatches() -> None:
         head = start_from_head(step, images, plan, World())
         assert head is not None
         losses.append(head.train_loss)
-    assert sizes[:3] == [8, 8, 8]
-    assert max(sizes[3:]) == 3
+        assert head.num_images == 64  # eight batches
+    assert sizes[:8] == [8] * 8
+    assert max(sizes[8:]) == 3
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 

@@ -59,6 +59,8 @@ class FittedHead:
     """1 - accuracy of the fit."""
     seconds: float
     """Duration of the fit."""
+    num_images: int
+    """Training images that were used in that time."""
 
     def saved(self) -> dict[str, Any]:
         """Return the values for a checkpoint."""
@@ -119,10 +121,11 @@ def start_from_head(
         load_parameters(step.network, entries)
         if step.average is not None:
             step.average.restart()
-    loss, error = _training_loss(step, train, plan, world)
+    found = _training_loss(step, train, plan, world)
     if fitted is not None:
-        return FittedHead(entries, loss, fitted.train_loss, fitted.train_error, fitted.seconds)
-    return FittedHead(entries, loss, loss, error, time.perf_counter() - started)
+        return FittedHead(entries, found.loss, fitted.train_loss, fitted.train_error, fitted.seconds, len(train))
+    seconds = time.perf_counter() - started
+    return FittedHead(entries, found.loss, found.loss, 1 - found.top1_acc, seconds, found.num_images)
 
 
 @torch.no_grad()
@@ -134,15 +137,14 @@ def load_parameters(network: nn.Module, weights: Weights) -> None:
 
 
 @torch.no_grad()
-def _training_loss(step: TrainingStep, train: ImageStore, plan: Plan, world: World) -> tuple[float, float]:
-    """Loss and error of the network in training mode on the first batches of the first epoch."""
+def _training_loss(step: TrainingStep, train: ImageStore, plan: Plan, world: World) -> Averages:
+    """Loss and accuracy of the network in training mode on the first batches of the first epoch."""
     shards = training_shards(shuffled(len(train), plan.seed, 1), plan.batch_size, world.rank, world.world_size)
     sums = RunningSums.zero(plan.num_classes, world.device)
     indices = [shard.indices for shard in shards[:_NUM_BATCHES]]
     for pixels, labels in augmented(train, plan, 1).batches(indices, world.device):
         step.add_training_loss(pixels, labels, sums)
-    averages = sums.read(world)
-    return averages.loss, 1 - averages.top1_acc
+    return sums.read(world)
 
 
 def best_mixture(

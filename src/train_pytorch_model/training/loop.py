@@ -187,7 +187,7 @@ class _Fit:
         valid_seconds = time.perf_counter() - started
         state.head = head
         record = self._record(0, 0.0, (head.fit_loss, head.fit_error), validated, None, self._step.network)
-        timing = EpochTiming(0, head.seconds, valid_seconds, len(self._train) / head.seconds)
+        timing = EpochTiming(0, head.seconds, valid_seconds, head.num_images / head.seconds)
         self._complete(record, timing, record.valid_loss)
 
     def _is_abandoned(self) -> bool:
