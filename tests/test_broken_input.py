@@ -523,6 +523,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "accepted",
         f"{HERE}::test_a_flipped_bit_is_named_or_not_noticed",
     ),
+    "--image-size of 0 or less": ("error", "tests/test_geometry.py::test_a_size_below_1_is_an_error"),
     "a size with --image-size that the network does not accept": (
         "error",
         "tests/test_geometry.py::test_a_size_that_the_network_does_not_accept_is_an_error",

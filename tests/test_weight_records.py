@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,15 @@ def test_a_file_counts_as_the_networks_best_weights(tmp_path: Path) -> None:
     record = initialized(tmp_path, "squeezenet1_1", weights=file)
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     assert record == WeightsRecord("mine.pth", sha256, *IMAGENET, (224, 224), 224 / 256, "bilinear")
+
+
+def test_a_file_may_have_any_name(tmp_path: Path) -> None:
+    file = saved(tmp_path)
+    record = initialized(
+        tmp_path, "squeezenet1_1", weights=file.rename(os.fsdecode(bytes(tmp_path) + b"/a\nb\xff.pth"))
+    )
+    assert record is not None
+    assert record.source == "a?b?.pth"
 
 
 @pytest.mark.parametrize(

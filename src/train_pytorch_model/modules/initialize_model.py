@@ -193,7 +193,8 @@ def _with_weights(
 
 def _record(library: ModelLibrary, name: str, weights: str, found: WeightFile) -> WeightsRecord:
     if weights != "default":
-        return library.record(name, sha256_of(found.path).hex(), found.path.name)
+        file_name = "".join(letter if letter.isprintable() else "?" for letter in found.path.name)
+        return library.record(name, sha256_of(found.path).hex(), file_name)
     file = library.cached_file(name)
     return library.record(name, sha256_of(file).hex() if file else digest_of(found.content))
 
