@@ -63,8 +63,9 @@ def choose_geometry(
     """Choose how images become the pixels that the network sees in evaluation.
 
     The size is the given one; for classic that of the images if each dataset has only one, and these images are then
-    taken as they are; else the size of the trained model, of the pretrained weights, or 224x224. A trained model
-    without a geometry was trained on images as they were, so the training images keep their size if they have only one.
+    taken as they are; else the size of the trained model or of the pretrained weights. Random weights, and a trained
+    model without a geometry, which was trained on images as they were, have none: training images that have only one
+    size keep it, and others become 224x224.
 
     Args:
         parameters: recipe, image size and how to resize.
@@ -83,7 +84,7 @@ def choose_geometry(
         if is_classic and all(have_one):
             return Geometry(_pair(sizes[0][0]))
         size = own.size if own else record.image_size if record else _SIZE
-        if own is None and model and model.labels is not None and have_one[0]:
+        if own is None and record is None and have_one[0]:
             size = _pair(sizes[0][0])
     resize = parameters.resize
     if resize == "auto":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
 import tempfile
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PARAMETERS_FILE = "training_parameters.json"
+"""The file of a trained model with the parameters that its recipe decided, and the random seed."""
 BEST_CHECKPOINT = "best"
 """The folder in the checkpoint folder for the best model of a failed run."""
 
@@ -97,6 +101,10 @@ def write_model(
             code_folders=prepared.code_folders,
             export_formats=export_formats,
         )
+        parameters = prepared.settings.parameters
+        if parameters.recipe != "classic":
+            values = {**asdict(parameters), "random_seed": settings.seed}
+            (folder / PARAMETERS_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def save_best(settings: Settings, prepared: Prepared, best: BestModel, export_formats: tuple[str, ...]) -> str:

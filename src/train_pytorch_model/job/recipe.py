@@ -33,7 +33,13 @@ def resolve_settings(settings: Settings, model: UntrainedModel | None) -> Resolv
         model: the model to train; None if it cannot be read, which is reported elsewhere.
     """
     values = {item.name: getattr(settings, item.name) for item in fields(settings)}
-    return ResolvedSettings(**{**values, "parameters": resolve(settings.parameters, _facts_of(model))})
+    facts = _facts_of(model)
+    if model is not None and settings.parameters.recipe == "finetune" and not facts.has_weights:
+        logger.warning(
+            "--recipe finetune keeps the statistics and the first layers of the network as they are, but its weights "
+            "seem to be random. Give pretrained weights to initialize-model, or train with --recipe scratch."
+        )
+    return ResolvedSettings(**{**values, "parameters": resolve(settings.parameters, facts)})
 
 
 def with_recipe_of_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,7 +33,6 @@ _CLASSIC: dict[str, Any] = {
 }
 _WITH_AUGMENTATION: dict[str, Any] = {
     **_CLASSIC,
-    # A cosine schedule gets its best results in its last epochs.
     "early_stopping_delay": 5,
     "lr_schedule": "cosine",
     "auto_augment": "crop",
@@ -52,6 +52,8 @@ _SCRATCH: dict[str, Any] = {
 _VALUES = {"classic": _CLASSIC, "finetune": _FINETUNE, "scratch": _SCRATCH}
 # The learning rate increases in one of so many epochs.
 _WARM_UP = 10
+# A cosine schedule gets its best results in its last epochs, so patience counts after this part of the epochs only.
+_DELAY = 0.75
 # AdamW takes about a tenth of the learning rate of SGD.
 _ADAMW_DIVISOR = 10
 _ADAMW_WEIGHT_DECAY = 0.05
@@ -107,6 +109,7 @@ def resolve(parameters: TrainingParameters, facts: NetworkFacts) -> ResolvedPara
     epochs = given.get("epochs", values["epochs"])
     if recipe != "classic":
         values["warmup_epochs"] = epochs / _WARM_UP
+        values["early_stopping_delay"] = max(values["early_stopping_delay"], math.ceil(_DELAY * epochs))
         if given.get("optimizer", "adamw" if facts.uses_layer_norm else "sgd") == "adamw":
             values.update(optimizer="adamw", weight_decay=_ADAMW_WEIGHT_DECAY)
             # A rate that is given together with the optimizer is meant for it.

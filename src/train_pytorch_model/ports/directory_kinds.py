@@ -40,7 +40,7 @@ TRAINED = Kind(
             *(META_FILE, "model_spec.yaml", "model", _LABEL_MAP, "_schema.json", "_samples.json"),
             *("score.py", "served_model.py", "conda_env.yaml", "conda.yaml", "local_dependencies.zip", "model.onnx"),
             *("served_batches.py", "served_images.py", "served_json.py", "served_networks.py", "served_requests.py"),
-            *("image_formats.py", "image_geometry.py", "image_geometry.json"),
+            *("image_formats.py", "image_geometry.py", "image_geometry.json", "training_parameters.json"),
         ]
     ),
     frozenset(("mlflow_model",)),

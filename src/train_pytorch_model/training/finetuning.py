@@ -38,8 +38,10 @@ INTERPOLATIONS = (0.75, 0.5, 0.25)
 """How far the mixed weights that are tried lie from those with the fitted head alone towards the fine-tuned ones."""
 # Batches of a process on which the training loss with the fitted head is measured.
 _NUM_BATCHES = 8
-# A training loss that is this much higher than with the fitted head alone is worse, and not only noisy.
+# A training loss that is this much higher than with the fitted head alone is worse, and not only noisy: by a factor,
+# and by a difference, which matters where the loss is near zero.
 _TOLERANCE = 1.1
+_SLACK = 0.05
 
 Weights = dict[str, torch.Tensor]
 """Parameters by name, on the CPU."""
@@ -75,7 +77,7 @@ class FittedHead:
         """Return whether an epoch, after the one with the warm-up, has made the training loss worse."""
         if record.epoch <= 1 or not math.isfinite(self.train_loss):
             return False
-        return not record.train_loss <= _TOLERANCE * self.train_loss
+        return not record.train_loss <= _TOLERANCE * self.train_loss + _SLACK
 
 
 def copied_weights(network: nn.Module) -> Weights:
