@@ -53,6 +53,7 @@ def compare() -> None:
                 missing = [run for run in runs if run not in results]
                 if missing:
                     _run_cell(missing, sets[name], weights[network], results, arguments.results)
+    _write(results)
     print(text_of(results))
 
 
@@ -106,7 +107,11 @@ def _run_cell(runs: list[Run], photos: PhotoSet, weights: Path, results: dict[Ru
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a", encoding="utf-8") as opened:
                 opened.write(json.dumps({"run": asdict(run), "result": asdict(result)}) + "\n")
-            write_section("accuracy", text_of(results), "make bench-accuracy DATA=…")
+            _write(results)
+
+
+def _write(results: dict[Run, Result]) -> None:
+    write_section("accuracy", text_of(results), "make bench-accuracy DATA=…")
 
 
 def _run_own(run: Run, weights: Path, work_path: Path) -> Result:
