@@ -444,11 +444,11 @@ CASES: dict[str, Case] = {
     "images of other sizes, with --image-size": Case(
         "accepted", every_other_size, then=size_of_the_network(40, 48), flags={"image_size": "40x48", "resize": "pad"}
     ),
-    "images smaller than --image-size, with the recipe finetune": Case(
+    "images smaller than --image-size, with the recipe scratch": Case(
         "accepted",
         nothing,
         then=size_of_the_network(48, 48),
-        flags={"image_size": 48, "recipe": "finetune", "epochs": 1},
+        flags={"image_size": 48, "recipe": "scratch", "epochs": 1},
     ),
     "--image-size of more than 8192 pixels": Case(
         "error", nothing, "a side can have at most 8192 pixels", flags={"image_size": 9000}, code=UserError.code

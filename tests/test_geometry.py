@@ -99,6 +99,16 @@ def test_other_sizes_become_what_the_weights_were_made_for(
     assert len(train.kept) == 3
 
 
+@pytest.mark.parametrize(("recipe", "size"), [("scratch", (28, 28)), ("finetune", (28, 28)), ("classic", (224, 224))])
+def test_random_weights_take_the_size_of_the_training_images_but_with_classic(
+    tmp_path: Path, recipe: str, size: tuple[int, int]
+) -> None:
+    train, valid = chosen(tmp_path, parameters(recipe), untrained(), [(28, 28)] * 3, [(28, 28), (40, 30)])
+    assert train.geometry is not None
+    assert train.geometry.size == size
+    assert valid.geometry == train.geometry
+
+
 @pytest.mark.parametrize("recipe", ["classic", "finetune"])
 @pytest.mark.parametrize(("value", "size"), [(36, (36, 36)), ("36x24", (36, 24))])
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])

@@ -63,9 +63,9 @@ def choose_geometry(
     """Choose how images become the pixels that the network sees in evaluation.
 
     The size is the given one; for classic that of the images if each dataset has only one, and these images are then
-    taken as they are; else the size of the trained model or of the pretrained weights. Random weights, and a trained
-    model without a geometry, which was trained on images as they were, have none: training images that have only one
-    size keep it, and others become 224x224.
+    taken as they are; else the size of the trained model or of the pretrained weights. Random weights, except with
+    classic, and a trained model without a geometry, which was trained on images as they were, take the size of the
+    training images if these have only one; else it is 224x224.
 
     Args:
         parameters: recipe, image size and how to resize.
@@ -84,7 +84,8 @@ def choose_geometry(
         if is_classic and all(have_one):
             return Geometry(_pair(sizes[0][0]))
         size = own.size if own else record.image_size if record else _SIZE
-        if own is None and record is None and have_one[0]:
+        is_random = model is None or model.labels is None
+        if own is None and record is None and have_one[0] and not (is_classic and is_random):
             size = _pair(sizes[0][0])
     resize = parameters.resize
     if resize == "auto":
