@@ -32,7 +32,10 @@ CPU = torch.device("cpu")
         ("mobilenet_v3_small", {"amx_bf16"}, torch.float32),
         ("efficientnet_b0", {"amx_bf16"}, torch.float32),
         ("efficientnet_b0", {"amx_bf16", "avx512_bf16"}, torch.float32),
-        ("efficientnet_b0", {"avx512_bf16"}, torch.bfloat16),
+        ("mobilenet_v2", {"amx_bf16", "avx512_bf16"}, torch.float32),
+        ("mobilenet_v2", {"avx512_bf16"}, torch.bfloat16),
+        ("efficientnet_b0", {"avx512_bf16"}, torch.float32),
+        ("mobilenet_v3_small", {"avx512_bf16"}, torch.float32),
         ("efficientnet_b0", {"avx512f"}, torch.float32),
     ],
 )
