@@ -11,6 +11,7 @@ from train_pytorch_model.errors import UserError
 from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.parameters.recipes import (
     NetworkFacts,
+    ResolvedParameters,
     differences_from_classic,
     identity_of_warm_up,
     resolve,
@@ -81,6 +82,12 @@ def test_a_recipe_only_fills_what_was_not_given(recipe: str) -> None:
     given |= {"model_ema": "off", "layers_to_freeze": 1, "label_smoothing": 0.2, "optimizer": "adamw"}
     parameters = resolve(TrainingParameters(recipe=recipe, **given), PRETRAINED)  # type: ignore[arg-type]
     assert {name: getattr(parameters, name) for name in given} == given
+
+
+def test_the_defaults_of_resolved_parameters_are_those_of_classic() -> None:
+    classic = resolve(TrainingParameters(recipe="classic"), PRETRAINED)
+    own = vars(ResolvedParameters)["__annotations__"]
+    assert {name: getattr(ResolvedParameters(), name) for name in own} == {name: getattr(classic, name) for name in own}
 
 
 @pytest.mark.parametrize("recipe", ["classic", "finetune", "scratch"])

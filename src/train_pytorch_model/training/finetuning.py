@@ -166,14 +166,22 @@ def best_mixture(
     Returns:
         The interpolation, None for the fine-tuned network itself; the values of the best network; and that network.
     """
-    network, values = whole
-    best: tuple[float | None, Averages, nn.Module] = (None, values, network)
+    network, best = whole
+    best_interpolation = None
+    mixed = copy.deepcopy(network)
     for interpolation in INTERPOLATIONS:
-        mixed = copy.deepcopy(network)
-        with torch.no_grad():
-            for name, parameter in mixed.named_parameters():
-                parameter.copy_(torch.lerp(start[name].to(parameter.device), parameter, interpolation))
+        _mix(mixed, network, start, interpolation)
         validated = validate(mixed)
-        if (value_of(validated), -validated.loss) > (value_of(best[1]), -best[1].loss):
-            best = (interpolation, validated, mixed)
-    return best
+        if (value_of(validated), -validated.loss) > (value_of(best), -best.loss):
+            best_interpolation, best = interpolation, validated
+    if best_interpolation is None:
+        return None, best, network
+    _mix(mixed, network, start, best_interpolation)
+    return best_interpolation, best, mixed
+
+
+@torch.no_grad()
+def _mix(mixed: nn.Module, network: nn.Module, start: Weights, interpolation: float) -> None:
+    """Give a copy of a network weights between those at the start (0) and those of the network (1)."""
+    for (name, parameter), (_, tuned) in zip(mixed.named_parameters(), network.named_parameters()):
+        parameter.copy_(torch.lerp(start[name].to(tuned.device), tuned, interpolation))
