@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from tests.small_training import CPU, Recorder, StoppedError, Stopping, make_images, make_network, make_plan, run
 from train_pytorch_model.distributed.world import World
@@ -14,9 +16,11 @@ from train_pytorch_model.job.history import History
 from train_pytorch_model.training import loop
 from train_pytorch_model.training.callbacks import NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
-from train_pytorch_model.training.finetuning import start_from_head
+from train_pytorch_model.training.finetuning import best_mixture, start_from_head
 from train_pytorch_model.training.loop import fit
+from train_pytorch_model.training.metrics import Averages
 from train_pytorch_model.training.step import TrainingStep
+from train_pytorch_model.training.validation import evaluate
 
 FINETUNE: dict[str, Any] = {"fits_head": True, "freeze_batch_norm": True}
 
@@ -83,3 +87,33 @@ def test_the_best_model_is_validated_after_fine_tuning_that_diverges() -> None:
     assert [record.epoch for record in recorder.records] == [0]
     assert best.epoch == 0
     assert recorder.final is not None
+
+
+def test_after_the_fit_the_network_computes_what_was_fitted() -> None:
+    """The loss of the fit is that of the network itself on the training images, before any step."""
+    images, plan = make_images(40), make_plan(**FINETUNE)
+    step = TrainingStep(make_network(), plan, CPU)
+    before = evaluate(step.network, images, plan, World())
+    head = start_from_head(step, images, plan, World())
+    assert head is not None
+    after = evaluate(step.network, images, plan, World())
+    assert after.loss == pytest.approx(head.fit_loss, rel=1e-4)
+    assert 1 - after.top1_acc == pytest.approx(head.fit_error)
+    assert after.loss < before.loss
+
+
+@pytest.mark.parametrize("favourite", [0.75, 0.5, 0.25, None])
+def test_the_best_mixture_has_the_weights_that_were_validated(favourite: float | None) -> None:
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, 4.0)
+    start = {"weight": torch.zeros(1, 1)}
+
+    def validate(mixed: nn.Module) -> Averages:
+        return Averages(1.0, float(mixed.weight.item() == 4.0 * (favourite or 1.0)), None, 10)
+
+    whole = (network, validate(network))
+    interpolation, validated, best = best_mixture(whole, start, validate, lambda values: values.top1_acc)
+    assert interpolation == favourite
+    assert validated.top1_acc == 1.0
+    assert best.weight.item() == 4.0 * (favourite or 1.0)
+    assert network.weight.item() == 4.0
