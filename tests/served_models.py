@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ def write_model(folder: Path, module: str, name: str, **init_params: Any) -> Pat
     half = [0.5] * 3
     dump_trained_model(folder, network, extras, image_column="image", index_to_label=labels, mean=half, std=half)
     write_serving_files(folder, NetworkDescription(module, name, init_params))
+    return folder
+
+
+def make_multilabel(folder: Path, **thresholds: float) -> Path:
+    """Turn a trained model into one of several labels, with a threshold for each."""
+    (folder / "task.json").write_text(json.dumps({"task": "multilabel", "thresholds": thresholds}))
     return folder
 
 

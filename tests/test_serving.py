@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import shutil
 import sys
 import zipfile
@@ -18,7 +19,7 @@ from ruamel.yaml import YAML
 
 from tests import odd_images
 from tests.making import Inputs
-from tests.served_models import write_model, write_network
+from tests.served_models import make_multilabel, write_model, write_network
 from tests.serving_sources import served_images, served_model
 from tests.untrained_models import write_model_with_code
 from train_pytorch_model.cli.main import main
@@ -224,3 +225,53 @@ def test_a_models_own_code_is_served_and_no_bomb_of_it(tmp_path: Path, monkeypat
             packed.writestr(f"mine/{number}", bytes(2**20))
     with pytest.raises(ValueError, match="is too large for code"):
         ServedModel(inputs.trained)
+
+
+# The logits of a cat and a dog are the first two channels of the mean pixel, which are from -1 to 1.
+MEANS = "return x.mean((2, 3))[:, :2]"
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def test_a_model_of_several_labels_gives_those_that_reach_their_thresholds(
+    serve: Callable[[str], Any], tmp_path: Path
+) -> None:
+    serve(MEANS)
+    model = ServedModel(make_multilabel(tmp_path / "model", cat=0.6, dog=0.5))
+    colors = {(255, 255, 0): ["cat", "dog"], (0, 0, 0): [], (255, 0, 9): ["cat"], (128, 128, 0): ["dog"]}
+    answer = model.answer([Image.new("RGB", (8, 8), color) for color in colors])
+    assert answer["columns"] == ["Scored Probabilities_cat", "Scored Probabilities_dog", "Scored Labels"]
+    for color, (cat, dog, labels) in zip(colors, answer["result"]):
+        assert labels == colors[color]
+        assert (cat, dog) == pytest.approx([sigmoid(channel / 127.5 - 1) for channel in color[:2]], abs=1e-6)
+
+
+def test_a_probability_at_its_threshold_reaches_it(serve: Callable[[str], Any], tmp_path: Path) -> None:
+    serve(MEANS + " * 0")
+    model = ServedModel(make_multilabel(tmp_path / "model", cat=0.5, dog=math.nextafter(0.5, 1)))
+    assert model.answer(pictures(1))["result"] == [[0.5, 0.5, ["cat"]]]
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ("{", "task.json is damaged: Expecting property name"),
+        ("[]", "is no task of several labels"),
+        ('{"task": "detection", "thresholds": {"cat": 0.5, "dog": 0.5}}', "is no task of several labels"),
+        ('{"task": "multilabel"}', "is no task of several labels"),
+        ('{"task": "multilabel", "thresholds": {"cat": 0.5, "dog": 1.5}}', "the threshold of 'dog' should be a number"),
+        ('{"task": "multilabel", "thresholds": {"cat": true, "dog": 0.5}}', "but is True"),
+        ('{"task": "multilabel", "thresholds": {"cat": NaN, "dog": 0.5}}', "but is nan"),
+        ('{"task": "multilabel", "thresholds": {"cat": 0.5, "dogs": 0.5}}', "differ in 'dog'"),
+        ('{"task": "multilabel", "thresholds": {"dog": 0.5}}', "differ in 'cat'"),
+    ],
+)
+def test_a_damaged_task_is_named_when_the_model_is_loaded(
+    document: str, words: str, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "task.json").write_text(document)
+    with pytest.raises(ValueError, match=words):
+        ServedModel(tmp_path / "model")

@@ -20,6 +20,7 @@ from train_pytorch_model.serving.files import MODEL_SOURCES, SERVING_FILES, requ
 
 if TYPE_CHECKING:
     from train_pytorch_model.data.image_geometry import Geometry
+    from train_pytorch_model.data.model_task import Task
     from train_pytorch_model.models.description import NetworkDescription
 
 MLFLOW_FOLDER = "mlflow_model"
@@ -52,8 +53,8 @@ def export(format_name: str, folder: Path, network: nn.Module, description: Netw
         folder: the complete ModelDirectory.
         network: the trained network, on the CPU.
         description: the description that the network was built from.
-        what: `labels` in the order of the outputs, `mean` and `std` of each channel, `image_size` in pixels, and
-            `geometry`, None if the network sees images as they are.
+        what: `labels` in the order of the outputs, `mean` and `std` of each channel, `image_size` in pixels,
+            `geometry`, None if the network sees images as they are, and the `task`, None if it is `multiclass`.
 
     Raises:
         UserError: if the network cannot be expressed in the format.
@@ -94,15 +95,16 @@ def _disk_full_in(error: BaseException) -> OSError | None:
 class _FromPixels(nn.Module):
     """A network from pixels to probabilities, including the normalisation."""
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float], *, is_multilabel: bool) -> None:
         super().__init__()
         self.network = network
+        self.is_multilabel = is_multilabel
         self.mean, self.std = (nn.Buffer(torch.tensor(values).view(3, 1, 1)) for values in (mean, std))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute probabilities, float32 of shape (B, classes), from uint8 pixels of shape (B, 3, height, width)."""
+        """Compute probabilities, float32 of shape (B, labels), from uint8 pixels of shape (B, 3, height, width)."""
         logits: torch.Tensor = self.network((images.float() / 255 - self.mean) / self.std)
-        return logits.softmax(1)
+        return logits.sigmoid() if self.is_multilabel else logits.softmax(1)
 
 
 def _export_onnx(
@@ -114,10 +116,11 @@ def _export_onnx(
     std: list[float],
     image_size: tuple[int, int],
     geometry: Geometry | None = None,
+    task: Task | None = None,
 ) -> None:
     import onnx  # an optional dependency that is slow to import
 
-    model = _FromPixels(network, mean, std).eval()
+    model = _FromPixels(network, mean, std, is_multilabel=task is not None).eval()
     example = torch.zeros(2, 3, *image_size, dtype=torch.uint8)
     torch.onnx.export(
         model,
@@ -130,6 +133,8 @@ def _export_onnx(
     )
     document = onnx.load(str(path))
     properties: dict[str, Any] = {"labels": labels}
+    if task is not None:
+        properties.update(task.to_dict())
     if geometry is not None and not geometry.keeps_images:
         # The pixels must have this geometry. The normalization is part of the network.
         properties.update(image_geometry=geometry.to_dict(), mean=mean, std=std)

@@ -15,7 +15,7 @@ _HERE = Path(__file__).parent
 # What loads and computes a model, and what also answers requests. Each file imports only those beside it.
 MODEL_SOURCES = (
     *(_HERE / name for name in ("served_model.py", "served_images.py", "served_networks.py")),
-    *(_HERE.parent / "data" / name for name in ("image_formats.py", "image_geometry.py")),
+    *(_HERE.parent / "data" / name for name in ("image_formats.py", "image_geometry.py", "model_task.py")),
 )
 _SOURCES = (
     *(_HERE / name for name in ("score.py", "served_requests.py", "served_json.py", "served_batches.py")),

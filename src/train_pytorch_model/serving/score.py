@@ -3,7 +3,8 @@
 The body of a request is an image file, multipart/form-data with image files, or JSON: a list of
 `{"image": "<base64 of an image file>"}`, `{"data": […]}` with such a list, or the forms of MLflow and AutoML. The
 response is `{"columns": […], "result": [[…], …]}`, with one row per image: the probability of each class and the
-label. Images of requests that come at the same time are computed in one batch.
+label. A model of several labels gives a list of labels. Images of requests that come at the same time are computed in
+one batch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Loads and runs the model in the same folder, a ModelDirectory, without the package that wrote it.
 
-It only needs torch, NumPy, Pillow, PyYAML, the library of the network, and `served_images.py`, `image_geometry.py` and
-`served_networks.py` beside it. Columns and probabilities are those of Score Image Model.
+It only needs torch, NumPy, Pillow, PyYAML, the library of the network, and `served_images.py`, `image_geometry.py`,
+`model_task.py` and `served_networks.py` beside it. Columns and probabilities are those of Score Image Model.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 import yaml
 from image_geometry import GEOMETRY_FILE, Geometry, pixels_of
+from model_task import TASK_FILE, Task
 from served_images import BadImageError, decode, decode_base64
 from served_networks import TRUST, build_network, import_local_code
 from torch import nn
@@ -59,6 +60,8 @@ class ServedModel:
 
     geometry: Geometry | None
     """How images become what the network sees; None if it sees them as they are."""
+    task: Task
+    """Whether an image has one class or several labels, and the thresholds of labels."""
 
     def __init__(self, folder: Path) -> None:
         """Load a ModelDirectory.
@@ -95,13 +98,14 @@ class ServedModel:
             rows = list(csv.reader(file))
         column = rows[0].index("label")
         self._labels = {int(row[0]): row[column] for row in rows[1:] if row}
+        self.task = _read_task(folder / TASK_FILE, list(self._labels.values()))
 
     def _use_format(self, memory_format: torch.memory_format) -> None:
         self._memory_format = memory_format
         self._network.to(memory_format=memory_format)
 
     def answer(self, images: Iterable[Image.Image], compute: Compute | None = None) -> dict[str, Any]:
-        """Compute the columns and rows of Score Image Model's table for images.
+        """Compute the columns and rows of Score Image Model's table for images; several labels are a list.
 
         Args:
             images: any images, which need not be decoded. Only a few of them are in memory at a time.
@@ -114,8 +118,14 @@ class ServedModel:
         pixels = (torch.from_numpy(pixels_of(image, self.geometry).copy()) for image in images)
         probabilities = [row for chunk in _chunks(pixels) for row in compute(chunk)]
         labels = [self._labels.get(index, str(index)) for index in range(len(probabilities[0]))]
-        rows = [[*row, labels[max(range(len(row)), key=row.__getitem__)]] for row in probabilities]
+        rows = [[*row, self._said(row, labels)] for row in probabilities]
         return {"columns": [*(f"Scored Probabilities_{label}" for label in labels), "Scored Labels"], "result": rows}
+
+    def _said(self, probabilities: list[float], labels: list[str]) -> str | list[str]:
+        if self.task.is_multilabel:
+            said: list[str] = self.task.labels_of(probabilities, labels)
+            return said
+        return labels[max(range(len(labels)), key=probabilities.__getitem__)]
 
     def probabilities(self, images: list[torch.Tensor]) -> list[list[float]]:
         """Compute the probabilities of images in float32, in batches of equal size.
@@ -153,7 +163,8 @@ class ServedModel:
         batch = pixels.to(self._device).permute(0, 3, 1, 2).float().div(255).sub(self._mean).div(self._std)
         output = self._network(batch.contiguous(memory_format=self._memory_format))
         logits = output if isinstance(output, torch.Tensor) else output[0]
-        rows: list[list[float]] = logits.float().softmax(1).double().tolist()
+        probabilities = logits.float().sigmoid() if self.task.is_multilabel else logits.float().softmax(1)
+        rows: list[list[float]] = probabilities.double().tolist()
         return rows
 
     def _explain(self, error: Exception, pixels: torch.Tensor) -> None:
@@ -217,6 +228,15 @@ def _read_geometry(file: Path) -> Geometry | None:
         return None
     try:
         return Geometry.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{file.name} is damaged: {error}") from error
+
+
+def _read_task(file: Path, labels: list[str]) -> Task:
+    if not file.exists():
+        return Task()
+    try:
+        return Task.from_dict(json.loads(file.read_text(encoding="utf-8")), labels)
     except ValueError as error:
         raise ValueError(f"{file.name} is damaged: {error}") from error
 
