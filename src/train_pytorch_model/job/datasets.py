@@ -16,6 +16,7 @@ from train_pytorch_model.data.image_store import FilesAt, ImageStore, decode_all
 from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.data.unreadable_images import write_unreadable_images
 from train_pytorch_model.errors import TRAINING_DATASET, InvalidDatasetError, as_module_error
+from train_pytorch_model.ports.labelled_images import count_labels
 from train_pytorch_model.text.wording import FirstFew
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ class Scanned:
         return 0 if self.size is None else len(self.kept) * self.size[0] * self.size[1] * 3
 
     def counts(self) -> np.ndarray:
-        """Return the number of kept images of each class: int64 of shape (number of classes,)."""
-        return np.bincount(self.images.labels[self.kept], minlength=len(self.images.classes))
+        """Return the number of kept images of each class or label: int64 of shape (number of classes,)."""
+        return count_labels(self.images.labels[self.kept], len(self.images.classes))
 
     def name_of(self, number: int) -> str:
         """Return the file of an image by its index among the kept images."""

@@ -6,8 +6,6 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.text.name_forms import appearance, difference, nfc, one_form_each
 from train_pytorch_model.text.wording import join_some, name_some
@@ -18,6 +16,11 @@ if TYPE_CHECKING:
     from train_pytorch_model.ports.labelled_images import LabelledImages
 
 logger = logging.getLogger(__name__)
+
+MULTICLASS = "multiclass"
+"""The task of a dataset with one class per image."""
+MULTILABEL = "multilabel"
+"""The task of a dataset with a list of labels per image."""
 
 # Texts that pandas reads as missing values. Score Image Model reads index_to_label.csv with pandas.
 LABELS_READ_AS_MISSING = frozenset(
@@ -77,8 +80,15 @@ def match_classes(train: LabelledImages, valid: LabelledImages) -> LabelledImage
     Names that are the same text in another Unicode form are the same. The names of the training dataset are kept.
 
     Raises:
-        InvalidDatasetError: if the two datasets have different categories; the message names them.
+        InvalidDatasetError: if the two datasets have different tasks or categories; the message names them.
     """
+    if train.task != valid.task:
+        kinds = {MULTICLASS: "one class per image", MULTILABEL: "a list of labels per image"}
+        raise InvalidDatasetError(
+            valid.where,
+            f"it has {kinds[valid.task]}, but the training dataset has {kinds[train.task]}",
+            "Create both with the same task (see --task of Convert to Image Directory).",
+        )
     index = {nfc(name): name for name in train.classes}
     names = tuple(index.get(nfc(name), name) for name in valid.classes)
     missing = [name for name in train.classes if name not in set(names)]
@@ -96,7 +106,18 @@ def match_classes(train: LabelledImages, valid: LabelledImages) -> LabelledImage
 
 
 def warn_of_classes(train: LabelledImages, valid: LabelledImages) -> None:
-    """Log warnings about labels that are read as missing values, classes without images, and a single class."""
+    """Log warnings about labels that are read as missing values, labels without images, and a single label."""
+    if train.task == MULTILABEL:
+        _warn_of_labels(train)
+    else:
+        _warn_of_single_classes(train)
+    for images in (train, valid):
+        empty = [name for name, count in zip(images.classes, images.counts()) if not count]
+        if empty:
+            logger.warning("%s has no image of %s.", images.where, name_some(empty))
+
+
+def _warn_of_single_classes(train: LabelledImages) -> None:
     read_as_missing = [name for name in train.classes if name in LABELS_READ_AS_MISSING]
     if read_as_missing:
         logger.warning(
@@ -107,8 +128,17 @@ def warn_of_classes(train: LabelledImages, valid: LabelledImages) -> None:
         )
     if len(train.classes) == 1:
         logger.warning("There is one class, %r: every image will be scored as this class.", train.classes[0])
-    for images in (train, valid):
-        counts = np.bincount(images.labels, minlength=len(images.classes))
-        empty = [name for name, count in zip(images.classes, counts) if not count]
-        if empty:
-            logger.warning("%s has no image of %s.", images.where, name_some(empty))
+
+
+def _warn_of_labels(train: LabelledImages) -> None:
+    everywhere = [name for name, count in zip(train.classes, train.counts()) if count == len(train)]
+    if everywhere:
+        logger.warning(
+            "%s: every image has the label %s. The model can only learn that all images have it.",
+            train.where,
+            name_some(everywhere),
+        )
+    if len(train.classes) == 1:
+        logger.warning(
+            "There is one label, %r: the model tells images with it from images without it.", train.classes[0]
+        )

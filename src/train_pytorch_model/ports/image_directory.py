@@ -23,12 +23,18 @@ schema: _schema.json
 """
 _NUM_SAMPLES = 3
 
+CLASSIFICATION = "COCO_classification"
+"""The annotation type of a label column that has the name of one class per image."""
+MULTILABEL_CLASSIFICATION = "COCO_multilabel_classification"
+"""The annotation type of a label column that has a list of labels per image. designer-core has no name for it."""
 
-def make_schema(categories: Sequence[str] | None) -> dict[str, Any]:
-    """Return the schema of images with one class each, or of images without labels.
+
+def make_schema(categories: Sequence[str] | None, *, multilabel: bool = False) -> dict[str, Any]:
+    """Return the schema of images with one class each, with a list of labels each, or without labels.
 
     Args:
         categories: the names of the classes in the order of their ids; None for images without labels.
+        multilabel: whether the label column has lists of labels.
     """
     columns: list[dict[str, Any]] = [
         {
@@ -47,15 +53,15 @@ def make_schema(categories: Sequence[str] | None) -> dict[str, Any]:
     ]
     if categories is not None:
         properties = {
-            "annotation_type": "COCO_classification",
+            "annotation_type": MULTILABEL_CLASSIFICATION if multilabel else CLASSIFICATION,
             "categories": [{"id": number, "name": name} for number, name in enumerate(categories)],
         }
         columns.append(
             {
                 "name": "category",
-                "type": "String",
+                "type": "Object" if multilabel else "String",
                 "isFeature": False,
-                "elementType": {"typeName": "str", "isNullable": False},
+                "elementType": {"typeName": "object" if multilabel else "str", "isNullable": False},
                 "properties": properties,
             }
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
 from train_pytorch_model.ports.classes import one_class_each
+from train_pytorch_model.ports.image_directory import CLASSIFICATION, MULTILABEL_CLASSIFICATION
 from train_pytorch_model.ports.small_files import META_FILE, find_meta_file, read_meta, read_text
 from train_pytorch_model.text.wording import join_some, shown
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _MARKERS = (META_FILE, "images.lst", "_schema.json")
 _IMAGE_MIME_TYPE = "image/png"  # designer-core accepts no other type, whatever the files are
-_CLASSIFICATION = "COCO_classification"
 # Much larger than any real file.
 _MAX_SCHEMA_BYTES = 2**28
 _MAX_LINE_CHARACTERS = 2**24
@@ -40,6 +40,8 @@ class Columns:
     """The name of the label column."""
     categories: tuple[str, ...]
     """The labels in the order of their ids. Names that are the same text in two Unicode forms are one label."""
+    multilabel: bool = False
+    """Whether the label column has a list of labels per image, instead of one class."""
 
 
 def _refuse_constant(name: str) -> None:
@@ -177,10 +179,11 @@ def read_columns(schema: dict[str, Any], where: str, *, labelled: bool = True) -
             where, "Give images in one folder per class, or an ImageDirectory created from such a folder."
         )
     properties = annotation["properties"]
-    if properties["annotation_type"] != _CLASSIFICATION:
+    if properties["annotation_type"] not in (CLASSIFICATION, MULTILABEL_CLASSIFICATION):
         raise InvalidDatasetError(
             where,
-            f"its annotations are {shown(properties['annotation_type'])}, not one class per image ({_CLASSIFICATION})",
+            f"its annotations are {shown(properties['annotation_type'])}, not one class per image ({CLASSIFICATION}) "
+            f"or a list of labels per image ({MULTILABEL_CLASSIFICATION})",
             "Give images in one folder per class.",
         )
     return Columns(
@@ -188,6 +191,7 @@ def read_columns(schema: dict[str, Any], where: str, *, labelled: bool = True) -
         image_ref=image_ref,
         label=str(annotation.get("name")),
         categories=_categories(properties.get("categories"), where),
+        multilabel=properties["annotation_type"] == MULTILABEL_CLASSIFICATION,
     )
 
 

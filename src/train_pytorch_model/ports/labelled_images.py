@@ -13,7 +13,7 @@ import numpy as np
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
-from train_pytorch_model.ports.classes import hidden_classes
+from train_pytorch_model.ports.classes import MULTICLASS, MULTILABEL, hidden_classes
 from train_pytorch_model.ports.dataset_items import check_folder, checked_items, read_raw_items
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import (
@@ -24,7 +24,7 @@ from train_pytorch_model.ports.image_list import (
     read_items,
     read_schema,
 )
-from train_pytorch_model.text.name_forms import nfc
+from train_pytorch_model.ports.item_labels import LabelReader
 from train_pytorch_model.text.wording import FirstFew, bytes_in_words, name_some
 
 if TYPE_CHECKING:
@@ -34,6 +34,20 @@ logger = logging.getLogger(__name__)
 
 # designer-core keeps the list as dicts, which need ten times the memory of the text.
 _MAX_BYTES_FOR_DESIGNER_CORE = 2**26
+
+
+def count_labels(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Count the images of each class or label.
+
+    Args:
+        labels: int64 of shape (N,), or bool of shape (N, C).
+        num_classes: the number of classes C.
+
+    Returns:
+        int64 of shape (C,).
+    """
+    counts: np.ndarray = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=num_classes)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -46,9 +60,10 @@ class LabelledImages:
     files: FileNames
     """Relative to `path`, in the order of the image list."""
     labels: np.ndarray
-    """The index into `classes` of each file: int64 of shape (N,)."""
+    """The index into `classes` of each file: int64 of shape (N,). In a multilabel dataset, whether each file has each
+    label: bool of shape (N, C)."""
     classes: tuple[str, ...]
-    """The names of the classes, in the order of the category ids."""
+    """The names of the classes or labels, in the order of the category ids."""
     image_column: str
     schema: dict[str, Any]
 
@@ -61,6 +76,21 @@ class LabelledImages:
         """The port and the path, for messages."""
         return f"{self.port} {self.path}"
 
+    @property
+    def task(self) -> str:
+        """MULTICLASS if each image has one class, MULTILABEL if it has a list of labels."""
+        return MULTILABEL if self.labels.ndim == 2 else MULTICLASS
+
+    def counts(self) -> np.ndarray:
+        """Return the number of images of each class or label: int64 of shape (C,)."""
+        return count_labels(self.labels, len(self.classes))
+
+    def label_of(self, index: int) -> str | list[str]:
+        """Return the label of the image at `index` as the image list has it: a class, or a list of labels."""
+        if self.task == MULTILABEL:
+            return [self.classes[number] for number in np.flatnonzero(self.labels[index])]
+        return self.classes[int(self.labels[index])]
+
     def path_of(self, index: int) -> Path:
         """Return the full path of the file at `index`."""
         return self.path / self.files[index]
@@ -69,6 +99,10 @@ class LabelledImages:
         """Return the same images with labels that are indices into `classes`, matched by name."""
         index = {name: number for number, name in enumerate(classes)}
         places = np.array([index[name] for name in self.classes], dtype=np.int64)
+        if self.task == MULTILABEL:
+            labels = np.zeros((len(self), len(classes)), dtype=bool)
+            labels[:, places] = self.labels
+            return replace(self, classes=classes, labels=labels)
         return replace(self, classes=classes, labels=places[self.labels])
 
 
@@ -140,37 +174,31 @@ def _labelled(
     schema: dict[str, Any],
 ) -> LabelledImages:
     where = f"{port} {path}"
-    index = {nfc(name): number for number, name in enumerate(columns.categories)}
+    reader = LabelReader(columns, where)
     files = FileNames()
     labels = array("q")
+    num_labels = array("q")
     unlabelled = FirstFew()
-    unknown = FirstFew()
     number = 0
     for number, item in enumerate(items, start=1):
         file = file_of(item, columns) or ""
-        label = item.get(columns.label)
-        # The empty text is a label if a category has this name; otherwise, it means no label.
-        if label is None or (label in ("", [], {}) and label != "") or (label == "" and "" not in index):
+        found = reader.read(number, item)
+        if found is None:
             unlabelled.add(repr(file))
-        elif not isinstance(label, str) or nfc(label) not in index:
-            unknown.add(f"item {number} ({file}) is labelled {label!r}")
         else:
             files.append(file)
-            labels.append(index[nfc(label)])
-    if unknown:
-        raise InvalidDatasetError(
-            where,
-            f"labels that are not among the categories {name_some(columns.categories)}: {unknown.joined()}",
-            "Labels must be spelled like the categories of the schema.",
-        )
-    if not files:
+            labels.extend(found)
+            num_labels.append(len(found))
+    reader.check()
+    if not labels:
         raise NotLabeledDatasetError(where, f"None of its {number} images has a label.")
     if unlabelled:
         logger.warning(
-            "%s: %d of %d images have no label and are not used: %s.",
+            "%s: %d of %d images have no %s and are not used: %s.",
             where,
             len(unlabelled),
             number,
+            "list of labels" if columns.multilabel else "label",
             unlabelled.joined(", "),
         )
     hidden = hidden_classes(columns.categories)
@@ -178,6 +206,22 @@ def _labelled(
         raise InvalidDatasetError(
             where, f"the category {name_some(hidden)} is a hidden folder that was read as a class"
         )
-    return LabelledImages(
-        port, path, files, np.frombuffer(labels, dtype=np.int64), columns.categories, columns.image, schema
-    )
+    indices = np.frombuffer(labels, dtype=np.int64)
+    if columns.multilabel:
+        counts = np.frombuffer(num_labels, dtype=np.int64)
+        logger.info(
+            "%s: %d images have several labels, %d one, and %d none.",
+            where,
+            (counts > 1).sum(),
+            (counts == 1).sum(),
+            (counts == 0).sum(),
+        )
+        indices = _label_matrix(indices, counts, len(columns.categories))
+    return LabelledImages(port, path, files, indices, columns.categories, columns.image, schema)
+
+
+def _label_matrix(indices: np.ndarray, counts: np.ndarray, num_labels: int) -> np.ndarray:
+    """Which labels each image has: bool of shape (N, C), from the indices of all images and their number per image."""
+    matrix = np.zeros((len(counts), num_labels), dtype=bool)
+    matrix[np.repeat(np.arange(len(counts)), counts), indices] = True
+    return matrix

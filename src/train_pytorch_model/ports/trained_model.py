@@ -112,7 +112,7 @@ def _sample(train: LabelledImages, number: int, image: bytes) -> dict[str, Any]:
     values: dict[str, Any] = {
         "image": base64.b64encode(image).decode(),
         "id": number,
-        "category": train.classes[train.labels[number]],
+        "category": train.label_of(number),
     }
     by_type = {"bytes": "image", "int64": "id", "str": "category"}
     columns = train.schema["columnAttributes"]
