@@ -14,6 +14,7 @@ import importlib
 import logging
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from PIL import ImageFile, PngImagePlugin
@@ -30,6 +31,7 @@ _MODEL_DIRECTORY = "azureml.studio.core.io.model_directory"
 _MODEL_META = "azureml.designer.core.model.model_spec.builtin_model_meta"
 _STATE_DICT_MODEL = "azureml.designer.core.model.builtin_models.pytorch.state_dict"
 
+MULTILABEL_TASK_TYPE = "MultiLabelClassification"
 MODEL_SPEC_FILE = "model_spec.yaml"
 INSTALL_COMMAND = "python -m pip install --no-deps azureml-designer-core==0.0.86"
 
@@ -117,6 +119,7 @@ def dump_trained_model(
     mean: list[float],
     std: list[float],
     local_dependencies: list[str] | None = None,
+    is_multilabel: bool = False,
 ) -> None:
     """Write a ModelDirectory for Score Image Model with designer-core's helper.
 
@@ -129,13 +132,15 @@ def dump_trained_model(
         mean: the mean of each of the three channels, for pixels in [0, 1].
         std: the standard deviation of each of the three channels, for pixels in [0, 1].
         local_dependencies: folders of code to add to the model as an archive.
+        is_multilabel: whether an image may have several labels. The helper knows no such task: the retired Score Image
+            Model fails when it reads the type, instead of applying softmax.
     """
     normalizer = _import(f"{_MODEL_META}.pre_processor").ImageNormalizer(mean, std)
     model_input = _import(f"{_MODEL_META}.model_input").ModelInput(name=image_column, pre_processor=normalizer)
     meta = _import(f"{_MODEL_META}.builtin_model_meta").BuiltinModelMeta(
         flavor_extras=flavor_extras,
         model_inputs=[model_input],
-        task_type=_multi_classification(),
+        task_type=SimpleNamespace(name=MULTILABEL_TASK_TYPE) if is_multilabel else _multi_classification(),
         label_map=_import(f"{_MODEL_META}.label_map").LabelMap.create_from_dict(index_to_label),
     )
     directory = _model_directory(network, meta, local_dependencies)

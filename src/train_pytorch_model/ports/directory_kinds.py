@@ -41,6 +41,7 @@ TRAINED = Kind(
             *("score.py", "served_model.py", "conda_env.yaml", "conda.yaml", "local_dependencies.zip", "model.onnx"),
             *("served_batches.py", "served_images.py", "served_json.py", "served_networks.py", "served_requests.py"),
             *("image_formats.py", "image_geometry.py", "image_geometry.json", "training_parameters.json"),
+            *("model_task.py", "task.json"),
         ]
     ),
     frozenset(("mlflow_model",)),

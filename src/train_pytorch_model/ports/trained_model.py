@@ -13,7 +13,9 @@ import pandas as pd
 from PIL import Image
 
 from train_pytorch_model import designer_core
+from train_pytorch_model.data.model_task import MULTILABEL, Task
 from train_pytorch_model.ports.geometry_file import write_geometry
+from train_pytorch_model.ports.task_file import LABELS_ARE_TEXT, ONE_CLASS, write_task
 from train_pytorch_model.serving.exports import export
 from train_pytorch_model.serving.files import write_serving_files
 
@@ -47,6 +49,7 @@ def write_trained_model(
     std: Sequence[float] = STD,
     code_folders: tuple[str, ...] = (),
     export_formats: tuple[str, ...] = (),
+    thresholds: tuple[float, ...] = (),
 ) -> None:
     """Write a trained network with everything that scoring needs.
 
@@ -63,7 +66,11 @@ def write_trained_model(
         std: the standard deviation of each channel, likewise.
         code_folders: folders of code that the network needs.
         export_formats: additional formats to write, "mlflow" or "onnx".
+        thresholds: of each label if images may have several labels, in [0, 1]; by default, 0.5 each.
     """
+    task = ONE_CLASS
+    if train.task == MULTILABEL:
+        task = Task(MULTILABEL, dict(zip(train.classes, thresholds or [0.5] * len(train.classes))))
     designer_core.dump_trained_model(
         folder,
         network,
@@ -73,7 +80,9 @@ def write_trained_model(
         mean=list(mean),
         std=list(std),
         local_dependencies=list(code_folders) or None,
+        is_multilabel=task.is_multilabel,
     )
+    write_task(folder, task)
     (folder / "_schema.json").write_text(json.dumps(train.schema, indent=2), encoding="utf-8")
     write_geometry(folder, geometry)
     if geometry is not None and geometry.resize != "none":
@@ -87,6 +96,7 @@ def write_trained_model(
         "std": list(std),
         "image_size": image_size,
         "geometry": geometry,
+        "task": task if task.is_multilabel else None,
     }
     for name in export_formats:
         export(name, folder, network, description, **what)
@@ -104,7 +114,7 @@ def label_map(classes: tuple[str, ...]) -> dict[int, str]:
     text.seek(0)
     guessed = pd.read_csv(text, index_col=0)["label"]
     if not all(isinstance(value, str) for value in guessed.dropna()) or guessed.isna().all():
-        rows[len(classes)] = "(labels are text)"
+        rows[len(classes)] = LABELS_ARE_TEXT
     return rows
 
 

@@ -20,6 +20,7 @@ from torchvision.models import get_model_builder
 
 from train_pytorch_model import designer_core
 from train_pytorch_model.data.file_hashes import sha256_of
+from train_pytorch_model.data.model_task import TASK_FILE, Task
 from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryError
 from train_pytorch_model.models.description import NetworkDescription, describe, torchvision_builders
 from train_pytorch_model.models.network_rules import NetworkError
@@ -31,6 +32,7 @@ from train_pytorch_model.ports.local_code import import_local_code, look_in_work
 from train_pytorch_model.ports.named_files import find_file
 from train_pytorch_model.ports.retired_models import describe_retired, is_retired, retired_record, unwrapped
 from train_pytorch_model.ports.small_files import MAX_YAML_BYTES, check_yaml, read_meta, read_text
+from train_pytorch_model.ports.task_file import ONE_CLASS, read_task
 from train_pytorch_model.text.wording import MAX_SHOWN, shown
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ class UntrainedModel:
     """What the weights are if the model is untrained and they are pretrained."""
     geometry: Geometry | None = None
     """How images become the pixels that a trained network sees; None if it sees them as they are."""
+    task: Task = ONE_CLASS
+    """What a trained network predicts."""
 
 
 def read_untrained_model(path: Path, *, trust_code: bool) -> UntrainedModel:
@@ -107,6 +111,7 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool, needs_head
         file = find_file(path, spec.get("model_file"), "the file of weights (key 'model_file')")
         labels = _read_labels(path, spec)
         geometry = read_geometry(path)
+        task = _read_task(path, spec, labels)
         normalisations = _normalisations(spec)
         weights = open_weights(file)
         sha256 = sha256_of(file).hex()
@@ -128,6 +133,7 @@ def read_model(path: Path, port: str, hint: str, *, trust_code: bool, needs_head
         choice.missing,
         pretrained,
         geometry,
+        task,
     )
 
 
@@ -152,7 +158,7 @@ def _read_spec(path: Path) -> dict[str, Any]:
             f"its flavor is {shown(flavor)}; a PyTorch model saved as a state_dict "
             "(name pytorch, serialization_method state_dict) is needed"
         )
-    if spec.get("task_type", "MultiClassification") != "MultiClassification":
+    if spec.get("task_type", "MultiClassification") not in ("MultiClassification", designer_core.MULTILABEL_TASK_TYPE):
         raise ValueError(f"its task_type is {shown(spec['task_type'])}; only MultiClassification can be trained")
     return spec
 
@@ -235,6 +241,14 @@ def _read_labels(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
     if max(by_index, default=0) > _MAX_OUTPUTS:
         raise ValueError(f"{file.name} has a label for output {shown(max(by_index))}; the limit is {_MAX_OUTPUTS}")
     return tuple(by_index.get(index, str(index)) for index in range(max(by_index, default=-1) + 1))
+
+
+def _read_task(path: Path, spec: dict[str, Any], labels: tuple[str, ...] | None) -> Task:
+    task = read_task(path, labels or ())
+    if task.is_multilabel != (spec.get("task_type") == designer_core.MULTILABEL_TASK_TYPE):
+        found = "there is" if task.is_multilabel else "there is no"
+        raise ValueError(f"its task_type is {shown(spec.get('task_type'))}, but {found} {TASK_FILE}")
+    return task
 
 
 def _normalisations(spec: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
