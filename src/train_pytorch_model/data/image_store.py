@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.data.image_geometry import Geometry
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Pixels, uint8 of shape (B, 3, height, width), and labels, int64 of shape (B,)."""
+"""Pixels, uint8 of shape (B, 3, height, width), and labels: int64 of shape (B,), or float32 of shape (B, C)."""
 
 _CPU = torch.device("cpu")
 # The size of the host buffer in which images are decoded before they are copied to a GPU.
@@ -35,7 +35,7 @@ class ImageStore(Protocol):
 
     @property
     def labels(self) -> torch.Tensor:
-        """int64 of shape (N,), on the device of the images or the CPU."""
+        """int64 of shape (N,), or bool of shape (N, C), on the device of the images or the CPU."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -56,7 +56,7 @@ class DecodedImages:
     pixels: torch.Tensor
     """uint8 of shape (N, 3, height, width), in channels-last order if `decode_all` created it."""
     labels: torch.Tensor
-    """int64 of shape (N,), on the same device."""
+    """int64 of shape (N,), or bool of shape (N, C), on the same device."""
     is_mapped: bool = False
     """Whether the pixels are in a mapped file, from which reading may be slow."""
 
@@ -86,12 +86,12 @@ class DecodedImages:
         indices = torch.cat(list(batches)).pin_memory().to(self.pixels.device, non_blocking=True)
         rows = self.pixels.permute(0, 2, 3, 1)
         for batch in torch.split(indices, [len(batch) for batch in batches]):
-            yield rows.index_select(0, batch).permute(0, 3, 1, 2), self.labels.index_select(0, batch)
+            yield rows.index_select(0, batch).permute(0, 3, 1, 2), _as_batch(self.labels.index_select(0, batch))
 
     def _gather(self, batch: torch.Tensor) -> Batch:
         # NumPy copies in this thread; torch would start a second OpenMP thread team here.
         rows = self.pixels.permute(0, 2, 3, 1).numpy()[batch.numpy()]
-        return torch.from_numpy(rows).permute(0, 3, 1, 2), self.labels[batch]
+        return torch.from_numpy(rows).permute(0, 3, 1, 2), _as_batch(self.labels[batch])
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class EncodedImages:
     path_of: Callable[[int], Path]
     """Returns the file of the image at an index."""
     labels: torch.Tensor
-    """int64 of shape (N,), on the CPU."""
+    """int64 of shape (N,), or bool of shape (N, C), on the CPU."""
     geometry: Geometry
     """How an image becomes pixels of one size."""
     largest: Size
@@ -136,7 +136,7 @@ class EncodedImages:
 
         for _ in in_threads(work, len(batch), at_once=1, num_threads=decoders_at_once(self.largest)):
             pass
-        return torch.from_numpy(rows).permute(0, 3, 1, 2), self.labels[batch]
+        return torch.from_numpy(rows).permute(0, 3, 1, 2), _as_batch(self.labels[batch])
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,11 @@ class FilesAt:
     def __call__(self, index: int) -> Path:
         """Return the file of the image at `index` among these files."""
         return self.path_of(int(self.indices[index]))
+
+
+def _as_batch(labels: torch.Tensor) -> torch.Tensor:
+    """Return labels as a batch has them: indices as they are, and whether an image has each label as float32."""
+    return labels.float() if labels.dtype == torch.bool else labels
 
 
 def _deliver(
@@ -184,7 +189,7 @@ def decode_all(
 
     Args:
         path_of: returns the file of the image at an index.
-        labels: the labels, int64 of shape (N,).
+        labels: the labels, int64 of shape (N,), or bool of shape (N, C).
         geometry: how each image becomes pixels of one size.
         largest: (height, width) of the largest image in its file, which bounds the memory for decoding; None for the
             size of the geometry.

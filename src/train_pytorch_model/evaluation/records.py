@@ -13,7 +13,8 @@ class Reading:
     loss: float
     """Loss of the last batch of this process."""
     accuracy: float
-    """Top-1 accuracy over this process's images of the epoch so far, while the weights change."""
+    """Top-1 accuracy over this process's images of the epoch so far, while the weights change. With several labels an
+    image: the fraction of images whose labels are all right."""
     learning_rate: float
     images_per_second: float
     """Throughput of all processes, averaged over the epoch so far."""
@@ -33,20 +34,27 @@ class EpochRecord:
     """1 - top-1 accuracy, computed in the same way."""
     valid_loss: float
     top1_acc: float
+    """With several labels an image: subset accuracy, the fraction of images whose labels are all right at the threshold
+    0.5."""
     top5_acc: Optional[float]
-    """None for five classes or fewer."""
+    """None for five classes or fewer, and for several labels an image."""
     is_best: bool
     balanced_accuracy: Optional[float] = None
     """On the validation images; None unless it or macro F1 decides which epoch is the best."""
     macro_f1: Optional[float] = None
-    """Likewise."""
+    """Likewise. With several labels an image: mean over the labels that a validation image has, at the threshold
+    0.5."""
     interpolation: Optional[float] = None
     """If less than 1, the validated weights lie between those with the fitted head alone (0) and those of this epoch
     (1). None for the weights of the epoch."""
+    average_precision: Optional[float] = None
+    """Mean over the labels that a validation image has; None unless an image may have several labels."""
+    micro_f1: Optional[float] = None
+    """Of all labels together, at the threshold 0.5; None unless an image may have several labels."""
 
     def written(self) -> dict[str, object]:
         """Return the values for a file. Values that only some trainings have are left out elsewhere."""
-        optional = ("balanced_accuracy", "macro_f1", "interpolation")
+        optional = ("balanced_accuracy", "macro_f1", "interpolation", "average_precision", "micro_f1")
         return {name: value for name, value in asdict(self).items() if name not in optional or value is not None}
 
 

@@ -20,13 +20,15 @@ class BestModel:
     """The weights of the best epoch: highest value of the metric on the validation images, then lowest loss there."""
 
     metric: str = "accuracy"
-    """"accuracy", "balanced_accuracy", "macro_f1" or "loss"."""
+    """"accuracy", "balanced_accuracy", "average_precision", "micro_f1", "macro_f1" or "loss"."""
     epoch: Optional[int] = None
     """Counted from 1, 0 for the fitted head; None before the first best epoch."""
     top1_acc: float = -math.inf
     valid_loss: float = math.inf
     value: float = -math.inf
     """Of the metric; the negative loss for "loss"."""
+    thresholds: Optional[tuple[float, ...]] = None
+    """Of the labels, if an image may have several: with the best F1 scores on the validation images."""
     state: dict[str, torch.Tensor] = field(default_factory=dict)
     """The state dict of the network, on the CPU."""
 
@@ -49,7 +51,7 @@ class BestModel:
         if not math.isfinite(validated.loss) or (value, -validated.loss) <= (self.value, -self.valid_loss):
             return False
         self.epoch, self.value = epoch, value
-        self.top1_acc, self.valid_loss = validated.top1_acc, validated.loss
+        self.top1_acc, self.valid_loss, self.thresholds = validated.top1_acc, validated.loss, validated.thresholds
         if network is None:
             return True
         state = network.state_dict()
@@ -61,12 +63,14 @@ def value_of(metric: str, validated: Averages) -> float:
     """Return the value of a metric, of which more is better.
 
     Args:
-        metric: "accuracy", "balanced_accuracy", "macro_f1" or "loss".
+        metric: "accuracy", "balanced_accuracy", "average_precision", "micro_f1", "macro_f1" or "loss".
         validated: has the metric.
     """
     value = {
         "accuracy": validated.top1_acc,
         "balanced_accuracy": validated.balanced_accuracy,
+        "average_precision": validated.average_precision,
+        "micro_f1": validated.micro_f1,
         "macro_f1": validated.macro_f1,
         "loss": -validated.loss,
     }[metric]

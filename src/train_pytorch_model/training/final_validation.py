@@ -36,12 +36,6 @@ def validate_best(
     world.broadcast_tensors(network.state_dict().values())
     plan = replace(plan, validation_precision="float32")
     found = evaluate(network, valid, plan, world, state.step.microbatch_size, between_batches)
-    best.top1_acc, best.valid_loss = found.top1_acc, found.loss
-    return replace(
-        next(record for record, _ in state.records if record.epoch == best.epoch),
-        valid_loss=found.loss,
-        top1_acc=found.top1_acc,
-        top5_acc=found.top5_acc,
-        balanced_accuracy=found.balanced_accuracy,
-        macro_f1=found.macro_f1,
-    )
+    best.top1_acc, best.valid_loss, best.thresholds = found.top1_acc, found.loss, found.thresholds
+    record = next(record for record, _ in state.records if record.epoch == best.epoch)
+    return replace(record, **found.of_record())

@@ -142,7 +142,7 @@ def load_parameters(network: nn.Module, weights: Weights) -> None:
 def _training_loss(step: TrainingStep, train: ImageStore, plan: Plan, world: World) -> Averages:
     """Loss and accuracy of the network in training mode on the first batches of the first epoch."""
     shards = training_shards(shuffled(len(train), plan.seed, 1), plan.batch_size, world.rank, world.world_size)
-    sums = RunningSums.zero(plan.num_classes, world.device)
+    sums = RunningSums.zero(plan.num_classes, world.device, task=plan.task)
     indices = [shard.indices for shard in shards[:_NUM_BATCHES]]
     for pixels, labels in augmented(train, plan, 1).batches(indices, world.device):
         step.add_training_loss(pixels, labels, sums)

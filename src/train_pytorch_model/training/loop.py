@@ -221,13 +221,9 @@ class _Fit:
             learning_rate=rate,
             train_loss=trained[0],
             train_error=trained[1],
-            valid_loss=validated.loss,
-            top1_acc=validated.top1_acc,
-            top5_acc=validated.top5_acc,
             is_best=self._state.best.update(epoch, validated, network if self._world.is_main else None),
-            balanced_accuracy=validated.balanced_accuracy,
-            macro_f1=validated.macro_f1,
             interpolation=interpolation,
+            **validated.of_record(),
         )
 
     def _run_epoch(self) -> tuple[EpochRecord, EpochTiming, float]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import torch
+
+from train_pytorch_model.training.thresholds import DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
     from train_pytorch_model.distributed.world import World
@@ -18,13 +20,28 @@ class Averages(NamedTuple):
 
     loss: float
     top1_acc: float
+    """The fraction of images whose class is the most probable one. With several labels an image: whose labels are
+    exactly those with a probability of at least 0.5."""
     top5_acc: float | None
-    """None with five or fewer classes, where it would always be 1."""
+    """None with five or fewer classes, where it would always be 1, and with several labels an image."""
     num_images: int
     balanced_accuracy: Optional[float] = None
     """Mean over the classes of their recall; None if it was not computed."""
     macro_f1: Optional[float] = None
     """Mean over the classes of their F1 score; None if it was not computed."""
+    average_precision: Optional[float] = None
+    """Of several labels an image; see `LabelValues`."""
+    micro_f1: Optional[float] = None
+    """Likewise."""
+    thresholds: Optional[tuple[float, ...]] = None
+    """Likewise."""
+
+    def of_record(self) -> dict[str, Any]:
+        """Return the fields of the record of an epoch that validation decides."""
+        values = self._asdict()
+        for name in ("num_images", "thresholds"):
+            del values[name]
+        return {"valid_loss": values.pop("loss"), **values}
 
 
 @dataclass
@@ -37,18 +54,34 @@ class RunningSums:
     by_class: Optional[torch.Tensor] = None
     """int64 of shape (3, number of classes): images that are predicted right, images of each label, images of each
     prediction. None if they are not counted."""
+    task: str = "multiclass"
+    probabilities: Optional[list[torch.Tensor]] = None
+    """The probabilities of the labels of each batch, float32 of shape (B, number of labels) on the CPU. None if they
+    are not kept."""
 
     @classmethod
-    def zero(cls, num_classes: int, device: torch.device, *, counts_classes: bool = False) -> RunningSums:
+    def zero(
+        cls,
+        num_classes: int,
+        device: torch.device,
+        *,
+        counts_classes: bool = False,
+        task: str = "multiclass",
+        keeps_probabilities: bool = False,
+    ) -> RunningSums:
         """Return sums over no images.
 
         Args:
             num_classes: the number of classes.
             device: of the sums.
             counts_classes: whether to count by class, for balanced accuracy and macro F1.
+            task: "multiclass" or "multilabel".
+            keeps_probabilities: whether to keep the probabilities, for the metrics of several labels.
         """
         by_class = torch.zeros(3, num_classes, dtype=torch.int64, device=device) if counts_classes else None
-        return cls(torch.zeros(4, dtype=torch.float64, device=device), num_classes > TOP_K, by_class)
+        has_top5 = task == "multiclass" and num_classes > TOP_K
+        totals = torch.zeros(4, dtype=torch.float64, device=device)
+        return cls(totals, has_top5, by_class, task, [] if keeps_probabilities else None)
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Add a batch.
@@ -56,9 +89,15 @@ class RunningSums:
         Args:
             loss: mean over the batch, a scalar.
             logits: float of shape (B, num_classes).
-            labels: int64 of shape (B,).
+            labels: int64 of shape (B,), or float32 of shape (B, num_classes). In the multiclass task, the class of an
+                image is the largest part of such a label.
         """
         count = len(labels)
+        if self.task == "multilabel":
+            self._add_several(loss, logits, labels)
+            return
+        if labels.dim() == 2:
+            labels = labels.argmax(1)
         predictions = logits.topk(TOP_K if self.has_top5 else 1, dim=1).indices
         hits = predictions == labels[:, None]
         self.totals[:3] += torch.stack((loss.double() * count, hits[:, 0].sum().double(), hits.sum().double()))
@@ -70,6 +109,15 @@ class RunningSums:
                 (hits[:, 0].long(), torch.ones_like(labels), torch.ones_like(labels)),
             ):
                 row.index_add_(0, classes, numbers)
+
+    def _add_several(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add a batch of images of which each may have several labels."""
+        probabilities = logits.sigmoid()
+        is_right = ((probabilities >= DEFAULT_THRESHOLD) == (labels >= DEFAULT_THRESHOLD)).all(1)
+        self.totals[:2] += torch.stack((loss.double() * len(labels), is_right.sum().double()))
+        self.totals[3] += len(labels)
+        if self.probabilities is not None:
+            self.probabilities.append(probabilities.cpu())
 
     def reset(self) -> None:
         """Set all sums to zero."""

@@ -17,6 +17,7 @@ class Plan:
     """Everything that the training loop needs in addition to the network and the images."""
 
     num_classes: int
+    """Or of labels, where an image may have several."""
     epochs: int
     """The largest number of epochs; early stopping may end the training before."""
     batch_size: int
@@ -65,9 +66,12 @@ class Plan:
     """The number of stages, counted from the input, whose weights do not change; see `stages_of`."""
     freeze_batch_norm: bool = False
     """Normalize with the statistics that the network has at the beginning, and do not change them."""
+    task: str = "multiclass"
+    """"multiclass": an image has one class. "multilabel": it has none, one or several labels."""
     label_smoothing: float = 0.0
     class_weights: Optional[tuple[float, ...]] = None
-    """The weight of each class in the loss. Their mean over the training images should be 1."""
+    """The weight of each class in the loss, whose mean over the training images should be 1. With several labels an
+    image: the weight of the images that have the label, relative to those that do not."""
     clip_grad_norm: Optional[float] = None
     """The largest norm of the gradient of all parameters."""
     model_ema: Optional[float] = None
@@ -84,7 +88,8 @@ class Plan:
     augmentation: Optional[Augmentation] = None
     """Random changes of training images."""
     metric_for_best_model: str = "accuracy"
-    """"accuracy", "balanced_accuracy", "macro_f1" or "loss" on the validation images."""
+    """"accuracy", "balanced_accuracy", "average_precision", "micro_f1", "macro_f1" or "loss" on the validation images.
+    """
     early_stopping_delay: int = 0
     """Epochs at the start that patience does not count."""
     validation_precision: str = "float32"

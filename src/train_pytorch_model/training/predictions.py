@@ -1,4 +1,4 @@
-"""Class probabilities of images."""
+"""Probabilities of the classes or the labels of images."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from train_pytorch_model.data.image_store import ImageStore
 
 
+def probabilities_of(logits: torch.Tensor, task: str) -> torch.Tensor:
+    """Return the probabilities of classes, or of labels, float32 of shape (B, C), for logits of the same shape."""
+    return logits.float().sigmoid() if task == "multilabel" else logits.float().softmax(1)
+
+
 @torch.no_grad()
 def predict(
     network: nn.Module,
@@ -27,8 +32,9 @@ def predict(
     memory_format: torch.memory_format,
     mean: tuple[float, ...] = (0.5, 0.5, 0.5),
     std: tuple[float, ...] = (0.5, 0.5, 0.5),
+    task: str = "multiclass",
 ) -> np.ndarray:
-    """Compute the class probabilities of images in float32, as validation does.
+    """Compute the probabilities of the classes or the labels of images in float32, as validation does.
 
     Args:
         network: on the device; put into evaluation mode.
@@ -39,16 +45,17 @@ def predict(
         memory_format: of the network's activations and weights.
         mean: of each channel of the images that the network was trained on.
         std: the standard deviation of the same images.
+        task: "multiclass" or "multilabel".
 
     Returns:
-        float32 of shape (N, C), each row summing to one.
+        float32 of shape (N, C). In the multiclass task each row sums to one.
     """
     network.eval()
     normalisation = per_channel(mean, device), per_channel(std, device)
     while True:
         try:
             parts = [
-                logits_of(network(normalised(pixels, memory_format, *normalisation))).float().softmax(1).cpu()
+                probabilities_of(logits_of(network(normalised(pixels, memory_format, *normalisation))), task).cpu()
                 for pixels, _ in images.batches(torch.split(indices, batch_size), device)
             ]
         except Exception as error:

@@ -117,7 +117,9 @@ class TrainingState:
     def _saved_best(self) -> dict[str, Any]:
         """Return the epoch and the results of the best model, without the metric where that is the accuracy."""
         best = self.best
-        saved = {"epoch": best.epoch or 0, "top1_acc": best.top1_acc, "valid_loss": best.valid_loss}
+        saved: dict[str, Any] = {"epoch": best.epoch or 0, "top1_acc": best.top1_acc, "valid_loss": best.valid_loss}
+        if best.thresholds is not None:
+            saved["thresholds"] = best.thresholds
         return saved if best.metric == "accuracy" else {**saved, "value": best.value}
 
     def resume_epoch(self, device: torch.device) -> None:

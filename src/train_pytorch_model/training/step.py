@@ -12,7 +12,7 @@ from torch import nn
 from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.training.averaging import WeightAverage
 from train_pytorch_model.training.layers import TrainableLayers
-from train_pytorch_model.training.losses import logits_and_loss, training_cross_entropy
+from train_pytorch_model.training.losses import logits_and_loss, training_loss
 from train_pytorch_model.training.metrics import RunningSums
 from train_pytorch_model.training.optimizers import build_optimizer, set_learning_rate
 
@@ -51,7 +51,7 @@ class TrainingStep:
         self._layers = TrainableLayers(self.network, plan)
         self._parallel = parallel
         self._forward = parallel(self.network)
-        self.sums = RunningSums.zero(plan.num_classes, device)
+        self.sums = RunningSums.zero(plan.num_classes, device, task=plan.task)
         """Loss and accuracy of the epoch so far."""
         self.learning_rate = 0.0
         """The learning rate of the last step."""
@@ -59,7 +59,7 @@ class TrainingStep:
         self._precision = plan.precision
         self._mean, self._std = (per_channel(values, device) for values in (plan.mean, plan.std))
         self.scaler = plan.precision.make_scaler()
-        self._cross_entropy = training_cross_entropy(plan, device)
+        self._loss_of = training_loss(plan, device)
         self._max_norm = plan.clip_grad_norm
         named_parameters = list(self._layers.named_parameters())
         self._parameters = [parameter for _, parameter in named_parameters]
@@ -100,7 +100,7 @@ class TrainingStep:
 
         Args:
             pixels: uint8 of shape (B, 3, height, width), on the device.
-            labels: int64 of shape (B,), on the device.
+            labels: int64 of shape (B,), or float32 of shape (B, num_classes), on the device.
             alone: do not communicate with the other processes.
         """
         kept = [*self.network.buffers(), self.sums.totals]
@@ -131,7 +131,7 @@ class TrainingStep:
 
         Args:
             pixels: uint8 of shape (B, 3, height, width), on the device.
-            labels: int64 of shape (B,), on the device.
+            labels: int64 of shape (B,), or float32 of shape (B, num_classes), on the device.
             weight: of this process's shard of the batch, see `Shard.weight`.
         """
         self._add_gradients(self._forward, pixels, labels, weight)
@@ -175,7 +175,7 @@ class TrainingStep:
         images = normalised(pixels, self.memory_format, self._mean, self._std)
         with self._precision.context():
             output = forward(images)
-        return logits_and_loss(output, labels, self._cross_entropy)
+        return logits_and_loss(output, labels, self._loss_of)
 
     def _microbatches(self, pixels: torch.Tensor, labels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         count = _num_microbatches(len(labels), self.microbatch_size or len(labels))

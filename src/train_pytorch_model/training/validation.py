@@ -11,11 +11,14 @@ import torch
 from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.training.graph import free_cached_memory
-from train_pytorch_model.training.losses import logits_and_loss
+from train_pytorch_model.training.label_metrics import label_values
+from train_pytorch_model.training.losses import logits_and_loss, validation_loss
 from train_pytorch_model.training.metrics import Averages, RunningSums
 from train_pytorch_model.training.precision import validating_in
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from train_pytorch_model.data.image_store import ImageStore
@@ -68,18 +71,47 @@ def evaluate(
             called equally often in every process, so it may contain collective operations.
     """
     network.eval()
-    counts_classes = plan.metric_for_best_model in ("balanced_accuracy", "macro_f1")
-    sums = RunningSums.zero(plan.num_classes, world.device, counts_classes=counts_classes)
+    is_multilabel = plan.task == "multilabel"
+    sums = RunningSums.zero(
+        plan.num_classes,
+        world.device,
+        counts_classes=plan.metric_for_best_model in ("balanced_accuracy", "macro_f1") and not is_multilabel,
+        task=plan.task,
+        keeps_probabilities=is_multilabel,
+    )
     at_once = validation_batch_size(plan, world, len(images), microbatch_size)
     batches = torch.split(torch.arange(len(images)), at_once)
-    delivered = iter(images.batches(batches[world.rank :: world.world_size], world.device))
+    own = batches[world.rank :: world.world_size]
+    delivered = iter(images.batches(own, world.device))
     num_batches = math.ceil(len(batches) / world.world_size)
     for number in range(1, num_batches + 1):
         batch = next(delivered, None)
         if batch is not None:
             at_once = add_batch(network, *batch, sums, plan, at_once)
         between_batches(number, num_batches)
-    return sums.read(world)
+    averages = sums.read(world)
+    return averages if sums.probabilities is None else _with_labels(averages, sums.probabilities, own, images, world)
+
+
+def _with_labels(
+    averages: Averages, probabilities: list[torch.Tensor], own: Sequence[torch.Tensor], images: ImageStore, world: World
+) -> Averages:
+    """Add the metrics of labels, which need the probabilities of all images.
+
+    Args:
+        averages: of all images.
+        probabilities: of the images that this process has evaluated, in order.
+        own: the indices of these images.
+        images: the dataset.
+        world: the processes.
+    """
+    truth = images.labels.cpu()
+    whole = torch.zeros(truth.shape)
+    if own:
+        whole[torch.cat(list(own))] = torch.cat(probabilities)
+    # All other processes have zeros where one has probabilities, so that the sum is exact.
+    found = label_values(world.sum(whole).numpy(), truth.numpy())
+    return averages._replace(**found._asdict())
 
 
 def add_batch(
@@ -90,7 +122,7 @@ def add_batch(
     Args:
         network: in evaluation mode.
         pixels: uint8 of shape (B, 3, height, width), on the device.
-        labels: int64 of shape (B,), on the device.
+        labels: int64 of shape (B,), or float32 of shape (B, num_classes), on the device.
         sums: to add to.
         plan: has the memory format and the precision of validation.
         at_once: images in a forward pass.
@@ -125,7 +157,7 @@ def _add_part(
         mean, std = (per_channel(values, pixels.device) for values in (plan.mean, plan.std))
         with validating_in(plan.validation_precision, pixels.device.type):
             output = network(normalised(pixels, plan.memory_format, mean, std))
-        logits, loss = logits_and_loss(output, labels)
+        logits, loss = logits_and_loss(output, labels, validation_loss(plan))
     except Exception as error:
         if is_last_try or not is_out_of_memory(error):
             raise
