@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from tests.processes import needs_a_start, run_forked
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.designer_core import load_image_directory
+from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
 from train_pytorch_model.ports.labelled_images import LabelledImages
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +53,31 @@ def write_image_directory(path: Path, **how: object) -> Path:
     """The same as an ImageDirectory, written by designer-core itself."""
     folders = write_class_folders(path.with_name(path.name + "_folders"), **how)  # type: ignore[arg-type]
     load_image_directory(folders).dump(str(path))
+    return path
+
+
+def write_multilabel_directory(
+    path: Path,
+    lists: Sequence[object] | None = None,
+    categories: Sequence[str] = CLASSES,
+    size: int = 32,
+    seed: int = 0,
+) -> Path:
+    """An ImageDirectory of lists of labels; without `lists`, each set of the first three labels thrice.
+
+    Each label has a part of the picture of its own, which is bright where an image has the label.
+    """
+    if lists is None:
+        lists = [[name for bit, name in enumerate(categories[:3]) if number >> bit & 1] for number in range(8)] * 3
+    random = np.random.default_rng(seed)
+    (path / "image").mkdir(parents=True)
+    with ImageDirectoryWriter(path, make_schema(categories, multilabel=True)) as writer:
+        for number, labels in enumerate(lists):
+            bright = [200 if isinstance(labels, list) and name in labels else 50 for name in categories]
+            columns = np.resize(np.repeat(bright, -(-size // len(bright))), (size, 1))
+            pixels = np.clip(columns + random.normal(0, 20, (size, size, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(path / "image" / f"{number}.png")
+            writer.add({"image_info": {"file_name": f"image/{number}.png"}, "category": labels, "id": number})
     return path
 
 

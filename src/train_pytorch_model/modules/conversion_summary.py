@@ -58,6 +58,7 @@ class LeftOut:
         before: Mapping[Optional[str], int],
         after: Mapping[Optional[str], int],
         faults: Sequence[str] = (),
+        num_kept: int | None = None,
     ) -> None:
         """Refuse a conversion that loses more than a tenth of the images, or all images of a class.
 
@@ -66,12 +67,15 @@ class LeftOut:
             before: the number of images by label before any was left out; None for those without a known label.
             after: the number of images by label; None for those that are left out.
             faults: what is wrong with images that cannot be read.
+            num_kept: the number of images that are not left out; None for the sum of `after`.
 
         Raises:
             InvalidDatasetError: if so; the message says how many, why, and names the first.
         """
         num_left_out = sum(self.losses.values())
-        num_images = sum(count for name, count in after.items() if name is not None) + num_left_out
+        if num_kept is None:
+            num_kept = sum(count for name, count in after.items() if name is not None)
+        num_images = num_kept + num_left_out
         lost = [name for name in before if name is not None and name not in after]
         if not lost and num_left_out <= _MAX_LEFT_OUT * num_images:
             return

@@ -7,14 +7,14 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Optional
 
-from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.modules.conversion_summary import ConversionSummary, LeftOut, report_unreadable
 from train_pytorch_model.modules.image_sources import DATASET
 from train_pytorch_model.modules.item_copies import copy_items
 from train_pytorch_model.ports.dataset_items import read_listed_items
+from train_pytorch_model.ports.image_directory import CLASSIFICATION, MULTILABEL_CLASSIFICATION
 from train_pytorch_model.ports.image_list import file_of, read_columns
+from train_pytorch_model.ports.item_labels import LabelReader
 from train_pytorch_model.text.name_forms import nfc
-from train_pytorch_model.text.wording import FirstFew, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.console.progress import ProgressDisplay
     from train_pytorch_model.modules.conversion_options import ConversionOptions
+    from train_pytorch_model.ports.image_list import Columns
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def copy_directory(
     is_labelled = any(_has_classes(column) for column in schema["columnAttributes"])
     labels = read_columns(schema, where) if is_labelled else None
     with display.images(DATASET, "copied") as advance:
-        listed = items() if labels is None else _counted(items(), labels.label, labels.categories, counts, where)
+        listed = items() if labels is None else _counted(items(), labels, counts, where)
         unreadable: list[tuple[dict[str, Any], str]] = []
         num_images = copy_items(folder, schema, columns, input_path, listed, advance, unreadable)
     skipped = {str(file_of(item, columns)): reason for item, reason in unreadable}
@@ -64,15 +65,18 @@ def copy_directory(
     if labels is None:
         kept[""] = num_images
     else:
-        kept -= Counter(label for item, _ in unreadable if isinstance(label := item.get(labels.label), str))
+        for item, _ in unreadable:
+            kept.subtract(_labels_of(item, labels))
+        kept = +kept
     if not (options.allow_partial or options.skip_unreadable_images):
-        left_out.check(where, counts, kept, [f"{name!r}: {fault}" for name, fault in skipped.items()])
+        faults = [f"{name!r}: {fault}" for name, fault in skipped.items()]
+        left_out.check(where, counts, kept, faults, num_images)
     classes = None if labels is None else {name: kept[name] for name in labels.categories}
     return ConversionSummary(classes, num_images, ("images.lst",), None, left_out), skipped
 
 
 def _has_classes(column: dict[str, Any]) -> bool:
-    return (column.get("properties") or {}).get("annotation_type") == "COCO_classification"
+    return (column.get("properties") or {}).get("annotation_type") in (CLASSIFICATION, MULTILABEL_CLASSIFICATION)
 
 
 def _with_distinct_categories(schema: dict[str, Any], where: str) -> dict[str, Any]:
@@ -89,29 +93,23 @@ def _with_distinct_categories(schema: dict[str, Any], where: str) -> dict[str, A
     return schema
 
 
+def _labels_of(item: dict[str, Any], columns: Columns) -> list[str]:
+    """The labels of an item that was counted, one or several."""
+    value = item.get(columns.label)
+    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
+
+
 def _counted(
-    items: Iterator[dict[str, Any]],
-    column: str,
-    categories: tuple[str, ...],
-    counts: Counter[Optional[str]],
-    where: str,
+    items: Iterator[dict[str, Any]], columns: Columns, counts: Counter[Optional[str]], where: str
 ) -> Iterator[dict[str, Any]]:
-    """Count the labels, and check at the end that all are among the categories."""
-    unknown = FirstFew()
-    known = {nfc(name): name for name in categories}
+    """Count the labels, write them as the categories are spelled, and check at the end that all are categories."""
+    reader = LabelReader(columns, where)
     for number, item in enumerate(items, start=1):
-        label = item.get(column)
-        if isinstance(label, str) and nfc(label) in known:
-            name = known[nfc(label)]
-            counts[name] += 1
-            yield {**item, column: name}
+        found = reader.read(number, item)
+        if found is None:
+            yield item
             continue
-        if label:
-            unknown.add(f"line {number} is labelled {label!r}")
-        yield item
-    if unknown:
-        raise InvalidDatasetError(
-            where,
-            f"labels that are not among the categories {name_some(categories)}: {unknown.joined()}",
-            "Correct images.lst, or convert the original images.",
-        )
+        names = [columns.categories[index] for index in found]
+        counts.update(names)
+        yield {**item, columns.label: names if columns.multilabel else names[0]}
+    reader.check()

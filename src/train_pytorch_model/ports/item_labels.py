@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.image_directory import MULTILABEL_CLASSIFICATION
 from train_pytorch_model.ports.image_list import Columns, file_of
@@ -28,15 +30,15 @@ class LabelReader:
         self._has_list = False
 
     def read(self, number: int, item: dict[str, Any]) -> tuple[int, ...] | None:
-        """Return the indices of the labels of an item, ascending: one index, or any number in a multilabel dataset.
+        """Return the indices of the labels of an item: one index, or any number in a multilabel dataset.
 
         Args:
             number: the number of the item in the list, from 1.
             item: an item of the image list.
 
         Returns:
-            The indices; None for an item without a label column or with wrong labels. A label that occurs twice in a
-            list counts once.
+            The indices in the order of the list; None for an item that is unlabelled or has wrong labels. A label that
+            occurs twice in a list counts once.
         """
         value = item.get(self._columns.label)
         labels = self._labels_of_list(value) if self._columns.multilabel else self._label_of_text(value)
@@ -46,7 +48,7 @@ class LabelReader:
             self._faults.add(f"item {number} ({file_of(item, self._columns) or ''}) is labelled {shown(value)}")
             self._has_list |= isinstance(value, list)
             return None
-        return tuple(sorted({self._index[label] for label in labels}))
+        return tuple(dict.fromkeys(self._index[label] for label in labels))
 
     def check(self) -> None:
         """Check that all labels that were read are among the categories.
@@ -88,3 +90,19 @@ class LabelReader:
 def _name(label: Any) -> str | None:
     """A label as it is searched among the categories; None, which is no category, for what is not text."""
     return nfc(label) if isinstance(label, str) else None
+
+
+def label_matrix(indices: np.ndarray, counts: np.ndarray, num_labels: int) -> np.ndarray:
+    """Return which labels each image has.
+
+    Args:
+        indices: the indices of the labels of all images, one image after another.
+        counts: the number of labels of each of N images.
+        num_labels: the number of all labels C.
+
+    Returns:
+        bool of shape (N, C).
+    """
+    matrix = np.zeros((len(counts), num_labels), dtype=bool)
+    matrix[np.repeat(np.arange(len(counts)), counts), indices] = True
+    return matrix

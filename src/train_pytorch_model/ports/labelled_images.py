@@ -24,7 +24,7 @@ from train_pytorch_model.ports.image_list import (
     read_items,
     read_schema,
 )
-from train_pytorch_model.ports.item_labels import LabelReader
+from train_pytorch_model.ports.item_labels import LabelReader, label_matrix
 from train_pytorch_model.text.wording import FirstFew, bytes_in_words, name_some
 
 if TYPE_CHECKING:
@@ -216,12 +216,5 @@ def _labelled(
             (counts == 1).sum(),
             (counts == 0).sum(),
         )
-        indices = _label_matrix(indices, counts, len(columns.categories))
+        indices = label_matrix(indices, counts, len(columns.categories))
     return LabelledImages(port, path, files, indices, columns.categories, columns.image, schema)
-
-
-def _label_matrix(indices: np.ndarray, counts: np.ndarray, num_labels: int) -> np.ndarray:
-    """Which labels each image has: bool of shape (N, C), from the indices of all images and their number per image."""
-    matrix = np.zeros((len(counts), num_labels), dtype=bool)
-    matrix[np.repeat(np.arange(len(counts)), counts), indices] = True
-    return matrix
