@@ -74,6 +74,16 @@ def _import(module: str) -> Any:
         logging.getLogger("studio").setLevel(logging.ERROR)
 
 
+def import_designer_core() -> None:
+    """Import what reading and writing of model directories needs.
+
+    Raises:
+        UserError: if designer-core is not installed.
+    """
+    for module in (_IMAGE_DIRECTORY, _MODEL_DIRECTORY, _STATE_DICT_MODEL):
+        _import(module)
+
+
 def load_image_directory(path: Path) -> Any:
     """Load an ImageDirectory, or a folder of raw images in one of designer-core's layouts, with its helper.
 

@@ -90,7 +90,9 @@ def _named(fault: BaseException, command: str) -> ModuleError:
 def _run(arguments: argparse.Namespace, session: Session) -> int:
     """Call the API's function for the command; return the exit code of a command that ends without an error."""
     from train_pytorch_model import api
+    from train_pytorch_model.cli.imports import import_for
 
+    import_for(arguments.command)
     name = _FUNCTIONS.get(arguments.command, arguments.command.replace("-", "_"))
     given: dict[str, Any] = {key: value for key, value in vars(arguments).items() if key not in _OWN_FLAGS}
     if arguments.command == "run-pipeline":

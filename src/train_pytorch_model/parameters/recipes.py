@@ -39,7 +39,7 @@ _WITH_AUGMENTATION: dict[str, Any] = {
     "clip_grad_norm": 1.0,
 }
 # Kumar et al. 2022, "Fine-tuning can distort pretrained features": first the head, then the other layers, carefully.
-_FINETUNE: dict[str, Any] = {**_WITH_AUGMENTATION, "epochs": 3, "model_ema": 0.99}
+_FINETUNE: dict[str, Any] = {**_WITH_AUGMENTATION, "epochs": 3, "learning_rate": 0.003, "model_ema": 0.99}
 _SCRATCH: dict[str, Any] = {
     **_WITH_AUGMENTATION,
     "epochs": 30,

@@ -41,7 +41,6 @@ from train_pytorch_model.preflight.result import (
 from train_pytorch_model.preflight.trial import Trial, try_steps
 from train_pytorch_model.text.masking import masked
 from train_pytorch_model.text.wording import bytes_in_words
-from train_pytorch_model.training.finetuning import INTERPOLATIONS
 from train_pytorch_model.training.microbatches import BatchTooLargeError, out_of_memory
 
 if TYPE_CHECKING:
@@ -244,7 +243,9 @@ def _estimate(prepared: Prepared, plan: Plan, trial: Trial, start_seconds: float
     if prepared.image_store == "none":  # then images are decoded in every epoch, during the steps
         seconds = max(seconds, decoding)
     before_and_after = 0.0
-    if plan.fits_head:  # one pass over the training images and one validation, and those of mixed weights at the end
-        num_passes = len(prepared.train) / len(prepared.valid) + 1 + len(INTERPOLATIONS)
+    if (
+        plan.fits_head
+    ):  # one pass over the training images and two validations: with the fitted head, and with mixed weights
+        num_passes = len(prepared.train) / len(prepared.valid) + 2
         before_and_after = num_passes * trial.validation_seconds
     return Estimate(start_seconds, seconds, start_seconds + plan.epochs * seconds + before_and_after)

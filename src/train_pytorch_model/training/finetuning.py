@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-INTERPOLATIONS = (0.75, 0.5, 0.25)
+INTERPOLATION = 0.5
 """How far the mixed weights that are tried lie from those with the fitted head alone towards the fine-tuned ones."""
 # Batches of a process on which the training loss with the fitted head is measured.
 _NUM_BATCHES = 8
@@ -155,7 +155,7 @@ def best_mixture(
     validate: Callable[[nn.Module], Averages],
     value_of: Callable[[Averages], float],
 ) -> tuple[float | None, Averages, nn.Module]:
-    """Validate networks with weights between those at the start and those of the fine-tuned network.
+    """Validate a network whose weights are half those at the start and half those of the fine-tuned network.
 
     Args:
         whole: the fine-tuned network, which is not changed, and its values on the validation images.
@@ -167,17 +167,12 @@ def best_mixture(
         The interpolation, None for the fine-tuned network itself; the values of the best network; and that network.
     """
     network, best = whole
-    best_interpolation = None
     mixed = copy.deepcopy(network)
-    for interpolation in INTERPOLATIONS:
-        _mix(mixed, network, start, interpolation)
-        validated = validate(mixed)
-        if (value_of(validated), -validated.loss) > (value_of(best), -best.loss):
-            best_interpolation, best = interpolation, validated
-    if best_interpolation is None:
-        return None, best, network
-    _mix(mixed, network, start, best_interpolation)
-    return best_interpolation, best, mixed
+    _mix(mixed, network, start, INTERPOLATION)
+    validated = validate(mixed)
+    if (value_of(validated), -validated.loss) > (value_of(best), -best.loss):
+        return INTERPOLATION, validated, mixed
+    return None, best, network
 
 
 @torch.no_grad()
