@@ -12,7 +12,7 @@ UV := $(VENV)/bin/uv
 UV_COMPILE := $(UV) pip compile --quiet --upgrade --no-annotate --no-header
 UV_LOCK := $(UV_COMPILE) --universal --generate-hashes
 
-.PHONY: setup sample test test-all test-rest environments gpu soak fuzz audit coverage bench bench-accuracy pictures docs lint format lock clean
+.PHONY: setup sample sample-multilabel test test-all test-rest environments gpu soak fuzz audit coverage bench bench-accuracy pictures docs lint format lock clean
 
 setup: $(INSTALLED)
 
@@ -27,6 +27,10 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 
 sample: setup
 	$(RUN) samples/digits.py
+
+# The same for several labels an image.
+sample-multilabel: setup
+	$(RUN) samples/digits.py --multilabel
 
 # Waiting threads that spin make a busy machine several times slower.
 test test-all test-rest coverage: export OMP_WAIT_POLICY = passive
