@@ -7,7 +7,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from benchmarks import companions, distributed, growth, jobs, serving, startup, steps
+from benchmarks import companions, distributed, growth, jobs, multilabel, serving, startup, steps
 
 SECTIONS = {
     "steps": steps.measure,
@@ -17,6 +17,7 @@ SECTIONS = {
     "companions": companions.measure,
     "distributed": distributed.measure,
     "serving": serving.measure,
+    "multilabel": multilabel.measure,
 }
 
 
