@@ -42,6 +42,8 @@ def write_model(folder: Path, module: str, name: str, **init_params: Any) -> Pat
 def make_multilabel(folder: Path, **thresholds: float) -> Path:
     """Turn a trained model into one of several labels, with a threshold for each."""
     (folder / "task.json").write_text(json.dumps({"task": "multilabel", "thresholds": thresholds}))
+    spec = folder / "model_spec.yaml"
+    spec.write_text(spec.read_text().replace("task_type: MultiClassification", "task_type: MultiLabelClassification"))
     return folder
 
 

@@ -272,6 +272,13 @@ def test_a_damaged_task_is_named_when_the_model_is_loaded(
     document: str, words: str, model: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(model, tmp_path / "model")
-    (tmp_path / "model" / "task.json").write_text(document)
+    (make_multilabel(tmp_path / "model") / "task.json").write_text(document)
     with pytest.raises(ValueError, match=words):
+        ServedModel(tmp_path / "model")
+
+
+def test_a_model_that_has_lost_its_task_is_not_served(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    (make_multilabel(tmp_path / "model", cat=0.5, dog=0.5) / "task.json").unlink()
+    with pytest.raises(ValueError, match=r"which task\.json or its absence contradicts"):
         ServedModel(tmp_path / "model")

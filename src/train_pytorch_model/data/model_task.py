@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 TASK_FILE = "task.json"
 """The file of a trained model of several labels that contains `Task.to_dict`; other models have none."""
 MULTICLASS = "multiclass"
+"""The task of a dataset with one class per image, and of a model trained on it."""
 MULTILABEL = "multilabel"
+"""The task of a dataset with a list of labels per image, and of a model trained on it."""
 
 
 @dataclass(frozen=True)

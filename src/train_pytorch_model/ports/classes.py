@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.text.name_forms import appearance, difference, nfc, one_form_each
 from train_pytorch_model.text.wording import join_some, name_some
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
     from train_pytorch_model.ports.labelled_images import LabelledImages
 
 logger = logging.getLogger(__name__)
-
-MULTICLASS = "multiclass"
-"""The task of a dataset with one class per image."""
-MULTILABEL = "multilabel"
-"""The task of a dataset with a list of labels per image."""
 
 # Texts that pandas reads as missing values. Score Image Model reads index_to_label.csv with pandas.
 LABELS_READ_AS_MISSING = frozenset(

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from train_pytorch_model import designer_core
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.errors import InvalidDatasetError, NotLabeledDatasetError
-from train_pytorch_model.ports.classes import MULTICLASS, MULTILABEL, hidden_classes
+from train_pytorch_model.ports.classes import hidden_classes
 from train_pytorch_model.ports.dataset_items import check_folder, checked_items, read_raw_items
 from train_pytorch_model.ports.file_names import FileNames
 from train_pytorch_model.ports.image_list import (

@@ -34,6 +34,8 @@ __all__ = ["BadImageError", "ServedModel", "build_network", "decode", "decode_ba
 
 logger = logging.getLogger(__name__)
 
+# That of the model specification, see TASK_FILE.
+_MULTILABEL_TASK_TYPE = "MultiLabelClassification"
 # Images of equal size that are computed together, at most so many and so many pixels.
 MAX_BATCH_IMAGES = 16
 MAX_BATCH_PIXELS = 16_000_000
@@ -99,6 +101,8 @@ class ServedModel:
         column = rows[0].index("label")
         self._labels = {int(row[0]): row[column] for row in rows[1:] if row}
         self.task = _read_task(folder / TASK_FILE, list(self._labels.values()))
+        if self.task.is_multilabel != (spec.get("task_type") == _MULTILABEL_TASK_TYPE):
+            raise ValueError(f"the task_type is {spec.get('task_type')}, which {TASK_FILE} or its absence contradicts")
 
     def _use_format(self, memory_format: torch.memory_format) -> None:
         self._memory_format = memory_format
