@@ -90,11 +90,11 @@ def _transforms(*, is_photo: bool) -> tuple[v2.Compose, v2.Compose]:
     return v2.Compose([resize, v2.RandomHorizontalFlip(), *end]), v2.Compose([resize, *end])
 
 
-def _network(name: str, num_labels: int, weights: Path | None) -> nn.Module:
-    network: nn.Module = torchvision.models.get_model(name, num_classes=num_labels)
+def _network(name: str, num_labels: int, weights: Path | None) -> Any:
+    network: Any = torchvision.models.get_model(name, num_classes=num_labels)
     if name.startswith("squeezenet"):
         # It ends in a ReLU before the pooling, after which no logit is negative and no sigmoid below 0.5.
-        network.classifier = nn.Sequential(network.classifier[0], network.classifier[1], network.classifier[3])
+        network.classifier = nn.Sequential(*(layer for layer in network.classifier if not isinstance(layer, nn.ReLU)))
     if weights:
         own, given = network.state_dict(), torch.load(weights, weights_only=True)
         fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
@@ -103,7 +103,7 @@ def _network(name: str, num_labels: int, weights: Path | None) -> nn.Module:
 
 
 @torch.no_grad()
-def _predict(network: nn.Module, images: Images) -> np.ndarray:
+def _predict(network: Any, images: Images) -> np.ndarray:
     network.eval()
     batches = DataLoader(images, 16, num_workers=_NUM_WORKERS)
     return np.concatenate([network(pixels).sigmoid().numpy() for pixels, _ in batches])

@@ -15,7 +15,7 @@ import torchvision
 
 from tests.checking import check
 from tests.jobs import train_job
-from tests.making import NETWORK, Inputs, initialize, run_module, write_image_directory
+from tests.making import NETWORK, Inputs, initialize, run_module, write_image_directory, write_multilabel_directory
 from tests.untrained_models import write_model_with_code
 from train_pytorch_model.cli.main import main
 from train_pytorch_model.cli.parser import build_parser
@@ -56,7 +56,9 @@ def test_what_is_found_is_what_is_there(inputs: Inputs, capsys: pytest.CaptureFi
         "decoded_bytes": 24 * 32 * 32 * 3,
         "counts": {"cat": 8, "dog": 8, "owl": 8},
         "geometry": "",
+        "without_labels": 0,
     }
+    assert found["task"] == "multiclass"
     assert (found["validation"]["images"], found["validation"]["counts"]) == (12, {"cat": 4, "dog": 4, "owl": 4})
     network = torchvision.models.get_model(NETWORK, num_classes=3)
     assert found["model"]["weights"] == sum(parameter.numel() for parameter in network.parameters())
@@ -80,6 +82,41 @@ def test_a_person_gets_a_page(inputs: Inputs, capsys: pytest.CaptureFixture[str]
     page = " ".join(capsys.readouterr().out.split())
     assert 'LessThanOrEqualTo (7): Parameter "Batch size"' in page
     assert "Training cannot start." in page
+
+
+def test_several_labels_an_image_are_told_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = Inputs(tmp_path)
+    for seed, path in enumerate((inputs.train, inputs.valid)):
+        write_multilabel_directory(path, seed=seed)
+    initialize(inputs.untrained, NETWORK, inputs.outputs)
+    code, found = check(inputs, capsys)
+    assert (code, found["task"], found["warnings"]) == (0, "multilabel", [])
+    assert found["training"]["counts"] == {"cat": 12, "dog": 12, "owl": 12}
+    assert (found["training"]["images"], found["training"]["without_labels"]) == (24, 3)
+    assert main(["check", *inputs.arguments()[1:]]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "Task multilabel: none, one or several labels per image" in page
+    assert "24 images of 32x32 pixels, 3 of them without a label" in page
+    assert "Images per label label training validation" in page
+
+
+def test_what_does_not_fit_several_labels_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = Inputs(tmp_path)
+    lists = [*[["cat", "dog"]] * 15, *[["cat"]] * 5, ["cat", "owl"]]
+    write_multilabel_directory(inputs.train, lists)
+    write_image_directory(inputs.valid, size=32)
+    initialize(inputs.untrained, NETWORK, inputs.outputs)
+    code, found = check(inputs, capsys)
+    assert code == 1
+    (problem,) = found["problems"]
+    assert "it has one class per image, but the training dataset has a list of labels per image" in problem["message"]
+    shutil.rmtree(inputs.valid)
+    write_multilabel_directory(inputs.valid)
+    code, found = check(inputs, capsys)
+    assert code == 0
+    warnings = " ".join(found["warnings"])
+    assert "every image has the label 'cat'" in warnings
+    assert "1 of 3 labels has fewer than a tenth of the training images of 'cat' (21): 'owl' (1)" in warnings
 
 
 def test_of_many_classes_the_largest_and_the_smallest_are_shown(

@@ -19,25 +19,28 @@ if TYPE_CHECKING:
 _IMBALANCE = 10
 
 
-def imbalance(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Return a warning about classes with too few images.
+def imbalance(counts: np.ndarray, classes: Sequence[str], *, is_multilabel: bool = False) -> list[str]:
+    """Return a warning about classes or labels with too few images.
 
     Args:
         counts: the number of training images of each class, int of shape (C,).
         classes: the names of the C classes.
+        is_multilabel: whether an image may have several labels.
 
     Returns:
         A sentence about all classes with fewer than a tenth of the images of the largest class; empty if there is none.
     """
+    noun, metric = ("label", "micro F1 score") if is_multilabel else ("class", "accuracy")
+    nouns = "labels" if is_multilabel else "classes"
     largest = int(np.argmax(counts))
     few = np.flatnonzero(counts * _IMBALANCE < counts[largest]).tolist()
     if not few:
         return []
     named = join_some([f"{classes[number]!r} ({counts[number]})" for number in few])
     return [
-        f"{len(few)} of {len(classes)} classes {'has' if len(few) == 1 else 'have'} fewer than a tenth of the training "
-        f"images of {classes[largest]!r} ({counts[largest]}): {named}. A model learns such classes badly, and the "
-        "accuracy over all images hides this: see the metrics of each class."
+        f"{len(few)} of {len(classes)} {nouns} {'has' if len(few) == 1 else 'have'} fewer than a tenth of the training "
+        f"images of {classes[largest]!r} ({counts[largest]}): {named}. A model learns such {nouns} badly, and the "
+        f"{metric} over all images hides this: see the metrics of each {noun}."
     ]
 
 

@@ -17,6 +17,7 @@ from train_pytorch_model.checkpoints.resume import name_of, refusal, why_not
 from train_pytorch_model.console.logs import kept_warnings
 from train_pytorch_model.console.progress import ProgressDisplay
 from train_pytorch_model.data.findings import compare_images, imbalance
+from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.data.placement import free_bytes
 from train_pytorch_model.distributed.device import choose_device, name_of_device
 from train_pytorch_model.distributed.world import World
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from rich.console import Console
 
     from train_pytorch_model.errors import FaultCollector, ModuleError
@@ -136,6 +138,7 @@ def _check(settings: Settings, world: World, display: ProgressDisplay, warned: l
         memory=memory,
         estimate=estimate,
         start=None if start is None else masked(start),
+        task=train.images.task if train else None,
     )
 
 
@@ -174,7 +177,12 @@ def _dataset(scanned: Scanned | None) -> DatasetFound | None:
         decoded_bytes=scanned.num_bytes,
         counts=dict(zip(scanned.images.classes, scanned.counts().tolist())),
         geometry=what_is_done(scanned),
+        without_labels=_num_without_labels(scanned.images.labels[scanned.kept]),
     )
+
+
+def _num_without_labels(labels: np.ndarray) -> int:
+    return int((~labels.any(axis=1)).sum()) if labels.ndim == 2 else 0
 
 
 def _model(inspected: Inspected) -> ModelFound | None:
@@ -198,7 +206,7 @@ def _warnings(train: Scanned | None, valid: Scanned | None) -> list[str]:
     if train is None or valid is None:
         return []
     return [
-        *imbalance(train.counts(), train.images.classes),
+        *imbalance(train.counts(), train.images.classes, is_multilabel=train.images.task == MULTILABEL),
         *compare_images(train.files(), valid.files(), _SEARCH_SECONDS).warnings(valid.name_of),
     ]
 

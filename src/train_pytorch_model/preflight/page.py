@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.text.wording import bytes_in_words, seconds_in_words
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _MAX_SHOWN = 40
 _SHOWN_AT_EACH_END = 15
 _BAR_WIDTH = 24
+_TASKS = {MULTICLASS: "one class per image", MULTILABEL: "none, one or several labels per image"}
 
 
 def print_result(result: CheckResult, *, is_json: bool) -> None:
@@ -50,8 +52,8 @@ def _page(result: CheckResult, *, has_blocks: bool) -> list[RenderableType]:
     parts: list[RenderableType] = [_facts(result)]
     if result.training:
         parts += [
-            Text("\nImages per class", style="bold"),
-            _classes(result.training, result.validation, has_blocks=has_blocks),
+            Text(f"\nImages per {_noun(result)}", style="bold"),
+            _classes(result.training, result.validation, _noun(result), has_blocks=has_blocks),
         ]
     if result.warnings:
         parts += [Text("\nWarnings", style="bold yellow"), *_listed(result.warnings)]
@@ -64,6 +66,10 @@ def _page(result: CheckResult, *, has_blocks: bool) -> list[RenderableType]:
     return parts
 
 
+def _noun(result: CheckResult) -> str:
+    return "label" if result.task == MULTILABEL else "class"
+
+
 def _listed(texts: Sequence[str]) -> list[RenderableType]:
     return [Padding(Text(f"- {text}"), (0, 0, 0, 1)) for text in texts]
 
@@ -72,6 +78,8 @@ def _facts(result: CheckResult) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
+    if result.task:
+        table.add_row("Task", f"{result.task}: {_TASKS[result.task]}")
     for name, dataset in (("Training", result.training), ("Validation", result.validation)):
         if dataset:
             table.add_row(name, Text(_dataset(dataset)))
@@ -106,16 +114,17 @@ def _dataset(dataset: DatasetFound) -> str:
     size = f" of {dataset.width}x{dataset.height} pixels" if dataset.width and not dataset.geometry else ""
     unreadable = f", {dataset.unreadable:,} more cannot be read" if dataset.unreadable else ""
     num_bytes = f"{bytes_in_words(dataset.file_bytes)} in files, {bytes_in_words(dataset.decoded_bytes)} decoded"
-    return f"{dataset.images:,} images{size}{unreadable}; {num_bytes}; in {dataset.path}"
+    without = f", {dataset.without_labels:,} of them without a label" if dataset.without_labels else ""
+    return f"{dataset.images:,} images{size}{without}{unreadable}; {num_bytes}; in {dataset.path}"
 
 
-def _classes(training: DatasetFound, validation: DatasetFound | None, *, has_blocks: bool) -> RenderableType:
+def _classes(training: DatasetFound, validation: DatasetFound | None, noun: str, *, has_blocks: bool) -> RenderableType:
     order = list(training.counts)
     if len(order) > _MAX_SHOWN:
         order.sort(key=lambda name: -training.counts[name])
     largest = max(training.counts.values(), default=0) or 1
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
-    table.add_column("class", overflow="ellipsis", no_wrap=True, max_width=28)
+    table.add_column(noun, overflow="ellipsis", no_wrap=True, max_width=28)
     table.add_column("training", justify="right")
     table.add_column("validation", justify="right")
     table.add_column("", no_wrap=True)

@@ -20,9 +20,11 @@ class DatasetFound:
     file_bytes: int
     decoded_bytes: int
     counts: dict[str, int]
-    """Number of images of each class."""
+    """Number of images of each class or label."""
     geometry: str = ""
     """What is done to images of other sizes, and what part of them is cut off; empty if all have the size."""
+    without_labels: int = 0
+    """Number of images that have none of the labels; 0 if each image has one class."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ class CheckResult:
     estimate: Optional[Estimate]
     start: Optional[str]
     """Whether training would resume from a checkpoint or start from scratch."""
+    task: Optional[str] = None
+    """"multiclass": an image has one class. "multilabel": it has none, one or several labels. None if the training
+    dataset cannot be read."""
 
     @property
     def can_start(self) -> bool:
