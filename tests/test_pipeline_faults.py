@@ -39,7 +39,7 @@ BROKEN: dict[str, tuple[str, object, str]] = {
     ),
     "unknown type": ("inputs.n", {"type": "float"}, "inputs.n.type is 'float', but must be one of integer, number"),
     "inputs without names": ("inputs", ["n"], "inputs is ['n'], but must be a mapping"),
-    "another kind of component": ("type", "parallel", "it is not a component of type command"),
+    "another kind of component": ("type", "parallel", "type parallel is not supported"),
     "another distribution": ("distribution", {"type": "mpi"}, "only distribution pytorch is supported, but got 'mpi'"),
     "default not in enum": ("inputs.n", {"type": "string", "default": "x", "enum": ["a"]}, "'x' is not one of a"),
     "default of a wrong type": ("inputs.n", {"type": "integer", "default": "many"}, "'many' is not of type integer"),

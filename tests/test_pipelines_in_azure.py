@@ -79,6 +79,16 @@ def of(entry: object = None, **fields: object) -> dict[str, Any]:
     return {**job(), "component": {"inputs": {"word": WORD if entry is None else entry}, **fields}}
 
 
+def nested(job: dict[str, Any] | None = None, **fields: object) -> dict[str, Any]:
+    """A pipeline with a pipeline component that has other fields, and a job that is this component."""
+    inner = {
+        "a": {**NODE, "inputs": {"word": "${{parent.inputs.text}}"}, "outputs": {"out": "${{parent.outputs.all}}"}}
+    }
+    ports: dict[str, Any] = {"inputs": {"text": {"type": "string"}}, "outputs": {"all": FOLDER}}
+    outer = {"type": "pipeline", "component": "./sub.yaml", "inputs": {"text": "x"}, **(job or {})}
+    return {"jobs": {"s": outer}, "sub": {"type": "pipeline", "name": "sub", **ports, "jobs": inner, **fields}}
+
+
 # Azure's verdict on each is the verdict of the dry run.
 TAKEN: dict[str, dict[str, Any]] = {
     "a component": job(),
@@ -150,6 +160,33 @@ TAKEN: dict[str, dict[str, Any]] = {
         },
         command="true",
     ),
+    "a pipeline component": nested(),
+    "a pipeline component without a type of the job": nested({"type": None}),
+    "a pipeline component without a type of its own": nested(type=None),
+    "a pipeline component without a name": nested(name=None),
+    "a name of a pipeline component with a dash": nested(name="a-b"),
+    "unknown fields of a pipeline component": nested({"comment": "x", "foo": 1, "compute": "azureml:c"}, foo=1),
+    "a value that is text around an input": nested({"inputs": {"text": "a-${{parent.inputs.k}}"}})
+    | {"inputs": {"k": 1}},
+    "a default of a pipeline component": nested({"inputs": {}}, inputs={"text": {"type": "string", "default": "x"}}),
+    "an optional input of a pipeline component": nested(
+        {"inputs": {}}, inputs={"text": {"type": "string", "optional": True}}
+    )
+    | {
+        "component": {
+            "inputs": {"word": {"type": "string", "optional": "yes"}},
+            "command": "echo $[[${{inputs.word}}]]",
+        }
+    },
+    "an input that a pipeline component does not have": nested({"inputs": {"text": "x", "other": 1}}),
+    "an output of a pipeline component with a mode": nested(
+        {"outputs": {"all": {"path": "${{parent.outputs.o}}", "mode": "upload"}}}
+    )
+    | {"outputs": {"o": {"type": "uri_folder", "mode": "rw_mount"}}},
+    "a pipeline that is a component": nested() | {"jobs": None, "both": "./sub.yaml", "inputs": {"text": "x"}},
+    "a compute that is an input": nested(
+        jobs={"a": {**NODE, "compute": "${{parent.inputs.text}}", "outputs": {"out": "${{parent.outputs.all}}"}}}
+    ),
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "an unknown field": job() | {"foo": 1},
@@ -217,6 +254,26 @@ REFUSED: dict[str, dict[str, Any]] = {
     "an unknown type of an output": of(outputs={"out": {"type": "folder"}}),
     "includes that are text": of(additional_includes="./x"),
     "a date": bound("x"),
+    "a pipeline component as a reference": nested({"component": "file:./sub.yaml"}),
+    "a pipeline component in the job": nested({"component": {"type": "pipeline", "jobs": {"a": NODE}}}),
+    "a job of type pipeline without a component": nested({"component": None}),
+    "a command as a pipeline component": nested({"component": "./it.yaml"}),
+    "a pipeline component as a command": nested({"type": "command"}),
+    "a missing pipeline component": nested({"component": "./nowhere.yaml"}),
+    "a missing input of a pipeline component": nested({"inputs": {}}),
+    "an optional input for a required one": nested(inputs={"text": {"type": "string", "optional": True}})
+    | {"component": {"inputs": {"word": {"type": "string"}}}},
+    "a default of a folder of a pipeline component": nested(
+        inputs={"text": {"type": "string"}, "d": {"type": "uri_folder", "default": "x"}}
+    ),
+    "a path of an input of a pipeline component": nested(
+        inputs={"text": {"type": "string"}, "d": {"type": "uri_folder", "path": "."}}
+    ),
+    "a pipeline component in itself": nested(
+        jobs={"a": {"type": "pipeline", "component": "./sub.yaml", "inputs": {"text": "x"}}}
+    ),
+    "a name of a job of a pipeline component": nested(jobs={"A": NODE}),
+    "an unknown output of a pipeline component": nested(outputs={"all": {"type": "folder"}}),
 }
 # Azure takes these, and they are said not to be supported, or not to be what they seem.
 NOT_SUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
@@ -283,6 +340,23 @@ NOT_SUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a folder to compress": (of(additional_includes=["./beside.zip"]), "stands for a folder to compress"),
     "a missing include": (of(additional_includes=["./nowhere"]), "nowhere does not exist"),
+    "a value that no job of a pipeline component can take": (
+        nested({"inputs": {"text": "x"}}, inputs={"text": {"type": "integer"}}),
+        "job s: input text: 'x' is not of type integer",
+    ),
+    "an unknown input within a pipeline component": (
+        nested(jobs={"a": {**NODE, "inputs": {"word": "${{parent.inputs.other}}"}}}),
+        "sub.yaml: job a: input word: parent.inputs.other is not declared",
+    ),
+    "an unknown output within a pipeline component": (
+        nested(jobs={"a": {**NODE, "outputs": {"out": "${{parent.outputs.other}}"}}}),
+        "sub.yaml: job a: output out is bound to the pipeline's output other, which is not declared",
+    ),
+    "a pipeline component without jobs": (nested(jobs=None), "sub.yaml: it has no jobs"),
+    "a number as an output of a pipeline component": (
+        nested(outputs={"all": FOLDER, "n": {"type": "integer"}}),
+        "sub.yaml: output n is of type integer, which is not supported",
+    ),
     "no nodes": (job(resources={"instance_count": 0}), "resources.instance_count is 0, which is not a positive"),
 }
 
@@ -292,6 +366,10 @@ def write_case(folder: Path, document: dict[str, Any]) -> Path:
     entries = document.pop("component", {})
     fields = {"inputs": {"word": WORD}, "outputs": {"out": FOLDER}, **command('echo "${{inputs.word}}"'), **entries}
     write_yaml(folder / "it.yaml", {name: value for name, value in fields.items() if value is not None})
+    sub = document.pop("sub", {})
+    write_yaml(folder / "sub.yaml", {name: value for name, value in sub.items() if value is not None})
+    for name, entry in (document["jobs"] or {}).items() if sub else ():
+        document["jobs"][name] = {key: value for key, value in entry.items() if value is not None}
     (folder / "beside").mkdir()
     if "both" in document:
         document["component"] = document.pop("both")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from graphlib import CycleError
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.pipelines.command_template import is_closed, optional_inputs, required_inputs, values_of
@@ -21,14 +22,11 @@ from train_pytorch_model.pipelines.expressions import expressions, unresolved
 from train_pytorch_model.pipelines.yaml_files import is_remote
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from train_pytorch_model.pipelines.definition import Component, Pipeline, Port, Source, Step
+    from train_pytorch_model.pipelines.definition import Component, Interface, Node, Pipeline, Port, Source, Step
 
 _COMMAND_HINT = "a command contains ${{inputs.NAME}} and ${{outputs.NAME}}"
 _VARIABLE_HINT = "a variable contains ${{inputs.NAME}}, ${{outputs.NAME}} and ${{parent.inputs.NAME}}"
 _PORT_NAME = re.compile(r"[\w-][\w.-]*")
-_STEP_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _PIPELINE_INPUT = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*(\.[a-zA-Z_][a-zA-Z0-9_]*)*")
 _PIPELINE_OUTPUT = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _SHARED_MEMORY = re.compile(r"^\d+[bkmg]$", re.IGNORECASE)
@@ -43,8 +41,7 @@ def faults_of_component(component: Component) -> list[str]:
         for name in (*component.inputs, *component.outputs)
         if not _PORT_NAME.fullmatch(name)
     ]
-    for name, port in component.inputs.items():
-        faults += [f"input {name}: {fault}" for fault in _faults_of_port(port)]
+    faults += _faults_of_ports(component)
     faults += _faults_of_command(component)
     if component.code is not None and not component.code.exists():
         faults.append(f"the code {component.code} does not exist")
@@ -52,6 +49,10 @@ def faults_of_component(component: Component) -> list[str]:
     if component.shared_memory is not None and not _SHARED_MEMORY.match(str(component.shared_memory)):
         faults.append(f"shm_size {component.shared_memory!r} is not a number with the unit b, k, m or g")
     return [f"{component.where}: {fault}" for fault in faults]
+
+
+def _faults_of_ports(component: Interface) -> list[str]:
+    return [f"input {name}: {fault}" for name, port in component.inputs.items() for fault in _faults_of_port(port)]
 
 
 def _faults_of_port(port: Port) -> list[str]:
@@ -143,6 +144,8 @@ def faults_of_pipeline(pipeline: Pipeline) -> list[str]:
     """Describe every fault of a pipeline and of its components."""
     components = {step.component.where: step.component for step in pipeline.steps.values()}
     faults = [fault for component in components.values() for fault in faults_of_component(component)]
+    nested = {node.component.where: node.component for node in pipeline.nested}
+    faults += [f"{where}: {fault}" for where, component in nested.items() for fault in _faults_of_ports(component)]
     own = [
         f"the name {name!r} of an input may only contain letters, digits and _, in parts with a dot between them"
         for name in pipeline.inputs
@@ -157,14 +160,11 @@ def faults_of_pipeline(pipeline: Pipeline) -> list[str]:
         if source is None:
             own.append(f"the pipeline's input {name} has no value; give one with --input {name}=…")
         elif isinstance(source, LocalData):
-            own += [f"input {name}: {fault}" for fault in _faults_of_data(source, pipeline, name)]
-    targets = [(target, step.name) for step in pipeline.steps.values() for target in step.outputs.values()]
-    for target in pipeline.outputs:
-        names = [name for other, name in targets if other == target]
-        if len(names) > 1:
-            own.append(f"the pipeline's output {target} is bound to outputs of several jobs: {', '.join(names)}")
+            own += [f"input {name}: {fault}" for fault in _faults_of_data(source, name)]
+    for node in (*pipeline.nested, *pipeline.steps.values()):
+        own += [f"job {node.name}: {fault}" for fault in _faults_of_inputs(node, pipeline)]
     for step in pipeline.steps.values():
-        own += [f"job {step.name}: {fault}" for fault in _faults_of_step(step, pipeline)]
+        own += [f"job {step.name}: {fault}" for fault in _faults_of_outputs(step) + _faults_of_variables(step)]
     return faults + [f"{pipeline.path}: {fault}" for fault in own + _faults_of_order(pipeline)]
 
 
@@ -175,11 +175,11 @@ def faults_of_path(path: Path) -> list[str]:
     return []
 
 
-def _faults_of_data(data: LocalData, pipeline: Pipeline, name: str = "") -> list[str]:
+def _faults_of_data(data: LocalData, name: str = "") -> list[str]:
     if is_remote(data.path):
         remedy = f"give a local path with --input {name}=…" if name else "give a local path"
         return [f"{data.path!r} is not on this machine, which is not supported; {remedy}"]
-    path = data.resolved(pipeline.path.parent)
+    path = Path(data.path)
     if not path.exists():
         return [f"{path} does not exist"]
     if data.type in ("uri_file", "uri_folder") and path.is_file() != (data.type == "uri_file"):
@@ -187,23 +187,20 @@ def _faults_of_data(data: LocalData, pipeline: Pipeline, name: str = "") -> list
     return faults_of_path(path)
 
 
-def _faults_of_step(step: Step, pipeline: Pipeline) -> list[str]:
-    ports = step.component.inputs
-    faults = [] if _STEP_NAME.fullmatch(step.name) else ["its name may only contain a-z, 0-9 and _, no digit first"]
-    faults += [f"the component has no input {name}" for name in step.inputs if name not in ports]
-    faults += [f"the component has no output {name}" for name in step.outputs if name not in step.component.outputs]
-    faults += [
-        f"output {name} is bound to the pipeline's output {target}, which is not declared"
-        for name, target in step.outputs.items()
-        if target not in pipeline.outputs
-    ]
+def _faults_of_inputs(node: Node, pipeline: Pipeline) -> list[str]:
+    ports = node.component.inputs
+    faults = [f"the component has no input {name}" for name in node.inputs if name not in ports]
     for name, port in ports.items():
-        if name not in step.inputs and not port.optional and port.default is None:
+        if name not in node.inputs and not port.optional and port.default is None:
             faults.append(f"the required input {name} has no value")
-    for name, source in step.inputs.items():
+    for name, source in node.inputs.items():
         if name in ports:
             faults += [f"input {name}: {fault}" for fault in _faults_of_source(source, ports[name], pipeline)]
-    return faults + _faults_of_variables(step)
+    return faults
+
+
+def _faults_of_outputs(step: Step) -> list[str]:
+    return [f"the component has no output {name}" for name in step.outputs if name not in step.component.outputs]
 
 
 def _faults_of_variables(step: Step) -> list[str]:
@@ -218,8 +215,6 @@ def _faults_of_variables(step: Step) -> list[str]:
 
 def _faults_of_source(source: Source, port: Port, pipeline: Pipeline) -> list[str]:
     if isinstance(source, PipelineInput):
-        if source.name not in pipeline.inputs:
-            return [f"parent.inputs.{source.name} is not declared"]
         given = pipeline.inputs[source.name]
         if given is None:  # faults_of_pipeline reports it, and faults of its path too
             return []
@@ -228,6 +223,8 @@ def _faults_of_source(source: Source, port: Port, pipeline: Pipeline) -> list[st
         source = given
     if isinstance(source, StepOutput):
         step = pipeline.steps.get(source.step)
+        if any(source.step == node.name and source.output in node.component.outputs for node in pipeline.nested):
+            return [f"no job of {source.step} writes parent.jobs.{source.step}.outputs.{source.output}"]
         if step is None or source.output not in step.component.outputs:
             return [f"parent.jobs.{source.step}.outputs.{source.output} is not declared"]
         output = step.component.outputs[source.output]
@@ -235,7 +232,7 @@ def _faults_of_source(source: Source, port: Port, pipeline: Pipeline) -> list[st
             return [f"it is of type {port.type}, but parent.jobs.{source.step}.outputs.{source.output} is a file"]
         return _faults_of_kind(output.type, port)
     if isinstance(source, LocalData):
-        return _faults_of_data(source, pipeline) or _faults_of_kind(source.type, port)
+        return _faults_of_data(source) or _faults_of_kind(source.type, port)
     if port.is_data:
         return [f"expected a {'file' if port.is_file else 'folder'}, but got {source.value!r}"]
     return faults_of_value(source.value, port)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from train_pytorch_model.pipelines.azure_schema import COMPONENT, is_true
+from train_pytorch_model.pipelines.azure_schema import COMPONENT
 from train_pytorch_model.pipelines.definition import (
     DATA_TYPES,
     LITERAL_TYPES,
@@ -14,16 +14,16 @@ from train_pytorch_model.pipelines.definition import (
     PipelineError,
     Port,
     local_path,
+    raise_for,
 )
+from train_pytorch_model.pipelines.expression_checks import is_descriptive
 from train_pytorch_model.pipelines.expressions import unresolved
 from train_pytorch_model.pipelines.schema_faults import schema_faults, unknown_fields
+from train_pytorch_model.pipelines.schema_parts import is_true
 from train_pytorch_model.pipelines.yaml_files import dotted, is_remote, leaves, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-# Texts that Azure shows and never evaluates.
-DESCRIPTIVE = frozenset({"description", "tags", "properties", "comment"})
 
 _IGNORED_VARIABLES = "Azure ignores the environment_variables of a component; put them into the job"
 # float() raises an error for larger integers.
@@ -54,24 +54,21 @@ def component_of(document: dict[str, Any], where: str, folder: Path) -> Componen
     if kind != "command" or ("type" not in document and "command" not in document):
         described = f" but of type {document['type']!r}" if "type" in document else ""
         raise PipelineError(f"{where}: it is not a component of type command,{described} which alone is supported")
-    faults = schema_faults(document, COMPONENT)
-    if faults:
-        raise PipelineError("; ".join(f"{where}: {fault}" for fault in faults))
+    raise_for(schema_faults(document, COMPONENT), where)
     faults = [
         f"{dotted(place)}: {fault}"
         for place, text in leaves(document)
         if isinstance(text, str) and place[0] not in ("command", "environment_variables") and not is_descriptive(place)
         for fault in unresolved(text, {}, "only the command may contain expressions")
     ]
-    if faults:
-        raise PipelineError("; ".join(f"{where}: {fault}" for fault in faults))
+    raise_for(faults, where)
     check_environment(document["environment"], where, folder)
     resources = document.get("resources", {})
     return Component(
         where=where,
         name=str(document.get("name")),
-        inputs={name: _input_port(entry) for name, entry in document.get("inputs", {}).items()},
-        outputs={name: _output_port(name, entry, where) for name, entry in document.get("outputs", {}).items()},
+        inputs=input_ports(document),
+        outputs=output_ports(document, where),
         command=document["command"].strip(),
         folder=folder,
         code=code_path(document.get("code"), where, folder),
@@ -90,6 +87,20 @@ def component_of(document: dict[str, Any], where: str, folder: Path) -> Componen
     )
 
 
+def input_ports(document: Mapping[str, Any]) -> dict[str, Port]:
+    """Return the inputs that a component declares."""
+    return {name: _input_port(entry) for name, entry in document.get("inputs", {}).items()}
+
+
+def output_ports(document: Mapping[str, Any], where: str) -> dict[str, Port]:
+    """Return the outputs that a component declares.
+
+    Raises:
+        PipelineError: if one is a literal.
+    """
+    return {name: _output_port(name, entry, where) for name, entry in document.get("outputs", {}).items()}
+
+
 def check_environment(environment: object, where: str, folder: Path) -> None:
     """Check that the files that an environment names exist.
 
@@ -103,11 +114,6 @@ def check_environment(environment: object, where: str, folder: Path) -> None:
     for name in named:
         if isinstance(name, str) and not is_remote(name) and not (folder / local_path(name)).exists():
             raise PipelineError(f"{where}: environment: {folder / local_path(name)} does not exist")
-
-
-def is_descriptive(place: tuple[object, ...]) -> bool:
-    """Whether a place in a document is a text that Azure shows and never evaluates."""
-    return not DESCRIPTIVE.isdisjoint(map(str, place))
 
 
 def num_processes(distribution: Optional[Mapping[str, Any]], default: Optional[int], where: str) -> Optional[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -21,6 +20,16 @@ def local_path(text: str) -> str:
 
 class PipelineError(Exception):
     """A fault in a YAML file; the message names the file."""
+
+
+def raise_for(faults: list[str], where: object) -> None:
+    """Raise one error for all faults, if there are any.
+
+    Raises:
+        PipelineError: with each fault after the place.
+    """
+    if faults:
+        raise PipelineError("; ".join(f"{where}: {fault}" for fault in faults))
 
 
 @dataclass(frozen=True)
@@ -47,14 +56,20 @@ class Port:
 
 
 @dataclass(frozen=True)
-class Component:
-    """A command with typed inputs and outputs."""
+class Interface:
+    """The typed inputs and outputs of a component."""
 
     where: str
     """Where it is defined, for messages: its file, or the file and the job that contain it."""
     name: str
     inputs: dict[str, Port]
     outputs: dict[str, Port]
+
+
+@dataclass(frozen=True)
+class Component(Interface):
+    """A command with typed inputs and outputs."""
+
     command: str
     folder: Path
     """The folder of the file that defines it."""
@@ -93,15 +108,12 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class LocalData:
-    """A folder or a file, by its path or URI."""
+    """A folder or a file."""
 
     path: str
+    """An absolute path without links, or the URI of data that is not on this machine."""
     type: str = "uri_folder"
     """One of DATA_TYPES."""
-
-    def resolved(self, folder: Path) -> Path:
-        """Return the absolute path, which is relative to the folder of the pipeline's file."""
-        return Path(os.path.realpath(folder / local_path(self.path)))
 
 
 @dataclass(frozen=True)
@@ -118,14 +130,22 @@ Source = Union[PipelineInput, StepOutput, Given]
 
 
 @dataclass(frozen=True)
-class Step:
+class Node:
     """One component in a pipeline."""
 
     name: str
-    component: Component
+    """The name of its job. In a pipeline component, the name of the component's job and a dot come first."""
+    component: Interface
     inputs: dict[str, Source]
     """Sources of the inputs that have one."""
-    outputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Step(Node):
+    """A command in a pipeline."""
+
+    component: Component
+    outputs: dict[str, str] = field(default_factory=dict)
     """The outputs that are outputs of the pipeline, with their names there."""
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables of the job; the values may contain expressions of its inputs and outputs."""
@@ -150,6 +170,8 @@ class Pipeline:
     """Values of the inputs; None for an input without a value."""
     outputs: tuple[str, ...]
     steps: dict[str, Step]
+    nested: tuple[Node, ...] = ()
+    """Pipeline components, whose jobs are among the steps."""
     force: bool = False
     """Whether every step runs, changed or not."""
     unused: tuple[str, ...] = ()

@@ -161,7 +161,7 @@ class PipelineRun:
             if isinstance(source, StepOutput):
                 folders[name] = str(self._outputs(self._pipeline.steps[source.step])[source.output])
             elif isinstance(source, LocalData):
-                folders[name] = str(source.resolved(self._pipeline.path.parent))
+                folders[name] = source.path
         return folders
 
     def _resolved(self, step: Step, name: str) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from train_pytorch_model.data.file_systems import is_system_name
@@ -12,8 +13,6 @@ from train_pytorch_model.pipelines.definition import LocalData
 from train_pytorch_model.pipelines.snapshot import snapshot_files
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from train_pytorch_model.pipelines.definition import Pipeline
     from train_pytorch_model.pipelines.step_run import StepPlan
 
@@ -29,7 +28,7 @@ def faults_of_run_folder(folder: Path, pipeline: Pipeline) -> list[str]:
     """
     faults = []
     for source in (*pipeline.inputs.values(), *(s for step in pipeline.steps.values() for s in step.inputs.values())):
-        path = source.resolved(pipeline.path.parent) if isinstance(source, LocalData) else None
+        path = Path(source.path) if isinstance(source, LocalData) else None
         if path is not None and (folder in (path, *path.parents) or path in folder.parents):
             faults.append(f"The input {path} overlaps with the folder {folder}. Give another --output-path.")
     if any(step.component.outputs for step in pipeline.steps.values()):

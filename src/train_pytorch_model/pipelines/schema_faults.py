@@ -9,7 +9,7 @@ import jsonschema
 from train_pytorch_model.pipelines.yaml_files import dotted
 
 if TYPE_CHECKING:
-    from train_pytorch_model.pipelines.azure_schema import Schema
+    from train_pytorch_model.pipelines.schema_parts import Schema
 
 
 def schema_faults(document: object, schema: Schema) -> list[str]:
