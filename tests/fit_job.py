@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--augmented", action="store_true")
     parser.add_argument("--frozen", action="store_true", help="all but the head")
     parser.add_argument("--fits-head", action="store_true")
+    parser.add_argument("--freeze-epochs", type=int, default=0)
     parser.add_argument("--stop-after", type=int, default=0, help="stop after so many steps and validation batches")
     options = parser.parse_args()
     best, recorder, network = BestModel(), Recorder(), make_network()
@@ -45,6 +46,7 @@ def main() -> None:
     if options.noisy:
         network = nn.Sequential(*network[:1], nn.BatchNorm2d(8), *network[1:4], nn.Dropout(0.3), *network[4:])
         values["head_names"] = frozenset({"6.weight", "6.bias"})
+    values["freeze_epochs"] = options.freeze_epochs
     if options.frozen:
         values.update(layers_to_freeze=1, freeze_batch_norm=True)
     if options.fits_head:

@@ -53,7 +53,9 @@ def test_every_image_is_dealt_out_once_in_the_global_order(count: int, batch_siz
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--augmented"], ["--parts", "sgd"], ["--frozen", "--parts", "sgd"]], ids=" ".join
+    "options",
+    [[], ["--augmented"], ["--parts", "sgd"], ["--frozen", "--parts", "sgd"], ["--freeze-epochs", "2"]],
+    ids=" ".join,
 )
 def test_two_processes_with_half_the_batch_equal_one_with_the_whole(options: list[str], tmp_path: Path) -> None:
     count = 85  # five images remain for the last step: three for one process, two for the other
@@ -81,7 +83,9 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(options: lis
 
 
 @pytest.mark.parametrize(
-    "parts", [["sgd"], ["adamw"], ["adamw", "--frozen"], ["sgd", "--frozen", "--fits-head"]], ids=" ".join
+    "parts",
+    [["sgd"], ["adamw"], ["adamw", "--frozen"], ["sgd", "--frozen", "--fits-head"], ["sgd", "--freeze-epochs", "1"]],
+    ids=" ".join,
 )
 def test_two_processes_that_resume_end_with_the_same_bits(parts: list[str], tmp_path: Path) -> None:
     def train(name: str, *options: str) -> None:

@@ -106,7 +106,7 @@ def test_adamw_takes_a_tenth_of_the_rate_where_the_recipe_chooses_it() -> None:
     classic = resolve(TrainingParameters(learning_rate=0.01, recipe="classic"), facts)
     assert (classic.optimizer, classic.learning_rate) == ("sgd", 0.01)
     sgd = resolve(TrainingParameters(optimizer="sgd"), facts)
-    assert (sgd.optimizer, sgd.learning_rate, sgd.weight_decay) == ("sgd", 0.003, 1e-4)
+    assert (sgd.optimizer, sgd.learning_rate, sgd.weight_decay, sgd.layer_decay) == ("sgd", 0.003, 1e-4, "off")
 
 
 @pytest.mark.parametrize("uses_layer_norm", [False, True])
@@ -114,6 +114,8 @@ def test_adamw_has_its_own_values_for_what_was_not_given(uses_layer_norm: bool) 
     facts = NetworkFacts(has_weights=True, uses_layer_norm=uses_layer_norm, num_stages=9)
     chosen = resolve(TrainingParameters(optimizer="adamw"), facts)
     assert (chosen.learning_rate, chosen.weight_decay) == (pytest.approx(0.0003), 0.05)
+    assert chosen.layer_decay == 0.9
+    assert resolve(TrainingParameters(optimizer="adamw", recipe="scratch"), facts).layer_decay == "off"
     given = resolve(TrainingParameters(optimizer="adamw", learning_rate=0.01, weight_decay=0.2), facts)
     assert (given.learning_rate, given.weight_decay) == (0.01, 0.2)
 

@@ -65,7 +65,9 @@ def train(
     weight_decay: Union[float, str] = "auto",
     lr_schedule: str = "auto",
     head_learning_rate_factor: Union[float, str] = "auto",
+    layer_decay: Union[float, str] = "auto",
     layers_to_freeze: Union[int, str] = "auto",
+    freeze_epochs: Union[int, str] = "auto",
     label_smoothing: Union[float, str] = "auto",
     auto_augment: str = "auto",
     horizontal_flip: str = "auto",
@@ -119,7 +121,9 @@ def train(
         weight_decay: >= 0, or "auto".
         lr_schedule: "auto", "polynomial", "cosine" or "constant".
         head_learning_rate_factor: learning rate of the head relative to that of the other layers, >= 0, or "auto".
+        layer_decay: learning rate of a stage relative to that of the next one, in (0, 1], "off" or "auto".
         layers_to_freeze: number of stages, from the input, whose weights stay as they are, >= 0, or "auto".
+        freeze_epochs: number of epochs at the start that train the head alone, >= 0, or "auto".
         label_smoothing: part of the label that is spread over all classes, in [0, 1], or "auto".
         auto_augment: random changes of training images: "auto", "none", "flip" or "crop".
         horizontal_flip: whether augmentation mirrors images: "auto", "on" or "off".
@@ -189,7 +193,9 @@ def check(
     weight_decay: Union[float, str] = "auto",
     lr_schedule: str = "auto",
     head_learning_rate_factor: Union[float, str] = "auto",
+    layer_decay: Union[float, str] = "auto",
     layers_to_freeze: Union[int, str] = "auto",
+    freeze_epochs: Union[int, str] = "auto",
     label_smoothing: Union[float, str] = "auto",
     auto_augment: str = "auto",
     horizontal_flip: str = "auto",

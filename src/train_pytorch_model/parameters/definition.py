@@ -137,7 +137,8 @@ class Definition:
         if self.at_least is not None and not value >= self.at_least:
             return [GreaterThanOrEqualToError(self.title, self.at_least, detail=f"It is {value}.")]
         if self.at_most is not None and not value <= self.at_most:
-            return [NotInRangeValueError(self.title, self.at_least, self.at_most)]
+            lowest = self.greater_than if self.at_least is None else self.at_least
+            return [NotInRangeValueError(self.title, lowest, self.at_most)]
         return []
 
 

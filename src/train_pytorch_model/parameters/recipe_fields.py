@@ -129,12 +129,36 @@ class RecipeFields:
             words=("auto",),
         ),
     )
+    layer_decay: Union[float, str] = parameter(
+        "auto",
+        Definition(
+            "Layer decay",
+            float,
+            "Learning rate of a stage of the network as a multiple of that of the next stage; the head has the whole "
+            "rate.",
+            "recipe",
+            greater_than=0,
+            at_most=1,
+            words=("auto", "off"),
+        ),
+    )
     layers_to_freeze: Union[int, str] = parameter(
         "auto",
         Definition(
             "Layers to freeze",
             int,
             "Number of stages of the network, from the input, whose weights stay as they are.",
+            "recipe",
+            at_least=0,
+            words=("auto",),
+        ),
+    )
+    freeze_epochs: Union[int, str] = parameter(
+        "auto",
+        Definition(
+            "Freeze epochs",
+            int,
+            "Number of epochs at the start that train the head alone.",
             "recipe",
             at_least=0,
             words=("auto",),

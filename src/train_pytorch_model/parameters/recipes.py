@@ -24,7 +24,9 @@ _CLASSIC: dict[str, Any] = {
     "weight_decay": 1e-4,
     "lr_schedule": "polynomial",
     "head_learning_rate_factor": 1.0,
+    "layer_decay": "off",
     "layers_to_freeze": 0,
+    "freeze_epochs": 0,
     "label_smoothing": 0.0,
     "auto_augment": "none",
     "horizontal_flip": "on",
@@ -57,6 +59,8 @@ _DELAY = 0.75
 # AdamW takes about a tenth of the learning rate of SGD.
 _ADAMW_DIVISOR = 10
 _ADAMW_WEIGHT_DECAY = 0.05
+# AutoGluon fine-tunes transformers and ConvNeXt with it.
+_ADAMW_LAYER_DECAY = 0.9
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class ResolvedParameters(TrainingParameters):
     weight_decay: float = 1e-4
     head_learning_rate_factor: float = 1.0
     layers_to_freeze: int = 0
+    freeze_epochs: int = 0
     label_smoothing: float = 0.0
 
 
@@ -112,6 +117,8 @@ def resolve(parameters: TrainingParameters, facts: NetworkFacts) -> ResolvedPara
         values["early_stopping_delay"] = max(values["early_stopping_delay"], math.ceil(_DELAY * epochs))
         if given.get("optimizer", "adamw" if facts.uses_layer_norm else "sgd") == "adamw":
             values.update(optimizer="adamw", weight_decay=_ADAMW_WEIGHT_DECAY)
+            if recipe == "finetune":
+                values["layer_decay"] = _ADAMW_LAYER_DECAY
             # A rate that is given together with the optimizer is meant for it.
             rates = values if "optimizer" in given or "learning_rate" not in given else given
             rates["learning_rate"] /= _ADAMW_DIVISOR

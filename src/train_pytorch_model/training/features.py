@@ -10,7 +10,7 @@ import torch
 
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.errors.library_faults import is_out_of_memory
-from train_pytorch_model.models.heads import evaluating, head_inputs
+from train_pytorch_model.models.heads import evaluating, find_head, head_inputs
 from train_pytorch_model.training.augmentation import plain
 from train_pytorch_model.training.graph import free_cached_memory
 from train_pytorch_model.training.validation import validation_batch_size
@@ -28,6 +28,16 @@ logger = logging.getLogger(__name__)
 
 BetweenBatches = Callable[[int, int], None]
 """Called with the number of a batch, counted from 1, and the number of batches."""
+
+
+def agreed_head(network: nn.Module, size: tuple[int, int], world: World) -> Head | str:
+    """Return what `find_head` returns in rank 0. All processes call this function.
+
+    Processes on different hardware might judge differently, and would then wait for each other for ever.
+    """
+    found = world.broadcast(find_head(network, size) if world.is_main else None)
+    assert found is not None
+    return found
 
 
 def head_values(

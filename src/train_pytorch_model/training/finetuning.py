@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 
 from train_pytorch_model.data.batches import shuffled, training_shards
-from train_pytorch_model.models.heads import find_head
 from train_pytorch_model.training.augmentation import augmented
+from train_pytorch_model.training.features import agreed_head
 from train_pytorch_model.training.head_fit import FeaturesNotFiniteError, fit_head
 from train_pytorch_model.training.metrics import RunningSums
 
@@ -110,7 +110,7 @@ def start_from_head(
     entries: Weights = {}
     fitted = None
     if not plan.keeps_head:
-        head = find_head(step.network, plan.image_size or train.size)
+        head = agreed_head(step.network, plan.image_size or train.size, world)
         if isinstance(head, str):
             logger.warning("The head is not fitted before fine-tuning: %s.", head)
             return None

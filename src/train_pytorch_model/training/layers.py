@@ -75,8 +75,22 @@ def frozen_stages(network: nn.Module, count: int) -> list[Stage]:
     return stages[:count]
 
 
+def rate_factors(network: nn.Module, layer_decay: float | None) -> dict[str, float]:
+    """Return the learning rate of each parameter of a stage, by name, relative to that of the head.
+
+    Of n stages, stage k, counted from 1, has `layer_decay ** (n - k)`, as in timm. The last stage is the head.
+    """
+    if layer_decay is None:
+        return {}
+    stages = reversed(stages_of(network))
+    return {name: layer_decay**depth for depth, stage in enumerate(stages) for name in stage.parameter_names}
+
+
 class TrainableLayers:
-    """Which layers of a network are trained, and which are in training mode."""
+    """Which layers of a network are trained, and which are in training mode.
+
+    For some epochs, the head can be trained alone: the layers before it get no gradients and are in evaluation mode.
+    """
 
     def __init__(self, network: nn.Module, plan: Plan) -> None:
         """Freeze what the plan wants frozen: those parameters no longer get gradients."""
@@ -94,7 +108,26 @@ class TrainableLayers:
         self._frozen = frozen
         self._frozen_modules = [name for stage in stages for name in stage.module_names]
         self._freezes_batch_norm = plan.freeze_batch_norm
-        self._skips_auxiliary = plan.fits_head and bool(auxiliary)
+        self._has_auxiliary = bool(auxiliary)
+        self._fits_head = plan.fits_head
+        self._head = (stages_of(network) or [Stage("", tuple(name for name, _ in network.named_parameters()), ())])[-1]
+        self._trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        self._trains_head_alone = False
+
+    def train_head_alone(self, alone: bool) -> None:
+        """Train only the last stage from now on, or again all that the plan trains."""
+        self._trains_head_alone = alone
+        for name, parameter in self._network.named_parameters():
+            parameter.requires_grad_(name in self._trained and (not alone or name in self._head.parameter_names))
+
+    @property
+    def head_names(self) -> frozenset[str]:
+        """The names of the parameters of the last stage."""
+        return frozenset(self._head.parameter_names)
+
+    def head_modules(self) -> list[nn.Module]:
+        """Return the modules of the last stage in the order of execution, also those without weights."""
+        return [self._network.get_submodule(name) for name in self._head.module_names]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield names and parameters that are trained, in the network's order."""
@@ -103,13 +136,17 @@ class TrainableLayers:
     def set_training_mode(self) -> None:
         """Put the network into training mode and its frozen layers into evaluation mode."""
         network = self._network.train()
+        if self._trains_head_alone:
+            network.eval().training = True
+            for module in self.head_modules():
+                module.train()
         for name in self._frozen_modules:
             network.get_submodule(name).eval()
         if self._freezes_batch_norm:
             for module in network.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
-        if self._skips_auxiliary:
+        if self._has_auxiliary and (self._fits_head or self._trains_head_alone):
             # GoogLeNet and Inception run their auxiliary heads while this flag of the network itself is set.
             network.training = False
 

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
-from train_pytorch_model.data.batches import derive_seed, shuffled, training_shards
+from train_pytorch_model.data.batches import derive_seed, training_shards
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 from train_pytorch_model.training.augmentation import plain
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping, value_of
 from train_pytorch_model.training.epoch import train_epoch
 from train_pytorch_model.training.final_validation import validate_best
 from train_pytorch_model.training.finetuning import best_mixture, copied_weights, start_from_head
+from train_pytorch_model.training.freezing import Phases
 from train_pytorch_model.training.graph import CapturedStep, side_stream
 from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
-from train_pytorch_model.training.rehearsal import make_repeatable, use_graph
+from train_pytorch_model.training.rehearsal import make_repeatable, settle_buckets, use_graph
 from train_pytorch_model.training.schedule import rate_of
 from train_pytorch_model.training.state import TrainingState, load_weights
 from train_pytorch_model.training.step import TrainingStep
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from train_pytorch_model.data.image_store import ImageStore
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.training.callbacks import Callback, Checkpointer
-    from train_pytorch_model.training.epoch import RunStep
     from train_pytorch_model.training.finetuning import Weights
     from train_pytorch_model.training.metrics import Averages
     from train_pytorch_model.training.plan import Plan
@@ -95,7 +95,8 @@ def fit(
             is_captured = use_graph(step, plain_train, valid, plan, world)
             run_step = CapturedStep(step, plan.batch_size, world=world) if is_captured else step
             # Created inside the call, so that nothing keeps its tensors alive after it fails.
-            return _Fit(step, run_step, train, valid, plan, world, callback, checkpointer, state, given).run()
+            phases = Phases(step, run_step, train, plan, world)
+            return _Fit(step, phases, train, valid, plan, world, callback, checkpointer, state, given).run()
 
         return run_with_advice(run, step, plain_train, plan, world)
 
@@ -117,9 +118,7 @@ def _make_step(
     # normalization makes them wait in any forward pass.
     is_tried = not (world.is_alone or plan.sync_batch_norm)
     set_microbatch_size(step, train, plan, world, is_tried=is_tried)
-    if not world.is_alone:
-        shard = training_shards(shuffled(len(train), 0, 0), plan.batch_size, world.rank, world.world_size)[0]
-        step.dry_run(*next(iter(train.batches([shard.indices], world.device))))
+    settle_buckets(step, train, plan, world)
     return step
 
 
@@ -129,7 +128,7 @@ class _Fit:
     def __init__(
         self,
         step: TrainingStep,
-        run_step: RunStep,
+        phases: Phases,
         train: ImageStore,
         valid: ImageStore,
         plan: Plan,
@@ -141,7 +140,7 @@ class _Fit:
     ) -> None:
         self._given = given
         self._step = step
-        self._run_step = run_step
+        self._phases = phases
         self._train = train
         self._valid = valid
         self._plan = plan
@@ -237,7 +236,8 @@ class _Fit:
             # Dropout and similar layers draw from the global generator. With a seed of its own, an epoch does not
             # depend on the epochs before it.
             torch.manual_seed(derive_seed(plan.seed, f"epoch of {world.rank}" if world.rank else "epoch", epoch))
-        trained = train_epoch(state, self._run_step, self._train, plan, world, self._callback, self._between_steps)
+        run_step, images = self._phases.enter(epoch, lambda batch, num_batches: self._between_steps())
+        trained = train_epoch(state, run_step, images, plan, world, self._callback, self._between_steps)
         # The running statistics of batch normalization differ between processes; the model has those of rank 0.
         world.broadcast_tensors(self._step.buffers())
         started = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from torch import nn
 
@@ -18,7 +18,10 @@ _ADAMW_BETA2 = 0.999
 
 
 def build_optimizer(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], plan: Plan, device: torch.device
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    plan: Plan,
+    device: torch.device,
+    factors: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """Create an optimizer with the buffers that its first step would create.
 
@@ -29,8 +32,9 @@ def build_optimizer(
         named_parameters: names in the network and parameters to train.
         plan: has the optimizer's name and hyperparameters. The momentum of AdamW is its first beta.
         device: of the parameters.
+        factors: of the learning rate of parameters by name, see `rate_factors`; 1 by default.
     """
-    groups = _groups(named_parameters, plan, device)
+    groups = _groups(named_parameters, plan, device, factors or {})
     optimizer: torch.optim.Optimizer
     if plan.optimizer == "adamw":
         betas = (plan.momentum, _ADAMW_BETA2)
@@ -63,12 +67,15 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def _groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], plan: Plan, device: torch.device
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    plan: Plan,
+    device: torch.device,
+    factors: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """Return groups of parameters with the same weight decay and the same factor of the learning rate."""
     members: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in named_parameters:
-        factor = plan.head_learning_rate_factor if name in plan.head_names else 1.0
+        factor = factors.get(name, 1.0) * (plan.head_learning_rate_factor if name in plan.head_names else 1.0)
         decays = plan.decays_one_dimensional or parameter.ndim > 1
         members[factor, plan.weight_decay if decays else 0.0].append(parameter)
     return [

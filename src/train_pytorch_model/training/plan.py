@@ -62,12 +62,16 @@ class Plan:
     """The learning rate of the head relative to `learning_rate`."""
     head_names: frozenset[str] = frozenset()
     """The names of the head's parameters."""
+    layer_decay: Optional[float] = None
+    """The learning rate of a stage of the network relative to that of the next one; see `stages_of`."""
     layers_to_freeze: int = 0
     """The number of stages, counted from the input, whose weights do not change; see `stages_of`."""
     freeze_batch_norm: bool = False
     """Normalize with the statistics that the network has at the beginning, and do not change them."""
     task: str = "multiclass"
     """"multiclass": an image has one class. "multilabel": it has none, one or several labels."""
+    freeze_epochs: int = 0
+    """Epochs at the start that train the last stage, the head, alone."""
     label_smoothing: float = 0.0
     class_weights: Optional[tuple[float, ...]] = None
     """The weight of each class in the loss, whose mean over the training images should be 1. With several labels an

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Callable
 
 import torch
 
-from train_pytorch_model.data.batches import normalised, training_shards
+from train_pytorch_model.data.batches import normalised, shuffled, training_shards
 from train_pytorch_model.distributed.device import free_gpu_memory, prefer_determinism, require_determinism
 from train_pytorch_model.text.wording import bytes_in_words
 from train_pytorch_model.training.graph import free_cached_memory
@@ -127,6 +127,13 @@ def graph_memory(step: TrainingStep, train: ImageStore, valid: ImageStore, plan:
     valid_bytes = _peak_bytes(validate, device)
     free_cached_memory(device)
     return GraphMemory(step_bytes, max(last_bytes, valid_bytes), free_gpu_memory(device))
+
+
+def settle_buckets(step: TrainingStep, images: ImageStore, plan: Plan, world: World) -> None:
+    """Run a step of several processes dry, after which gradients are always reduced in the same bucket layout."""
+    if not world.is_alone:
+        shard = training_shards(shuffled(len(images), 0, 0), plan.batch_size, world.rank, world.world_size)[0]
+        step.dry_run(*next(iter(images.batches([shard.indices], world.device))))
 
 
 def _first(images: ImageStore, count: int, world: World) -> Batch:

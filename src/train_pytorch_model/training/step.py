@@ -11,7 +11,7 @@ from torch import nn
 
 from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.training.averaging import WeightAverage
-from train_pytorch_model.training.layers import TrainableLayers
+from train_pytorch_model.training.layers import TrainableLayers, rate_factors
 from train_pytorch_model.training.losses import logits_and_loss, training_loss
 from train_pytorch_model.training.metrics import RunningSums
 from train_pytorch_model.training.optimizers import build_optimizer, set_learning_rate
@@ -48,9 +48,11 @@ class TrainingStep:
         """Mean loss of the last batch, a float64 scalar."""
         self.microbatch_size: int | None = None
         """The largest number of images in a forward and backward pass; None for the whole batch."""
-        self._layers = TrainableLayers(self.network, plan)
+        self.layers = TrainableLayers(self.network, plan)
+        """Which layers are trained."""
         self._parallel = parallel
         self._forward = parallel(self.network)
+        self._from_features: nn.Module | None = None
         self.sums = RunningSums.zero(plan.num_classes, device, task=plan.task)
         """Loss and accuracy of the epoch so far."""
         self.learning_rate = 0.0
@@ -61,9 +63,10 @@ class TrainingStep:
         self.scaler = plan.precision.make_scaler()
         self._loss_of = training_loss(plan, device)
         self._max_norm = plan.clip_grad_norm
-        named_parameters = list(self._layers.named_parameters())
+        named_parameters = list(self.layers.named_parameters())
         self._parameters = [parameter for _, parameter in named_parameters]
-        self._optimizer = build_optimizer(named_parameters, plan, device)
+        factors = rate_factors(self.network, plan.layer_decay)
+        self._optimizer = build_optimizer(named_parameters, plan, device, factors)
         self.average: WeightAverage | None = None
         """The average of the weights after each step; None if training keeps none."""
         if plan.model_ema is not None:
@@ -105,7 +108,7 @@ class TrainingStep:
         """
         kept = [*self.network.buffers(), self.sums.totals]
         before = [tensor.clone() for tensor in kept]
-        self._layers.set_training_mode()
+        self.layers.set_training_mode()
         try:
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 self._add_gradients(self.network if alone else self._forward, pixels, labels, 1.0)
@@ -117,7 +120,7 @@ class TrainingStep:
 
     def begin_epoch(self, learning_rate: float) -> None:
         """Set the learning rate, put the network into training mode and reset the sums."""
-        self._layers.set_training_mode()
+        self.layers.set_training_mode()
         self.sums.reset()
         self.set_learning_rate(learning_rate)
 
@@ -149,11 +152,8 @@ class TrainingStep:
         A step that was captured, not run, has changed nothing else. All processes call this method.
         """
         self._optimizer.zero_grad(set_to_none=True)
-        # DistributedDataParallel cannot be used after a step that it has not finished. The old one removes its hooks
-        # from the parameters when it is deleted.
-        self._forward = self.network
-        gc.collect()
-        self._forward = self._parallel(self.network)
+        # DistributedDataParallel cannot be used after a step that it has not finished.
+        self._wrap_again()
         scaler = self._precision.make_scaler()
         if scaler.is_enabled():
             scaler.load_state_dict(self.scaler.state_dict())
@@ -161,10 +161,31 @@ class TrainingStep:
         for name in ("grad_scale", "found_inf"):  # which the scaler gives to the optimizer
             vars(self._optimizer).pop(name, None)
 
+    def train_head_alone(self, alone: bool, from_features: nn.Module | None = None) -> None:
+        """Train only the last stage in the next steps, or again all layers. All processes call this method.
+
+        Args:
+            alone: whether to train the last stage alone.
+            from_features: computes the logits of features, float32 of shape (B, features), which batches then have
+                instead of pixels; None for the network and pixels.
+        """
+        self.layers.train_head_alone(alone)
+        self.layers.set_training_mode()
+        self._from_features = from_features
+        self._wrap_again()
+
+    def _wrap_again(self) -> None:
+        """Wrap what is trained for the exchange of gradients."""
+        trained = self.network if self._from_features is None else self._from_features
+        # The old DistributedDataParallel removes its hooks from the parameters when it is deleted.
+        self._forward = trained
+        gc.collect()
+        self._forward = self._parallel(trained)
+
     @torch.no_grad()
     def add_training_loss(self, pixels: torch.Tensor, labels: torch.Tensor, sums: RunningSums) -> None:
         """Add loss and accuracy of a batch in training mode to sums, without training on it; see `__call__`."""
-        self._layers.set_training_mode()
+        self.layers.set_training_mode()
         for micro_pixels, micro_labels in self._microbatches(pixels, labels):
             logits, loss = self._logits_and_loss(self.network, micro_pixels, micro_labels)
             sums.add(loss, logits, micro_labels)
@@ -172,7 +193,9 @@ class TrainingStep:
     def _logits_and_loss(
         self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        images = normalised(pixels, self.memory_format, self._mean, self._std)
+        images = pixels
+        if self._from_features is None:
+            images = normalised(pixels, self.memory_format, self._mean, self._std)
         with self._precision.context():
             output = forward(images)
         return logits_and_loss(output, labels, self._loss_of)
