@@ -139,7 +139,7 @@ def test_the_features_of_known_networks_are_computed_once(name: str, is_cached: 
     torch.manual_seed(0)
     make = timm.create_model if name.startswith("tf_") else torchvision.models.get_model
     network = make(name, num_classes=4)
-    images = DecodedImages(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.arange(4))
+    images = DecodedImages(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.tensor([0, 1, 1, 2]))
     plan = make_plan(freeze_epochs=1)
     step = TrainingStep(network, plan, CPU)
     step.begin_epoch(0.1)
