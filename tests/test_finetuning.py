@@ -13,7 +13,7 @@ from tests.small_training import CPU, Recorder, StoppedError, Stopping, make_ima
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.evaluation.records import EpochTiming
 from train_pytorch_model.job.history import History
-from train_pytorch_model.training import loop
+from train_pytorch_model.training import head_fit, loop
 from train_pytorch_model.training.callbacks import NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.finetuning import best_mixture, start_from_head
@@ -67,6 +67,21 @@ def test_a_head_that_cannot_be_fitted_is_not_tried_again_after_a_resume(monkeypa
         run(make_network(), plan, train, valid, stopping)
     run(make_network(), plan, train, valid, Stopping(0, stopping.snapshot, is_resuming=True))
     assert len(calls) == 1
+
+
+def test_a_fit_of_the_head_answers_a_request_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_fit, "_SECONDS_BETWEEN", 0.0)
+    plan, train, valid = make_plan(**FINETUNE), make_images(40), make_images(8)
+    expected = make_network()
+    run(expected, plan, train, valid)
+    stopping = Stopping(20, is_resuming=False)  # there are five batches of images before the fit
+    with pytest.raises(StoppedError):
+        run(make_network(), plan, train, valid, stopping)
+    assert stopping.snapshot is not None
+    assert (stopping.snapshot["epoch"], stopping.snapshot["records"]) == (1, [])
+    network = make_network()
+    run(network, plan, train, valid, Stopping(0, stopping.snapshot, is_resuming=True))
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in network.state_dict().items())
 
 
 class DelayedWorld(World):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 import torch
 from torch.nn import functional
@@ -22,6 +23,8 @@ from train_pytorch_model.training.logistic_regression import (
 from train_pytorch_model.training.precision import Precision
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from train_pytorch_model.data.image_store import ImageStore
@@ -45,6 +48,8 @@ _MIN_ITERATIONS = 20
 _MAX_PRODUCTS = 3 * 10**12
 # The largest absolute gradient of the mean loss at the end of the fit.
 _TOLERANCE = 1e-5
+# Between two answers to requests to save a checkpoint or to stop, such as signals.
+_SECONDS_BETWEEN = 0.5
 
 
 class FeaturesNotFiniteError(Exception):
@@ -86,7 +91,8 @@ def fit_head(
         train: the training images; every process has all of them.
         plan: the hyperparameters.
         world: the processes and the device.
-        between_batches: called after each batch of images, equally often in every process.
+        between_batches: called after each batch of images and about once a second of the fit, equally often in every
+            process.
 
     Raises:
         FeaturesNotFiniteError: in all processes, when a feature is not finite.
@@ -97,7 +103,8 @@ def fit_head(
     if len(train) > limit:
         indices = stratified_sample(train.labels.cpu(), limit, plan.seed)
     features, labels, precision = _features(network, head, train, indices, plan, world, between_batches)
-    fitted = _fit(head, features, labels, plan, world) if world.is_main else None
+    with _answering(world, between_batches) as between:
+        fitted = _fit(head, features, labels, plan, world, between) if world.is_main else None
     del features
     result = world.broadcast(fitted)
     assert result is not None
@@ -112,6 +119,30 @@ def fit_head(
             "Fitted the head on the features of %s%s training images in %.1f s.", f"{len(indices):,}", of, seconds
         )
     return HeadFit(head.state(model.weight, model.bias), l2, loss, error, seconds)
+
+
+@contextmanager
+def _answering(world: World, between_batches: BetweenBatches) -> Iterator[Callable[[], None]]:
+    """Let rank 0 work inside the block while the other processes wait, and all of them answer requests to stop.
+
+    Yields:
+        What rank 0 calls during its work, as often as it likes.
+    """
+    last = time.monotonic()
+
+    def between() -> None:
+        nonlocal last
+        if time.monotonic() >= last + _SECONDS_BETWEEN:
+            world.broadcast(True)  # it is still working
+            between_batches(0, 0)
+            last = time.monotonic()
+
+    yield between
+    if world.is_main:
+        world.broadcast(False)
+    else:
+        while world.broadcast(True):
+            between_batches(0, 0)
 
 
 def _features(
@@ -135,7 +166,12 @@ def _features(
 
 
 def _fit(
-    head: Head, features: torch.Tensor, labels: torch.Tensor, plan: Plan, world: World
+    head: Head,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    plan: Plan,
+    world: World,
+    between: Callable[[], None] = lambda: None,
 ) -> tuple[LinearModel, float, float, float]:
     """Return the model of features, its L2 penalty, and its mean loss and error; the features are overwritten."""
     rows, labels = features.to(world.device), labels.to(world.device)
@@ -143,7 +179,7 @@ def _fit(
     if plan.class_weights is not None:
         class_weights = torch.tensor(plan.class_weights, device=world.device)
     mean, scale = _standardise(rows, centres=head.has_bias)
-    chosen = cross_validate(rows, labels, class_weights, plan.seed, has_bias=head.has_bias)
+    chosen = cross_validate(rows, labels, class_weights, plan.seed, has_bias=head.has_bias, between=between)
     _log(chosen, len(labels))
     fitted = minimise(
         chosen.start,
@@ -154,6 +190,7 @@ def _fit(
         has_bias=head.has_bias,
         max_iterations=max(_MIN_ITERATIONS, min(_MAX_ITERATIONS, _MAX_PRODUCTS // (rows.numel() * head.num_classes))),
         tolerance=_TOLERANCE,
+        between=between,
     )
     losses, is_right = fitted.evaluate(rows, labels)
     weight, bias = fitted.weight[0].double() / scale, fitted.bias[0].double()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Callable
 
 import torch
 from torch.nn import functional
@@ -78,6 +79,7 @@ def minimise(
     has_bias: bool,
     max_iterations: int,
     tolerance: float,
+    between: Callable[[], None] = lambda: None,
 ) -> LinearModel:
     """Fit K models at a time by L-BFGS, so that the rows are read once for all of them.
 
@@ -92,6 +94,7 @@ def minimise(
         has_bias: whether the biases are fitted; they have no penalty.
         max_iterations: the largest number of iterations.
         tolerance: the largest absolute gradient at which the fit ends.
+        between: called after each block of rows. What it raises ends the fit.
     """
     model = LinearModel(start.weight.clone().requires_grad_(), start.bias.clone().requires_grad_())
     optimizer = torch.optim.LBFGS(
@@ -104,7 +107,7 @@ def minimise(
 
     @torch.no_grad()
     def closure() -> float:
-        loss, weight_gradient, bias_gradient = _loss_and_gradients(model, rows, labels, row_weights, l2)
+        loss, weight_gradient, bias_gradient = _loss_and_gradients(model, rows, labels, row_weights, l2, between)
         model.weight.grad, model.bias.grad = weight_gradient, bias_gradient
         return loss
 
@@ -113,7 +116,13 @@ def minimise(
 
 
 def cross_validate(
-    rows: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor, seed: int, *, has_bias: bool
+    rows: torch.Tensor,
+    labels: torch.Tensor,
+    class_weights: torch.Tensor,
+    seed: int,
+    *,
+    has_bias: bool,
+    between: Callable[[], None] = lambda: None,
 ) -> CrossValidation:
     """Choose the L2 penalty by stratified cross-validation; the lowest mean loss over held-out rows decides.
 
@@ -125,6 +134,7 @@ def cross_validate(
         class_weights: the weight of a row of each class in the loss, of shape (classes,).
         seed: of the sample and the folds.
         has_bias: whether the models have a bias.
+        between: called after each block of rows. What it raises ends the fit.
     """
     num_all, num_classes = len(labels), len(class_weights)
     num_folds = max(2, min(_NUM_FOLDS, int(torch.bincount(labels).max())))
@@ -148,7 +158,15 @@ def cross_validate(
         # A penalty of the sum of losses, not of their mean, is right for any number of rows.
         penalties = l2 * num_all / num_trained
         models = minimise(
-            models, rows, labels, row_weights, penalties, has_bias=has_bias, max_iterations=30, tolerance=1e-3
+            models,
+            rows,
+            labels,
+            row_weights,
+            penalties,
+            has_bias=has_bias,
+            max_iterations=30,
+            tolerance=1e-3,
+            between=between,
         )
         losses = (models.evaluate(rows, labels)[0] * weights)[held_out]
         loss = losses.sum(dtype=torch.float64).item() / len(losses)
@@ -199,7 +217,12 @@ def _ranks_in_class(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torc
 
 
 def _loss_and_gradients(
-    model: LinearModel, rows: torch.Tensor, labels: torch.Tensor, row_weights: torch.Tensor, l2: torch.Tensor
+    model: LinearModel,
+    rows: torch.Tensor,
+    labels: torch.Tensor,
+    row_weights: torch.Tensor,
+    l2: torch.Tensor,
+    between: Callable[[], None],
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Return the sum of the models' objectives and its gradients with respect to weight and bias."""
     num_models, num_classes, num_features = model.weight.shape
@@ -216,6 +239,7 @@ def _loss_and_gradients(
         errors.mul_(weights[:, :, None])
         bias_gradient += errors.sum(0)
         flat_gradient.addmm_(errors.view(-1, num_models * num_classes).T, part)
+        between()
     return loss.item(), weight_gradient, bias_gradient
 
 
