@@ -77,6 +77,7 @@ class ImageScorer:
         geometry: Geometry | None,
         *,
         batch_size: int,
+        is_multilabel: bool = False,
     ) -> None:
         """Keep the network.
 
@@ -88,6 +89,7 @@ class ImageScorer:
             normalisation: mean and standard deviation of each channel, for pixels in [0, 1]; None for no normalisation.
             geometry: how images become what the network sees; None if it sees them as they are.
             batch_size: the largest number of images in a batch.
+            is_multilabel: whether probabilities are sigmoids of single labels instead of the softmax of all classes.
         """
         self._network = network
         self._description = description
@@ -96,6 +98,7 @@ class ImageScorer:
         self._precision = precision
         self._geometry = geometry
         self._batch_size = batch_size
+        self._is_multilabel = is_multilabel
         mean, std = normalisation or ([0.0] * 3, [1.0] * 3)
         self._mean, self._std = (torch.tensor(value, device=device).view(3, 1, 1) for value in (mean, std))
 
@@ -185,7 +188,9 @@ class ImageScorer:
             if not is_out_of_memory(error) and not is_device_fault(error):
                 self._check_sizes([size])  # raises if shapes alone explain the error
             raise
-        probabilities: np.ndarray = logits_of(output).float().softmax(1).double().cpu().numpy()
+        logits = logits_of(output).float()
+        chances = logits.sigmoid() if self._is_multilabel else logits.softmax(1)
+        probabilities: np.ndarray = chances.double().cpu().numpy()
         return probabilities
 
 

@@ -20,6 +20,7 @@ from train_pytorch_model.errors import (
 from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.modules.image_scorer import ImageScorer
+from train_pytorch_model.modules.true_labels import as_text, find_label_column, with_lists_as_text
 from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.directory_kinds import TABLE
 from train_pytorch_model.ports.file_names import FileNames
@@ -31,12 +32,13 @@ from train_pytorch_model.text.csv_cells import write_sheet
 from train_pytorch_model.training.precision import choose_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from torch import nn
 
     from train_pytorch_model.console.progress import ProgressDisplay
+    from train_pytorch_model.data.model_task import Task
     from train_pytorch_model.ports.image_list import Columns
 
 logger = logging.getLogger(__name__)
@@ -91,7 +93,8 @@ def score_image_model(
         The number of images and those that were skipped.
 
     Raises:
-        ModuleError: if the model, the dataset or the output cannot be used.
+        ModuleError: if the model, the dataset or the output cannot be used, or if the labels of the dataset are for the
+            other task.
     """
     if batch_size < 1:
         raise GreaterThanError("Batch size", batch_size, 0)
@@ -105,7 +108,12 @@ def score_image_model(
     network = _build(model)
     where = f"{_DATASET} {dataset}"
     schema, columns, items = read_listed_items(dataset, _DATASET, labelled=False)
-    files, values = _read_columns(schema, columns, items(), where)
+    is_multilabel = model.task.is_multilabel
+    label_column = find_label_column(schema, dataset, where, is_multilabel=is_multilabel)
+    rows: Iterable[dict[str, Any]] = items()
+    if is_multilabel and label_column is not None:
+        rows = with_lists_as_text(rows, schema, where, label_column, list(model.task.thresholds))
+    files, values = _read_columns(schema, columns, rows, where)
     normalisation = model.normalisations.get(columns.image)
     if normalisation is None:
         logger.warning("The model has no input %r, so the pixels are not normalised.", columns.image)
@@ -117,18 +125,23 @@ def score_image_model(
         normalisation,
         model.geometry,
         batch_size=batch_size,
+        is_multilabel=is_multilabel,
     )
     with display.images(_DATASET, "scored", len(files)) as advance:
         probabilities, unreadable = scorer.score(dataset, files, where, advance, skip_unreadable=skip_unreadable_images)
-    table = _make_columns(values, probabilities, _labels(model, probabilities.shape[1]), unreadable)
-    _write(output, table, _label_column(schema), write_csv=csv)
+    labels = _labels(model, probabilities.shape[1])
+    scores = {PROBABILITIES + label: probabilities[:, index] for index, label in enumerate(labels)}
+    table = {**values, **scores, SCORED_LABELS: _scored_labels(model.task, labels, probabilities)}
+    if unreadable:
+        table[_ERROR] = [unreadable.get(index) for index in range(len(files))]
+    _write(output, table, label_column, is_multilabel=is_multilabel, write_csv=csv)
     logger.info("Scored %d images and saved the table to %s.", len(files) - len(unreadable), scored_dataset)
     skipped = {files[index]: reason for index, reason in sorted(unreadable.items())}
     return ScoredImages(scored_dataset, len(files) - len(unreadable), skipped)
 
 
 def _read_columns(
-    schema: dict[str, Any], columns: Columns, items: Iterator[dict[str, Any]], where: str
+    schema: dict[str, Any], columns: Columns, items: Iterable[dict[str, Any]], where: str
 ) -> tuple[FileNames, dict[str, list[Any]]]:
     """The files of a dataset, and the values of its other columns, which become columns of the table."""
     names = sorted(column["name"] for column in schema["columnAttributes"] if not column.get("isFeature", True))
@@ -160,34 +173,31 @@ def _build(model: UntrainedModel) -> nn.Module:
 def _labels(model: UntrainedModel, num_outputs: int) -> list[str]:
     labels = list(model.labels or ())[:num_outputs]
     labels += [str(index) for index in range(len(labels), num_outputs)]
+    if model.task.is_multilabel and len(model.task.thresholds) != num_outputs:
+        fault = f"the network has {num_outputs} outputs, but there are {len(model.task.thresholds)} thresholds"
+        raise InvalidModelDirectoryError(TRAINED_MODEL, f"in {model.path}, {fault}")
     twice = sorted({label for label in labels if labels.count(label) > 1}) if len(set(labels)) < len(labels) else []
     if twice:
         raise InvalidModelDirectoryError(TRAINED_MODEL, f"in {model.path}, several outputs have the label {twice}")
     return labels
 
 
-def _label_column(schema: dict[str, Any]) -> str | None:
-    columns = schema["columnAttributes"]
-    return next((column["name"] for column in columns if "annotation_type" in (column.get("properties") or {})), None)
-
-
-def _make_columns(
-    values: dict[str, list[Any]], probabilities: np.ndarray, labels: list[str], unreadable: dict[int, str]
-) -> dict[str, Any]:
-    columns: dict[str, Any] = dict(values)
-    for index, label in enumerate(labels):
-        columns[PROBABILITIES + label] = probabilities[:, index]
+def _scored_labels(task: Task, labels: list[str], probabilities: np.ndarray) -> list[str | None]:
+    """The class of each image, or its labels as JSON text; None for images that could not be scored."""
     is_scored = ~np.isnan(probabilities[:, 0])
+    if task.is_multilabel:
+        reached = probabilities >= [task.thresholds[label] for label in labels]
+        found = [as_text(labels[index] for index in np.flatnonzero(row)) for row in reached]
+        return [text if is_row_scored else None for text, is_row_scored in zip(found, is_scored)]
     best = np.where(is_scored, np.nan_to_num(probabilities).argmax(1), -1)
-    columns[SCORED_LABELS] = [labels[index] if index >= 0 else None for index in best]
-    if unreadable:
-        columns[_ERROR] = [unreadable.get(index) for index in range(len(probabilities))]
-    return columns
+    return [labels[index] if index >= 0 else None for index in best]
 
 
-def _write(output: OutputDirectory, columns: dict[str, Any], label_column: str | None, *, write_csv: bool) -> None:
+def _write(
+    output: OutputDirectory, columns: dict[str, Any], label_column: str | None, *, is_multilabel: bool, write_csv: bool
+) -> None:
     with output.writing() as folder:
-        write_scored_table(folder, columns, label_column)
+        write_scored_table(folder, columns, label_column, is_multilabel=is_multilabel)
         if write_csv:
             lists = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
             write_sheet(folder / "_data.csv", list(columns), zip(*lists))

@@ -60,6 +60,7 @@ EVALUATION = Kind(
         [
             *(META_FILE, "metrics.json", "per_class.csv"),
             *("confusion_matrix.csv", "confusion_matrix.png", "reliability.png"),
+            *("per_label.csv", "label_confusion.png", "precision_recall.csv", "precision_recall.png"),
         ]
     ),
     has="metrics.json",

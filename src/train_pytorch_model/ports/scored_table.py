@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 PROBABILITIES = "Scored Probabilities_"
 SCORED_LABELS = "Scored Labels"
+# The keys of the column of scored labels in the schema. The designer only knows the first.
+_ONE_LABEL = "Multi Class Assigned Labels"
+_SEVERAL_LABELS = "Multi Label Assigned Labels"
 _META = """\
 type: DataFrameDirectory
 visualization:
@@ -59,12 +62,23 @@ class ScoredTable:
     probabilities: np.ndarray
     """float64 of shape (N, C); NaN for images that could not be scored."""
     true_labels: np.ndarray
-    """Text of shape (N,); None for images without a label."""
+    """Objects of shape (N,): the class as text, or a tuple of labels; None for images without a label."""
+    scored_labels: np.ndarray | None = None
+    """Objects of shape (N,): tuples of the labels that the model found, None for images that could not be scored. None
+    for one class per image."""
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several labels."""
+        return self.scored_labels is not None
 
     @property
     def is_scored(self) -> np.ndarray:
         """Whether each row has probabilities: bool of shape (N,)."""
-        return np.asarray(~np.isnan(self.probabilities).any(axis=1))
+        is_scored = ~np.isnan(self.probabilities).any(axis=1)
+        if self.scored_labels is not None:
+            is_scored &= [labels is not None for labels in self.scored_labels]
+        return np.asarray(is_scored)
 
     @property
     def is_labelled(self) -> np.ndarray:
@@ -86,17 +100,56 @@ def read_scored_table(path: Path) -> ScoredTable:
         schema = json.loads(read_text(find_meta_file(path, meta, "schema"), _MAX_SCHEMA_BYTES))
         scores = [name for name in schema["scoreColumns"].values() if str(name).startswith(PROBABILITIES)]
         true_column = schema["labelColumns"].get("True Labels")
+        found_column = schema["scoreColumns"].get(_SEVERAL_LABELS)
         probabilities = table[scores].to_numpy(dtype=np.float64)
+        found = None if found_column is None else _read_lists(table[found_column])
     except (ValueError, KeyError, OSError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidDatasetError(where, str(error), "Give the output of a Score Image Model step.") from error
     if not scores:
         raise InvalidDatasetError(where, f"it has no column whose name begins with {PROBABILITIES!r}")
     if not isinstance(true_column, str) or true_column not in table:
         raise NotLabeledDatasetError(where, "Score images that have labels.")
+    classes = tuple(str(name)[len(PROBABILITIES) :] for name in scores)
+    if found is not None:
+        try:
+            return ScoredTable(classes, probabilities, _read_lists(table[true_column]), found)
+        except ValueError as error:
+            hint = "Score a dataset whose images have lists of labels."
+            raise InvalidDatasetError(where, str(error), hint) from error
     # The retired module wrote labels that look like numbers as numbers. They are compared as text.
     column = table[true_column]
-    labels = np.array([None if is_none else str(label) for label, is_none in zip(column, column.isna())], dtype=object)
-    return ScoredTable(tuple(str(name)[len(PROBABILITIES) :] for name in scores), probabilities, labels)
+    labels = _objects(None if is_none else str(label) for label, is_none in zip(column, column.isna()))
+    return ScoredTable(classes, probabilities, labels)
+
+
+def _read_lists(column: pd.Series[Any]) -> np.ndarray:
+    """Read lists of labels from JSON text: tuples of text, None for missing values; objects of shape (N,).
+
+    Raises:
+        ValueError: if a value is not a list of text.
+    """
+
+    def parse(row: int, value: Any) -> tuple[str, ...]:
+        try:
+            labels = json.loads(value)
+        except (TypeError, ValueError, RecursionError):
+            labels = None
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise ValueError(f"row {row} of {shown(column.name)} is {shown(value)}, not a list of labels as JSON text")
+        return tuple(labels)
+
+    are_none = column.isna()
+    return _objects(
+        None if is_none else parse(row, value) for row, (value, is_none) in enumerate(zip(column, are_none), start=1)
+    )
+
+
+def _objects(values: Iterable[object]) -> np.ndarray:
+    """Return an array of shape (N,), even if all objects are tuples of one length."""
+    listed = list(values)
+    array = np.empty(len(listed), dtype=object)
+    array[:] = listed
+    return array
 
 
 def check_column(name: str, values: Sequence[Any]) -> None:
@@ -113,7 +166,9 @@ def check_column(name: str, values: Sequence[Any]) -> None:
         ) from error
 
 
-def write_scored_table(folder: Path, columns: Mapping[str, Sequence[Any]], label_column: str | None) -> None:
+def write_scored_table(
+    folder: Path, columns: Mapping[str, Sequence[Any]], label_column: str | None, *, is_multilabel: bool = False
+) -> None:
     """Write a table with its schema and its visualization for the designer, as the retired module did.
 
     Args:
@@ -121,12 +176,13 @@ def write_scored_table(folder: Path, columns: Mapping[str, Sequence[Any]], label
         columns: the values of each column, all of the same length. `Scored Probabilities_…` and `Scored Labels` are
             the scores.
         label_column: the name of the column of true labels; None if there is none.
+        is_multilabel: whether scored and true labels are lists, as JSON text.
     """
     kinds = {name: _kind(values) for name, values in columns.items()}
     arrays = [pa.array(values, type=kinds[name][2], from_pandas=True) for name, values in columns.items()]
     pq.write_table(pa.table(arrays, names=list(columns)), folder / "_data.parquet")
     scores = {name: name for name in columns if name.startswith(PROBABILITIES)}
-    scores["Multi Class Assigned Labels"] = SCORED_LABELS
+    scores[_SEVERAL_LABELS if is_multilabel else _ONE_LABEL] = SCORED_LABELS
     labels = {} if label_column is None else {"True Labels": label_column}
     attributes = [
         {
