@@ -465,6 +465,26 @@ def test_a_classic_run_goes_on_where_the_recipe_is_left_to_the_program(
     assert inputs.metrics()[0]["epoch"] == 0
 
 
+def test_a_classic_run_with_other_parts_does_not_go_on(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert inputs.fit() == 0
+    inputs.trained.rename(inputs.path / "given")
+    inputs.untrained = inputs.path / "given"
+    interrupt(inputs, monkeypatch, recipe="classic", class_weights="sqrt", image_size=32)
+    capfd.readouterr()
+    start = check(inputs, capfd, **FLAGS)[1]["start"]
+    assert start.startswith("from scratch: ")
+    assert "recipe was classic and is finetune" in start
+    assert inputs.fit(**FLAGS) == 0
+    printed = capfd.readouterr().err
+    assert "so training goes on with it" not in printed
+    assert "was written with --recipe classic, but by a different run (" in printed
+    assert "class weights was sqrt and is not set" in printed
+    assert "geometry was {" in printed
+    assert inputs.metrics()[0]["epoch"] == 0
+
+
 def test_fine_tuning_goes_on_with_more_epochs(
     inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from train_pytorch_model.checkpoints.resume import is_of_classic_run
+from train_pytorch_model.checkpoints.resume import is_of_classic_run, why_not
+from train_pytorch_model.job.plan import fingerprint_of, make_plan
 from train_pytorch_model.job.settings import ResolvedSettings, Settings
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.parameters.recipes import NetworkFacts, identity_of_warm_up, resolve
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.checkpoints.folder import CheckpointFolder
     from train_pytorch_model.distributed.world import World
+    from train_pytorch_model.job.prepare import Prepared
     from train_pytorch_model.ports.untrained_model import UntrainedModel
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,6 @@ def with_recipe_of_checkpoint(
     settings: Settings,
     resolved: ResolvedSettings,
     data: Mapping[str, object],
-    folder: CheckpointFolder,
     candidate: Mapping[str, Any] | None,
     world: World,
 ) -> Settings | None:
@@ -58,7 +59,6 @@ def with_recipe_of_checkpoint(
         settings: as given.
         resolved: with the recipe that the program has chosen.
         data: what the training starts from.
-        folder: the checkpoint folder.
         candidate: the newest valid checkpoint in it; only rank 0 needs to have it.
         world: the processes.
     """
@@ -73,14 +73,38 @@ def with_recipe_of_checkpoint(
         "warm-up epochs": identity_of_warm_up(classic),
         "processes": world.world_size,
     }
-    if not world.broadcast(is_of_classic_run(candidate, data, chosen)):
-        return None
+    is_classic = world.broadcast(is_of_classic_run(candidate, data, chosen))
+    return replace(settings, parameters=parameters) if is_classic else None
+
+
+def goes_on_as_classic(prepared: Prepared, folder: CheckpointFolder, candidate: dict[str, Any], world: World) -> bool:
+    """Return whether a run that is prepared as a classic one can resume from its checkpoint, and log it.
+
+    All processes call this function.
+
+    Args:
+        prepared: with the settings of `with_recipe_of_checkpoint`.
+        folder: the checkpoint folder.
+        candidate: the newest valid checkpoint in it; only rank 0 needs to have it.
+        world: the processes.
+    """
+    fingerprint = fingerprint_of(prepared, make_plan(prepared, world), world)
+    epochs = prepared.settings.parameters.epochs
+    reason = world.broadcast(why_not(folder, candidate, fingerprint, epochs) if world.is_main else "")
+    if not reason:
+        logger.warning(
+            "The checkpoint in %s was written with --recipe classic, so training goes on with it. Give --recipe "
+            "finetune or --resume never to start again.",
+            folder.path,
+        )
+        return True
     logger.warning(
-        "The checkpoint in %s was written with --recipe classic, so training goes on with it. Give --recipe finetune "
-        "or --resume never to start again.",
+        "The checkpoint in %s was written with --recipe classic, but by a different run (%s). To resume from it, use "
+        "the options of that run.",
         folder.path,
+        reason,
     )
-    return replace(settings, parameters=parameters)
+    return False
 
 
 def _facts_of(model: UntrainedModel | None) -> NetworkFacts:

@@ -22,7 +22,7 @@ from train_pytorch_model.job.history import METRICS_FILE, History, MetricsLog
 from train_pytorch_model.job.output import outputs_locked, remove_earlier_outputs, write_model
 from train_pytorch_model.job.plan import fingerprint_of, log_plan, make_plan
 from train_pytorch_model.job.prepare import Prepared, prepare
-from train_pytorch_model.job.recipe import with_recipe_of_checkpoint
+from train_pytorch_model.job.recipe import goes_on_as_classic, with_recipe_of_checkpoint
 from train_pytorch_model.job.report import TRACKED_FILES, FinishedTraining, report_kind, report_training
 from train_pytorch_model.job.result import TrainingResult
 from train_pytorch_model.report.contents import REPORT_FILE, REPORT_FOLDER, remove_report
@@ -96,10 +96,13 @@ def _fit(
             settings = replace(settings, seed=world.broadcast(drawn_before(candidate, settings.seed)))
             logger.info("Using random seed %d. Repeat this run with --random-seed %d.", *[settings.seed] * 2)
         prepared = prepare(settings, world, ProgressDisplay(session.console))
-        classic = with_recipe_of_checkpoint(settings, prepared.settings, prepared.data, folder, candidate, world)
+        classic = with_recipe_of_checkpoint(settings, prepared.settings, prepared.data, candidate, world)
         if classic:
             del prepared  # its images take memory
             prepared = prepare(classic, world, ProgressDisplay(session.console))
+            if not goes_on_as_classic(prepared, folder, candidate or {}, world):
+                del prepared
+                prepared = prepare(settings, world, ProgressDisplay(session.console))
     settings, parameters = prepared.settings, prepared.settings.parameters
     session.tracking.log_parameters(asdict(parameters))
     with faults_named(parameters, world, interruption):

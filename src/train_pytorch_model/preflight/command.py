@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 # For finding images that are in both datasets.
 _SEARCH_SECONDS = 30.0
+_RESUMES = "resumes from"
 
 
 def check(settings: Settings, console: Console) -> CheckResult:
@@ -109,9 +110,11 @@ def _check(settings: Settings, world: World, display: ProgressDisplay, warned: l
         prepared = assemble(inspected, decoded)
         folder = CheckpointFolder(settings.checkpoint_path)
         candidate = None if settings.parameters.resume == "never" else folder.newest()
-        classic = with_recipe_of_checkpoint(settings, prepared.settings, prepared.data, folder, candidate, world)
+        classic = with_recipe_of_checkpoint(settings, prepared.settings, prepared.data, candidate, world)
         if classic:
-            return _check(classic, world, display, warned)
+            resumed = _check(classic, world, display, warned)
+            if (resumed.start or "").startswith(_RESUMES):  # otherwise the recipe of the checkpoint does not matter
+                return resumed
         plan = make_plan(prepared, world)
         chosen = Chosen(name_of_device(world.device), str(plan.precision), decoded.place, plan.cuda_graph)
         start = _start(prepared, plan, world, faults, folder, candidate)
@@ -160,7 +163,7 @@ def _start(
         return "from scratch"
     if reason:
         return f"from scratch: the checkpoint in {folder.path} belongs to a different run: {reason}"
-    return f"resumes from {name_of(folder, candidate)}"
+    return f"{_RESUMES} {name_of(folder, candidate)}"
 
 
 def _dataset(scanned: Scanned | None) -> DatasetFound | None:
