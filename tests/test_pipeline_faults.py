@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.making import error_code
-from tests.pipelines import FOLDER, component, message, pipeline, run, write_yaml
+from tests.pipelines import FOLDER, command, component, message, pipeline, run, write_yaml
 from train_pytorch_model.pipelines.yaml_files import read_yaml
 
 BROKEN: dict[str, tuple[str, object, str]] = {
@@ -176,3 +176,31 @@ def test_a_file_that_is_no_pipeline_is_named(text: str, tmp_path: Path) -> None:
 def test_yaml_is_read_as_pyyaml_reads_it(text: str, tmp_path: Path) -> None:
     (tmp_path / "it.yaml").write_text(f"a: {text}\n")
     assert repr(read_yaml(tmp_path / "it.yaml")) == repr(yaml.safe_load(f"a: {text}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("no-such-program --x", "no-such-program"),
+        ("A=1 no-such-program", "no-such-program"),
+        ("cd .&&echo x 2>&1 > made && no-such-program", "no-such-program"),
+        ("> no-such-program", None),
+        ("python no-such-program", None),
+        ("test -f x && no-such-program", None),
+        ("bash install.sh && no-such-program", None),
+        ("no-such-program || true", None),
+        ("no-such-program; true", None),
+        ("no-such-program | cat", None),
+        ("! no-such-program", None),
+        ("if true; then true; else no-such-program; fi", None),
+        ("export PATH=bin && no-such-program", None),
+        ("./no-such-program", None),
+        ("echo 'x && no-such-program'", None),
+        ("$A no-such-program", None),
+    ],
+)
+def test_a_command_whose_program_is_missing_is_refused(text: str, missing: str | None, tmp_path: Path) -> None:
+    path = pipeline(tmp_path / "pipeline.yaml", {"job": command(text)})
+    assert run(path, tmp_path, "--dry-run") == (0 if missing is None else 1)
+    if missing is not None:
+        assert f"job job: the command needs {missing}, which this machine does not have" in message(tmp_path)

@@ -89,6 +89,15 @@ def test_models_and_tables_are_folders(kind: str, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "steps" / "from" / "log.txt").read_text() == "hello\n"
 
 
+def test_what_a_job_writes_to_its_outputs_is_its_output_artifacts(tmp_path: Path) -> None:
+    jobs: dict[str, object] = {
+        "to": command("echo hello > ./outputs/it; echo > logs/x", outputs={"artifacts": None}),
+        "from": command("cat ${{inputs.i}}/outputs/it", inputs={"i": "${{parent.jobs.to.outputs.artifacts}}"}),
+    }
+    assert run(pipeline(tmp_path / "p.yaml", jobs), tmp_path) == 0
+    assert (tmp_path / "run" / "steps" / "from" / "log.txt").read_text() == "hello\n"
+
+
 def test_files_beside_the_code_are_copied_and_a_change_of_them_counts(tmp_path: Path) -> None:
     for name in ("code/main.sh", "shared/a.txt", "single.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

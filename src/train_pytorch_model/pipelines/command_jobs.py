@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Optional
 from train_pytorch_model.pipelines.azure_schema import COMMAND_JOB, COMMAND_NODE
 from train_pytorch_model.pipelines.bindings import Scope, output_notes, source_of, target_of, targets_of
 from train_pytorch_model.pipelines.component_files import (
-    check_environment,
     code_path,
     component_of,
     num_processes,
@@ -28,6 +27,7 @@ from train_pytorch_model.pipelines.definition import (
     local_path,
     raise_for,
 )
+from train_pytorch_model.pipelines.environments import environment_notes
 from train_pytorch_model.pipelines.expressions import substitute
 from train_pytorch_model.pipelines.schema_faults import schema_faults, unknown_fields
 from train_pytorch_model.pipelines.yaml_files import is_remote
@@ -53,12 +53,12 @@ def read_step(name: str, job: dict[str, Any], scope: Scope) -> Step:
         raise PipelineError(f"{where}: it must name the file of its component, or have a command")
     schema = COMMAND_NODE if "component" in job else COMMAND_JOB
     raise_for(schema_faults(job, schema), where)
-    check_environment(job.get("environment"), where, folder)
+    notes = environment_notes(job.get("environment"), where, folder)
     sources = {key: source_of(key, entry, scope, where) for key, entry in job.get("inputs", {}).items()}
     component = _component(job, folder, where) if "component" in job else _inline(job, scope, where, sources)
     component, timeout = _configured(component, job, scope.values, where)
     targets = targets_of(job, scope, where)
-    notes = [*component.notes, *(f"the field {field} is unknown and ignored" for field in unknown_fields(job, schema))]
+    notes += [*component.notes, *(f"the field {field} is unknown and ignored" for field in unknown_fields(job, schema))]
     if "component" in job:
         notes += [f"{field} is ignored; the component has its own" for field in ("command", "code") if field in job]
     if component.num_nodes > 1 and component.num_processes is None:

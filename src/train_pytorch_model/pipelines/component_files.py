@@ -16,6 +16,7 @@ from train_pytorch_model.pipelines.definition import (
     local_path,
     raise_for,
 )
+from train_pytorch_model.pipelines.environments import environment_notes
 from train_pytorch_model.pipelines.expression_checks import is_descriptive
 from train_pytorch_model.pipelines.expressions import unresolved
 from train_pytorch_model.pipelines.schema_faults import schema_faults, unknown_fields
@@ -62,7 +63,7 @@ def component_of(document: dict[str, Any], where: str, folder: Path) -> Componen
         for fault in unresolved(text, {}, "only the command may contain expressions")
     ]
     raise_for(faults, where)
-    check_environment(document["environment"], where, folder)
+    environment = environment_notes(document["environment"], where, folder)
     resources = document.get("resources", {})
     return Component(
         where=where,
@@ -80,10 +81,11 @@ def component_of(document: dict[str, Any], where: str, folder: Path) -> Componen
         is_deterministic=is_true(document.get("is_deterministic", True)),
         shared_memory=resources.get("shm_size"),
         environment=variables(document.get("environment_variables")),
-        notes=tuple(
-            f"{where}: the field {field} is unknown and ignored" for field in unknown_fields(document, COMPONENT)
-        )
-        + ((_IGNORED_VARIABLES,) if "environment_variables" in document else ()),
+        notes=(
+            *environment,
+            *(f"{where}: the field {field} is unknown and ignored" for field in unknown_fields(document, COMPONENT)),
+            *((_IGNORED_VARIABLES,) if "environment_variables" in document else ()),
+        ),
     )
 
 
@@ -99,21 +101,6 @@ def output_ports(document: Mapping[str, Any], where: str) -> dict[str, Port]:
         PipelineError: if one is a literal.
     """
     return {name: _output_port(name, entry, where) for name, entry in document.get("outputs", {}).items()}
-
-
-def check_environment(environment: object, where: str, folder: Path) -> None:
-    """Check that the files that an environment names exist.
-
-    Raises:
-        PipelineError: if one does not.
-    """
-    fields = environment if isinstance(environment, dict) else {}
-    build = fields.get("build")
-    named = [fields.get("conda_file"), build.get("path") if isinstance(build, dict) else None]
-    named += [environment] if isinstance(environment, str) and environment.startswith("file:") else []
-    for name in named:
-        if isinstance(name, str) and not is_remote(name) and not (folder / local_path(name)).exists():
-            raise PipelineError(f"{where}: environment: {folder / local_path(name)} does not exist")
 
 
 def num_processes(distribution: Optional[Mapping[str, Any]], default: Optional[int], where: str) -> Optional[int]:

@@ -113,6 +113,7 @@ class PipelineRun:
             run_step(plan, self._is_cancelled)
         if self._is_cancelled.is_set():
             return
+        _copy_artifacts(plan, outputs)
         self._check_files(step, outputs, plan.log)
         self.states[step.name] = "run"
         reuse.finish(plan.folder, key, outputs)
@@ -167,6 +168,13 @@ class PipelineRun:
     def _resolved(self, step: Step, name: str) -> object:
         source = step.inputs.get(name)
         return self._pipeline.inputs[source.name] if isinstance(source, PipelineInput) else source
+
+
+def _copy_artifacts(plan: StepPlan, outputs: Mapping[str, Path]) -> None:
+    """Copy a step's `./outputs` to its output `artifacts`, which Azure fills if the command does not."""
+    place = outputs.get("artifacts")
+    if place is not None and place.is_dir() and not any(place.iterdir()):
+        shutil.copytree(plan.work / "outputs", place / "outputs", dirs_exist_ok=True)
 
 
 def _make_place(path: Path, *, is_file: bool) -> None:

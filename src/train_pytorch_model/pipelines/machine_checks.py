@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from train_pytorch_model.data.file_systems import is_system_name
 from train_pytorch_model.pipelines.checks import faults_of_path
 from train_pytorch_model.pipelines.definition import LocalData
+from train_pytorch_model.pipelines.programs import missing_program, search_path
 from train_pytorch_model.pipelines.snapshot import snapshot_files
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ def _is_empty(folder: Path) -> bool:
 
 
 def faults_of_plan(plan: StepPlan) -> list[str]:
-    """Describe why a step cannot run here: its command is not valid bash, or its code cannot be read."""
-    return [f"job {plan.name}: {fault}" for fault in _faults_of_command(plan.command) + _faults_of_code(plan)]
+    """Describe why a step cannot run here: its command is not valid bash, or its program or code is not there."""
+    faults = _faults_of_command(plan.command) or _faults_of_programs(plan)
+    return [f"job {plan.name}: {fault}" for fault in faults + _faults_of_code(plan)]
 
 
 def _faults_of_command(command: str) -> list[str]:
@@ -59,6 +61,12 @@ def _faults_of_command(command: str) -> list[str]:
         return [f"the command cannot be started: {error}"]
     said = checked.stderr.strip().splitlines()
     return [f"the command is not valid bash: {said[0] if said else command}"] if checked.returncode else []
+
+
+def _faults_of_programs(plan: StepPlan) -> list[str]:
+    path = search_path(plan.variables.get("PATH", os.environ.get("PATH", "")))
+    missing = missing_program(plan.command, path)
+    return [f"the command needs {missing}, which this machine does not have; install it"] if missing else []
 
 
 def _faults_of_code(plan: StepPlan) -> list[str]:

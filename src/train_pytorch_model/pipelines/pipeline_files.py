@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 AnyNode = TypeVar("AnyNode", bound=Node)
-_UNUSED = ("compute", "environment", "identity", "services", "queue_settings")
+_UNUSED = ("compute", "identity", "services", "queue_settings")
 
 
 def read_pipeline(path: Path, values: Optional[Mapping[str, str]] = None) -> Pipeline:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +71,8 @@ def run_pipeline(
         raise UserError("The pipeline cannot run: " + "; ".join(faults))
     if definition.unused:
         logger.info("Not used on this machine: %s.", ", ".join(definition.unused))
+    python = platform.python_version()
+    logger.warning("No environment is built: the commands run in that of this Python, %s in %s.", python, sys.prefix)
     for note in definition.notes:
         logger.warning("%s: %s.", pipeline, note)
     for line in graph_lines(definition):

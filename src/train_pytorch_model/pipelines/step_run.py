@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import IO, TYPE_CHECKING
 
 from train_pytorch_model.error_report import ERROR_INFO_PATH
 from train_pytorch_model.errors import ModuleError, StepFailedError
+from train_pytorch_model.pipelines.programs import search_path
 from train_pytorch_model.pipelines.snapshot import copy_snapshot
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ def run_step(plan: StepPlan, is_cancelled: threading.Event) -> None:
     copy_snapshot(plan.component, plan.run_folder, plan.work)
     # The report of an earlier run must not be mistaken for this run's.
     shutil.rmtree(plan.work / "outputs", ignore_errors=True)
+    for name in ("outputs", "logs"):  # A job in Azure finds these folders.
+        with contextlib.suppress(FileExistsError):
+            (plan.work / name).mkdir()
     processes: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as stack:
         try:
@@ -95,8 +98,7 @@ def _log_of(plan: StepPlan, rank: int) -> Path:
 
 def _start(plan: StepPlan, variables: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
     environment = {**os.environ, **plan.variables, **variables}
-    # `python` in a command is this interpreter, as it is the environment's interpreter in the cloud.
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+    environment["PATH"] = search_path(environment.get("PATH", ""))
     return subprocess.Popen(
         ["bash", "-c", plan.command],
         cwd=plan.work,
