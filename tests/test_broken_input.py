@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -31,6 +32,7 @@ from tests.making import (
     run_here,
     write_class_folders,
     write_image_directory,
+    write_multilabel_directory,
 )
 from tests.mounts import SMALL_DISK
 from tests.test_archive_rows import ROWS as ARCHIVE_ROWS
@@ -252,6 +254,29 @@ def thousand_labels(inputs: Inputs) -> None:
     assert inputs.metrics()[0]["top5_acc"] is not None
 
 
+def with_lists(change: Callable[[list[dict[str, Any]]], object], classes: Sequence[str] = CLASSES) -> Change:
+    """Two datasets of lists of labels; the items of the training dataset are changed."""
+
+    def make(inputs: Inputs) -> None:
+        for name in ("train", "valid"):
+            shutil.rmtree(getattr(inputs, name))
+            write_multilabel_directory(getattr(inputs, name), categories=classes)
+        edit_items(inputs.train, change)
+
+    return make
+
+
+def lists_of_other_labels(inputs: Inputs) -> None:
+    with_lists(nothing)(inputs)
+    shutil.rmtree(inputs.valid)
+    write_multilabel_directory(inputs.valid, categories=(*CLASSES, "cow"))
+
+
+def lists_for_training_alone(inputs: Inputs) -> None:
+    shutil.rmtree(inputs.train)
+    write_multilabel_directory(inputs.train)
+
+
 def with_skip(**flags: object) -> dict[str, object]:
     return {"skip_unreadable_images": "true", **flags}
 
@@ -394,6 +419,30 @@ CASES: dict[str, Case] = {
         "error",
         lambda inputs: (inputs.train / "_meta.yaml").write_text("type: ImageDirectory\nschema: ../x\nimage_list: y\n"),
         "leaves the directory",
+    ),
+    # Lists of labels.
+    "text instead of a list of labels": Case(
+        "error", with_lists(lambda items: items[1].update(category="cat")), "is labelled 'cat'"
+    ),
+    "a list with a label that is not one of the categories": Case(
+        "error", with_lists(lambda items: items[1].update(category=["cat", "cow"])), "is labelled ['cat', 'cow']"
+    ),
+    "a list of labels in a dataset of one class per image": Case(
+        "error",
+        first_item(lambda item: item.update(category=["cat", "dog"])),
+        "Lists of labels need the annotation_type COCO_multilabel_classification",
+    ),
+    "empty lists of labels alone": Case(
+        "error",
+        with_lists(lambda items: [item.update(category=[]) for item in items]),
+        "None of its 24 images has a label",
+        code=24,
+    ),
+    "lists of labels for training, and one class per image for validation": Case(
+        "error", lists_for_training_alone, "but the training dataset has a list of labels per image"
+    ),
+    "lists of labels with a label that only the validation dataset has": Case(
+        "error", lists_of_other_labels, "the training dataset lacks 'cow'"
     ),
     # Raw folders.
     "raw images: a file that is not an image": Case(
@@ -637,6 +686,30 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "an archive with names outside its folder": (
         "accepted",
         "tests/test_convert_to_image_directory.py::test_nothing_in_an_archive_escapes_the_output",
+    ),
+    "an image with an empty list of labels": (
+        "accepted",
+        "tests/test_multilabel_directory.py::test_labels_are_a_row_of_booleans_per_image",
+    ),
+    "a label twice in a list": (
+        "accepted",
+        "tests/test_multilabel_directory.py::test_labels_are_a_row_of_booleans_per_image",
+    ),
+    "lists of at most one label": (
+        "accepted",
+        "tests/test_multilabel_directory.py::test_the_schema_alone_decides_about_the_task",
+    ),
+    "1,000 labels in lists": ("accepted", "tests/test_multilabel_directory.py::test_a_thousand_labels"),
+    "an image without a list, among lists of labels": (
+        "warning",
+        "tests/test_multilabel_directory.py::test_an_image_without_a_list_is_skipped",
+    ),
+    "lists of one label only": ("warning", "tests/test_multilabel_directory.py::test_unusual_labels_warn"),
+    "a label that every list has": ("warning", "tests/test_multilabel_directory.py::test_unusual_labels_warn"),
+    "a label that no list has": ("warning", "tests/test_multilabel_directory.py::test_unusual_labels_warn"),
+    "a label that one list has, in split-image-directory": (
+        "warning",
+        "tests/test_label_stratification.py::test_a_label_of_one_image_warns",
     ),
     "a truncated or damaged archive": (
         "error",
