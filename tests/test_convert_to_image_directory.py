@@ -193,7 +193,7 @@ BROKEN_ANNOTATIONS: dict[str, tuple[str, str, str]] = {
     "a category without a number": ("labels.json", json.dumps({**COCO, "categories": [{}]}), "KeyError: 'id'"),
     "several labels of an image": (
         "labels.jsonl",
-        '\n{"image_url": "cat/0.png", "label": ["a", "b"]}',
+        '\n{"image_url": "cat/0.png", "label": "a"}\n{"image_url": "cat/0.png", "label": "b"}',
         "'cat/0.png' is 'a' and 'b'; give each image one category",
     ),
     "a line that is no JSON": ("labels.jsonl", '\n\n{"image_url"', "line 3 is not JSON"),

@@ -42,10 +42,11 @@ def test_modules_for_images_return_counts_classes_and_operations(
     (folders / CLASSES[0] / "broken.png").write_bytes(b"not an image")
     images = tmp_path / "images"
     converted = convert_to_image_directory(folders, images, outputs_path=outputs_path, display=display)
-    assert converted == ConvertedImages(images, 12, tuple(CLASSES), {f"{CLASSES[0]}/broken.png": ANY})
+    skipped = {f"{CLASSES[0]}/broken.png": ANY}
+    assert converted == ConvertedImages(images, 12, tuple(CLASSES), skipped, task="multiclass")
     copy = tmp_path / "copy"
     copied = convert_to_image_directory(images, copy, outputs_path=outputs_path, display=display)
-    assert copied == ConvertedImages(copy, 12, tuple(CLASSES), labels_from=("images.lst",))
+    assert copied == ConvertedImages(copy, 12, tuple(CLASSES), labels_from=("images.lst",), task="multiclass")
     train, test = tmp_path / "train", tmp_path / "test"
     split = split_image_directory(
         images, train, test, fraction=0.75, random_seed=42, outputs_path=outputs_path, display=display

@@ -327,6 +327,8 @@ def convert_to_image_directory(
     follow_links: bool = False,
     class_level: Optional[int] = None,
     archive_encoding: Optional[str] = None,
+    task: str = "auto",
+    label_separator: Optional[str] = None,
     outputs_path: PathLike = "outputs",
     _session: Optional[Session] = None,
 ) -> ConvertedImages:
@@ -344,10 +346,13 @@ def convert_to_image_directory(
             folder that the image is in; None for the first level with several folders.
         archive_encoding: the encoding of names in an archive that are neither marked as Unicode nor UTF-8, such as
             "cp932"; None if such names are an error.
+        task: "multiclass" if an image has one label, "multilabel" if it may have several; "auto" if the labels tell.
+        label_separator: what separates the labels of an image in a text, such as ";", or a word such as "blank"; None
+            for a semicolon or a vertical bar, if the labels tell.
         outputs_path: folder of reports.
 
     Returns:
-        The number of images, the classes, the skipped files and the files of labels.
+        The number of images, the classes, the skipped files, the files of labels and the task.
 
     Raises:
         ModuleError: if there is no image that can be converted, too much would be left out, a file of labels cannot be
@@ -364,7 +369,14 @@ def convert_to_image_directory(
 
     with _in_module(_session, outputs_path) as (session, outputs):
         options = ConversionOptions(
-            split, allow_partial, skip_unreadable_images, follow_links, class_level, archive_encoding
+            split=split,
+            allow_partial=allow_partial,
+            skip_unreadable_images=skip_unreadable_images,
+            follow_links=follow_links,
+            class_level=class_level,
+            archive_encoding=archive_encoding,
+            task=task,
+            label_separator=label_separator,
         )
         return module.convert_to_image_directory(
             Path(input_path), Path(output_path), options=options, outputs_path=outputs, display=session.display

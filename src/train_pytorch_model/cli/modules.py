@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from train_pytorch_model.cli.flags import add_boolean, add_folder, add_outputs_path, flag_of, parse_seed
+from train_pytorch_model.modules.conversion_options import AUTO, TASKS
 from train_pytorch_model.modules.transform_options import TransformOptions
 
 
@@ -55,6 +56,20 @@ def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "Labels can also come from a .csv, .tsv, .json or .jsonl file, such as COCO or a labeling tool's export.",
     )
     add_folder(parser, "output_path", "ImageDirectory to write.")
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        default=AUTO,
+        metavar="|".join(TASKS),
+        help="Whether an image has one label (multiclass) or any number of labels (multilabel). Default: %(default)s, "
+        "the labels tell. Several rows or boxes of an image are several labels with multilabel only.",
+    )
+    parser.add_argument(
+        "--label-separator",
+        metavar="TEXT",
+        help="What separates the labels of an image in a text, such as ';', or a word: blank, comma, tab, slash, "
+        "semicolon or bar. It implies multilabel. Default: a semicolon or a vertical bar, if the labels tell.",
+    )
     parser.add_argument(
         "--split",
         metavar="NAME",

@@ -6,7 +6,13 @@ import codecs
 from dataclasses import dataclass
 from typing import Optional
 
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.errors import UserError
+from train_pytorch_model.modules.label_lists import SEPARATOR_WORDS
+
+AUTO = "auto"
+"""The task is told from the labels."""
+TASKS = (AUTO, MULTICLASS, MULTILABEL)
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,33 @@ class ConversionOptions:
     archive_encoding: Optional[str] = None
     """The encoding of names in an archive that are neither marked as Unicode nor UTF-8; None if it is unknown."""
 
+    task: str = AUTO
+    """MULTICLASS if an image has one label, MULTILABEL if it may have several, AUTO to find it."""
+    label_separator: Optional[str] = None
+    """What separates the labels of an image in a text, or a word for it such as "blank"; None to find it."""
+
+    @property
+    def separator(self) -> str | None:
+        """What separates the labels of an image."""
+        return None if self.label_separator is None else SEPARATOR_WORDS.get(self.label_separator, self.label_separator)
+
+    @property
+    def reading(self) -> str:
+        """The task by which tables are read: labels with a separator are several."""
+        return self.task if self.label_separator is None else MULTILABEL
+
     def __post_init__(self) -> None:
-        """Check the encoding.
+        """Check the options.
 
         Raises:
-            UserError: if Python does not know it.
+            UserError: if Python does not know the encoding, or there is no such task or separator.
         """
+        if self.task not in TASKS:
+            raise UserError(f"--task {self.task}: expected one of {', '.join(TASKS)}.")
+        if self.label_separator == "":
+            raise UserError("--label-separator is empty. Give a text, or a word such as blank or tab.")
+        if self.label_separator is not None and self.task == MULTICLASS:
+            raise UserError(f"--label-separator is for images of several labels, but --task {MULTICLASS} was given.")
         try:
             codecs.lookup(self.archive_encoding or "utf-8")
         except LookupError as error:

@@ -8,14 +8,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
+from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.data.unreadable_images import write_unreadable_images
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.modules.image_sources import DATASET
 from train_pytorch_model.text.wording import join_some, name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from train_pytorch_model.modules.label_task import LabelTask
 
 logger = logging.getLogger(__name__)
 
@@ -55,28 +58,26 @@ class LeftOut:
     def check(
         self,
         where: str,
-        before: Mapping[Optional[str], int],
-        after: Mapping[Optional[str], int],
+        before: Iterable[str],
+        after: Container[object],
+        num_kept: int,
         faults: Sequence[str] = (),
-        num_kept: int | None = None,
     ) -> None:
         """Refuse a conversion that loses more than a tenth of the images, or all images of a class.
 
         Args:
             where: the dataset, for messages.
-            before: the number of images by label before any was left out; None for those without a known label.
-            after: the number of images by label; None for those that are left out.
+            before: the labels before any image was left out.
+            after: the labels of the images that are kept.
+            num_kept: the number of the images that are kept.
             faults: what is wrong with images that cannot be read.
-            num_kept: the number of images that are not left out; None for the sum of `after`.
 
         Raises:
             InvalidDatasetError: if so; the message says how many, why, and names the first.
         """
         num_left_out = sum(self.losses.values())
-        if num_kept is None:
-            num_kept = sum(count for name, count in after.items() if name is not None)
         num_images = num_kept + num_left_out
-        lost = [name for name in before if name is not None and name not in after]
+        lost = [name for name in before if name not in after]
         if not lost and num_left_out <= _MAX_LEFT_OUT * num_images:
             return
         reasons = "; ".join(
@@ -102,12 +103,16 @@ class ConversionSummary:
     """What was converted."""
 
     classes: Optional[Mapping[str, int]]
-    """The number of images by class, in the order of the ids; None for images without labels."""
+    """The number of images by class or label, in the order of the ids; None for images without labels."""
     num_images: int
     labels_from: tuple[str, ...]
     """The files that gave the labels; empty if the folders did, or if there are none."""
     split: Optional[str]
     left_out: LeftOut
+    task: Optional[LabelTask] = None
+    """Whether an image has one label or several, and why; None for images without labels, or if it is evident."""
+    num_without_label: int = 0
+    """The number of images that have none of several labels."""
 
     def write(self, outputs_path: Path) -> Path:
         """Write the summary as JSON, with the names of all that was left out.
@@ -125,24 +130,42 @@ class ConversionSummary:
             "classes": None if self.classes is None else dict(self.classes),
             "labels_from": list(self.labels_from) or ("none" if self.classes is None else "folders"),
             "split": self.split,
+            **self._of_several_labels(),
             "left_out_images": _groups(self.left_out.images),
             "left_out_files": _groups(self.left_out.files),
         }
         path.write_text(json.dumps(document, indent=2), encoding="utf-8")
         return path
 
+    def _of_several_labels(self) -> dict[str, object]:
+        if self.task is None or self.task.name != MULTILABEL:
+            return {}
+        return {
+            "task": self.task.name,
+            "label_separator": self.task.separator,
+            "num_images_without_label": self.num_without_label,
+        }
+
     def log(self) -> None:
-        """Log the number of images of each class, and where the labels are from."""
+        """Log the task, the number of images of each class or label, and where the labels are from."""
         if self.classes is None:
             logger.info("%d images without labels.", self.num_images)
             return
         counts = ", ".join(f"{name!r} {count}" for name, count in list(self.classes.items())[:20])
-        more = f" and {len(self.classes) - 20} more classes" if len(self.classes) > 20 else ""
+        is_multilabel = self.task is not None and self.task.name == MULTILABEL
+        kind = "labels" if is_multilabel else "classes"
+        more = f" and {len(self.classes) - 20} more {kind}" if len(self.classes) > 20 else ""
         source = f"from {', '.join(self.labels_from[:5])}" if self.labels_from else "from the names of the folders"
+        if self.task is not None:
+            logger.info("The task is %s: %s.", self.task.name, self.task.reason)
+        if is_multilabel:
+            logger.info("%d of %d images have no label.", self.num_without_label, self.num_images)
         logger.info(
-            "%d images in %d classes: %s%s. The labels are %s.",
+            "%d images %s %d %s: %s%s. The labels are %s.",
             self.num_images,
+            "with" if is_multilabel else "in",
             len(self.classes),
+            kind,
             counts,
             more,
             source,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Optional
 
 from train_pytorch_model.data.decoding import UnreadableImageError, decode
 from train_pytorch_model.data.file_systems import move_file, temporary_folder
+from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.data.threads import in_threads
 from train_pytorch_model.errors import InvalidDatasetError, UserError
 from train_pytorch_model.modules.conversion_options import ConversionOptions
@@ -28,9 +29,10 @@ from train_pytorch_model.ports.output_directory import OutputDirectory
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from train_pytorch_model.console.progress import ProgressDisplay
+    from train_pytorch_model.modules.merged_labels import Label
     from train_pytorch_model.ports.file_names import FileNames
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class ConvertedImages:
     """Files that could not be read, with the reason."""
     labels_from: tuple[str, ...] = ()
     """The files that gave the labels; empty if the folders did, or if there are none."""
+    task: Optional[str] = None
+    """"multiclass" if each image has one label, "multilabel" if it has a list; None for images without labels."""
 
 
 def convert_to_image_directory(
@@ -99,6 +103,7 @@ def convert_to_image_directory(
         None if summary.classes is None else tuple(summary.classes),
         skipped,
         summary.labels_from,
+        None if summary.task is None else summary.task.name,
     )
 
 
@@ -124,9 +129,9 @@ def _convert(
         left_out.add_files("of other kinds", staged.others)
         labelling = find_labels(where, staged.names, staged.texts, staged.others, options, left_out)
         if not labelling.labels_from:
-            check_linked_classes(where, staged.names, labelling.labels, staged.links)
+            check_linked_classes(where, staged.names, list(map(_folder_of, labelling.labels)), staged.links)
         if labelling.class_root is not None and not options.allow_partial:
-            names = {label for label in labelling.labels if label is not None}
+            names = set(_all_labels(labelling.labels))
             check_folders_without_images(where, input_path, labelling.class_root, names, staged.others)
     left_out.log(where)
     wanted = [number for number, label in enumerate(labelling.labels) if label is not None]
@@ -136,14 +141,31 @@ def _convert(
     report_unreadable(outputs_path, where, skipped, len(staged.names), is_all=len(lost) == len(wanted))
     left_out.add_images("that cannot be read", lost, is_loss=not options.skip_unreadable_images)
     labels = [None if number in unreadable else label for number, label in enumerate(labelling.labels)]
+    num_kept = len(wanted) - len(lost)
+    counts = Counter(_all_labels(labels))
     if not options.allow_partial:
-        before = labels if options.skip_unreadable_images else labelling.labels
+        before = dict.fromkeys(_all_labels(labels if options.skip_unreadable_images else labelling.labels))
         faults = [f"{name!r}: {skipped[name]}" for name in lost]
-        left_out.check(where, Counter(before), Counter(labels), faults)
-    counts = Counter(label for label in labels if label is not None)
-    classes = _write(folder, staged.names, Labelling(labels, labelling.categories))
+        left_out.check(where, before, counts, num_kept, faults)
+    classes = _write(folder, staged.names, replace(labelling, labels=labels))
     by_class = None if classes is None else {name: counts[name] for name in classes}
-    return ConversionSummary(by_class, sum(counts.values()), labelling.labels_from, options.split, left_out), skipped
+    num_without_label = sum(label == () for label in labels)
+    summary = ConversionSummary(
+        by_class, num_kept, labelling.labels_from, options.split, left_out, labelling.task, num_without_label
+    )
+    return summary, skipped
+
+
+def _all_labels(labels: Iterable[Optional[Label]]) -> Iterator[str]:
+    """The labels of all images, each as often as it occurs."""
+    for label in labels:
+        if label is not None:
+            yield from (label,) if isinstance(label, str) else label
+
+
+def _folder_of(label: Optional[Label]) -> Optional[str]:
+    """The class folder of an image, which is its only label."""
+    return label[0] if isinstance(label, tuple) else label
 
 
 def _unreadable(folder: Path, numbers: Sequence[int], display: ProgressDisplay) -> dict[int, str]:
@@ -169,10 +191,11 @@ def _write(folder: Path, names: FileNames, labelling: Labelling) -> Optional[tup
     """Rename the images and list them, in the order of their original names; return the classes."""
     categories = labelling.categories
     if categories == ():
-        categories = tuple(sorted({label for label in labelling.labels if label is not None}))
+        categories = tuple(sorted(set(_all_labels(labelling.labels))))
     index = {name: number for number, name in enumerate(categories or ())}
     count = 0
-    with ImageDirectoryWriter(folder, make_schema(categories)) as writer:
+    is_multilabel = labelling.task is not None and labelling.task.name == MULTILABEL
+    with ImageDirectoryWriter(folder, make_schema(categories, multilabel=is_multilabel)) as writer:
         for number in sorted(range(len(names)), key=names.__getitem__):
             label = labelling.labels[number]
             if label is None:
@@ -182,6 +205,9 @@ def _write(folder: Path, names: FileNames, labelling: Labelling) -> Optional[tup
             if categories is None:
                 file_name = f"image/{_free_name(folder / 'image', path, count)}"
                 item: dict[str, object] = {"image_info": {"file_name": file_name}}
+            elif isinstance(label, tuple):
+                file_name = f"image/{count}{path.suffix[:_MAX_SUFFIX]}"
+                item = {"image_info": {"file_name": file_name}, "category": list(label)}
             else:
                 file_name = f"image/{index[label]}_{count}{path.suffix[:_MAX_SUFFIX]}"
                 item = {"image_info": {"file_name": file_name}, "category": label}

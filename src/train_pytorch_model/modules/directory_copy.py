@@ -7,12 +7,15 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Optional
 
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
+from train_pytorch_model.errors import UserError
 from train_pytorch_model.modules.conversion_summary import ConversionSummary, LeftOut, report_unreadable
 from train_pytorch_model.modules.image_sources import DATASET
 from train_pytorch_model.modules.item_copies import copy_items
+from train_pytorch_model.modules.label_task import LabelTask
 from train_pytorch_model.ports.dataset_items import read_listed_items
-from train_pytorch_model.ports.image_directory import CLASSIFICATION, MULTILABEL_CLASSIFICATION
-from train_pytorch_model.ports.image_list import file_of, read_columns
+from train_pytorch_model.ports.image_directory import CLASSIFICATION, MULTILABEL_CLASSIFICATION, make_schema
+from train_pytorch_model.ports.image_list import Columns, file_of, read_columns
 from train_pytorch_model.ports.item_labels import LabelReader
 from train_pytorch_model.text.name_forms import nfc
 
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.console.progress import ProgressDisplay
     from train_pytorch_model.modules.conversion_options import ConversionOptions
-    from train_pytorch_model.ports.image_list import Columns
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +52,14 @@ def copy_directory(
     schema, columns, items = read_listed_items(input_path, DATASET, labelled=False)
     schema = _with_distinct_categories(schema, where)
     logger.info("%s is already an ImageDirectory; copying it.", input_path)
+    labels = read_columns(schema, where) if any(map(_has_classes, schema["columnAttributes"])) else None
+    task = None if labels is None else _task_of(input_path, labels, options)
+    is_multilabel = task is not None and task.name == MULTILABEL
+    if labels is not None and is_multilabel:
+        schema = _as_lists(schema, labels.label)
     counts: Counter[Optional[str]] = Counter()
-    is_labelled = any(_has_classes(column) for column in schema["columnAttributes"])
-    labels = read_columns(schema, where) if is_labelled else None
+    listed = items() if labels is None else _counted(items(), labels, counts, where, as_lists=is_multilabel)
     with display.images(DATASET, "copied") as advance:
-        listed = items() if labels is None else _counted(items(), labels, counts, where)
         unreadable: list[tuple[dict[str, Any], str]] = []
         num_images = copy_items(folder, schema, columns, input_path, listed, advance, unreadable)
     skipped = {str(file_of(item, columns)): reason for item, reason in unreadable}
@@ -62,21 +67,47 @@ def copy_directory(
     left_out = LeftOut()
     left_out.add_images("that cannot be read", skipped, is_loss=not options.skip_unreadable_images)
     kept = counts.copy()
-    if labels is None:
-        kept[""] = num_images
-    else:
-        for item, _ in unreadable:
-            kept.subtract(_labels_of(item, labels))
-        kept = +kept
+    if labels is not None:
+        kept -= Counter(label for item, _ in unreadable for label in _labels_in(item, labels.label))
     if not (options.allow_partial or options.skip_unreadable_images):
-        faults = [f"{name!r}: {fault}" for name, fault in skipped.items()]
-        left_out.check(where, counts, kept, faults, num_images)
+        before = [name for name in counts if name is not None]
+        left_out.check(where, before, set(kept), num_images, [f"{name!r}: {fault}" for name, fault in skipped.items()])
     classes = None if labels is None else {name: kept[name] for name in labels.categories}
-    return ConversionSummary(classes, num_images, ("images.lst",), None, left_out), skipped
+    return ConversionSummary(classes, num_images, ("images.lst",), None, left_out, task, kept[None]), skipped
 
 
 def _has_classes(column: dict[str, Any]) -> bool:
-    return (column.get("properties") or {}).get("annotation_type") in (CLASSIFICATION, MULTILABEL_CLASSIFICATION)
+    annotation_type = (column.get("properties") or {}).get("annotation_type")
+    return annotation_type in (CLASSIFICATION, MULTILABEL_CLASSIFICATION)
+
+
+def _task_of(input_path: Path, labels: Columns, options: ConversionOptions) -> LabelTask:
+    if not labels.multilabel:
+        if options.reading == MULTILABEL:
+            return LabelTask(MULTILABEL, "that was given, and each image of the ImageDirectory has one label")
+        return LabelTask(MULTICLASS, "the ImageDirectory has one class per image")
+    if options.task == MULTICLASS:
+        raise UserError(f"--task {MULTICLASS}: {input_path} is an ImageDirectory with a list of labels per image.")
+    return LabelTask(MULTILABEL, "the ImageDirectory has a list of labels per image")
+
+
+def _labels_in(item: dict[str, Any], column: str) -> list[Optional[str]]:
+    """The labels of an item as they were counted: None if its list is empty."""
+    value = item.get(column)
+    if isinstance(value, list):
+        return list(value or (None,))
+    return [value] if isinstance(value, str) else []
+
+
+def _as_lists(schema: dict[str, Any], label: str) -> dict[str, Any]:
+    """The schema of the same images with a list of one label each."""
+    schema = copy.deepcopy(schema)
+    lists = make_schema((), multilabel=True)["columnAttributes"][-1]
+    for column in schema["columnAttributes"]:
+        if column["name"] == label:
+            column.update({key: lists[key] for key in ("type", "elementType")})
+            column["properties"]["annotation_type"] = lists["properties"]["annotation_type"]
+    return schema
 
 
 def _with_distinct_categories(schema: dict[str, Any], where: str) -> dict[str, Any]:
@@ -93,23 +124,17 @@ def _with_distinct_categories(schema: dict[str, Any], where: str) -> dict[str, A
     return schema
 
 
-def _labels_of(item: dict[str, Any], columns: Columns) -> list[str]:
-    """The labels of an item that was counted, one or several."""
-    value = item.get(columns.label)
-    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
-
-
 def _counted(
-    items: Iterator[dict[str, Any]], columns: Columns, counts: Counter[Optional[str]], where: str
+    items: Iterator[dict[str, Any]], columns: Columns, counts: Counter[Optional[str]], where: str, *, as_lists: bool
 ) -> Iterator[dict[str, Any]]:
-    """Count the labels, write them as the categories are spelled, and check at the end that all are categories."""
+    """Count the labels, and check at the end that all are among the categories."""
     reader = LabelReader(columns, where)
     for number, item in enumerate(items, start=1):
         found = reader.read(number, item)
         if found is None:
             yield item
             continue
-        names = [columns.categories[index] for index in found]
-        counts.update(names)
-        yield {**item, columns.label: names if columns.multilabel else names[0]}
+        labels = [columns.categories[index] for index in found]
+        counts.update(labels or (None,))
+        yield {**item, columns.label: labels if as_lists else labels[0]}
     reader.check()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.modules.folder_labels import FolderLabels, read_folder_labels
+from train_pytorch_model.modules.label_task import LabelTask
 from train_pytorch_model.modules.labels_files import read_labels_files
-from train_pytorch_model.modules.merged_labels import MergedLabels, merge_labels
+from train_pytorch_model.modules.merged_labels import Label, MergedLabels, merge_labels
 from train_pytorch_model.modules.named_images import NamedImages
 from train_pytorch_model.modules.splits import Splits, find_splits
 from train_pytorch_model.modules.trusted_files import choose_files, refuse_unread_labels
@@ -27,14 +29,16 @@ if TYPE_CHECKING:
 class Labelling:
     """The labels of images."""
 
-    labels: list[Optional[str]]
-    """One per image: None for a skipped image, an empty text for an unlabelled one."""
+    labels: list[Optional[Label]]
+    """One per image: None for a skipped image, an empty text for an unlabelled one, a tuple if there may be several."""
     categories: Optional[tuple[str, ...]]
     """All categories, in order; empty for those that occur in `labels`; None for unlabelled images."""
     labels_from: tuple[str, ...] = ()
     """The files that gave the labels; empty if the folders did, or if there are none."""
     class_root: Optional[str] = None
     """The folder of the class folders; None if the folders did not give the labels, or there are splits."""
+    task: Optional[LabelTask] = None
+    """Whether an image has one label or several; None for unlabelled images."""
 
 
 def find_labels(
@@ -64,12 +68,12 @@ def find_labels(
         texts = {}
     chosen = _chosen_folders(splits, options.split)
     images = NamedImages(names)
-    files = read_labels_files(images, _texts_of(chosen, texts, splits, left_out), left_out)
+    files = read_labels_files(images, _texts_of(chosen, texts, splits, left_out), left_out, options)
     numbers = [number for number, folder in enumerate(splits.folders) if not chosen or folder in chosen]
     by_folders = read_folder_labels(where, names, splits, numbers, options.class_level)
     used = choose_files(where, files, by_folders, options, left_out)
     if used:
-        merged = merge_labels(where, used, names)
+        merged = merge_labels(where, used, names, options)
         if options.split is not None and not chosen:
             numbers = _of_split(where, merged, options.split)
         _leave_out_others(names, numbers, left_out)
@@ -130,7 +134,7 @@ def _by_files(
     options: ConversionOptions,
     left_out: LeftOut,
 ) -> Labelling:
-    labels: list[Optional[str]] = [None] * len(names)
+    labels: list[Optional[Label]] = [None] * len(names)
     unlabelled = []
     for number in numbers:
         labels[number] = merged.labels.get(number)
@@ -146,8 +150,9 @@ def _by_files(
     if not options.allow_partial:
         _check_splits(where, splits, rest, merged)
     files = name_some(merged.files, 3) if len(merged.files) > 1 else merged.files[0]
-    left_out.add_images(f"without a label in {files}", [names[number] for number in rest])
-    return Labelling(labels, merged.categories, merged.files)
+    what = "without a label or an empty list" if merged.task.name == MULTILABEL else "without a label"
+    left_out.add_images(f"{what} in {files}", [names[number] for number in rest])
+    return Labelling(labels, merged.categories, merged.files, task=merged.task)
 
 
 def _in_unlabelled_folders(names: Sequence[str], unlabelled: Sequence[int], merged: MergedLabels) -> set[int]:
@@ -192,7 +197,7 @@ def _by_folders(
 ) -> Labelling:
     if by_folders.error is not None:
         raise by_folders.error
-    labels: list[Optional[str]] = [None] * len(names)
+    labels: list[Optional[Label]] = [None] * len(names)
     if not by_folders.is_labelled:
         flat = sorted(by_folders.flat_splits)
         if len(flat) > 1:
@@ -221,4 +226,8 @@ def _by_folders(
     unlabelled = [names[number] for number in numbers if splits.folders[number] in expected]
     left_out.add_images("in folders without labels", unlabelled, is_loss=False)
     left_out.add_images("outside of class folders", outside)
-    return Labelling(labels, (), class_root=by_folders.root)
+    task = LabelTask(MULTICLASS, "each image is in the folder of its class")
+    if options.reading == MULTILABEL:
+        task = LabelTask(MULTILABEL, "that was given, and each image is in the folder of its only label")
+        labels = [None if label is None else (str(label),) for label in labels]
+    return Labelling(labels, (), class_root=by_folders.root, task=task)

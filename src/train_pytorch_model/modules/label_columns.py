@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
+from train_pytorch_model.modules.label_lists import Listed, is_empty_list, labels_in
 from train_pytorch_model.modules.label_tables import Table, with_header
 from train_pytorch_model.modules.named_images import has_image_ending
 from train_pytorch_model.modules.table_columns import (
@@ -13,15 +15,20 @@ from train_pytorch_model.modules.table_columns import (
     VAGUE_FILE_TITLES,
     Column,
     are_equivalent,
+    is_binary,
     ones,
     plain,
 )
+from train_pytorch_model.text.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from train_pytorch_model.modules.label_tables import Cell
     from train_pytorch_model.modules.named_images import NamedImages
 
+_CLASSES_FILE = "_classes.csv"
+"""A file of Roboflow's, in which all columns but the first are labels, whatever their titles are."""
 _FIRST_LABEL_TITLES = ("label", "category", "class")
 
 
@@ -33,32 +40,61 @@ class LabelColumns(NamedTuple):
     file: Column
     """The names of the images."""
     labels: list[Column]
-    """The labels: none, one, or one column for each class. If `is_unclear`, several of which one is right."""
+    """The labels: none, one, several for an image of several labels, or one column for each class. If `is_unclear`,
+    several of which one is right."""
     split: Optional[Column]
     """The split of each image."""
     others: list[Column]
     """Those that might hold labels, if there are no labels."""
     has_unknown: bool
     """Whether there are other columns whose titles are not those of well-known facts."""
+    are_classes: bool = False
+    """Whether each column of labels is a class, with 1 for the images that have it and 0 for the others."""
+    is_unclear: bool = False
+    """Whether several columns could be that of the labels."""
+
+    @property
+    def advice(self) -> str:
+        """What to do if there are no labels."""
+        wrong = [column for column in self.others if not column.is_binary()]
+        if not wrong or len(self.others) - len(wrong) < 2:
+            return "call the right one 'label'"
+        values = [value for value in wrong[0].sample if not is_binary(value)]
+        return (
+            f"if each column of 0 and 1 is a label, correct or remove the column {wrong[0].title!r}, "
+            f"which has {shown(values[0])}; otherwise, call the right one 'label'"
+        )
 
     @property
     def is_known(self) -> bool:
         """Whether the titles say where the labels are; otherwise, theirs is the only column left."""
         return len(self.labels) > 1 or any(column.is_label for column in self.labels)
 
-    @property
-    def is_unclear(self) -> bool:
-        """Whether several columns could be that of the labels."""
-        return len(self.labels) > 1 and not _is_one_hot(self.labels, self.table)
+    def labels_of(self, row: Sequence[Cell]) -> Listed | None:
+        """Return the labels of a row; None if it does not say which labels the image has."""
+        if self.are_classes:
+            if not any(row[column.number] for column in self.labels):
+                return None
+            found = [column.title for column in ones(self.labels, row)]
+            return Listed(found, len(found) > 1)
+        cells = [row[column.number] for column in self.labels]
+        if not any(cells):
+            is_none = self.table.is_delimited or any(map(is_empty_list, cells))
+            return Listed([], is_list=False) if is_none else None
+        if len(cells) == 1:
+            return labels_in(cells[0])
+        labels = dict.fromkeys(label for cell in cells for label in labels_in(cell).labels)
+        return Listed(list(labels), is_list=False)
 
 
-def find_columns(table: Table, images: NamedImages, file: str) -> LabelColumns | None:
+def find_columns(table: Table, images: NamedImages, file: str, *, multilabel: bool = False) -> LabelColumns | None:
     """Find the columns of a table that hold the names of images and their labels.
 
     Args:
         table: the table, with a header or without.
         images: the images.
         file: the name of the file of the table.
+        multilabel: whether an image is known to have several labels.
 
     Returns:
         The columns; None if the table names no image and does not have the titles of a table of labels.
@@ -75,7 +111,7 @@ def find_columns(table: Table, images: NamedImages, file: str) -> LabelColumns |
         return None
     columns = [Column(number, title, table) for number, title in enumerate(table.titles)]
     files = _file_columns(columns, images, file)
-    labels, others = _label_columns(columns, files, table)
+    labels, others, are_classes = _label_columns(columns, files, table, file, multilabel=multilabel)
     if not files:
         files = [column for column in columns if column not in labels and _could_name_files(column, table)]
         if not files or not any(column.is_label for column in labels):
@@ -83,7 +119,8 @@ def find_columns(table: Table, images: NamedImages, file: str) -> LabelColumns |
     split = next((column for column in columns if column.is_split and column not in (files[0], *labels)), None)
     used = (*files, *labels, *filter(None, [split]))
     has_unknown = any(column.sample and not column.is_other and column not in used for column in columns)
-    return LabelColumns(table, files[0], labels, split, others, has_unknown)
+    is_unclear = len(labels) > 1 and not (are_classes or multilabel)
+    return LabelColumns(table, files[0], labels, split, others, has_unknown, are_classes, is_unclear)
 
 
 def _is_header(table: Table, images: NamedImages, file: str) -> bool:
@@ -121,28 +158,39 @@ def _file_columns(columns: Sequence[Column], images: NamedImages, file: str) -> 
 
 
 def _label_columns(
-    columns: Sequence[Column], files: Sequence[Column], table: Table
-) -> tuple[list[Column], list[Column]]:
-    """The columns of the labels, and those that might be if there are none."""
+    columns: Sequence[Column], files: Sequence[Column], table: Table, file: str, *, multilabel: bool
+) -> tuple[list[Column], list[Column], bool]:
+    """The columns of the labels, those that might be if there are none, and whether each column is a class."""
     free = [column for column in columns if column not in files and not column.is_split and column.sample]
+    are_binary = all(column.is_binary() for column in free)
+    if PurePosixPath(file).name == _CLASSES_FILE and are_binary and len(free) >= (1 if multilabel else 2):
+        return free, [], True
     known = [column for column in free if column.is_label]
     if known:
         best = _best_known(known, table)
         more = [column for column in free if column.is_another_label() and column not in known]
         if not _repeat(more, best[0], table):
             best = [*best, *(column for column in more if not are_equivalent(column, best[0], table))]
-        return best, []
+        return best, [], len(best) > 1 and _is_one_hot(best, table)
+    numbered = [column for column in free if column.is_another_label()] if multilabel else []
+    if numbered:
+        return numbered, [], False
     others = [column for column in free if not column.is_other and column.could_be_classes(table)]
-    if len(others) == 1:
-        return ([] if table.has_header and others[0].could_be_counts(table) else others), others
     binary = [column for column in others if column.is_binary()]
-    if len(binary) > 1 and (len(binary) == len(others) or (_is_one_hot(binary, table) and _is_full(binary, table))):
-        return binary, []
+    if len(others) == 1:
+        if binary and multilabel and table.has_header:
+            return others, [], True
+        return ([] if table.has_header and others[0].could_be_counts(table) else others), others, False
+    is_one_hot = _is_one_hot(binary, table)
+    fractions = [] if is_one_hot else [column for column in free if column.are_fractions() and not column.is_other]
+    if len(binary) > 1 and not fractions and (len(binary) == len(others) or (is_one_hot and _is_full(binary, table))):
+        return binary, [], True
+    others += fractions
     if not table.has_header:
         texts = [column for column in others if not column.are_numbers()]
-        if len(texts) == 1:
-            return texts, others
-    return [], others
+        if len(texts) == 1 or (texts and multilabel):
+            return texts, others, False
+    return [], others, False
 
 
 def _best_known(known: Sequence[Column], table: Table) -> list[Column]:
@@ -169,7 +217,7 @@ def _is_one_hot(columns: Sequence[Column], table: Table) -> bool:
 
 def _repeat(columns: Sequence[Column], label: Column, table: Table) -> bool:
     """Whether columns are the classes of a column of labels, such as `label_0` to `label_9` beside `label`."""
-    pairs = {(row[label.number], tuple(column.title for column in ones(columns, row))) for row in table.rows}
+    pairs = {(row[label.number] or "", tuple(column.title for column in ones(columns, row))) for row in table.rows}
     num_classes = len({given for given, _ in pairs})
     return _is_one_hot(columns, table) and _is_full(columns, table) and len(pairs) == num_classes
 

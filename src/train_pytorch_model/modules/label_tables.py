@@ -11,9 +11,10 @@ from pathlib import PurePosixPath
 from typing import Optional, Union
 
 from train_pytorch_model.modules.json_tables import JsonTable, tables_of_document, tables_of_records
+from train_pytorch_model.modules.named_images import has_image_ending
 
 Cell = Union[str, tuple[str, ...]]
-"""The text of a cell; several different texts where a JSON list has them."""
+"""The text of a cell; the texts where JSON has several or an empty list, see `json_tables`."""
 
 JSON_LINES = (".jsonl", ".ndjson", ".manifest")
 ENDINGS = (".csv", ".tsv", ".tab", ".json", *JSON_LINES, ".txt", ".xml", ".yaml", ".yml")
@@ -46,6 +47,10 @@ class Table:
     """Whether the titles are from the file. Otherwise they are "column 1" and so on."""
     categories: Optional[tuple[str, ...]] = None
     """All categories in their order, of a format that lists them."""
+    has_row_per_label: bool = False
+    """Whether several rows of an image are its labels, as the annotations of whole images in COCO are."""
+    is_delimited: bool = False
+    """Whether it is delimited text, where an empty cell is no label. In JSON, an absent value is unknown."""
     fault: str = ""
     """Why the rows cannot be trusted."""
 
@@ -68,12 +73,13 @@ def decode_text(content: bytes) -> str:
         raise ValueError(f"{error}; save it as UTF-8") from error
 
 
-def parse_tables(name: str, text: str) -> list[Table]:
+def parse_tables(name: str, text: str, separator: str | None = None) -> list[Table]:
     """Parse a text file. JSON can contain several tables.
 
     Args:
         name: the name of the file; its extension says what it is.
         text: the content.
+        separator: what separates the labels of an image; None if it was not given.
 
     Returns:
         The tables; delimited text gives one, whose first row may be a header or not.
@@ -103,7 +109,7 @@ def parse_tables(name: str, text: str) -> list[Table]:
         return _tables(tables_of_document(document))
     if ending in JSON_LINES:
         return _tables(tables_of_records(_json_lines(text)))
-    return [_delimited(ending, text)]
+    return [_delimited(ending, text, separator)]
 
 
 def _json_lines(text: str) -> list[object]:
@@ -118,10 +124,10 @@ def _json_lines(text: str) -> list[object]:
 
 
 def _tables(tables: list[JsonTable]) -> list[Table]:
-    return [Table(table.titles, table.rows, table.has_header, table.categories) for table in tables]
+    return [Table(*table) for table in tables]
 
 
-def _delimited(ending: str, text: str) -> Table:
+def _delimited(ending: str, text: str, separator: str | None) -> Table:
     """A table without a header; `with_header` makes the first row the header."""
     first, _, rest = text.partition("\n")
     delimiter = None
@@ -133,6 +139,8 @@ def _delimited(ending: str, text: str) -> Table:
     else:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or ",", skipinitialspace=True)
         rows = [tuple(cell.strip() for cell in row) for row in reader if any(map(str.strip, row))]
+    if rows and separator is not None and separator == delimiter:
+        rows = _without_further_cells(rows, separator)
     width = len(rows[0]) if rows else 0
     while width > 1 and not any(len(row) >= width and row[width - 1] for row in rows):
         width -= 1  # a delimiter at the end of every line
@@ -142,25 +150,34 @@ def _delimited(ending: str, text: str) -> Table:
             fault = f"row {number} has {len(row)} cells, but the first row has {width}: {', '.join(row)[:200]}"
     titles = tuple(f"column {number + 1}" for number in range(width))
     table: list[tuple[Cell, ...]] = [row[:width] + ("",) * (width - len(row)) for row in rows]
-    return Table(titles, table, has_header=False, fault=fault)
+    return Table(titles, table, has_header=False, is_delimited=True, fault=fault)
+
+
+def _without_further_cells(rows: list[tuple[str, ...]], separator: str) -> list[tuple[str, ...]]:
+    """The rows with several labels in the last cell, where each label has a cell of its own: `1.png,cat,dog`."""
+    last = max(2, min(map(len, rows))) - 1
+    return [(*row[:last], separator.join(filter(None, row[last:]))) for row in rows]
 
 
 def _delimiter_of(text: str, ending: str) -> str | None:
     """The delimiter that gives all of the first rows the same number of cells, at least two; None if none does."""
     sample = "\n".join(text.split("\n", _NUM_SAMPLE_LINES)[:_NUM_SAMPLE_LINES])
-    best: tuple[tuple[bool, int, int], str] | None = None
+    best: tuple[tuple[bool, bool, int, int], str] | None = None
     for delimiter in _DELIMITERS:
         try:
             reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, skipinitialspace=True)
-            widths = [len(row) for row in reader if any(map(str.strip, row))]
+            rows = [row for row in reader if any(map(str.strip, row))]
         except csv.Error:
             continue
+        widths = [len(row) for row in rows]
         if not widths or widths[0] < 2:
             continue
         num_same = widths.count(widths[0])
         if ending == ".txt" and num_same < len(widths):
             continue
-        key = (num_same == len(widths), num_same, widths[0])
+        # In `1.png,cat;dog`, a semicolon would leave no cell with the name of an image.
+        has_images = any(has_image_ending(cell.strip()) for row in rows for cell in row)
+        key = (num_same == len(widths), has_images, num_same, widths[0])
         if best is None or key > best[0]:
             best = key, delimiter
     return best[1] if best else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from train_pytorch_model.modules.conversion_options import ConversionOptions
 from train_pytorch_model.modules.label_tables import MAX_BYTES, TABLE_ENDINGS, decode_text, parse_tables
 from train_pytorch_model.modules.sidecars import find_sidecars, read_sidecars
 from train_pytorch_model.modules.table_labels import TableLabels, read_table
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _PREDICTIONS = re.compile(r"submission|prediction|predicted", re.IGNORECASE)
 _LABELS = re.compile(r"label|annot|class|truth|target|tags", re.IGNORECASE)
 _NUM_SAMPLES = 50
+_DEFAULTS = ConversionOptions()
 
 
 @dataclass
@@ -51,13 +53,16 @@ def is_called_labels(name: str) -> bool:
     return bool(_LABELS.search(PurePosixPath(name).name))
 
 
-def read_labels_files(images: NamedImages, texts: Mapping[str, Path], left_out: LeftOut) -> LabelsFiles:
+def read_labels_files(
+    images: NamedImages, texts: Mapping[str, Path], left_out: LeftOut, options: ConversionOptions = _DEFAULTS
+) -> LabelsFiles:
     """Read the text files of a dataset.
 
     Args:
         images: the images.
         texts: paths of the text files, by name.
         left_out: receives the files that say nothing of the images, or no labels.
+        options: whether an image has one label or several, if that was given.
     """
     files = LabelsFiles()
     sidecars = find_sidecars(texts, images)
@@ -65,14 +70,15 @@ def read_labels_files(images: NamedImages, texts: Mapping[str, Path], left_out: 
         if name in sidecars:
             continue
         try:
-            _add(files, name, _read(name, texts[name], images), left_out)
+            _add(files, name, _read(name, texts[name], images, options), left_out)
         except (ValueError, csv.Error, RecursionError) as error:
             _add_damaged(files, name, texts[name], str(error), images)
         except (KeyError, TypeError, AttributeError) as error:
             reason = f"they do not have the structure of COCO ({type(error).__name__}: {error})"
             _add_damaged(files, name, texts[name], reason, images)
     if sidecars:
-        _add_sidecars(files, read_sidecars({name: texts[name] for name in sidecars}, images), sidecars, left_out)
+        read = read_sidecars({name: texts[name] for name in sidecars}, images, options.reading)
+        _add_sidecars(files, read, sidecars, left_out)
     return files
 
 
@@ -84,11 +90,12 @@ class _Content:
     is_mentioning: bool
 
 
-def _read(name: str, path: Path, images: NamedImages) -> _Content:
+def _read(name: str, path: Path, images: NamedImages, options: ConversionOptions) -> _Content:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
     text = decode_text(path.read_bytes())
-    found = [read for table in parse_tables(name, text) if (read := read_table(table, images, name))]
+    tables = parse_tables(name, text, options.separator)
+    found = [read for table in tables if (read := read_table(table, images, name, options.reading))]
     best = max(found, key=lambda read: (len(read.named), len(read.labels)), default=None)
     return _Content(best, best is None and _mentions_images(text, images))
 
@@ -130,8 +137,7 @@ def _add(files: LabelsFiles, name: str, content: _Content, left_out: LeftOut) ->
     elif read.other_columns and is_table:
         unclear = files.unclear_numbers if read.has_only_counts else files.unclear
         unclear[name] = (
-            f"none of its columns is known to hold the labels: {', '.join(read.other_columns[:10])}; "
-            "call the right one 'label'"
+            f"none of its columns is known to hold the labels: {', '.join(read.other_columns[:10])}; {read.advice}"
         )
     else:
         left_out.add_files("without labels", [name])

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
+from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.modules.label_task import LabelTask, choose_task
 from train_pytorch_model.ports.classes import hidden_classes, one_class_each
 from train_pytorch_model.text.wording import FirstFew, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from train_pytorch_model.modules.conversion_options import ConversionOptions
     from train_pytorch_model.modules.table_labels import TableLabels
+
+Label = Union[str, tuple[str, ...]]
+"""The label of an image; a tuple of all labels, in the order of the categories, if an image may have several."""
 
 
 @dataclass(frozen=True)
 class MergedLabels:
     """The labels of images from files."""
 
-    labels: Mapping[int, str]
-    """The label of each image that has one, by the number of the image."""
+    task: LabelTask
+    """Whether an image has one label or several."""
+    labels: Mapping[int, Label]
+    """The label of each image that has one, by the number of the image; a tuple if an image may have several."""
     splits: Mapping[int, str]
     """The split of each image, if the files have a column of splits."""
     categories: tuple[str, ...]
@@ -29,32 +37,41 @@ class MergedLabels:
     """The names of the files."""
 
 
-def merge_labels(where: str, files: Mapping[str, TableLabels], names: Sequence[str]) -> MergedLabels:
+def merge_labels(
+    where: str, files: Mapping[str, TableLabels], names: Sequence[str], options: ConversionOptions
+) -> MergedLabels:
     """Take the labels of files together.
 
     Args:
         where: the dataset, for messages.
         files: the labels, by the name of the file.
         names: the names of the images.
+        options: whether an image has one label or several, if that was given.
 
     Raises:
-        InvalidDatasetError: if two files contradict each other, or labels look the same.
+        InvalidDatasetError: if two files contradict each other, labels look the same, or it is not clear whether an
+            image has one label or several.
     """
-    given = {label for read in files.values() for label in read.labels.values()}
+    task = choose_task(where, files, options)
+    by_file = {
+        name: {number: task.labels_of(read, number) for number in task.numbers_in(read)} for name, read in files.items()
+    }
+    given = {label for lists in by_file.values() for labels in lists.values() for label in labels}
     listed = {category for read in files.values() for category in read.categories or ()}
     _check_names(where, sorted(given | listed))
     is_of_letters = all(len(label) == 1 for label in given)  # "a" and "A" are different letters
     form_of = one_class_each(where, given | listed, alike=is_of_letters)
-    labels: dict[int, str] = {}
+    merged: dict[int, Label] = {}
     splits: dict[int, str] = {}
     first_file: dict[int, str] = {}
     contradictions = FirstFew(limit=3)
     for name, read in files.items():
-        for number, text in read.labels.items():
-            label = form_of[text]
-            if labels.setdefault(number, label) != label:
+        for number, labels in by_file[name].items():
+            forms = sorted({form_of[label] for label in labels})
+            label = tuple(forms) if task.name == MULTILABEL else forms[0]
+            if merged.setdefault(number, label) != label:
                 contradictions.add(
-                    f"{names[number]!r} is {labels[number]!r} in {first_file[number]} and {label!r} in {name}"
+                    f"{names[number]!r} is {merged[number]!r} in {first_file[number]} and {label!r} in {name}"
                 )
             first_file.setdefault(number, name)
         splits.update(read.splits)
@@ -64,7 +81,17 @@ def merge_labels(where: str, files: Mapping[str, TableLabels], names: Sequence[s
             f"its files of labels contradict each other: {contradictions.joined()}",
             "Keep the right file, or correct the wrong one.",
         )
-    return MergedLabels(labels, splits, _categories(files, form_of), tuple(files))
+    categories = _categories(files, form_of)
+    return MergedLabels(task, _in_order(merged, categories), splits, categories, tuple(files))
+
+
+def _in_order(labels: Mapping[int, Label], categories: Sequence[str]) -> dict[int, Label]:
+    """The same labels, each list in the order of the categories."""
+    index = {name: number for number, name in enumerate(categories)}
+    return {
+        number: label if isinstance(label, str) else tuple(sorted(label, key=index.__getitem__))
+        for number, label in labels.items()
+    }
 
 
 def _check_names(where: str, names: Sequence[str]) -> None:

@@ -36,12 +36,13 @@ def find_sidecars(texts: Iterable[str], images: NamedImages) -> set[str]:
     return found if len(found) >= max(1, _MIN_FRACTION * len(images)) else set()
 
 
-def read_sidecars(texts: Mapping[str, Path], images: NamedImages) -> TableLabels | None:
+def read_sidecars(texts: Mapping[str, Path], images: NamedImages, task: str) -> TableLabels | None:
     """Read the labels from JSON files of one image each.
 
     Args:
         texts: paths of the files, by name.
         images: the images.
+        task: as of `read_table`.
 
     Returns:
         The labels; None if there are none.
@@ -57,4 +58,4 @@ def read_sidecars(texts: Mapping[str, Path], images: NamedImages) -> TableLabels
                 image = images.find(PurePosixPath(name).with_suffix("").name, name).number
                 records.append({"file": "" if image is None else images.names[image], "content": record})
     tables = tables_of_records(records)
-    return read_table(Table(*tables[0]), images, "") if tables else None
+    return read_table(Table(*tables[0]), images, "", task) if tables else None

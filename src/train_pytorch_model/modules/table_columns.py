@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from train_pytorch_model.modules.label_lists import separations
 from train_pytorch_model.ports.split_names import split_of
 
 if TYPE_CHECKING:
@@ -111,19 +111,25 @@ class Column:
 
     def is_binary(self) -> bool:
         """Whether all values are 0 or 1, or the like."""
-        return all(isinstance(text, str) and text.casefold() in _TRUE | _FALSE for text in self.sample)
+        return all(map(is_binary, self.sample))
+
+    def are_fractions(self) -> bool:
+        """Whether the values are numbers from 0 to 1, and not only 0 and 1."""
+        return self.are_numbers() and not self.is_binary() and all(0 <= float(str(text)) <= 1 for text in self.sample)
 
     def are_numbers(self) -> bool:
         """Whether all values are numbers."""
         return all(map(_is_number, self.sample))
 
     def could_be_classes(self, table: Table) -> bool:
-        """Whether the values could be classes: not all different, and no measurements."""
+        """Whether the values could be classes or lists of them: not all different, and no measurements."""
         texts = self._texts(table)
         are_numbers = all(map(_is_number, texts))
         if are_numbers and not all(map(_is_integer, texts)):
             return False
-        return len(set(texts)) < len(texts) or (len(texts) <= 3 and not are_numbers)
+        if len(set(texts)) < len(texts) or (len(texts) <= 3 and not are_numbers):
+            return True
+        return any(found.is_list for found in separations([text for text in texts if isinstance(text, str)]))
 
     def are_measurements(self, table: Table) -> bool:
         """Whether the values are numbers with fractions, most of which are different."""
@@ -152,6 +158,11 @@ class Column:
         return [row[self.number] for row in table.rows if row[self.number]]
 
 
+def is_binary(cell: Cell) -> bool:
+    """Whether a cell is 0 or 1, or the like."""
+    return isinstance(cell, str) and cell.casefold() in _TRUE | _FALSE
+
+
 def plain(title: str) -> str:
     """Return a title without case, spaces and punctuation."""
     return "".join(letter for letter in title.casefold() if letter.isalnum())
@@ -171,33 +182,10 @@ def _is_integer(text: object) -> bool:
 
 def are_equivalent(column: Column, other: Column, table: Table) -> bool:
     """Whether the values of two columns stand for each other, one by one."""
-    pairs = {(row[column.number], row[other.number]) for row in table.rows}
+    pairs = {(row[column.number] or "", row[other.number] or "") for row in table.rows}
     return len({one for one, _ in pairs}) == len({two for _, two in pairs}) == len(pairs)
 
 
 def ones(columns: Iterable[Column], row: Sequence[Cell]) -> list[Column]:
     """Return the columns that have 1, or the like, in a row."""
     return [column for column in columns if str(row[column.number]).casefold() in _TRUE]
-
-
-def values_in(cell: Cell) -> list[str]:
-    """Return the values of a cell, without empty ones. Some tools write several as a JSON list or object in a cell."""
-    values: dict[str, None] = {}
-    for text in (cell,) if isinstance(cell, str) else cell:
-        values.update(dict.fromkeys(_leaves_of_json(text) if text[:1] + text[-1:] in ("[]", "{}") else [text.strip()]))
-    return [value for value in values if value]
-
-
-def _leaves_of_json(text: str) -> list[str]:
-    try:
-        return _leaves(json.loads(text))
-    except (ValueError, RecursionError):
-        return [text]
-
-
-def _leaves(value: object) -> list[str]:
-    if isinstance(value, dict):
-        return [leaf for inner in value.values() for leaf in _leaves(inner)]
-    if isinstance(value, list):
-        return [leaf for inner in value for leaf in _leaves(inner)]
-    return [] if value is None else [str(value).strip()]

@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional
 
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
+from train_pytorch_model.modules.conversion_options import AUTO
 from train_pytorch_model.modules.label_columns import LabelColumns, find_columns
-from train_pytorch_model.modules.table_columns import ones, values_in
-from train_pytorch_model.text.wording import FirstFew, name_some
+from train_pytorch_model.modules.label_lists import are_vectors, is_bare_list
+from train_pytorch_model.text.wording import FirstFew, name_some, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from train_pytorch_model.modules.label_tables import Cell, Table
     from train_pytorch_model.modules.named_images import NamedImages
+
+_MIN_FRACTION = 0.1
+"""The smallest fraction of images with several annotations that is no mistake."""
 
 
 @dataclass
@@ -26,16 +31,26 @@ class TableLabels:
     """Whether the title says that the column is that of the labels; otherwise, it is the only one left."""
     other_columns: tuple[str, ...] = ()
     """The titles of columns that might hold labels, if there is no label column."""
+    advice: str = ""
+    """What to do about them."""
     has_only_counts: bool = False
     """Whether all of those have numbers."""
     has_unknown: bool = False
     """Whether there are other columns whose titles are not those of well-known facts."""
     categories: Optional[tuple[str, ...]] = None
     """All categories in their order, of a format that lists them."""
+    are_texts: bool = False
+    """Whether the labels are texts of one column, which a separator may split into several labels."""
+    are_flags: bool = False
+    """Whether the labels are columns of 0 and 1 whose titles do not say so, and which may be facts on the images."""
+    several: str = ""
+    """Why the images have several labels each; empty if they have one, as far as the table says."""
     named: set[int] = field(default_factory=set)
     """The images that are named, with a label or without."""
     labels: dict[int, str] = field(default_factory=dict)
-    """The label of each image that has one."""
+    """The label of each image that has one; the first of several."""
+    lists: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """All labels of each image: the labels of an image of several labels. They may be none."""
     splits: dict[int, str] = field(default_factory=dict)
     """The split of each image, if there is a column of splits."""
     missing: list[str] = field(default_factory=list)
@@ -44,72 +59,144 @@ class TableLabels:
     """Why the labels cannot be used."""
 
 
-def read_table(table: Table, images: NamedImages, file: str) -> TableLabels | None:
+def read_table(table: Table, images: NamedImages, file: str, task: str = AUTO) -> TableLabels | None:
     """Read the labels of images from a table.
 
     Args:
         table: the table, with a header or without.
         images: the images.
         file: the name of the file of the table.
+        task: MULTICLASS if an image has one label, MULTILABEL if it may have several, AUTO to find it.
 
     Returns:
         The labels; None if the table names no image and does not have the titles of a table of labels.
     """
-    columns = find_columns(table, images, file)
+    columns = find_columns(table, images, file, multilabel=task == MULTILABEL)
     if columns is None:
         return None
     titles = [column.title for column in columns.labels]
     others = tuple(column.title for column in columns.others)
-    shown = titles[0] if len(titles) == 1 else f"{len(titles)} columns, one for each class" if titles else ""
-    result = TableLabels(shown, columns.is_known, others, has_unknown=columns.has_unknown, categories=table.categories)
+    title = titles[0] if len(titles) == 1 else f"{len(titles)} columns, one for each class" if titles else ""
+    result = TableLabels(title, columns.is_known, others, has_unknown=columns.has_unknown, categories=table.categories)
+    result.advice = columns.advice
     result.has_only_counts = bool(others) and all(column.are_numbers() for column in columns.others)
     if columns.is_unclear:
-        some = name_some(titles)
-        result.faults.append(f"several columns could be the labels, or images have several labels: {some}")
+        result.faults.append(
+            f"several columns could be the labels, or images have several labels: {name_some(titles)}; "
+            f"remove all but one, or give --task {MULTILABEL} to read all"
+        )
     elif not table.categories and any(column.are_measurements(columns.table) for column in columns.labels):
         result.faults.append(
-            f"the numbers in its column {shown!r} are measurements rather than classes: most are different; "
+            f"the numbers in its column {title!r} are measurements rather than classes: most are different; "
             "put the name of a class there, or call the column of the classes 'label'"
         )
     if columns.table.fault:
         result.faults.append(columns.table.fault)
-    _read_rows(result, columns, images, file)
+    _Reading(result, columns, images, file, task).read()
+    result.are_flags = bool(columns.are_classes and result.several)
     return result
 
 
-def _read_rows(result: TableLabels, columns: LabelColumns, images: NamedImages, file: str) -> None:
-    several: dict[int, set[str]] = {}
-    ambiguous = FirstFew()
-    is_read = not columns.is_unclear
-    for row in columns.table.rows:
-        labels = _labels_of(columns, row) if is_read else []
+class _Reading:
+    """The reading of the rows of a table."""
+
+    def __init__(self, result: TableLabels, columns: LabelColumns, images: NamedImages, file: str, task: str) -> None:
+        self._result = result
+        self._columns = columns
+        self._images = images
+        self._file = file
+        self._task = task
+        self._ambiguous = FirstFew()
+        self._different = FirstFew()
+        self._listed: dict[int, None] = {}
+        """The images with several labels in one list."""
+        self._several: dict[int, None] = {}
+        """The images with several labels otherwise, which may be a mistake."""
+
+    def read(self) -> None:
+        """Read all rows, and decide whether several labels of an image are a mistake."""
+        self._check_lists()
+        for row in self._columns.table.rows:
+            self._read_row(row)
+        self._judge()
+        if self._ambiguous:
+            self._result.faults.append(
+                f"names that several images have: {self._ambiguous.joined()}; give them with their folders"
+            )
+        self._result.are_texts = len(self._columns.labels) == 1 and not (
+            self._columns.are_classes or self._columns.table.categories or self._listed
+        )
+
+    def _check_lists(self) -> None:
+        """Refuse lists that do not have names."""
+        for column in self._columns.labels:
+            cells = [row[column.number] for row in self._columns.table.rows if row[column.number]]
+            bare = [cell for cell in cells if is_bare_list(cell)]
+            if bare and self._task != MULTICLASS:
+                self._result.faults.append(
+                    f"its column {column.title!r} has lists without quotes, such as {bare[0]}; write them as JSON, "
+                    f'such as ["cat", "dog"], or give --task {MULTICLASS} if these are names'
+                )
+            if are_vectors(cells):
+                self._result.faults.append(
+                    f"its column {column.title!r} has lists of 0 and 1 without the names of the labels, such as "
+                    f"{shown(cells[0])}; write the names, or one column of 0 and 1 for each label"
+                )
+
+    def _read_row(self, row: Sequence[Cell]) -> None:
+        result, columns = self._result, self._columns
+        listed = None if columns.is_unclear else columns.labels_of(row)
         name = row[columns.file.number]
-        found = images.find(name if isinstance(name, str) else "", file)
+        found = self._images.find(name if isinstance(name, str) else "", self._file)
         result.named.update(found.others if found.number is None else (found.number,))
         if found.others:
-            others = " or ".join(repr(images.names[number]) for number in found.others[:3])
-            ambiguous.add(f"{name!r} may be {others}")
-        elif found.number is None:
-            if labels:
+            others = " or ".join(repr(self._images.names[number]) for number in found.others[:3])
+            self._ambiguous.add(f"{name!r} may be {others}")
+            return
+        if found.number is None:
+            if listed and listed.labels:
                 result.missing.append(str(name))
-        else:
-            if columns.split is not None and row[columns.split.number]:
-                result.splits[found.number] = columns.split.split_name(row[columns.split.number])
-            for label in labels:
-                if result.labels.setdefault(found.number, label) != label:
-                    several.setdefault(found.number, {result.labels[found.number]}).add(label)
-    if several:
-        shown = FirstFew(
-            f"{images.names[number]!r} is {' and '.join(map(repr, sorted(labels)[:5]))}"
-            for number, labels in several.items()
-        )
-        result.faults.append(f"images of several categories: {shown.joined()}; give each image one category")
-    if ambiguous:
-        result.faults.append(f"names that several images have: {ambiguous.joined()}; give them with their folders")
+            return
+        if columns.split is not None and row[columns.split.number]:
+            result.splits[found.number] = columns.split.split_name(row[columns.split.number])
+        if listed is not None:
+            self._add(found.number, listed.labels, is_list=listed.is_list)
 
+    def _add(self, number: int, labels: Sequence[str], *, is_list: bool) -> None:
+        before = self._result.lists.get(number, ())
+        if before and labels and {*before} != {*labels}:
+            if is_list or number in self._listed:
+                self._different.add(f"{self._images.names[number]!r} is {list(before)} and {list(labels)}")
+            self._several[number] = None
+        if len(labels) > 1:
+            (self._listed if is_list else self._several)[number] = None
+        self._result.lists[number] = tuple(dict.fromkeys((*before, *labels)))
+        if labels:
+            self._result.labels.setdefault(number, labels[0])
 
-def _labels_of(columns: LabelColumns, row: Sequence[Cell]) -> list[str]:
-    """The different labels of a row: none, one, or several by mistake."""
-    if len(columns.labels) > 1:
-        return [column.title for column in ones(columns.labels, row)]
-    return [value for column in columns.labels for value in values_in(row[column.number])]
+    def _judge(self) -> None:
+        result, num_labelled = self._result, len(self._result.labels)
+        if self._task == MULTICLASS:
+            self._several.update(self._listed)
+        elif self._listed:
+            result.several = f"{len(self._listed)} of {num_labelled} labelled images have several labels"
+        if self._task != MULTICLASS and self._different:
+            result.faults.append(f"images with different lists of labels: {self._different.joined()}; keep one of them")
+        elif self._task == MULTILABEL:
+            return
+        elif self._several and self._is_row_per_label():
+            result.several = f"{len(self._several)} of {num_labelled} labelled images are of several categories"
+        elif self._several:
+            shown = FirstFew(
+                f"{self._images.names[number]!r} is {' and '.join(map(repr, sorted(result.lists[number])[:5]))}"
+                for number in self._several
+            )
+            result.faults.append(
+                f"images of several categories: {shown.joined()}; give each image one category, "
+                f"or give --task {MULTILABEL} if an image may have several labels"
+            )
+
+    def _is_row_per_label(self) -> bool:
+        """Whether several rows of an image are labels of it rather than a mistake: they are many."""
+        is_usual = len(self._several) >= _MIN_FRACTION * len(self._result.labels)
+        return self._task == AUTO and self._columns.table.has_row_per_label and is_usual

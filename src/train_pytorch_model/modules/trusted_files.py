@@ -45,6 +45,11 @@ def choose_files(
     faults = dict(files.unusable)
     used = dict(files.with_labels)
     has_classes = len(by_folders.classes) > 1
+    for name in [name for name, read in used.items() if has_classes and read.are_flags]:
+        faults[name] = (
+            f"the labels could be its {used.pop(name).label_column}, or the folders "
+            f"{name_some(sorted(by_folders.classes))}; put all images in one folder if the file is right"
+        )
     if used or has_classes:
         left_out.add_files("beside images", [*files.beside, *files.unclear_beside])
     else:
@@ -83,6 +88,8 @@ def choose_files(
 
 def _agrees(read: TableLabels, by_folders: FolderLabels) -> bool:
     """Whether the labels of a file and of the folders stand for each other, one by one."""
+    if read.several:
+        return False
     pairs = {(label, by_folders.labels.get(number)) for number, label in read.labels.items()}
     return len({one for one, _ in pairs}) == len({two for _, two in pairs}) == len(pairs)
 
