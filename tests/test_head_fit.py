@@ -28,10 +28,9 @@ from train_pytorch_model.training.logistic_regression import (
     LinearModel,
     cross_validate,
     minimise,
-    stratified_folds,
-    stratified_sample,
 )
 from train_pytorch_model.training.precision import Precision
+from train_pytorch_model.training.stratification import strata_of, stratified_folds, stratified_sample
 from train_pytorch_model.training.validation import evaluate
 
 
@@ -403,3 +402,99 @@ def test_folds_are_stratified() -> None:
     assert counts.max() - counts.min() <= 1
     assert torch.equal(stratified_folds(labels, 5, 7), folds)
     assert not torch.equal(stratified_folds(labels, 5, 8), folds)
+
+
+def several_labels(count: int, num_features: int, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standardized rows, and labels that they partly tell: float32 of shape (N, labels)."""
+    generator = torch.Generator().manual_seed(2)
+    rows = torch.randn(count, num_features, generator=generator)
+    logits = rows @ torch.randn(num_features, num_labels, generator=generator) / num_features**0.5 * 2
+    labels = logits + torch.randn(count, num_labels, generator=generator) > torch.linspace(-1, 2, num_labels)
+    return (rows - rows.mean(0)) / rows.std(0, correction=0), labels.float()
+
+
+@pytest.mark.parametrize("l2", [1.0, 0.01, 0.001])
+@pytest.mark.parametrize("positive_weights", [None, torch.tensor([0.5, 1.0, 3.0])])
+def test_several_labels_are_scikit_learns_regressions_one_label_at_a_time(
+    l2: float, positive_weights: torch.Tensor | None
+) -> None:
+    rows, labels = several_labels(150, 40, 3)
+    model = minimise(
+        *(LinearModel.zero(1, 3, rows), rows, labels, torch.full((150, 1), 1 / 150), torch.tensor([l2])),
+        has_bias=True,
+        max_iterations=head_fit._MAX_ITERATIONS,
+        tolerance=head_fit._TOLERANCE,
+        positive_weights=positive_weights,
+    )
+    found = (rows @ model.weight[0].T + model.bias[0]).sigmoid()
+    given = rows.double().numpy()
+    for label in range(3):
+        weight = 1.0 if positive_weights is None else float(positive_weights[label])
+        reference = LogisticRegression(C=1 / (150 * l2), tol=1e-9, max_iter=10_000, class_weight={0: 1, 1: weight})
+        expected = reference.fit(given, labels[:, label].numpy()).predict_proba(given)[:, 1]
+        np.testing.assert_allclose(found[:, label].numpy(), expected, atol=1e-3)
+
+
+def test_the_penalty_of_several_labels_is_the_one_with_the_lowest_loss_on_held_out_rows() -> None:
+    rows, labels = several_labels(120, 200, 3)
+    chosen = cross_validate(rows, labels, torch.ones(3), 3, has_bias=True)
+    folds = stratified_folds(strata_of(labels), 5, 3).numpy()
+    given, targets = rows.double().numpy(), labels.numpy()
+    losses = {}
+    for l2 in L2_PENALTIES:
+        predicted = np.empty((120, 3))
+        for fold, label in np.ndindex(5, 3):
+            reference = LogisticRegression(C=1 / (120 * l2), tol=1e-6, max_iter=10_000)
+            reference.fit(given[folds != fold], targets[folds != fold, label])
+            predicted[folds == fold, label] = reference.predict_proba(given[folds == fold])[:, 1]
+        losses[l2] = np.mean([log_loss(targets[:, label], predicted[:, label]) for label in range(3)])
+    assert chosen.l2 == min(losses, key=lambda l2: losses[l2])
+    assert chosen.loss == pytest.approx(losses[chosen.l2], rel=1e-2)
+
+
+def labelled(images: DecodedImages) -> DecodedImages:
+    """The images of `coloured` with four labels: two colours, one that all images have, one that none has."""
+    red, green = images.labels == 0, images.labels == 1
+    ones = torch.ones(len(images), dtype=torch.bool)
+    return DecodedImages(images.pixels, torch.stack((red, green, ones, ~ones), 1))
+
+
+def test_the_network_of_several_labels_gives_scikit_learns_probabilities() -> None:
+    network, images = make_network(), labelled(coloured(90))
+    given = features(network, images)
+    result = fitted(network, images, task="multilabel")
+    with torch.no_grad():
+        found = network.eval()(normalised(images.pixels, torch.contiguous_format)).sigmoid().numpy()
+    for label in (0, 1):
+        reference = LogisticRegression(C=1 / (90 * result.l2), tol=1e-9, max_iter=10_000)
+        expected = reference.fit(given, images.labels[:, label].numpy()).predict_proba(given)[:, 1]
+        np.testing.assert_allclose(found[:, label], expected, atol=1e-3)
+    # Regression has no solution for a label that all images have, or none.
+    np.testing.assert_allclose(found[:, 2], 90.5 / 91, rtol=1e-5)
+    np.testing.assert_allclose(found[:, 3], 0.5 / 91, rtol=1e-4)
+    measured = evaluate(network, images, make_plan(task="multilabel"), World())
+    assert measured.loss == pytest.approx(result.train_loss, rel=1e-4)
+    assert 1 - measured.top1_acc == pytest.approx(result.train_error)
+
+
+def test_a_head_without_bias_is_fitted_to_every_label() -> None:
+    network, images = make_network(), labelled(coloured(90))
+    network[5] = nn.Linear(32, 4, bias=False)
+    fitted(network, images, task="multilabel")
+    with torch.no_grad():
+        found = network.eval()(normalised(images.pixels, torch.contiguous_format)).sigmoid().mean(0)
+    assert found[2] > 0.7 > 0.3 > found[3]
+
+
+def test_the_folds_of_several_labels_have_about_as_many_of_each() -> None:
+    _, labels = several_labels(200, 40, 6)
+    labels[0, 5], labels[1:, 5] = 1, 0
+    strata = strata_of(labels)
+    assert strata[0] == 5
+    assert all(labels[row, stratum] == 1 for row, stratum in enumerate(strata) if stratum < 6)
+    assert (strata == 6).equal(labels.sum(1) == 0)
+    folds = stratified_folds(strata, 5, 3)
+    assert folds[0] == -1  # without this row, no model would know the label
+    for label in range(5):
+        counts = torch.bincount(folds[(labels[:, label] == 1) & (folds >= 0)], minlength=5)
+        assert counts.max() <= 1.5 * counts.float().mean() + 1

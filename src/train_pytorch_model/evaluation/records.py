@@ -52,6 +52,13 @@ class EpochRecord:
     micro_f1: Optional[float] = None
     """Of all labels together, at the threshold 0.5; None unless an image may have several labels."""
 
+    @property
+    def headline(self) -> tuple[str, float]:
+        """The name and the value of the metric by which a person judges the epoch."""
+        if self.average_precision is not None:
+            return "average precision", self.average_precision
+        return "accuracy", self.top1_acc
+
     def written(self) -> dict[str, object]:
         """Return the values for a file. Values that only some trainings have are left out elsewhere."""
         optional = ("balanced_accuracy", "macro_f1", "interpolation", "average_precision", "micro_f1")

@@ -128,20 +128,19 @@ class TrainingDisplay(Callback):
         if not record.epoch:
             message = (
                 f"Epoch 0, before fine-tuning: train_loss {record.train_loss:.6f}, train_error {record.train_error:.5f}"
-                f", valid_loss {record.valid_loss:.6f}, top1 acc {record.top1_acc:.5f}"
+                f", valid_loss {record.valid_loss:.6f}, {_figures(record)}"
             )
         elif self._is_live:
             message = (
                 f"Epoch {record.epoch}/{self._epochs}: loss {_short(record.train_loss)}, validation loss "
-                f"{_short(record.valid_loss)}, accuracy {record.top1_acc:.4f}{' (best)' if record.is_best else ''}"
+                f"{_short(record.valid_loss)}, {_headline(record)}{' (best)' if record.is_best else ''}"
             )
         else:
-            top5 = "" if record.top5_acc is None else f", top5 acc {record.top5_acc:.5f}"
             message = (
                 f"Epoch {record.epoch}/{self._epochs}: lr {record.learning_rate:.3g}, train_ips "
                 f"{timing.train_images_per_second:.1f}, train_loss {record.train_loss:.6f}, train_error "
-                f"{record.train_error:.5f}, valid_loss {record.valid_loss:.6f}, top1 acc {record.top1_acc:.5f}{top5}"
-                f"{_of_classes(record)}{' (best so far)' if record.is_best else ''}"
+                f"{record.train_error:.5f}, valid_loss {record.valid_loss:.6f}, {_figures(record)}{_of_classes(record)}"
+                f"{' (best so far)' if record.is_best else ''}"
             )
         if record.interpolation is not None:
             message += f"; validated with weights {record.interpolation:.0%} of the way from epoch 0 to this one"
@@ -150,10 +149,9 @@ class TrainingDisplay(Callback):
     def best_validated(self, record: EpochRecord) -> None:
         """Log a line for the best epoch, which is the trained model."""
         self._best = record
-        top5 = "" if record.top5_acc is None else f", top5 acc {record.top5_acc:.5f}"
         message = (
-            f"Epoch {record.epoch}, the best, validated again in float32: valid_loss {record.valid_loss:.6f}, top1 acc "
-            f"{record.top1_acc:.5f}{top5}"
+            f"Epoch {record.epoch}, the best, validated again in float32: valid_loss {record.valid_loss:.6f}, "
+            f"{_figures(record)}"
         )
         log_progress(logger, "best", message, **record.written())
 
@@ -204,8 +202,24 @@ class TrainingDisplay(Callback):
         left = f"patience {patience - self._stopping.num_bad_epochs} of {patience} epochs"
         if self._best is not None:
             best = self._best
-            left = f"best: epoch {best.epoch}, accuracy {best.top1_acc:.4f}, loss {_short(best.valid_loss)}  {left}"
+            left = f"best: epoch {best.epoch}, {_headline(best)}, loss {_short(best.valid_loss)}  {left}"
         return [*lines, Text(left, style="dim", no_wrap=True, overflow="ellipsis")]
+
+
+def _headline(record: EpochRecord) -> str:
+    name, value = record.headline
+    return f"{name} {value:.4f}"
+
+
+def _figures(record: EpochRecord) -> str:
+    """The metrics of validation that every epoch has."""
+    if record.average_precision is not None:
+        return (
+            f"average precision {record.average_precision:.5f}, micro f1 {record.micro_f1:.5f}, macro f1 "
+            f"{record.macro_f1:.5f}, subset acc {record.top1_acc:.5f}"
+        )
+    top5 = "" if record.top5_acc is None else f", top5 acc {record.top5_acc:.5f}"
+    return f"top1 acc {record.top1_acc:.5f}{top5}"
 
 
 def _of_classes(record: EpochRecord) -> str:

@@ -140,14 +140,23 @@ def _line(values: dict[str, Any]) -> str:
 
 
 def _validation_metrics(record: EpochRecord) -> list[Metric]:
+    is_multilabel = record.average_precision is not None
     metrics = [
         Metric("Valid loss", "valid_loss", record.valid_loss),
-        Metric("Top-1 validation accuracy", "top1_acc", record.top1_acc),
+        Metric(
+            "Subset accuracy of validation" if is_multilabel else "Top-1 validation accuracy",
+            "top1_acc",
+            record.top1_acc,
+        ),
     ]
     if record.top5_acc is not None:
         metrics.append(Metric("Top-5 validation accuracy", "top5_acc", record.top5_acc))
     if record.balanced_accuracy is not None:
         metrics.append(Metric("Balanced validation accuracy", "balanced_accuracy", record.balanced_accuracy))
+    if record.average_precision is not None:
+        metrics.append(Metric("Average precision of validation", "average_precision", record.average_precision))
+    if record.micro_f1 is not None:
+        metrics.append(Metric("Micro F1 of validation", "micro_f1", record.micro_f1))
     if record.macro_f1 is not None:
         metrics.append(Metric("Macro F1 of validation", "macro_f1", record.macro_f1))
     return metrics

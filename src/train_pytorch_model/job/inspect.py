@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from train_pytorch_model.data.batches import derive_seed
+from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.errors import (
     TRAINED_MODEL,
     TRAINING_DATASET,
@@ -23,8 +24,9 @@ from train_pytorch_model.errors import (
 )
 from train_pytorch_model.job.datasets import Scanned, scan
 from train_pytorch_model.job.geometry import Datasets, with_geometry
-from train_pytorch_model.job.recipe import resolve_settings
+from train_pytorch_model.job.recipe import check_metric, resolve_settings
 from train_pytorch_model.models.description import NetworkDescription
+from train_pytorch_model.models.heads import find_head
 from train_pytorch_model.models.memory_format import preferred_memory_format
 from train_pytorch_model.models.network import check_image_size, head_keys, with_head
 from train_pytorch_model.models.network_rules import NetworkError
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.job.settings import ResolvedSettings, Settings
+    from train_pytorch_model.ports.labelled_images import LabelledImages
 
 
 Built = tuple["nn.Module", NetworkDescription, torch.memory_format]
@@ -115,6 +118,9 @@ def _read_datasets(settings: Settings, faults: FaultCollector) -> Datasets:
         train = scan(read(settings.train_data_path, TRAINING_DATASET))
     with faults.collecting():
         valid = scan(read(settings.valid_data_path, VALIDATION_DATASET))
+    if train:
+        with faults.collecting():
+            check_metric(settings.parameters.metric_for_best_model, train.images)
     if train and valid:
         with faults.collecting():
             valid = replace(valid, images=match_classes(train.images, valid.images))
@@ -168,7 +174,7 @@ def build_network(
 
 def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, settings: ResolvedSettings) -> Built:
     classes = train.images.classes
-    same_labels = model.labels is None or _has_labels(model, classes)
+    same_labels = model.labels is None or _has_labels(model, train.images)
     torch.manual_seed(derive_seed(settings.seed, "head"))
     try:
         network, description = with_head(
@@ -184,22 +190,38 @@ def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, sett
     if valid:
         _check_size(description, valid, 1, training=False)
     geometry = train.geometry
+    if geometry and train.images.task == MULTILABEL:
+        _check_signs(network, description, geometry.size)
     memory_format = preferred_memory_format(network, geometry.size) if geometry else torch.contiguous_format
     return network, description, memory_format
 
 
-def has_head_for(model: UntrainedModel, classes: tuple[str, ...]) -> bool:
-    """Return whether a model is trained for exactly these classes, in this order."""
-    if not _has_labels(model, classes):
+def has_head_for(model: UntrainedModel, images: LabelledImages) -> bool:
+    """Return whether a model is trained for exactly the classes of a dataset, in this order, and for its task."""
+    if not _has_labels(model, images):
         return False
+    classes = images.classes
     wanted = model.description.with_num_classes(len(classes))
     shapes = wanted.shapes()
     return all(model.state[key].shape == shapes[key] for key in head_keys(wanted, len(classes)) if key in model.state)
 
 
-def _has_labels(model: UntrainedModel, classes: tuple[str, ...]) -> bool:
-    """Whether the first outputs of a trained model have these labels."""
-    return model.labels is not None and list(map(nfc, model.labels[: len(classes)])) == list(map(nfc, classes))
+def _has_labels(model: UntrainedModel, images: LabelledImages) -> bool:
+    """Whether the first outputs of a trained model have the labels of a dataset, and are for its task."""
+    if model.labels is None or model.task.name != images.task:
+        return False
+    return list(map(nfc, model.labels[: len(images.classes)])) == list(map(nfc, images.classes))
+
+
+def _check_signs(network: nn.Module, description: NetworkDescription, size: tuple[int, int]) -> None:
+    """Check that the logits of a network can be negative."""
+    head = find_head(network, size)
+    if not isinstance(head, str) and head.is_rectified:
+        raise InvalidModelDirectoryError(
+            UNTRAINED_MODEL,
+            f"the network {description.name} ends with a ReLU, so that no label would get a probability below 0.5",
+            "Choose another network for several labels per image.",
+        )
 
 
 def _check_size(

@@ -100,6 +100,7 @@ def write_model(
             std=prepared.normalisation.std,
             code_folders=prepared.code_folders,
             export_formats=export_formats,
+            thresholds=best.thresholds or (),
         )
         parameters = prepared.settings.parameters
         if parameters.recipe != "classic":

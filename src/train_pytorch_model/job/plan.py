@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.models.network import head_keys
 from train_pytorch_model.parameters.recipes import differences_from_classic, flags_of_recipe, identity_of_warm_up
+from train_pytorch_model.text.wording import name_some
 from train_pytorch_model.training.augmentation import Augmentation
 from train_pytorch_model.training.graph import use_cuda_graph
 from train_pytorch_model.training.microbatches import fixed_microbatch_size
@@ -18,6 +20,7 @@ from train_pytorch_model.training.precision import choose_precision
 
 if TYPE_CHECKING:
     from train_pytorch_model.distributed.world import World
+    from train_pytorch_model.job.datasets import Scanned
     from train_pytorch_model.job.prepare import Prepared
 
 logger = logging.getLogger(__name__)
@@ -79,7 +82,8 @@ def _recipe_parts(prepared: Prepared, world: World) -> dict[str, Any]:
         "freeze_epochs": parameters.freeze_epochs,
         "freeze_batch_norm": is_finetune,
         "label_smoothing": parameters.label_smoothing,
-        "class_weights": class_weights(parameters.class_weights, counts),
+        "task": prepared.train_data.images.task,
+        "class_weights": _weights(prepared, counts),
         "clip_grad_norm": _number(parameters.clip_grad_norm),
         "model_ema": _number(parameters.model_ema),
         "fits_head": is_finetune,
@@ -102,6 +106,32 @@ def _number(value: float | str) -> float | None:
     return None if isinstance(value, str) or not value else value
 
 
+def _weights(prepared: Prepared, counts: np.ndarray) -> tuple[float, ...] | None:
+    kind = prepared.settings.parameters.class_weights
+    if prepared.train_data.images.task == MULTILABEL:
+        return positive_weights(kind, counts, len(prepared.train))
+    return class_weights(kind, counts)
+
+
+def positive_weights(kind: str, counts: np.ndarray, num_images: int) -> tuple[float, ...] | None:
+    """Return the weight of the images that have a label in its loss, relative to those that do not.
+
+    Args:
+        kind: "none"; "balanced" for the number of images without the label divided by that with it; "sqrt" for the
+            square root of this.
+        counts: the number of training images with each label, int64 of shape (number of labels,).
+        num_images: the number of training images.
+
+    Returns:
+        One weight for each label, None for "none". It is 1 for a label that all images have, or none.
+    """
+    if kind == "none":
+        return None
+    others = num_images - counts
+    weights = np.where((counts > 0) & (others > 0), others / np.maximum(counts, 1), 1.0)
+    return tuple((weights if kind == "balanced" else np.sqrt(weights)).tolist())
+
+
 def class_weights(kind: str, counts: np.ndarray) -> tuple[float, ...] | None:
     """Return the weight of each class in the loss, such that their mean over the images is 1.
 
@@ -122,18 +152,20 @@ def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
     """Log what is about to start."""
     height, width = prepared.geometry.size
     logger.info(
-        "Training %s on %d images of %dx%d in %d classes, validating on %d, on %s in %s.",
+        "Training %s on %d images of %dx%d %s, validating on %d, on %s in %s.",
         prepared.description.name,
         len(prepared.train),
         width,
         height,
-        plan.num_classes,
+        f"with {plan.num_classes} labels" if plan.task == MULTILABEL else f"in {plan.num_classes} classes",
         len(prepared.valid),
         world.device,
         plan.precision,
     )
     parameters = prepared.settings.parameters
     logger.info("Recipe %s: %s", parameters.recipe, flags_of_recipe(parameters))
+    if plan.task == MULTILABEL:
+        _log_missing(prepared.valid_data)
     if plan.validation_precision != "float32":
         logger.info(
             "Epochs are validated in %s. The best one is validated again in float32, as Score Image Model computes.",
@@ -145,6 +177,16 @@ def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
             world.world_size,
             plan.batch_size,
             plan.learning_rate,
+        )
+
+
+def _log_missing(valid: Scanned) -> None:
+    """Log which labels do not count in means over labels."""
+    missing = [name for name, count in zip(valid.images.classes, valid.counts()) if not count]
+    if missing:
+        logger.info(
+            "Average precision and macro F1 are means over the labels that validation images have: without %s.",
+            name_some(missing),
         )
 
 

@@ -6,9 +6,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from train_pytorch_model.data.model_task import MULTICLASS
 from train_pytorch_model.error_report import describe, restore
 from train_pytorch_model.job.inspect import Inspected, build_network, check_counts, has_head_for, inspect
 from train_pytorch_model.job.normalisation import CLASSIC, Normalisation, normalisation_of
+from train_pytorch_model.job.recipe import with_metric
 from train_pytorch_model.job.stores import Decoded, Decoding, decode_datasets, decode_for_node
 from train_pytorch_model.models.state_dicts import digest_of
 
@@ -113,19 +115,20 @@ def assemble(inspected: Inspected, decoded: Decoded) -> Prepared:
         "initial weights": digest_of(model.state),
         # Checkpoints of version 0.1, which resized nothing, do not have it.
         **({} if geometry.resize == "none" else {"geometry": geometry.to_dict()}),
+        **({} if train.images.task == MULTICLASS else {"task": train.images.task}),
     }
     normalisation = normalisation_of(model, inspected.settings.parameters.recipe, train.images.image_column)
     if normalisation != CLASSIC:
         data["normalization"] = [list(normalisation.mean), list(normalisation.std)]
     return Prepared(
-        inspected.settings,
+        with_metric(inspected.settings, train.images.task),
         train,
         valid,
         train_store,
         valid_store,
         decoded.place,
         *built,
-        has_head_for(model, train.images.classes),
+        has_head_for(model, train.images),
         normalisation,
         model.code_folders,
         inspected.output,

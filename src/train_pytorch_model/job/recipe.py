@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from train_pytorch_model.checkpoints.resume import is_of_classic_run, why_not
+from train_pytorch_model.data.model_task import MULTILABEL
+from train_pytorch_model.errors import UserError
 from train_pytorch_model.job.plan import fingerprint_of, make_plan
 from train_pytorch_model.job.settings import ResolvedSettings, Settings
 from train_pytorch_model.models.network_rules import NetworkError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.checkpoints.folder import CheckpointFolder
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.job.prepare import Prepared
+    from train_pytorch_model.ports.labelled_images import LabelledImages
     from train_pytorch_model.ports.untrained_model import UntrainedModel
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,39 @@ def resolve_settings(settings: Settings, model: UntrainedModel | None) -> Resolv
             "seem to be random. Give pretrained weights to initialize-model, or train with --recipe scratch."
         )
     return ResolvedSettings(**{**values, "parameters": resolve(settings.parameters, facts)})
+
+
+def with_metric(settings: ResolvedSettings, task: str) -> ResolvedSettings:
+    """Return the settings with the metric for the best model, if it was left to the program.
+
+    Args:
+        settings: without values that a recipe decides.
+        task: of the datasets.
+    """
+    if settings.parameters.metric_for_best_model != "auto":
+        return settings
+    metric = "average_precision" if task == MULTILABEL else "accuracy"
+    return replace(settings, parameters=replace(settings.parameters, metric_for_best_model=metric))
+
+
+def check_metric(metric: str, images: LabelledImages) -> None:
+    """Check that the metric for the best model is one of the task.
+
+    Args:
+        metric: as given.
+        images: a dataset.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if images.task == MULTILABEL and metric == "balanced_accuracy":
+        what = "is not defined for the several labels per image"
+        others = "average_precision, micro_f1, macro_f1, loss, or accuracy (images whose labels are all right)"
+    elif images.task != MULTILABEL and metric in ("average_precision", "micro_f1"):
+        what, others = "needs several labels per image, unlike those", "accuracy, balanced_accuracy, macro_f1 or loss"
+    else:
+        return
+    raise UserError(f"--metric-for-best-model {metric} {what} of {images.where}. Choose auto, {others}.")
 
 
 def with_recipe_of_checkpoint(

@@ -46,8 +46,10 @@ class TrainingResult:
         return pd.DataFrame([asdict(record) for record in self.history])
 
     def __repr__(self) -> str:
+        name, value = self.best.headline
+        name = {"accuracy": "top1_acc"}.get(name, name.replace(" ", "_"))
         return (
             f"TrainingResult(epochs={self.history[-1].epoch}, best_epoch={self.best_epoch}, "
-            f"top1_acc={self.best.top1_acc:.5f}, valid_loss={self.best.valid_loss:.5f}, "
+            f"{name}={value:.5f}, valid_loss={self.best.valid_loss:.5f}, "
             f"trained_model_path={str(self.trained_model_path)!r})"
         )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.errors import ModuleError
+    from train_pytorch_model.evaluation.records import EpochRecord
     from train_pytorch_model.job.settings import ResolvedSettings, Settings
     from train_pytorch_model.parameters.recipes import ResolvedParameters
     from train_pytorch_model.session import Session
@@ -251,13 +252,20 @@ def _write(
             for name in TRACKED_FILES:
                 tracking.log_file(folder / name, REPORT_FOLDER)
         checkpoints.finish()
+    record = next(record for record in finished.history.records if record.epoch == best.epoch)
     logger.info(
-        "Saved the trained model of %s (top-1 validation accuracy %.5f) to %s.",
+        "Saved the trained model of %s (%s %.5f) to %s.",
         best.name,
-        best.top1_acc,
+        *_in_words(record),
         settings.trained_model_path,
     )
     return report_path
+
+
+def _in_words(record: EpochRecord) -> tuple[str, float]:
+    """The name and the value of the metric of the trained model."""
+    name, value = record.headline
+    return f"top-1 validation {name}" if name == "accuracy" else f"{name} of validation", value
 
 
 def _give_up(world: World, checkpoints: CheckpointWriter) -> None:

@@ -55,7 +55,7 @@ class RecipeFields:
             "Class weights",
             str,
             "Weights of the classes in the loss: none, the inverse of their frequencies (balanced), or its square root "
-            "(sqrt).",
+            "(sqrt). With several labels per image, of the images that have a label relative to those without it.",
             "training",
             words=("auto", "none", "sqrt", "balanced"),
         ),
@@ -65,9 +65,10 @@ class RecipeFields:
         Definition(
             "Metric for best model",
             str,
-            "Validation metric that decides which epoch's model is written.",
+            "Validation metric that decides which epoch's model is written. auto is average_precision with several "
+            "labels per image, and accuracy otherwise.",
             "training",
-            words=("auto", "accuracy", "balanced_accuracy", "macro_f1", "loss"),
+            words=("auto", "accuracy", "balanced_accuracy", "average_precision", "micro_f1", "macro_f1", "loss"),
         ),
     )
     early_stopping_delay: Union[int, str] = parameter(

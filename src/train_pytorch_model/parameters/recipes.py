@@ -77,7 +77,7 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class ResolvedParameters(TrainingParameters):
-    """Training parameters without `auto`, except where another part of the program decides (size, speed).
+    """Training parameters without `auto`, except where another part of the program decides (size, speed, metric).
 
     The defaults are those of the classic recipe.
     """
@@ -106,7 +106,8 @@ def resolve(parameters: TrainingParameters, facts: NetworkFacts) -> ResolvedPara
     recipe = parameters.recipe
     if recipe == "auto":
         recipe = "finetune" if facts.has_weights else "classic"
-    values = dict(_VALUES[recipe])
+    # The metric depends on the task, which the dataset tells.
+    values = {**_VALUES[recipe], "metric_for_best_model": parameters.metric_for_best_model}
     given = {name: value for name, value in asdict(parameters).items() if value != "auto" or name not in values}
     if recipe == "finetune":
         # The first stages see edges and textures, which all photos have.

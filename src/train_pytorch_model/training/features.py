@@ -69,13 +69,14 @@ def head_values(
         between_batches: called after each batch, equally often in every process.
 
     Returns:
-        The values, float32 of shape (N, num_values), and the labels, int64 of shape (N,), both on the CPU.
+        The values, float32 of shape (N, num_values), and the labels, int64 of shape (N,) or bool of shape (N, C), both
+        on the CPU.
     """
     at_once = validation_batch_size(plan, world, len(indices))
     positions = torch.split(torch.arange(len(indices)), at_once)
     own = positions[world.rank :: world.world_size]
     delivered = iter(plain(images, plan.image_size).batches([indices[batch] for batch in own], world.device))
-    values, labels = torch.zeros(len(indices), num_values), torch.zeros(len(indices), dtype=torch.int64)
+    values = torch.zeros(len(indices), num_values)
     num_batches = math.ceil(len(positions) / world.world_size)
     mean, std = _normalisation(plan, world)
     with evaluating(network), head_inputs(network, head) as inputs:
@@ -88,13 +89,12 @@ def head_values(
 
         for number in range(1, num_batches + 1):
             if number <= len(own):
-                pixels, batch_labels = next(delivered)
+                pixels, _ = next(delivered)
                 parts, at_once = _in_parts(compute, pixels, at_once)
                 values[own[number - 1]] = parts
-                labels[own[number - 1]] = batch_labels.cpu()
             between_batches(number, num_batches)
     # All other processes have zeros where one has values, so that the sum is exact.
-    return (values, labels) if world.is_alone else (world.sum(values), world.sum(labels))
+    return values if world.is_alone else world.sum(values), images.labels.cpu()[indices]
 
 
 def _in_parts(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,15 @@ from torch.nn import functional
 from train_pytorch_model.models.heads import features_of
 from train_pytorch_model.training.features import BetweenBatches, head_values
 from train_pytorch_model.training.logistic_regression import (
+    DEFAULT_L2,
     LinearModel,
     cross_validate,
     minimise,
-    stratified_sample,
+    weights_of,
 )
 from train_pytorch_model.training.precision import Precision
+from train_pytorch_model.training.standardisation import standardise
+from train_pytorch_model.training.stratification import strata_of, stratified_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,10 +39,6 @@ logger = logging.getLogger(__name__)
 
 # The memory for the features of all images. More images than fit are represented by a stratified sample.
 _MAX_FEATURE_BYTES = 2**30
-# The smallest standard deviation that a feature is divided by, relative to that of all features.
-_SMALLEST_STD = 1e-3
-# The largest standard deviation of a constant feature, relative to its value.
-_ROUNDING = 1e-5
 _MAX_ITERATIONS = 100
 _MIN_ITERATIONS = 20
 # Products in all iterations; more need fewer iterations, from the start that cross-validation gives. It takes a minute
@@ -67,7 +65,7 @@ class HeadFit:
     train_loss: float
     """Mean cross-entropy loss over the training images, without penalty and class weights."""
     train_error: float
-    """The fraction of training images that are classified wrongly."""
+    """The fraction of training images that are classified wrongly, or of which a label is wrong."""
     seconds: float
     """Time for features and fit."""
 
@@ -82,8 +80,8 @@ def fit_head(
 ) -> HeadFit:
     """Fit the head by logistic regression on the features of the training images.
 
-    The L2 penalty is chosen by cross-validation on the training images. All processes call this function and get the
-    same result.
+    If an image may have several labels, it is one regression for each label. The L2 penalty is chosen by
+    cross-validation on the training images. All processes call this function and get the same result.
 
     Args:
         network: on the device; it is left as it was.
@@ -101,7 +99,7 @@ def fit_head(
     indices = torch.arange(len(train))
     limit = _MAX_FEATURE_BYTES // (4 * head.num_features)
     if len(train) > limit:
-        indices = stratified_sample(train.labels.cpu(), limit, plan.seed)
+        indices = stratified_sample(strata_of(train.labels.cpu()), limit, plan.seed)
     features, labels, precision = _features(network, head, train, indices, plan, world, between_batches)
     with _answering(world, between_batches) as between:
         fitted = _fit(head, features, labels, plan, world, between) if world.is_main else None
@@ -178,44 +176,69 @@ def _fit(
     class_weights = torch.ones(head.num_classes, device=world.device)
     if plan.class_weights is not None:
         class_weights = torch.tensor(plan.class_weights, device=world.device)
-    mean, scale = _standardise(rows, centres=head.has_bias)
-    chosen = cross_validate(rows, labels, class_weights, plan.seed, has_bias=head.has_bias, between=between)
-    _log(chosen, len(labels))
-    fitted = minimise(
-        chosen.start,
-        rows,
-        labels,
-        class_weights[labels][:, None] / len(labels),
-        torch.tensor([chosen.l2], device=world.device),
-        has_bias=head.has_bias,
-        max_iterations=max(_MIN_ITERATIONS, min(_MAX_ITERATIONS, _MAX_PRODUCTS // (rows.numel() * head.num_classes))),
-        tolerance=_TOLERANCE,
-        between=between,
-    )
+    mean, scale = standardise(rows, centres=head.has_bias)
+    if labels.dim() == 1:
+        fitted, l2 = _fit_rows(rows, labels, class_weights, plan.seed, between, has_bias=head.has_bias)
+    else:
+        labels = labels.float()
+        fitted, l2 = _fit_labels(rows, labels, class_weights, plan.seed, between, has_bias=head.has_bias)
     losses, is_right = fitted.evaluate(rows, labels)
     weight, bias = fitted.weight[0].double() / scale, fitted.bias[0].double()
     model = LinearModel(weight.float().cpu(), (bias - weight @ mean).float().cpu())
     loss = losses.sum(dtype=torch.float64).item() / len(labels)
-    return model, chosen.l2, loss, 1 - int(is_right.sum()) / len(labels)
+    return model, l2, loss, 1 - int(is_right.sum()) / len(labels)
 
 
-def _standardise(rows: torch.Tensor, *, centres: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Subtract a mean from each feature and divide it by a scale, in place; return both, float64 of shape (features,).
+def _fit_rows(
+    rows: torch.Tensor,
+    labels: torch.Tensor,
+    class_weights: torch.Tensor,
+    seed: int,
+    between: Callable[[], None],
+    *,
+    has_bias: bool,
+) -> tuple[LinearModel, float]:
+    """Return the model of standardized rows, and its L2 penalty; see `cross_validate`."""
+    chosen = cross_validate(rows, labels, class_weights, seed, has_bias=has_bias, between=between)
+    _log(chosen, len(labels))
+    weights, positive_weights = weights_of(labels, class_weights)
+    num_products = rows.numel() * len(class_weights)
+    fitted = minimise(
+        chosen.start,
+        rows,
+        labels,
+        weights / len(labels),
+        torch.tensor([chosen.l2], device=rows.device),
+        has_bias=has_bias,
+        max_iterations=max(_MIN_ITERATIONS, min(_MAX_ITERATIONS, _MAX_PRODUCTS // num_products)),
+        tolerance=_TOLERANCE,
+        positive_weights=positive_weights,
+        between=between,
+    )
+    return fitted, chosen.l2
 
-    Args:
-        rows: float32 of shape (N, features).
-        centres: whether to subtract the mean; without it the scale is the root mean square. A model without bias could
-            not make up for the mean.
+
+def _fit_labels(
+    rows: torch.Tensor,
+    labels: torch.Tensor,
+    class_weights: torch.Tensor,
+    seed: int,
+    between: Callable[[], None],
+    *,
+    has_bias: bool,
+) -> tuple[LinearModel, float]:
+    """Return the model of several labels, and its L2 penalty.
+
+    The fit would never end for a label that all rows have, or none. It gets a constant logit.
     """
-    variance, mean = torch.var_mean(rows, 0, correction=0)
-    squares = variance + mean.square()
-    if not centres:
-        variance, mean = squares, torch.zeros_like(mean)
-    scale = variance.sqrt().clamp_(min=_SMALLEST_STD * variance.mean().sqrt().item())
-    # A feature that is constant up to rounding becomes zero, and so does its weight.
-    scale[variance.sqrt() <= _ROUNDING * squares.sqrt()] = math.inf
-    rows.sub_(mean).div_(scale)
-    return mean.double(), scale.double()
+    counts = labels.sum(0)
+    model, l2 = LinearModel.zero(1, len(counts), rows), DEFAULT_L2
+    model.bias[0] = ((counts + 0.5) / (len(labels) - counts + 0.5)).log()
+    is_fitted = (counts > 0) & (counts < len(labels)) if has_bias else torch.ones_like(counts, dtype=torch.bool)
+    if is_fitted.any():
+        fitted, l2 = _fit_rows(rows, labels[:, is_fitted], class_weights[is_fitted], seed, between, has_bias=has_bias)
+        model.weight[:, is_fitted], model.bias[:, is_fitted] = fitted.weight, fitted.bias
+    return model, l2
 
 
 def _log(chosen: CrossValidation, num_rows: int) -> None:

@@ -1,4 +1,8 @@
-"""Multinomial logistic regression with an L2 penalty, which cross-validation on the same rows chooses."""
+"""Logistic regression with an L2 penalty, which cross-validation on the same rows chooses.
+
+It is multinomial where a row has one class. Where it may have several labels, it is one binary regression a label, all
+with the same penalty.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Callable
 import torch
 from torch.nn import functional
 
-from train_pytorch_model.data.batches import derive_seed
+from train_pytorch_model.training.stratification import strata_of, stratified_folds, stratified_sample
 
 # Penalties of standardized features, strongest first: the solution of one is close to that of the next.
 L2_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
@@ -41,13 +45,25 @@ class LinearModel:
         weight = rows.new_zeros(num_models, num_classes, rows.shape[1])
         return cls(weight, rows.new_zeros(num_models, num_classes))
 
-    def evaluate(self, rows: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def evaluate(
+        self, rows: torch.Tensor, labels: torch.Tensor, positive_weights: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the cross-entropy loss of each row in each of K models, and whether it is classified rightly.
 
-        Both have the shape (N, K).
+        Both have the shape (N, K). With several labels, the loss is the mean over the labels.
+
+        Args:
+            rows: float32 of shape (N, features).
+            labels: int64 of shape (N,), or float32 of shape (N, labels).
+            positive_weights: the weight of rows that have a label in its loss, of shape (labels,); 1 by default.
         """
         losses, is_right = [], []
         for part, targets, _ in _blocks(self, rows, labels):
+            if labels.dim() == 2:
+                logits = _logits(self, part)
+                losses.append(_binary_losses(logits, targets, positive_weights).mean(2))
+                is_right.append(((logits >= 0) == (targets != 0)[:, None]).all(2))
+                continue
             log_probabilities, of_targets = _log_probabilities(self, part, targets)
             losses.append(-of_targets)
             is_right.append(log_probabilities.argmax(2) == targets[:, None])
@@ -80,21 +96,24 @@ def minimise(
     max_iterations: int,
     tolerance: float,
     between: Callable[[], None] = lambda: None,
+    positive_weights: torch.Tensor | None = None,
 ) -> LinearModel:
     """Fit K models at a time by L-BFGS, so that the rows are read once for all of them.
 
-    Minimizes, for each model, `sum(row_weights * cross_entropy) + l2 / 2 * sum(weight ** 2)`.
+    Minimizes, for each model, `sum(row_weights * cross_entropy) + l2 / 2 * sum(weight ** 2)`. With several labels, the
+    cross-entropy is the sum over the labels, so that each is fitted as if it were alone.
 
     Args:
         start: K models to start from.
         rows: float32 of shape (N, features).
-        labels: int64 of shape (N,).
+        labels: int64 of shape (N,), or float32 of shape (N, labels).
         row_weights: of shape (N, K).
         l2: the penalty of each model, of shape (K,).
         has_bias: whether the biases are fitted; they have no penalty.
         max_iterations: the largest number of iterations.
         tolerance: the largest absolute gradient at which the fit ends.
         between: called after each block of rows. What it raises ends the fit.
+        positive_weights: see `LinearModel.evaluate`.
     """
     model = LinearModel(start.weight.clone().requires_grad_(), start.bias.clone().requires_grad_())
     optimizer = torch.optim.LBFGS(
@@ -107,7 +126,9 @@ def minimise(
 
     @torch.no_grad()
     def closure() -> float:
-        loss, weight_gradient, bias_gradient = _loss_and_gradients(model, rows, labels, row_weights, l2, between)
+        loss, weight_gradient, bias_gradient = _loss_and_gradients(
+            model, rows, labels, row_weights, l2, positive_weights, between
+        )
         model.weight.grad, model.bias.grad = weight_gradient, bias_gradient
         return loss
 
@@ -126,29 +147,33 @@ def cross_validate(
 ) -> CrossValidation:
     """Choose the L2 penalty by stratified cross-validation; the lowest mean loss over held-out rows decides.
 
-    A class with a single row is never held out. Large problems use a stratified sample of the rows and two folds.
+    A class with a single row, and the only row with a label, is never held out. Large problems use a stratified sample
+    of the rows and two folds.
 
     Args:
         rows: standardized, float32 of shape (N, features).
-        labels: int64 of shape (N,).
-        class_weights: the weight of a row of each class in the loss, of shape (classes,).
+        labels: int64 of shape (N,), or float32 of shape (N, labels).
+        class_weights: the weight of a row of each class in the loss, of shape (classes,). With several labels: that of
+            a row with a label in its loss.
         seed: of the sample and the folds.
         has_bias: whether the models have a bias.
         between: called after each block of rows. What it raises ends the fit.
     """
     num_all, num_classes = len(labels), len(class_weights)
-    num_folds = max(2, min(_NUM_FOLDS, int(torch.bincount(labels).max())))
+    strata = strata_of(labels.cpu())
+    num_folds = max(2, min(_NUM_FOLDS, int(torch.bincount(strata).max())))
     products = rows.shape[1] * num_classes
     if num_all * products * num_folds > _CROSS_VALIDATION_PRODUCTS:
         num_folds = 2
         limit = max(_CROSS_VALIDATION_PRODUCTS // (products * num_folds), _FEWEST_ROWS_OF_CLASS * num_classes)
-        sample = stratified_sample(labels.cpu(), limit, seed).to(rows.device)
+        sample = stratified_sample(strata, limit, seed)
+        strata, sample = strata[sample], sample.to(rows.device)
         rows, labels = rows[sample], labels[sample]
-    folds = stratified_folds(labels.cpu(), num_folds, seed).to(rows.device)
+    folds = stratified_folds(strata, num_folds, seed).to(rows.device)
     held_out = folds[:, None] == torch.arange(num_folds, device=rows.device)
     if not held_out.any():
         return CrossValidation(DEFAULT_L2, math.nan, 0, len(labels), LinearModel.zero(1, num_classes, rows))
-    weights = class_weights[labels][:, None]
+    weights, positive_weights = weights_of(labels, class_weights)
     num_trained = (~held_out).sum(0)
     row_weights = weights * ~held_out / num_trained
     models = LinearModel.zero(num_folds, num_classes, rows)
@@ -158,17 +183,14 @@ def cross_validate(
         # A penalty of the sum of losses, not of their mean, is right for any number of rows.
         penalties = l2 * num_all / num_trained
         models = minimise(
-            models,
-            rows,
-            labels,
-            row_weights,
-            penalties,
+            *(models, rows, labels, row_weights, penalties),
             has_bias=has_bias,
             max_iterations=30,
             tolerance=1e-3,
+            positive_weights=positive_weights,
             between=between,
         )
-        losses = (models.evaluate(rows, labels)[0] * weights)[held_out]
+        losses = (models.evaluate(rows, labels, positive_weights)[0] * weights)[held_out]
         loss = losses.sum(dtype=torch.float64).item() / len(losses)
         if loss < best.loss:
             start = LinearModel(models.weight.mean(0, keepdim=True), models.bias.mean(0, keepdim=True))
@@ -180,40 +202,16 @@ def cross_validate(
     return best
 
 
-def stratified_sample(labels: torch.Tensor, limit: int, seed: int) -> torch.Tensor:
-    """Return the indices of at most `limit` rows, in order, with about the same fraction of each class.
+def weights_of(labels: torch.Tensor, class_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the weights of rows, of shape (N, 1), and those of rows that have a label in its loss.
 
-    Every class keeps a row if the limit allows it.
+    Args:
+        labels: int64 of shape (N,), or float32 of shape (N, labels).
+        class_weights: of the classes, or of the labels.
     """
-    if len(labels) <= limit:
-        return torch.arange(len(labels))
-    order, ranks = _ranks_in_class(labels, derive_seed(seed, "head sample"))
-    fractions = ranks / torch.bincount(labels)[labels[order]]
-    chosen = order[torch.argsort(fractions, stable=True)[:limit]]
-    return chosen.sort().values
-
-
-def stratified_folds(labels: torch.Tensor, num_folds: int, seed: int) -> torch.Tensor:
-    """Return the fold of each row, int64 of shape (N,), and -1 for a row that is the only one of its class.
-
-    The folds have about the same number of rows, of each class and of all. The rows of a class with fewer rows than
-    folds are in different folds.
-    """
-    order, _ = _ranks_in_class(labels, derive_seed(seed, "head folds"))
-    is_single = torch.bincount(labels)[labels[order]] == 1
-    order = order[~is_single]
-    folds = torch.full((len(labels),), -1)
-    folds[order] = torch.arange(len(order)) % num_folds
-    return folds
-
-
-def _ranks_in_class(labels: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return all indices, shuffled and then ordered by class, and the rank of each within its class."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    order = shuffled[torch.argsort(labels[shuffled], stable=True)]
-    counts = torch.bincount(labels)
-    first = counts.cumsum(0) - counts
-    return order, torch.arange(len(labels)) - first[labels[order]]
+    if labels.dim() == 2:
+        return class_weights.new_ones(len(labels), 1), class_weights
+    return class_weights[labels][:, None], None
 
 
 def _loss_and_gradients(
@@ -222,6 +220,7 @@ def _loss_and_gradients(
     labels: torch.Tensor,
     row_weights: torch.Tensor,
     l2: torch.Tensor,
+    positive_weights: torch.Tensor | None,
     between: Callable[[], None],
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Return the sum of the models' objectives and its gradients with respect to weight and bias."""
@@ -232,10 +231,18 @@ def _loss_and_gradients(
     bias_gradient = torch.zeros_like(model.bias)
     flat_gradient = weight_gradient.view(-1, num_features)
     for part, targets, place in _blocks(model, rows, labels):
-        log_probabilities, of_targets = _log_probabilities(model, part, targets)
         weights = row_weights[place]
-        loss -= (of_targets * weights).sum(dtype=torch.float64)
-        errors = log_probabilities.exp_().sub_(functional.one_hot(targets, num_classes)[:, None])
+        if labels.dim() == 2:
+            logits = _logits(model, part)
+            losses = _binary_losses(logits, targets, positive_weights).sum(2)
+            loss += (losses * weights).sum(dtype=torch.float64)
+            errors = logits.sigmoid_().sub_(targets[:, None])
+            if positive_weights is not None:
+                errors.mul_(1 + (positive_weights - 1) * targets[:, None])
+        else:
+            log_probabilities, of_targets = _log_probabilities(model, part, targets)
+            loss -= (of_targets * weights).sum(dtype=torch.float64)
+            errors = log_probabilities.exp_().sub_(functional.one_hot(targets, num_classes)[:, None])
         errors.mul_(weights[:, :, None])
         bias_gradient += errors.sum(0)
         flat_gradient.addmm_(errors.view(-1, num_models * num_classes).T, part)
@@ -247,11 +254,23 @@ def _log_probabilities(
     model: LinearModel, rows: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log-probabilities of shape (N, K, classes), and those of the labels, of shape (N, K)."""
+    log_probabilities = functional.log_softmax(_logits(model, rows), 2)
+    index = labels[:, None, None].expand(-1, len(model.weight), 1)
+    return log_probabilities, log_probabilities.gather(2, index)[:, :, 0]
+
+
+def _logits(model: LinearModel, rows: torch.Tensor) -> torch.Tensor:
+    """Return logits of shape (N, K, classes)."""
     num_models, num_classes, num_features = model.weight.shape
     logits = torch.addmm(model.bias.reshape(-1), rows, model.weight.reshape(-1, num_features).T)
-    log_probabilities = functional.log_softmax(logits.view(-1, num_models, num_classes), 2)
-    index = labels[:, None, None].expand(-1, num_models, 1)
-    return log_probabilities, log_probabilities.gather(2, index)[:, :, 0]
+    return logits.view(-1, num_models, num_classes)
+
+
+def _binary_losses(logits: torch.Tensor, labels: torch.Tensor, positive_weights: torch.Tensor | None) -> torch.Tensor:
+    """Return the loss of each label of each row, of the shape (N, K, labels) of the logits."""
+    return functional.binary_cross_entropy_with_logits(
+        logits, labels[:, None].expand_as(logits), reduction="none", pos_weight=positive_weights
+    )
 
 
 def _blocks(
