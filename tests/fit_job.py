@@ -39,10 +39,12 @@ def main() -> None:
     parser.add_argument("--fits-head", action="store_true")
     parser.add_argument("--freeze-epochs", type=int, default=0)
     parser.add_argument("--stop-after", type=int, default=0, help="stop after so many steps and validation batches")
+    parser.add_argument("--task", default="multiclass")
     options = parser.parse_args()
-    best, recorder, network = BestModel(), Recorder(), make_network()
+    metric = "average_precision" if options.task == "multilabel" else "accuracy"
+    best, recorder, network = BestModel(metric), Recorder(), make_network()
     values: dict[str, Any] = {} if options.parts == "off" else {**PARTS, "optimizer": options.parts}
-    values["head_names"] = frozenset({"4.weight", "4.bias"})
+    values.update(head_names=frozenset({"4.weight", "4.bias"}), task=options.task, metric_for_best_model=metric)
     if options.noisy:
         network = nn.Sequential(*network[:1], nn.BatchNorm2d(8), *network[1:4], nn.Dropout(0.3), *network[4:])
         values["head_names"] = frozenset({"6.weight", "6.bias"})
@@ -61,9 +63,9 @@ def main() -> None:
         snapshot = torch.load(saved) if is_resuming and world.is_main else None
         checkpointer = Stopping(options.stop_after, snapshot, is_resuming=is_resuming)
         plan = make_plan(epochs=4, batch_size=options.batch // world.world_size, **values)
-        valid = make_images(37, seed=1)
+        train, valid = make_images(options.images, task=options.task), make_images(37, 1, options.task)
         try:
-            fit(network, make_images(options.images), valid, plan, world, best, recorder, checkpointer)
+            fit(network, train, valid, plan, world, best, recorder, checkpointer)
         except StoppedError:
             if world.is_main:
                 torch.save(checkpointer.snapshot, saved)
@@ -73,6 +75,7 @@ def main() -> None:
                 {
                     "best": dict(best.state),
                     "epoch": best.epoch,
+                    "thresholds": best.thresholds,
                     "num_steps": len(recorder.losses),
                     "records": [asdict(record) for record in recorder.records],
                     "last": network.state_dict(),

@@ -1,4 +1,4 @@
-"""A process that fits the head of a small network: `-m tests.head_job OUTPUT IMAGES`."""
+"""A process that fits the head of a small network: `-m tests.head_job OUTPUT IMAGES TASK`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from train_pytorch_model.training import head_fit
 
 def main() -> None:
     """Fit, and write the result of each rank."""
-    output, num_images = sys.argv[1], int(sys.argv[2])
+    output, num_images, task = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     calls: list[tuple[int, int]] = []
     with connected(read_launch(os.environ), print) as world:
         network = make_network()
         head = find_head(network, (12, 12))
         assert isinstance(head, Head)
-        train = make_images(num_images)
+        train = make_images(num_images, task=task)
         head_fit._SECONDS_BETWEEN = 0.0  # all processes answer after each block of the fit
-        fitted = head_fit.fit_head(network, head, train, make_plan(), world, lambda *batch: calls.append(batch))
+        plan = make_plan(task=task)
+        fitted = head_fit.fit_head(network, head, train, plan, world, lambda *batch: calls.append(batch))
         torch.save({**asdict(fitted), "seconds": 0.0, "calls": calls}, f"{output}.{world.rank}")
 
 

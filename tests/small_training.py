@@ -41,9 +41,11 @@ def make_network(seed: int = 0) -> nn.Module:
     )
 
 
-def make_images(count: int, seed: int = 0) -> DecodedImages:
+def make_images(count: int, seed: int = 0, task: str = "multiclass") -> DecodedImages:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 3, 12, 12), dtype=torch.uint8, generator=generator)
+    if task == "multilabel":
+        return DecodedImages(pixels, torch.rand(count, 4, generator=generator) < torch.tensor([0.1, 0.4, 0.5, 0.8]))
     return DecodedImages(pixels, torch.randint(0, 4, (count,), generator=generator))
 
 
@@ -106,6 +108,6 @@ class Stopping(NoCheckpointer):
 def run(
     network: nn.Module, plan: Plan, train: DecodedImages, valid: DecodedImages, checkpointer: Checkpointer | None = None
 ) -> tuple[Recorder, BestModel, bool]:
-    recorder, best = Recorder(), BestModel()
+    recorder, best = Recorder(), BestModel(plan.metric_for_best_model)
     stopped = fit(network, train, valid, plan, World(), best, recorder, checkpointer or NoCheckpointer())
     return recorder, best, stopped

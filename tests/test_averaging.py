@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -94,17 +95,25 @@ class Noisy(nn.Sequential):
         self.insert(4, nn.Dropout(0.3))
 
 
-@pytest.mark.parametrize("fits_head", [False, True])
-@pytest.mark.parametrize("microbatch_size", ["off", 3])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    ("optimizer", "microbatch_size", "fits_head", "task"),
+    [
+        *itertools.product(("sgd", "adamw"), ("off", 3), (False, True), ("multiclass",)),
+        *[("sgd", "off", False, "multilabel"), ("adamw", "off", True, "multilabel")],
+    ],
+)
 def test_a_training_that_resumes_at_any_step_ends_with_the_same_bits(
-    optimizer: str, microbatch_size: int | str, fits_head: bool
+    optimizer: str, microbatch_size: int | str, fits_head: bool, task: str
 ) -> None:
     values: dict[str, Any] = {**PARTS, "head_names": frozenset({"6.weight", "6.bias"}), "learning_rate": 0.002}
     if fits_head:
         values |= {"fits_head": True, "freeze_batch_norm": True, "augmentation": Augmentation((12, 12))}
+    if task == "multilabel":
+        values |= {"task": task, "metric_for_best_model": "average_precision"}
     plan = make_plan(**values, epochs=3, optimizer=optimizer, microbatch_size=microbatch_size)
-    train, valid = make_images(28), make_images(9, seed=1)
+    # Enough validation images for thresholds, and the stops that they take.
+    num_valid, num_stops = (9, 16) if task == "multiclass" else (24, 20)
+    train, valid = make_images(28, task=task), make_images(num_valid, 1, task)
 
     def make() -> nn.Module:
         torch.manual_seed(0)
@@ -113,7 +122,7 @@ def test_a_training_that_resumes_at_any_step_ends_with_the_same_bits(
     whole = make()
     expected, expected_best, _ = run(whole, plan, train, valid)
     stops = []
-    for stop_after in range(1, 17):
+    for stop_after in range(1, num_stops + 1):
         stopping = Stopping(stop_after, is_resuming=False)
         with pytest.raises(StoppedError):
             run(make(), plan, train, valid, stopping)
@@ -122,7 +131,9 @@ def test_a_training_that_resumes_at_any_step_ends_with_the_same_bits(
         network = make()
         given, best, _ = run(network, plan, train, valid, Stopping(0, stopping.snapshot, is_resuming=True))
         assert given.records == expected.records
-        assert best.epoch == expected_best.epoch
+        assert (best.epoch, best.value, best.thresholds) == (
+            *(expected_best.epoch, expected_best.value, expected_best.thresholds),
+        )
         for ours, theirs in ((network.state_dict(), whole.state_dict()), (best.state, expected_best.state)):
             assert all(torch.equal(ours[key], value) for key, value in theirs.items())
     assert [record.epoch for record in expected.records] == ([0, 1, 2, 3] if fits_head else [1, 2, 3])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, average_precision_score
 
 from tests.fit_job import make_network
 from tests.jobs import TORCHRUN, Job, free_port, process_variables, results, train_job
@@ -54,7 +54,10 @@ def test_every_image_is_dealt_out_once_in_the_global_order(count: int, batch_siz
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--augmented"], ["--parts", "sgd"], ["--frozen", "--parts", "sgd"], ["--freeze-epochs", "2"]],
+    [
+        *([], ["--augmented"], ["--parts", "sgd"], ["--frozen", "--parts", "sgd"], ["--freeze-epochs", "2"]),
+        ["--task", "multilabel"],
+    ],
     ids=" ".join,
 )
 def test_two_processes_with_half_the_batch_equal_one_with_the_whole(options: list[str], tmp_path: Path) -> None:
@@ -75,16 +78,31 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(options: lis
             assert record["train_loss"] == pytest.approx(of_other["train_loss"], abs=1e-6)
             assert record["valid_loss"] == pytest.approx(of_other["valid_loss"], abs=1e-6)
     # Each of the 37 validation images is counted once, whatever their number leaves over.
-    network, valid = make_network(), make_images(37, seed=1)
+    task = options[-1] if "--task" in options else "multiclass"
+    network, valid, record = make_network(), make_images(37, 1, task), two["records"][two["epoch"] - 1]
     network.load_state_dict(two["best"])
     with torch.no_grad():
-        predicted = network((valid.pixels.float() / 255 - 0.5) / 0.5).argmax(1)
-    assert two["records"][two["epoch"] - 1]["top1_acc"] == accuracy_score(valid.labels, predicted)
+        logits = network((valid.pixels.float() / 255 - 0.5) / 0.5)
+    predicted = logits >= 0 if task == "multilabel" else logits.argmax(1)
+    assert record["top1_acc"] == accuracy_score(valid.labels, predicted)
+    if task == "multilabel":
+        expected = average_precision_score(valid.labels, logits.sigmoid(), average="macro")
+        assert record["average_precision"] == pytest.approx(expected)
+        assert one["thresholds"] == pytest.approx(two["thresholds"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
     "parts",
-    [["sgd"], ["adamw"], ["adamw", "--frozen"], ["sgd", "--frozen", "--fits-head"], ["sgd", "--freeze-epochs", "1"]],
+    [
+        *(
+            ["sgd"],
+            ["adamw"],
+            ["adamw", "--frozen"],
+            ["sgd", "--frozen", "--fits-head"],
+            ["sgd", "--freeze-epochs", "1"],
+        ),
+        ["sgd", "--frozen", "--fits-head", "--task", "multilabel"],
+    ],
     ids=" ".join,
 )
 def test_two_processes_that_resume_end_with_the_same_bits(parts: list[str], tmp_path: Path) -> None:
@@ -102,6 +120,7 @@ def test_two_processes_that_resume_end_with_the_same_bits(parts: list[str], tmp_
         whole, resumed = torch.load(tmp_path / "whole.pt"), torch.load(tmp_path / "resumed.pt")
         assert resumed["num_steps"] < whole["num_steps"]
         assert resumed["records"] == whole["records"]
+        assert resumed["thresholds"] == whole["thresholds"]
         for state in ("best", "last"):
             assert all(torch.equal(value, resumed[state][key]) for key, value in whole[state].items())
 

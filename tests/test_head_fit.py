@@ -229,11 +229,11 @@ def test_class_weights_count_rare_classes_more() -> None:
     assert (probabilities(weighted, images)[rare, 0] > probabilities(plain, images)[rare, 0]).all()
 
 
-@pytest.mark.parametrize("count", [5, 61])
-def test_two_processes_fit_what_one_fits(count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "task"), [(5, "multiclass"), (61, "multiclass"), (61, "multilabel")])
+def test_two_processes_fit_what_one_fits(count: int, task: str, tmp_path: Path) -> None:
     results = []
     for world_size in (1, 2):
-        job = Job(tmp_path, ["tests.head_job", f"{world_size}", str(count)], world_size)
+        job = Job(tmp_path, ["tests.head_job", f"{world_size}", str(count), task], world_size)
         assert job.wait() == [0] * world_size, job.log()
         results += [torch.load(tmp_path / f"{world_size}.{rank}") for rank in range(world_size)]
     for result in results[1:]:

@@ -17,11 +17,16 @@ from train_pytorch_model.training.loop import DivergedError
 from train_pytorch_model.training.losses import logits_and_loss
 
 
-def test_losses_and_weights_equal_a_plain_pytorch_loop_over_20_steps() -> None:
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_losses_and_weights_equal_a_plain_pytorch_loop_over_20_steps(task: str) -> None:
     network = make_network()
     reference = copy.deepcopy(network)
-    train, valid = make_images(80), make_images(21, seed=1)
-    recorder, _, _ = run(network, make_plan(), train, valid)
+    train, valid = make_images(80, task=task), make_images(21, 1, task)
+    recorder, _, _ = run(network, make_plan(task=task), train, valid)
+    criterion: nn.Module = nn.CrossEntropyLoss() if task == "multiclass" else nn.BCEWithLogitsLoss()
+    train_labels, valid_labels = (
+        images.labels if task == "multiclass" else images.labels.float() for images in (train, valid)
+    )
 
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)
     losses = []
@@ -30,7 +35,7 @@ def test_losses_and_weights_equal_a_plain_pytorch_loop_over_20_steps() -> None:
         reference.train()
         for batch in shuffled(80, 3, epoch).split(8):
             images = (train.pixels[batch].float() / 255 - 0.5) / 0.5
-            loss = functional.cross_entropy(reference(images), train.labels[batch])
+            loss = criterion(reference(images), train_labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -44,8 +49,8 @@ def test_losses_and_weights_equal_a_plain_pytorch_loop_over_20_steps() -> None:
     with torch.no_grad():
         logits = reference((valid.pixels.float() / 255 - 0.5) / 0.5)
     last = recorder.records[-1]
-    assert last.valid_loss == pytest.approx(functional.cross_entropy(logits, valid.labels).item(), rel=1e-5)
-    assert last.top1_acc == accuracy_score(valid.labels, logits.argmax(1))
+    assert last.valid_loss == pytest.approx(criterion(logits, valid_labels).item(), rel=1e-5)
+    assert last.top1_acc == accuracy_score(valid.labels, logits.argmax(1) if task == "multiclass" else logits >= 0)
 
 
 def test_dropout_depends_on_seed_and_epoch_alone() -> None:

@@ -59,6 +59,17 @@ def test_the_metric_decides_which_epoch_is_the_best(metric: str, best_epoch: int
     assert best.top1_acc == epochs[best_epoch - 1].top1_acc
 
 
+@pytest.mark.parametrize(("metric", "best_epoch"), [("average_precision", 1), ("micro_f1", 2), ("macro_f1", 3)])
+def test_the_best_epoch_of_several_labels_has_its_thresholds(metric: str, best_epoch: int) -> None:
+    values = {"average_precision": (0.9, 0.8, 0.7), "micro_f1": (0.4, 0.6, 0.5), "macro_f1": (0.1, 0.2, 0.3)}
+    best = BestModel(metric)
+    for number in range(3):
+        of_epoch = {name: each[number] for name, each in values.items()}
+        best.update(number + 1, Averages(1.0, 0.5, None, 10, thresholds=(number / 10,), **of_epoch), nn.Linear(1, 1))
+    assert best.epoch == best_epoch
+    assert best.thresholds == ((best_epoch - 1) / 10,)
+
+
 @pytest.mark.parametrize(("delay", "epoch"), [(0, 3), (1, 3), (2, 4), (3, 5), (9, None)])
 def test_patience_does_not_count_the_epochs_of_the_delay(delay: int, epoch: int | None) -> None:
     assert stops_after([1, 2, 3, 4, 5], 2, delay) == epoch

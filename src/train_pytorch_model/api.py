@@ -114,7 +114,8 @@ def train(
         resize: how images get that size: "crop", "pad" or "stretch"; "auto" is the way of a trained model, and crop
             otherwise.
         class_weights: weights of the classes in the loss: "auto", "none", "sqrt" or "balanced".
-        metric_for_best_model: "auto", "accuracy", "balanced_accuracy", "macro_f1" or "loss" on the validation images.
+        metric_for_best_model: "auto", "accuracy", "balanced_accuracy", "average_precision", "micro_f1", "macro_f1" or
+            "loss" on the validation images.
         early_stopping_delay: number of epochs at the start that patience does not count, >= 0, or "auto".
         optimizer: "auto", "sgd" or "adamw".
         momentum: of SGD, in [0, 1], or "auto".

@@ -56,6 +56,7 @@ class Inspected:
     """The parts of a training run before decoding; a part that cannot be read is None."""
 
     faults: FaultCollector
+    given: Settings
     settings: ResolvedSettings
     output: OutputDirectory
     model: UntrainedModel | None
@@ -84,7 +85,7 @@ def inspect(settings: Settings, world: World) -> Inspected:
         with faults.collecting():
             train, valid = with_geometry(resolved.parameters, model, (train, valid))
         built = build_network(model, train, valid, resolved, faults)
-    return Inspected(faults, resolved, output, model, train, valid, built)
+    return Inspected(faults, settings, resolved, output, model, train, valid, built)
 
 
 def _check_outputs(settings: Settings, output: OutputDirectory, faults: FaultCollector) -> None:

@@ -121,7 +121,7 @@ def assemble(inspected: Inspected, decoded: Decoded) -> Prepared:
     if normalisation != CLASSIC:
         data["normalization"] = [list(normalisation.mean), list(normalisation.std)]
     return Prepared(
-        with_metric(inspected.settings, train.images.task),
+        with_metric(inspected.settings, inspected.given.parameters.metric_for_best_model, train.images.task),
         train,
         valid,
         train_store,

@@ -47,17 +47,17 @@ def resolve_settings(settings: Settings, model: UntrainedModel | None) -> Resolv
     return ResolvedSettings(**{**values, "parameters": resolve(settings.parameters, facts)})
 
 
-def with_metric(settings: ResolvedSettings, task: str) -> ResolvedSettings:
-    """Return the settings with the metric for the best model, if it was left to the program.
+def with_metric(settings: ResolvedSettings, given: str, task: str) -> ResolvedSettings:
+    """Return the settings with the metric for the best model that suits the task, if it was left to the program.
 
     Args:
-        settings: without values that a recipe decides.
+        settings: with the values of the recipe.
+        given: the metric as given.
         task: of the datasets.
     """
-    if settings.parameters.metric_for_best_model != "auto":
+    if given != "auto" or task != MULTILABEL:
         return settings
-    metric = "average_precision" if task == MULTILABEL else "accuracy"
-    return replace(settings, parameters=replace(settings.parameters, metric_for_best_model=metric))
+    return replace(settings, parameters=replace(settings.parameters, metric_for_best_model="average_precision"))
 
 
 def check_metric(metric: str, images: LabelledImages) -> None:

@@ -77,7 +77,7 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class ResolvedParameters(TrainingParameters):
-    """Training parameters without `auto`, except where another part of the program decides (size, speed, metric).
+    """Training parameters without `auto`, except where another part of the program decides (size, speed).
 
     The defaults are those of the classic recipe.
     """
@@ -106,8 +106,7 @@ def resolve(parameters: TrainingParameters, facts: NetworkFacts) -> ResolvedPara
     recipe = parameters.recipe
     if recipe == "auto":
         recipe = "finetune" if facts.has_weights else "classic"
-    # The metric depends on the task, which the dataset tells.
-    values = {**_VALUES[recipe], "metric_for_best_model": parameters.metric_for_best_model}
+    values = dict(_VALUES[recipe])
     given = {name: value for name, value in asdict(parameters).items() if value != "auto" or name not in values}
     if recipe == "finetune":
         # The first stages see edges and textures, which all photos have.
