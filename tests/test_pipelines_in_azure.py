@@ -295,7 +295,14 @@ NOT_SUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
         bound("x", d={"path": "azureml://datastores/a/paths/b"}),
         "give a local path with --input d=…",
     ),
-    "data behind an address": (bound("x", d={"type": "uri_file", "path": "https://x.y/z"}), "is not on this machine"),
+    "a file behind an address": (
+        bound("x", d={"type": "uri_file", "path": "http://127.0.0.1:1/z"}),
+        "http://127.0.0.1:1/z cannot be downloaded (",
+    ),
+    "a folder behind an address": (
+        bound("x", d={"type": "uri_folder", "path": "https://x.y/z"}),
+        "input d: only a file (type: uri_file) can be downloaded, but 'https://x.y/z' is of type uri_folder",
+    ),
     "data of a storage account": (
         bound("x", d={"type": "uri_file", "path": "wasbs://x@y/z"}),
         "is not on this machine",

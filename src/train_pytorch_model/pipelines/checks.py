@@ -19,6 +19,7 @@ from train_pytorch_model.pipelines.definition import (
     StepOutput,
 )
 from train_pytorch_model.pipelines.expressions import expressions, unresolved
+from train_pytorch_model.pipelines.web_files import is_web
 from train_pytorch_model.pipelines.yaml_files import is_remote
 
 if TYPE_CHECKING:
@@ -176,6 +177,9 @@ def faults_of_path(path: Path) -> list[str]:
 
 
 def _faults_of_data(data: LocalData, name: str = "") -> list[str]:
+    if is_web(data.path):
+        kind = f"a file (type: uri_file) can be downloaded, but {data.path!r} is of type {data.type}"
+        return [] if data.type == "uri_file" else [f"only {kind}"]
     if is_remote(data.path):
         remedy = f"give a local path with --input {name}=…" if name else "give a local path"
         return [f"{data.path!r} is not on this machine, which is not supported; {remedy}"]

@@ -111,7 +111,7 @@ class LocalData:
     """A folder or a file."""
 
     path: str
-    """An absolute path without links, or the URI of data that is not on this machine."""
+    """An absolute path without links, the address of a file, or the URI of data that is not supported."""
     type: str = "uri_folder"
     """One of DATA_TYPES."""
 
@@ -178,6 +178,12 @@ class Pipeline:
     """Fields of it and its jobs that Azure uses and this machine does not."""
     notes: tuple[str, ...] = ()
     """What else is not used here, or not by Azure."""
+
+    @property
+    def data(self) -> list[LocalData]:
+        """All folders and files that it takes."""
+        sources = [*self.inputs.values(), *(source for step in self.steps.values() for source in step.inputs.values())]
+        return [source for source in sources if isinstance(source, LocalData)]
 
     def sorter(self) -> TopologicalSorter[str]:
         """Return a new sorter of the names of the steps; its `prepare` raises an error for a cycle."""

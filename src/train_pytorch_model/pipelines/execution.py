@@ -17,6 +17,7 @@ from train_pytorch_model.pipelines.command_template import render, values_of
 from train_pytorch_model.pipelines.definition import Literal, LocalData, Pipeline, PipelineInput, Step, StepOutput
 from train_pytorch_model.pipelines.expressions import substitute
 from train_pytorch_model.pipelines.step_run import StepPlan, run_step
+from train_pytorch_model.pipelines.web_files import is_web, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -162,7 +163,8 @@ class PipelineRun:
             if isinstance(source, StepOutput):
                 folders[name] = str(self._outputs(self._pipeline.steps[source.step])[source.output])
             elif isinstance(source, LocalData):
-                folders[name] = source.path
+                is_there = not is_web(source.path)
+                folders[name] = source.path if is_there else str(place_of(source.path, self._folder))
         return folders
 
     def _resolved(self, step: Step, name: str) -> object:

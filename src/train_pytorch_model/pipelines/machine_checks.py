@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from train_pytorch_model.data.file_systems import is_system_name
 from train_pytorch_model.pipelines.checks import faults_of_path
-from train_pytorch_model.pipelines.definition import LocalData
 from train_pytorch_model.pipelines.programs import missing_program, search_path
 from train_pytorch_model.pipelines.snapshot import snapshot_files
+from train_pytorch_model.pipelines.web_files import is_web
 
 if TYPE_CHECKING:
     from train_pytorch_model.pipelines.definition import Pipeline
@@ -28,9 +28,9 @@ def faults_of_run_folder(folder: Path, pipeline: Pipeline) -> list[str]:
         pipeline: the pipeline, without faults.
     """
     faults = []
-    for source in (*pipeline.inputs.values(), *(s for step in pipeline.steps.values() for s in step.inputs.values())):
-        path = Path(source.path) if isinstance(source, LocalData) else None
-        if path is not None and (folder in (path, *path.parents) or path in folder.parents):
+    for data in pipeline.data:
+        path = Path(data.path)
+        if not is_web(data.path) and (folder in (path, *path.parents) or path in folder.parents):
             faults.append(f"The input {path} overlaps with the folder {folder}. Give another --output-path.")
     if any(step.component.outputs for step in pipeline.steps.values()):
         faults += faults_of_path(folder)

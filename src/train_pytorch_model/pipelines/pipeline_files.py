@@ -26,7 +26,7 @@ from train_pytorch_model.pipelines.expression_checks import expression_faults
 from train_pytorch_model.pipelines.jobs import read_jobs
 from train_pytorch_model.pipelines.schema_faults import schema_faults
 from train_pytorch_model.pipelines.schema_parts import is_true
-from train_pytorch_model.pipelines.yaml_files import read_yaml
+from train_pytorch_model.pipelines.yaml_files import is_remote, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,6 +119,8 @@ def _inputs(document: dict[str, Any], values: Mapping[str, str], path: Path) -> 
 
 
 def _local(value: str) -> LocalData:
+    if is_remote(value):
+        return LocalData(value, "uri_file")
     path = Path(os.path.realpath(value))
     return LocalData(str(path), "uri_file" if path.is_file() else "uri_folder")
 

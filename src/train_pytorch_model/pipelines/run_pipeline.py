@@ -18,6 +18,7 @@ from train_pytorch_model.pipelines.execution import PipelineRun
 from train_pytorch_model.pipelines.graph_plot import draw_graph
 from train_pytorch_model.pipelines.machine_checks import MARK_FILE, faults_of_plan, faults_of_run_folder
 from train_pytorch_model.pipelines.pipeline_files import read_pipeline
+from train_pytorch_model.pipelines.web_files import download, fault_of_address, is_web, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,28 +56,17 @@ def run_pipeline(
     Raises:
         ModuleError: if the pipeline cannot run, with all its faults; or the error of the step that failed.
     """
-    try:
-        definition = read_pipeline(pipeline, inputs)
-    except PipelineError as error:
-        raise UserError(str(error)) from error
-    faults = faults_of_pipeline(definition)
-    if faults:
-        raise UserError("The pipeline cannot run: " + "; ".join(faults))
+    definition = _read(pipeline, inputs)
     folder = Path(os.path.realpath(output_path))
-    run = PipelineRun(definition, folder, force=force or definition.force)
+    force = force or definition.force
+    run = PipelineRun(definition, folder, force=force)
+    addresses = _addresses(definition, folder, force=force)
     faults = faults_of_run_folder(folder, definition)
     if not faults:
         faults = [fault for step in definition.steps.values() for fault in faults_of_plan(run.plan(step))]
-    if faults:
-        raise UserError("The pipeline cannot run: " + "; ".join(faults))
-    if definition.unused:
-        logger.info("Not used on this machine: %s.", ", ".join(definition.unused))
-    python = platform.python_version()
-    logger.warning("No environment is built: the commands run in that of this Python, %s in %s.", python, sys.prefix)
-    for note in definition.notes:
-        logger.warning("%s: %s.", pipeline, note)
-    for line in graph_lines(definition):
-        logger.info("%s", line)
+        faults += [fault for address in addresses for fault in fault_of_address(address)]
+    _raise_for(faults)
+    _log(definition)
     outputs = {name: output_path / "outputs" / name for name in definition.outputs}
     if dry_run:
         for name, step in definition.steps.items():
@@ -84,6 +74,9 @@ def run_pipeline(
         return {}
     with _locked(output_path):
         try:
+            for address in addresses:
+                logger.info("Downloading %s.", address)
+                download(address, folder)
             run.all_steps(display)
         finally:
             try:
@@ -93,6 +86,38 @@ def run_pipeline(
     for name, path in outputs.items():
         logger.info("Output %s: %s", name, path)
     return outputs
+
+
+def _read(pipeline: Path, inputs: Mapping[str, str]) -> Pipeline:
+    try:
+        definition = read_pipeline(pipeline, inputs)
+    except PipelineError as error:
+        raise UserError(str(error)) from error
+    _raise_for(faults_of_pipeline(definition))
+    return definition
+
+
+def _raise_for(faults: list[str]) -> None:
+    if faults:
+        raise UserError("The pipeline cannot run: " + "; ".join(faults))
+
+
+def _addresses(pipeline: Pipeline, folder: Path, *, force: bool) -> list[str]:
+    """List the files to download: those that an earlier run did not, or all of them if every step is to run."""
+    addresses = dict.fromkeys(data.path for data in pipeline.data if is_web(data.path))
+    return [address for address in addresses if force or not place_of(address, folder).is_file()]
+
+
+def _log(pipeline: Pipeline) -> None:
+    """Log what is not used of a pipeline, and its graph."""
+    if pipeline.unused:
+        logger.info("Not used on this machine: %s.", ", ".join(pipeline.unused))
+    python = platform.python_version()
+    logger.warning("No environment is built: the commands run in that of this Python, %s in %s.", python, sys.prefix)
+    for note in pipeline.notes:
+        logger.warning("%s: %s.", pipeline.path, note)
+    for line in graph_lines(pipeline):
+        logger.info("%s", line)
 
 
 @contextmanager
