@@ -14,15 +14,16 @@ import torch
 from train_pytorch_model import __version__
 from train_pytorch_model.data.batches import derive_seed
 from train_pytorch_model.data.findings import compare_images, imbalance
+from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.distributed.device import name_of_device
 from train_pytorch_model.errors import first_line
 from train_pytorch_model.job.geometry import what_is_done
 from train_pytorch_model.report.contents import (
     CONFUSION_MATRIX,
     LEARNING_CURVES,
+    PRECISION_RECALL,
     REPORT_FILE,
     Report,
-    Thumbnail,
     remove_report,
 )
 from train_pytorch_model.text.masking import masked
@@ -47,8 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRACKED_FILES = (LEARNING_CURVES, CONFUSION_MATRIX, REPORT_FILE)
-"""Files of the report that are sent to the tracked run."""
+_TRACKED_FILES = (LEARNING_CURVES, CONFUSION_MATRIX, PRECISION_RECALL, REPORT_FILE)
 # A report may take this fraction of the run, or this many seconds if they are more.
 _FRACTION_OF_RUN = 0.02
 _MIN_SECONDS = 15.0
@@ -59,6 +59,8 @@ _SEARCH_FRACTION = 0.2
 _NUM_SHOWN_EPOCHS = 4
 # Images times classes: scikit-learn makes several arrays of this size.
 _MAX_PROBABILITIES = 50_000_000
+# The average precision of each label needs a sort of all images.
+_MAX_LABEL_PROBABILITIES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ def report_kind(wanted: str, *, is_tracked: bool) -> str:
     return ("basic" if is_job or is_tracked else "full") if wanted == "auto" else wanted
 
 
+def tracked_files(folder: Path) -> list[Path]:
+    """Return the files of the report in a folder that are sent to the tracked run."""
+    return [folder / name for name in _TRACKED_FILES if (folder / name).exists()]
+
+
 def report_training(training: FinishedTraining, folder: Path, *, has_images: bool) -> bool:
     """Write the report of a training run. An error is logged and does not end the run.
 
@@ -114,11 +121,11 @@ def report_training(training: FinishedTraining, folder: Path, *, has_images: boo
 
 
 def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
-    from train_pytorch_model.report.thumbnails import make_mistakes, make_samples
+    from train_pytorch_model.report.thumbnails import make_label_mistakes, make_mistakes, make_samples
 
     prepared = training.prepared
     train, valid = prepared.train_data, prepared.valid_data
-    classes = train.images.classes
+    classes, task = train.images.classes, train.images.task
     allowed = max(_MIN_SECONDS, _FRACTION_OF_RUN * training.seconds)
     chosen = _choose_images(training, _SCORING_FRACTION * allowed)
     truth = valid.images.labels[valid.kept[chosen.numpy()]]
@@ -133,31 +140,35 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         plan.memory_format,
         plan.mean,
         plan.std,
+        task,
     )
+    thresholds = (training.best.thresholds or (0.5,) * len(classes)) if task == MULTILABEL else None
     found = compare_images(train.files(), valid.files(), _SEARCH_FRACTION * allowed)
     warnings = [
         *training.warnings,
-        *imbalance(train.counts(), classes),
+        *imbalance(train.counts(), classes, is_multilabel=task == MULTILABEL),
         *found.warnings(valid.name_of),
     ]
-    mistakes: tuple[Thumbnail, ...] = ()
-    samples: tuple[Thumbnail, ...] = ()
+    thumbnails: dict[str, Any] = {}
     if has_images:
-        mistakes = make_mistakes(
-            truth,
-            probabilities,
-            classes,
+        shown = (
             lambda number: _pixels(prepared.valid, int(chosen[number]), training.device),
             lambda number: valid.name_of(int(chosen[number])),
         )
-        samples = make_samples(
+        if thresholds is None:
+            thumbnails["mistakes"] = make_mistakes(truth, probabilities, classes, *shown)
+        else:
+            kinds = make_label_mistakes(truth, probabilities, classes, thresholds, *shown)
+            thumbnails["wrongly_found"], thumbnails["missed"] = kinds
+        thumbnails["samples"] = make_samples(
             train.images.labels[train.kept],
             classes,
             lambda number: _pixels(plain(prepared.train, training.plan.image_size), number, training.device),
             train.name_of,
         )
+        thumbnails["augmented"] = _augmented_samples(training)
     return Report(
-        title=f"{prepared.description.name}, {len(classes)} classes",
+        title=f"{prepared.description.name}, {len(classes)} {'classes' if thresholds is None else 'labels'}",
         facts=[(part, [(name, masked(text)) for name, text in facts]) for part, facts in _facts(training)],
         records=training.history.records,
         timings=training.history.timings,
@@ -170,10 +181,9 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         probabilities=probabilities,
         drawn_from=len(prepared.valid) if len(chosen) < len(prepared.valid) else None,
         warnings=tuple(warnings),
-        mistakes=mistakes,
-        samples=samples,
-        augmented=_augmented_samples(training) if has_images else (),
+        thresholds=thresholds,
         image_size=training.plan.image_size,
+        **thumbnails,
     )
 
 
@@ -205,7 +215,9 @@ def _choose_images(training: FinishedTraining, allowed: float) -> torch.Tensor:
     timings = training.history.timings
     # Each process validated its shard; the last epoch may have validated mixed weights, too.
     expected = training.world_size * min(timing.valid_seconds for timing in timings)
-    num_scored = min(num_images, max(1, _MAX_PROBABILITIES // training.plan.num_classes))
+    is_multilabel = training.prepared.train_data.images.task == MULTILABEL
+    limit = _MAX_LABEL_PROBABILITIES if is_multilabel else _MAX_PROBABILITIES
+    num_scored = min(num_images, max(1, limit // training.plan.num_classes))
     if expected > allowed:
         num_scored = min(num_scored, max(1, int(num_images * allowed / expected)))
     if num_scored == num_images:

@@ -23,7 +23,7 @@ from train_pytorch_model.job.output import outputs_locked, remove_earlier_output
 from train_pytorch_model.job.plan import fingerprint_of, log_plan, make_plan
 from train_pytorch_model.job.prepare import Prepared, prepare
 from train_pytorch_model.job.recipe import goes_on_as_classic, with_recipe_of_checkpoint
-from train_pytorch_model.job.report import TRACKED_FILES, FinishedTraining, report_kind, report_training
+from train_pytorch_model.job.report import FinishedTraining, report_kind, report_training, tracked_files
 from train_pytorch_model.job.result import TrainingResult
 from train_pytorch_model.report.contents import REPORT_FILE, REPORT_FOLDER, remove_report
 from train_pytorch_model.training.callbacks import Callback, CallbackList
@@ -249,8 +249,8 @@ def _write(
         kind = report_kind(settings.parameters.report, is_tracked=tracking.is_on)
         if kind != "off" and report_training(finished, folder, has_images=kind == "full"):
             report_path = folder / REPORT_FILE
-            for name in TRACKED_FILES:
-                tracking.log_file(folder / name, REPORT_FOLDER)
+            for path in tracked_files(folder):
+                tracking.log_file(path, REPORT_FOLDER)
         checkpoints.finish()
     record = next(record for record in finished.history.records if record.epoch == best.epoch)
     logger.info(

@@ -12,6 +12,7 @@ import torch
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode, read_header
 from train_pytorch_model.data.image_geometry import Geometry
+from train_pytorch_model.data.model_task import MULTICLASS
 from train_pytorch_model.data.placement import decoders_at_once
 from train_pytorch_model.data.threads import ahead, in_threads
 from train_pytorch_model.errors import InvalidDatasetError, first_line
@@ -21,6 +22,7 @@ from train_pytorch_model.models.memory_format import preferred_memory_format
 from train_pytorch_model.models.network import check_image_size, logits_of
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.text.wording import join_some
+from train_pytorch_model.training.predictions import probabilities_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +79,7 @@ class ImageScorer:
         geometry: Geometry | None,
         *,
         batch_size: int,
-        is_multilabel: bool = False,
+        task: str = MULTICLASS,
     ) -> None:
         """Keep the network.
 
@@ -89,7 +91,7 @@ class ImageScorer:
             normalisation: mean and standard deviation of each channel, for pixels in [0, 1]; None for no normalisation.
             geometry: how images become what the network sees; None if it sees them as they are.
             batch_size: the largest number of images in a batch.
-            is_multilabel: whether probabilities are sigmoids of single labels instead of the softmax of all classes.
+            task: MULTICLASS for the softmax of all classes, MULTILABEL for a sigmoid of each label.
         """
         self._network = network
         self._description = description
@@ -98,7 +100,7 @@ class ImageScorer:
         self._precision = precision
         self._geometry = geometry
         self._batch_size = batch_size
-        self._is_multilabel = is_multilabel
+        self._task = task
         mean, std = normalisation or ([0.0] * 3, [1.0] * 3)
         self._mean, self._std = (torch.tensor(value, device=device).view(3, 1, 1) for value in (mean, std))
 
@@ -188,9 +190,7 @@ class ImageScorer:
             if not is_out_of_memory(error) and not is_device_fault(error):
                 self._check_sizes([size])  # raises if shapes alone explain the error
             raise
-        logits = logits_of(output).float()
-        chances = logits.sigmoid() if self._is_multilabel else logits.softmax(1)
-        probabilities: np.ndarray = chances.double().cpu().numpy()
+        probabilities: np.ndarray = probabilities_of(logits_of(output), self._task).double().cpu().numpy()
         return probabilities
 
 

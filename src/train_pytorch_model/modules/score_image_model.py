@@ -125,7 +125,7 @@ def score_image_model(
         normalisation,
         model.geometry,
         batch_size=batch_size,
-        is_multilabel=is_multilabel,
+        task=model.task.name,
     )
     with display.images(_DATASET, "scored", len(files)) as advance:
         probabilities, unreadable = scorer.score(dataset, files, where, advance, skip_unreadable=skip_unreadable_images)

@@ -22,14 +22,19 @@ LEARNING_CURVES = "learning_curves.png"
 CONFUSION_MATRIX = "confusion_matrix.png"
 CALIBRATION = "calibration.png"
 CLASS_COUNTS = "class_counts.png"
+LABEL_CONFUSION = "label_confusion.png"
+PRECISION_RECALL = "precision_recall.png"
 FIGURES = (LEARNING_CURVES, CONFUSION_MATRIX, CALIBRATION, CLASS_COUNTS)
 TABLES = ("learning_curves.csv", "confusion_matrix.csv", "calibration.csv", "per_class.csv")
+# With several labels per image:
+LABEL_FIGURES = (LEARNING_CURVES, LABEL_CONFUSION, PRECISION_RECALL, CLASS_COUNTS)
+LABEL_TABLES = ("learning_curves.csv", "per_label.csv", "precision_recall.csv")
 
 
 def remove_report(folder: Path) -> None:
     """Remove the files of a report, and the folder if it is empty then."""
     with contextlib.suppress(OSError):
-        for name in (REPORT_FILE, *FIGURES, *TABLES):
+        for name in {REPORT_FILE, *FIGURES, *TABLES, *LABEL_FIGURES, *LABEL_TABLES}:
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()
 
@@ -44,6 +49,22 @@ class Thumbnail:
     """The predicted class; None for an image that was not predicted."""
     confidence: Optional[float]
     """Probability of the predicted class, in [0, 1]; None if `predicted` is None."""
+    file_name: str
+    """Name in the dataset. It is only shown, never opened."""
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class LabelMistake:
+    """A small version of one image that a label was wrongly found in or missed in."""
+
+    label: str
+    true_labels: str
+    """All true labels of the image."""
+    probability: float
+    """Of the label, in [0, 1]."""
+    threshold: float
+    """Of the label."""
     file_name: str
     """Name in the dataset. It is only shown, never opened."""
     jpeg: bytes
@@ -79,15 +100,16 @@ class Report:
     stop_reason: str
     """A sentence that says why training ended."""
     classes: tuple[str, ...]
-    """Names of the C classes, in the model's order."""
+    """Names of the C classes or labels, in the model's order."""
     train_counts: np.ndarray
     """Training images of each class, int of shape (C,)."""
     valid_counts: np.ndarray
     """Validation images of each class, int of shape (C,)."""
     truth: np.ndarray
-    """True class of each of the N validation images, int of shape (N,), N > 0."""
+    """True class of each of the N validation images, int of shape (N,), N > 0. If images may have several labels:
+    whether each image has each label, bool of shape (N, C)."""
     probabilities: np.ndarray
-    """Probabilities that the saved model predicts for them, float of shape (N, C), each row summing to one."""
+    """Probabilities that the saved model predicts for them, float of shape (N, C). Those of classes sum to one."""
     drawn_from: Optional[int] = None
     """Number of all validation images, if the N are a random sample of them."""
     warnings: tuple[str, ...] = ()
@@ -97,5 +119,11 @@ class Report:
     """Thumbnails of a few images per class; none in a basic report."""
     augmented: tuple[AugmentedSample, ...] = ()
     """A few training images in the same epochs; none without augmentation and in a basic report."""
+    thresholds: Optional[tuple[float, ...]] = None
+    """The lowest probability with which an image gets each label; None for one class per image."""
+    wrongly_found: tuple[LabelMistake, ...] = ()
+    """Thumbnails of images that a label was wrongly found in, the highest probability first."""
+    missed: tuple[LabelMistake, ...] = ()
+    """Thumbnails of images that a label was missed in, the lowest probability first."""
     image_size: Optional[tuple[int, int]] = None
     """(height, width) in pixels of all images as the network sees them, if the page should name it."""

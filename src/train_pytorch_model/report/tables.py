@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -12,7 +12,7 @@ import numpy as np
 from train_pytorch_model.text.wording import seconds_in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from train_pytorch_model.report.contents import Report
 
@@ -32,6 +32,25 @@ class ClassRow:
     f1: float
     is_predicted: bool
     """Whether any image was predicted as this class; otherwise, the precision is undefined."""
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """Metrics of one label, each in [0, 1], and numbers of images."""
+
+    number: int
+    label: str
+    train_images: int
+    valid_images: int
+    average_precision: Optional[float]
+    precision: float
+    recall: float
+    f1: float
+    threshold: float
+    num_found: int
+    """The images that the label was found in. Without any, the precision is undefined."""
+    wrongly_found: int
+    missed: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,14 @@ class EpochRow:
     train_images_per_second: Optional[float]
 
 
+@dataclass(frozen=True)
+class LabelEpochRow(EpochRow):
+    """One epoch of a training with several labels per image; errors are those of all labels of an image together."""
+
+    valid_average_precision: Optional[float]
+    valid_micro_f1: Optional[float]
+
+
 def class_rows(report: Report, per_class: Mapping[str, Mapping[str, Any]], confusion: np.ndarray) -> list[ClassRow]:
     """Make one row per class, in the model's order.
 
@@ -79,6 +106,24 @@ def class_rows(report: Report, per_class: Mapping[str, Mapping[str, Any]], confu
     return rows
 
 
+def label_rows(report: Report, per_label: Mapping[str, Mapping[str, Any]]) -> list[LabelRow]:
+    """Make one row per label, in the model's order.
+
+    Args:
+        report: provides the names, the thresholds and the numbers of training images.
+        per_label: metrics of each label, from `compute_multilabel_metrics`.
+    """
+    rows = []
+    for number, (label, threshold) in enumerate(zip(report.classes, report.thresholds or ())):
+        found = per_label[label]
+        metrics = (found["average_precision"], found["precision"], found["recall"], found["f1"])
+        num_found = found["true_positives"] + found["false_positives"]
+        counts = (num_found, found["false_positives"], found["false_negatives"])
+        images = (int(report.train_counts[number]), found["support"])
+        rows.append(LabelRow(number, label, *images, *metrics, threshold, *counts))
+    return rows
+
+
 def confused_pairs(confusion: np.ndarray, classes: tuple[str, ...], limit: int = MAX_PAIRS) -> list[Pair]:
     """Find the most frequent pairs of true and predicted class; ties are sorted by the fraction of the true class."""
     rows, columns = np.nonzero(confusion)
@@ -93,26 +138,28 @@ def confused_pairs(confusion: np.ndarray, classes: tuple[str, ...], limit: int =
     ]
 
 
-def epoch_rows(report: Report) -> list[EpochRow]:
+def epoch_rows(report: Report) -> Sequence[EpochRow]:
     """Make one row per epoch, with its timing if it is known."""
     timings = {timing.epoch: timing for timing in report.timings}
     rows = []
     for record in report.records:
         timing = timings.get(record.epoch)
-        rows.append(
-            EpochRow(
-                record.epoch,
-                _finite(record.learning_rate),
-                _finite(record.train_loss),
-                _finite(record.train_error),
-                _finite(record.valid_loss),
-                _error(record.top1_acc),
-                _error(record.top5_acc),
-                _finite(timing.train_seconds if timing else None),
-                _finite(timing.valid_seconds if timing else None),
-                _finite(timing.train_images_per_second if timing else None),
-            )
+        row: EpochRow = EpochRow(
+            record.epoch,
+            _finite(record.learning_rate),
+            _finite(record.train_loss),
+            _finite(record.train_error),
+            _finite(record.valid_loss),
+            _error(record.top1_acc),
+            _error(record.top5_acc),
+            _finite(timing.train_seconds if timing else None),
+            _finite(timing.valid_seconds if timing else None),
+            _finite(timing.train_images_per_second if timing else None),
         )
+        if report.thresholds is not None:
+            more = (_finite(record.average_precision), _finite(record.micro_f1))
+            row = LabelEpochRow(*(*astuple(row), *more))
+        rows.append(row)
     return rows
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 from PIL import Image
 
-from train_pytorch_model.report.contents import AugmentedSample, Thumbnail
+from train_pytorch_model.report.contents import AugmentedSample, LabelMistake, Thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,14 +46,18 @@ def choose_samples(
     more classes than the limit, the classes are spread in the same way.
 
     Args:
-        labels: class of each image, int of shape (N,).
+        labels: class of each image, int of shape (N,), or whether each image has each label, bool of shape (N, C).
         num_classes: C.
         per_class: the largest number of images of one class.
         limit: the largest number of images in total.
 
     Returns:
-        Indices, int of shape (M,), M <= limit, in the order of the classes.
+        Indices, int of shape (M,), M <= limit, in the order of the classes; each image once.
     """
+    if labels.ndim == 2:
+        images, of_images = np.nonzero(labels)
+        chosen_images = images[choose_samples(of_images, num_classes, per_class, limit)].tolist()
+        return np.array(list(dict.fromkeys(chosen_images)), dtype=np.int64)
     order = np.argsort(labels, kind="stable")
     ends = np.searchsorted(labels[order], np.arange(num_classes + 1))
     present = np.flatnonzero(np.diff(ends))
@@ -95,6 +99,58 @@ def make_mistakes(
     return tuple(thumbnails)
 
 
+def name_labels(labels: Any, classes: Sequence[str]) -> str:
+    """Name the class of an image, given as an index, or its labels, given as bool of shape (C,)."""
+    if np.ndim(labels) == 0:
+        return classes[int(labels)]
+    return ", ".join(classes[number] for number in np.flatnonzero(labels).tolist()) or "no label"
+
+
+def make_label_mistakes(
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    thresholds: Sequence[float],
+    pixels_of: Callable[[int], np.ndarray],
+    name_of: Callable[[int], str],
+    limit: int = MAX_MISTAKES // 2,
+) -> tuple[tuple[LabelMistake, ...], tuple[LabelMistake, ...]]:
+    """Make thumbnails of the most confident mistakes both ways.
+
+    Args:
+        truth: whether each image has each label, bool of shape (N, C).
+        probabilities: float of shape (N, C).
+        classes: names of the C labels.
+        thresholds: of the C labels.
+        pixels_of: returns the image at an index, uint8 of shape (H, W, 3).
+        name_of: returns the name of its file.
+        limit: the largest number of each kind.
+
+    Returns:
+        The labels that were wrongly found, the highest probability first, and those that were missed, the lowest
+        probability first; ties are sorted by image and label.
+    """
+    found = probabilities >= np.asarray(thresholds)
+    kinds = []
+    for are_wrong, order in ((found & ~truth, -probabilities), (truth & ~found, probabilities)):
+        images, labels = np.nonzero(are_wrong)
+        first = np.argsort(order[images, labels], kind="stable")[:limit]
+        kinds.append(
+            tuple(
+                LabelMistake(
+                    classes[label],
+                    name_labels(truth[image], classes),
+                    float(probabilities[image, label]),
+                    thresholds[label],
+                    name_of(image),
+                    make_jpeg(pixels_of(image)),
+                )
+                for image, label in zip(images[first].tolist(), labels[first].tolist())
+            )
+        )
+    return kinds[0], kinds[1]
+
+
 def make_samples(
     labels: np.ndarray,
     classes: Sequence[str],
@@ -104,13 +160,13 @@ def make_samples(
     """Make thumbnails of a few images of each class.
 
     Args:
-        labels: class of each image, int of shape (N,).
-        classes: names of the C classes.
+        labels: class of each image, int of shape (N,), or whether each image has each label, bool of shape (N, C).
+        classes: names of the C classes or labels.
         pixels_of: returns the image at an index, uint8 of shape (H, W, 3).
         name_of: returns the name of its file.
     """
     return tuple(
-        Thumbnail(classes[labels[index]], None, None, name_of(index), make_jpeg(pixels_of(index)))
+        Thumbnail(name_labels(labels[index], classes), None, None, name_of(index), make_jpeg(pixels_of(index)))
         for index in choose_samples(labels, len(classes)).tolist()
     )
 
@@ -125,15 +181,15 @@ def make_augmented(
     """Make thumbnails of a few images as the network sees them in some epochs.
 
     Args:
-        labels: class of each image, int of shape (N,).
-        classes: names of the C classes.
+        labels: class of each image, int of shape (N,), or whether each image has each label, bool of shape (N, C).
+        classes: names of the C classes or labels.
         epochs: counted from 1.
         pixels_of: returns the image at an index in an epoch, uint8 of shape (H, W, 3); without augmentation in epoch 0.
         name_of: returns the name of its file.
     """
     return tuple(
         AugmentedSample(
-            classes[labels[index]],
+            name_labels(labels[index], classes),
             name_of(index),
             make_jpeg(pixels_of(index, 0)),
             tuple((epoch, make_jpeg(pixels_of(index, epoch))) for epoch in epochs),

@@ -16,22 +16,32 @@ from PIL import Image
 
 from train_pytorch_model import __version__
 from train_pytorch_model.evaluation.metrics import compute_metrics, confusion_matrix, reliability
+from train_pytorch_model.evaluation.multilabel_metrics import (
+    CURVE_COLUMNS,
+    compute_multilabel_metrics,
+    curve_rows,
+    precision_recall_curves,
+)
 from train_pytorch_model.report import figures
 from train_pytorch_model.report.contents import (
     CALIBRATION,
     CLASS_COUNTS,
     CONFUSION_MATRIX,
     FIGURES,
+    LABEL_CONFUSION,
+    LABEL_FIGURES,
+    LABEL_TABLES,
     LEARNING_CURVES,
+    PRECISION_RECALL,
     REPORT_FILE,
     TABLES,
 )
 from train_pytorch_model.report.tables import (
-    EpochRow,
-    Pair,
+    LabelRow,
     class_rows,
     confused_pairs,
     epoch_rows,
+    label_rows,
     time_facts,
 )
 from train_pytorch_model.text.csv_cells import write_sheet
@@ -73,29 +83,21 @@ def write_report(report: Report, folder: Path) -> Path:
     """
     _check(report)
     folder.mkdir(parents=True, exist_ok=True)
-    # The areas under curves would take longer than the rest of the report.
-    metrics = compute_metrics(report.truth, report.probabilities, report.classes, with_areas=False)
-    confusion = confusion_matrix(report.truth, report.probabilities.argmax(axis=1), len(report.classes))
-    _write_tables(report, metrics, confusion, folder)
-    figures.draw_figures(report, confusion, metrics["expected_calibration_error"], folder)
-    pairs = confused_pairs(confusion, report.classes)
+    content = _write_classes(report, folder) if report.thresholds is None else _write_labels(report, folder)
+    epochs = epoch_rows(report)
+    write_sheet(folder / "learning_curves.csv", [field.name for field in fields(epochs[0])], map(astuple, epochs))
     script = (_TEMPLATES / _SCRIPT).read_text(encoding="utf-8")
     page = (
         _environment()
         .get_template(_TEMPLATE)
         .render(
             report=report,
-            metrics=metrics,
-            epochs=epoch_rows(report),
+            epochs=epochs,
             time_facts=time_facts(report),
-            rows=class_rows(report, metrics["per_class"], confusion),
-            pairs=pairs,
-            num_wrong=int(confusion.sum() - confusion.trace()),
-            figures=_figures(report, metrics, pairs, folder),
-            files=(*FIGURES, *TABLES),
             script=Markup(script),  # a constant, so it needs no escaping
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             version=__version__,
+            **content,
         )
     )
     path = folder / REPORT_FILE
@@ -106,9 +108,11 @@ def write_report(report: Report, folder: Path) -> Path:
 
 def _check(report: Report) -> None:
     num_classes, num_images = len(report.classes), len(report.truth)
+    is_multilabel = report.thresholds is not None
     if not num_classes or not num_images or not report.records:
         raise ValueError("Expected a report of at least one class, one validation image and one epoch")
     for name, found, expected in (
+        ("truth", report.truth.shape, (num_images, num_classes) if is_multilabel else (num_images,)),
         ("probabilities", report.probabilities.shape, (num_images, num_classes)),
         ("train_counts", report.train_counts.shape, (num_classes,)),
         ("valid_counts", report.valid_counts.shape, (num_classes,)),
@@ -146,37 +150,16 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def _write_tables(report: Report, metrics: dict[str, Any], confusion: np.ndarray, folder: Path) -> None:
-    curves, matrix, calibration, per_class = (folder / name for name in TABLES)
-    write_sheet(curves, [field.name for field in fields(EpochRow)], map(astuple, epoch_rows(report)))
-    write_sheet(
-        matrix,
-        ["true label", *report.classes],
-        ([label, *counts] for label, counts in zip(report.classes, confusion.tolist())),
-    )
-    bins = reliability(report.truth, report.probabilities)
-    write_sheet(calibration, ["confidence", "accuracy", "images"], zip(*(part.tolist() for part in bins)))
-    write_sheet(
-        per_class,
-        ["label", "precision", "recall", "f1", "support", "train_images"],
-        (
-            [label, *metrics["per_class"][label].values(), count]
-            for label, count in zip(report.classes, report.train_counts.tolist())
-        ),
-    )
-
-
-def _figures(report: Report, metrics: dict[str, Any], pairs: list[Pair], folder: Path) -> dict[str, _Figure]:
-    """The figures by the stems of their file names, with alternative texts."""
-    last = report.records[-1]
-    counts = report.train_counts
+def _write_classes(report: Report, folder: Path) -> dict[str, Any]:
+    """Write the tables and figures of a report of one class per image; return what the page shows of them."""
+    # The areas under curves would take longer than the rest of the report.
+    metrics = compute_metrics(report.truth, report.probabilities, report.classes, with_areas=False)
+    confusion = confusion_matrix(report.truth, report.probabilities.argmax(axis=1), len(report.classes))
+    _write_class_tables(report, metrics, confusion, folder)
+    figures.draw_figures(report, confusion, metrics["expected_calibration_error"], folder)
+    pairs = confused_pairs(confusion, report.classes)
     most = f" The most frequent mistake: {pairs[0].label} is predicted as {pairs[0].predicted}." if pairs else ""
     words = {
-        LEARNING_CURVES: (
-            f"Curves of loss, error and learning rate over {last.epoch} epochs. In the last epoch, the "
-            f"training loss is {_number(last.train_loss)} and the validation loss {_number(last.valid_loss)}. The best "
-            f"epoch is {report.best_epoch}. All numbers are in the table of epochs."
-        ),
         CONFUSION_MATRIX: (
             f"Confusion matrix of {len(report.classes)} classes: {_percent(metrics['accuracy'])} of "
             f"{len(report.truth)} validation images are on the diagonal.{most}"
@@ -185,11 +168,90 @@ def _figures(report: Report, metrics: dict[str, Any], pairs: list[Pair], folder:
             "Accuracy against confidence. The expected calibration error is "
             f"{metrics['expected_calibration_error']:.3f}."
         ),
-        CLASS_COUNTS: (
-            f"Number of images of each class: from {counts.min()} to {counts.max()} training images. All numbers are "
-            "in the table of classes."
+    }
+    return {
+        "metrics": metrics,
+        "rows": class_rows(report, metrics["per_class"], confusion),
+        "pairs": pairs,
+        "num_wrong": int(confusion.sum() - confusion.trace()),
+        "figures": _embed({**_common_words(report, "class"), **words}, folder),
+        "files": (*FIGURES, *TABLES),
+    }
+
+
+def _write_labels(report: Report, folder: Path) -> dict[str, Any]:
+    """Write the tables and figures of a report of several labels per image; return what the page shows of them."""
+    found = report.probabilities >= np.asarray(report.thresholds)
+    metrics = compute_multilabel_metrics(report.truth, found, report.probabilities, report.classes)
+    curves = precision_recall_curves(report.truth, report.probabilities, report.classes)
+    rows = label_rows(report, metrics["per_label"])
+    write_sheet(folder / "per_label.csv", [field.name for field in fields(LabelRow)], map(astuple, rows))
+    write_sheet(folder / "precision_recall.csv", CURVE_COLUMNS, curve_rows(curves))
+    figures.draw_label_figures(report, metrics, curves, folder)
+    words = {
+        LABEL_CONFUSION: (
+            f"Correctly found, wrongly found and missed images of {len(report.classes)} labels. All numbers are in the "
+            "table of labels."
+        ),
+        PRECISION_RECALL: (
+            "Precision against recall of each label. The mean average precision is "
+            f"{_fixed(metrics['average_precision'])}."
         ),
     }
+    return {
+        "metrics": metrics,
+        "rows": rows,
+        "num_wrong_images": int((report.truth != found).any(axis=1).sum()),
+        "figures": _embed({**_common_words(report, "label"), **words}, folder),
+        "files": (*LABEL_FIGURES, *LABEL_TABLES),
+    }
+
+
+def _write_class_tables(report: Report, metrics: dict[str, Any], confusion: np.ndarray, folder: Path) -> None:
+    write_sheet(
+        folder / "confusion_matrix.csv",
+        ["true label", *report.classes],
+        ([label, *counts] for label, counts in zip(report.classes, confusion.tolist())),
+    )
+    bins = reliability(report.truth, report.probabilities)
+    write_sheet(
+        folder / "calibration.csv", ["confidence", "accuracy", "images"], zip(*(part.tolist() for part in bins))
+    )
+    write_sheet(
+        folder / "per_class.csv",
+        ["label", "precision", "recall", "f1", "support", "train_images"],
+        (
+            [label, *metrics["per_class"][label].values(), count]
+            for label, count in zip(report.classes, report.train_counts.tolist())
+        ),
+    )
+
+
+def _common_words(report: Report, noun: str) -> dict[str, str]:
+    """Alternative texts of the figures that all reports have, by file name."""
+    last = report.records[-1]
+    counts = report.train_counts
+    precision = "" if noun == "class" else ", average precision"
+    return {
+        LEARNING_CURVES: (
+            f"Curves of loss, error{precision} and learning rate over {last.epoch} epochs. In the last epoch, the "
+            f"training loss is {_number(last.train_loss)} and the validation loss {_number(last.valid_loss)}. The best "
+            f"epoch is {report.best_epoch}. All numbers are in the table of epochs."
+        ),
+        CLASS_COUNTS: (
+            f"Number of images of each {noun}: from {counts.min()} to {counts.max()} training images. All numbers are "
+            f"in the table of {'classes' if noun == 'class' else 'labels'}."
+        ),
+    }
+
+
+def _embed(words: dict[str, str], folder: Path) -> dict[str, _Figure]:
+    """The figures by the stems of their file names.
+
+    Args:
+        words: alternative texts, by file name.
+        folder: the folder of the figures.
+    """
     embedded = {}
     for name, alternative in words.items():
         data = (folder / name).read_bytes()
