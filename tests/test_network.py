@@ -10,7 +10,7 @@ from torch import nn
 from tests.small_training import CPU, make_plan
 from train_pytorch_model.models.description import NetworkDescription, describe, torchvision_builders
 from train_pytorch_model.models.memory_format import preferred_memory_format
-from train_pytorch_model.models.network import check_image_size, head_keys, with_head
+from train_pytorch_model.models.network import check_image_size, head_keys, output_for, with_head
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.training.losses import logits_and_loss
 from train_pytorch_model.training.precision import Precision, has_depthwise_convolutions
@@ -366,3 +366,20 @@ def test_every_family_trains_in_bfloat16_and_channels_last(name: str) -> None:
 )
 def test_depthwise_convolutions_are_distinguished_from_grouped_ones(name: str, depthwise: bool) -> None:
     assert has_depthwise_convolutions(describe("torchvision.models", name, {}).build_without_weights()) is depthwise
+
+
+@pytest.mark.parametrize("is_multilabel", [False, True])
+def test_the_output_with_mirror_images_has_the_mean_of_the_probabilities(is_multilabel: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 5, 6)).double()
+    network[1].weight.data *= 30  # also probabilities that are 0 or 1 up to rounding
+    images = torch.randn(8, 3, 4, 5, dtype=torch.float64)
+    with torch.no_grad():
+        output = output_for(network, images, averages_mirrored=True, is_multilabel=is_multilabel)
+        views = network(images), network(images.flip(3))
+        plain = output_for(network, images, averages_mirrored=False, is_multilabel=is_multilabel)
+    of_logits = torch.sigmoid if is_multilabel else (lambda logits: logits.softmax(1))
+    expected = (of_logits(views[0]) + of_logits(views[1])) / 2
+    assert output.isfinite().all()
+    assert torch.allclose(of_logits(output).double(), expected, atol=1e-6)
+    assert torch.equal(plain, views[0])

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,17 +173,22 @@ def predict_with_mlflow(model: Path, photos: Path, target: Path) -> tuple[np.nda
         pytest.param(GEOMETRY, id="crop"),
         pytest.param(Geometry((48, 80), "pad", orients=True, scales_values=True), id="pad"),
         pytest.param(Geometry((48, 80), "stretch", interpolation="bicubic"), id="stretch, and no orientation"),
+        pytest.param(replace(GEOMETRY, averages_mirrored=True), id="mirrored"),
     ],
 )
 def test_every_way_to_score_sees_the_same_pixels(
     geometry: Geometry, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    formats = ("mlflow", "onnx") if geometry is GEOMETRY else ("onnx",)
+    formats = ("mlflow", "onnx") if geometry.cover else ("onnx",)
     model = write(tmp_path / "model", geometry, export_formats=formats)
     files = sorted(photos.iterdir())
     pixels = [decode(file, geometry) for file in files]  # those of training's validation
     assert {image.shape for image in pixels} == {(*geometry.size, 3)}
     expected = plain_probabilities(model, pixels)
+    if geometry.averages_mirrored:
+        mirrored = plain_probabilities(model, [image[:, ::-1] for image in pixels])
+        assert np.abs(expected - mirrored).max() > 0.01
+        expected = (expected + mirrored) / 2
     assert np.ptp(expected, axis=0).max() > 0.1  # so that wrong pixels would show
 
     seen: list[np.ndarray] = []
@@ -226,7 +232,18 @@ def test_every_way_to_score_sees_the_same_pixels(
         assert np.abs(rows - expected).max() < TOLERANCE
 
 
-def test_scoring_the_validation_images_gives_the_loss_that_training_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"recipe": "finetune", "image_size": "48x64"},
+        {"recipe": "finetune", "image_size": "48x64", "test_time_augmentation": "flip"},
+        {"recipe": "classic", "test_time_augmentation": "flip"},
+    ],
+    ids=lambda flags: " ".join(flags.values()),
+)
+def test_scoring_the_validation_images_gives_the_loss_that_training_measured(
+    flags: dict[str, Any], tmp_path: Path
+) -> None:
     inputs = Inputs(tmp_path)
     initialize(inputs.untrained, NETWORK, inputs.outputs)
     random = np.random.default_rng(0)
@@ -236,15 +253,23 @@ def test_scoring_the_validation_images_gives_the_loss_that_training_measured(tmp
         exif = Image.Exif()
         exif[0x0112] = number % 8 + 1
         width, height = (int(side) for side in random.integers(40, 600, 2))
+        if flags["recipe"] == "classic":
+            width, height = 60, 50  # as they are
         photo(width, height, number).save(folder / f"{number}.jpg", exif=exif)
-    flags = {"recipe": "finetune", "image_size": "48x64", "precision": "float32", "epochs": 2}
-    assert inputs.fit(**flags) == 0
-    assert json.loads((inputs.trained / "image_geometry.json").read_text())["size"] == [48, 64]
+    assert inputs.fit(**flags, precision="float32", epochs=2) == 0
+    written = json.loads((inputs.trained / "image_geometry.json").read_text())
+    assert written["size"] == ([48, 64] if "image_size" in flags else [50, 60])
+    assert written.get("averages_mirrored", False) is ("test_time_augmentation" in flags)
     assert score(inputs.trained, inputs.valid, tmp_path / "scored") == 0
     table = pd.read_parquet(tmp_path / "scored" / "_data.parquet")
     of_truth = [row[f"Scored Probabilities_{row['category']}"] for row in table.to_dict("records")]
     (best,) = [line for line in inputs.metrics() if line["is_best"]][-1:]
     assert -np.log(of_truth).mean() == pytest.approx(best["valid_loss"], abs=1e-5)
+    served = served_model.ServedModel(inputs.trained)
+    files = sorted(inputs.valid.rglob("*.jpg"))
+    answer = served.answer(served_images.decode(file.read_bytes(), served.geometry) for file in files)
+    of_served = [row[CLASSES.index(file.parent.name)] for file, row in zip(files, answer["result"])]
+    assert -np.log(of_served).mean() == pytest.approx(best["valid_loss"], abs=1e-5)
 
 
 def test_the_lines_of_the_documentation_score_a_photo_with_onnx(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def train(
     class_weights: str = "auto",
     metric_for_best_model: str = "auto",
     early_stopping_delay: Union[int, str] = "auto",
+    test_time_augmentation: str = "none",
     optimizer: str = "auto",
     momentum: Union[float, str] = "auto",
     weight_decay: Union[float, str] = "auto",
@@ -117,6 +118,7 @@ def train(
         metric_for_best_model: "auto", "accuracy", "balanced_accuracy", "average_precision", "micro_f1", "macro_f1" or
             "loss" on the validation images.
         early_stopping_delay: number of epochs at the start that patience does not count, >= 0, or "auto".
+        test_time_augmentation: "none", or "flip" to average the probabilities of each image and of its mirror image.
         optimizer: "auto", "sgd" or "adamw".
         momentum: of SGD, in [0, 1], or "auto".
         weight_decay: >= 0, or "auto".
@@ -189,6 +191,7 @@ def check(
     class_weights: str = "auto",
     metric_for_best_model: str = "auto",
     early_stopping_delay: Union[int, str] = "auto",
+    test_time_augmentation: str = "none",
     optimizer: str = "auto",
     momentum: Union[float, str] = "auto",
     weight_decay: Union[float, str] = "auto",

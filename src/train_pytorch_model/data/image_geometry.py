@@ -58,11 +58,15 @@ class Geometry:
     """Whether to scale values of more than 8 bits to 8 bits; otherwise they are clipped at 255, as Pillow does."""
     has_margin: bool = False
     """Whether the size includes a margin, so that images of exactly this size are resized as all others are."""
+    averages_mirrored: bool = False
+    """Whether the probabilities of an image are the mean of its own and those of its mirror image."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
-        sizes = {"size": list(self.size), "cover": self.cover and list(self.cover)}
-        return {**asdict(self), **sizes}
+        values = {**asdict(self), "size": list(self.size), "cover": self.cover and list(self.cover)}
+        if not self.averages_mirrored:
+            del values["averages_mirrored"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Geometry:
@@ -78,7 +82,7 @@ class Geometry:
             geometry = cls(**{**values, **sizes})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{str(values)[:200]} is no geometry of images") from error
-        switches = (geometry.orients, geometry.scales_values, geometry.has_margin)
+        switches = (geometry.orients, geometry.scales_values, geometry.has_margin, geometry.averages_mirrored)
         names = (geometry.resize in ("none", *RESIZE_MODES), geometry.interpolation in tuple(_RESAMPLING))
         if not all((*names, *(isinstance(switch, bool) for switch in switches), geometry._covers())):
             raise ValueError(f"{str(values)[:200]} is no geometry of images")
@@ -104,7 +108,7 @@ class Geometry:
     @property
     def keeps_images(self) -> bool:
         """Whether images are taken as they are, as the designer's modules take them."""
-        return self.resize == "none" and not self.orients and not self.scales_values
+        return self.resize == "none" and not (self.orients or self.scales_values or self.averages_mirrored)
 
     @property
     def margin(self) -> Size:

@@ -48,11 +48,12 @@ def with_geometry(parameters: ResolvedParameters, model: UntrainedModel | None, 
     found = [scanned for scanned in datasets if scanned and len(scanned.kept)]
     if not found:
         return datasets
-    geometry = choose_geometry(parameters, model, found)
+    averages_mirrored = parameters.test_time_augmentation == "flip"
+    geometry = replace(choose_geometry(parameters, model, found), averages_mirrored=averages_mirrored)
     train, valid = (_placed(scanned, geometry, is_classic=parameters.recipe == "classic") for scanned in datasets)
     if train and is_resized(train):
         train = replace(train, has_margin=parameters.auto_augment == "crop")
-    if any(is_resized(scanned) for scanned in (train, valid) if scanned):
+    if averages_mirrored or any(is_resized(scanned) for scanned in (train, valid) if scanned):
         logger.info("%s", how_to_score(geometry))
     return train, valid
 
@@ -77,6 +78,8 @@ def choose_geometry(
     """
     is_classic = parameters.recipe == "classic"
     own, record = (model.geometry, model.pretrained) if model else (None, None)
+    if own and own.resize == "none":
+        own = None
     size = _given_size(parameters.image_size)
     if size is None:
         sizes = [scanned.sizes_of_kept(orients=not is_classic) for scanned in datasets]
@@ -173,6 +176,8 @@ def how_to_score(geometry: Geometry) -> str:
     """Return how images come to the designer's Score Image Model, which never resizes them."""
     (height, width), cover = geometry.size, geometry.cover or geometry.size
     start = "The designer's Score Image Model does not resize images."
+    if geometry.averages_mirrored:
+        start = f"{start[:-1]}, nor average the probabilities of their mirror images."
     is_square = height == width and cover[0] == cover[1]
     if geometry.resize == "crop" and is_square and geometry.interpolation == "bilinear":
         return (

@@ -89,6 +89,7 @@ def _recipe_parts(prepared: Prepared, world: World) -> dict[str, Any]:
         "fits_head": is_finetune,
         "keeps_head": prepared.keeps_head,
         "metric_for_best_model": parameters.metric_for_best_model,
+        "averages_mirrored": prepared.geometry.averages_mirrored,
         "early_stopping_delay": parameters.early_stopping_delay,
     }
 

@@ -141,6 +141,7 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         plan.mean,
         plan.std,
         task,
+        averages_mirrored=plan.averages_mirrored,
     )
     thresholds = (training.best.thresholds or (0.5,) * len(classes)) if task == MULTILABEL else None
     found = compare_images(train.files(), valid.files(), _SEARCH_FRACTION * allowed)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 
 from train_pytorch_model.models.network_rules import NetworkError, bytes_of
 from train_pytorch_model.models.state_dicts import is_finite, with_entries
@@ -124,6 +126,25 @@ def logits_of(output: Any) -> torch.Tensor:
     """Return the logits of a network's output, which may be a tuple that begins with them."""
     logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
     return logits
+
+
+def output_for(network: nn.Module, images: torch.Tensor, *, averages_mirrored: bool, is_multilabel: bool) -> Any:
+    """Return the output of a network, or the logits of its mean probabilities for images and their mirror images.
+
+    Args:
+        network: in evaluation mode.
+        images: normalized, of shape (B, 3, height, width).
+        averages_mirrored: whether to average the probabilities of each image and its mirror image.
+        is_multilabel: whether probabilities are those of several labels (sigmoid) or of one class (softmax).
+    """
+    if not averages_mirrored:
+        return network(images)
+    # The mirror images one after the other, so that a batch needs no more memory.
+    given, mirrored = (logits_of(network(views)).float() for views in (images, images.flip(3)))
+    if is_multilabel:
+        positive = torch.logaddexp(functional.logsigmoid(given), functional.logsigmoid(mirrored))
+        return positive - torch.logaddexp(functional.logsigmoid(-given), functional.logsigmoid(-mirrored))
+    return torch.logaddexp(given.log_softmax(1), mirrored.log_softmax(1)) - math.log(2)
 
 
 def check_image_size(

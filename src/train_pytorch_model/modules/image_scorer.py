@@ -19,7 +19,7 @@ from train_pytorch_model.errors import InvalidDatasetError, first_line
 from train_pytorch_model.errors.library_faults import is_device_fault, is_out_of_memory
 from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.models.memory_format import preferred_memory_format
-from train_pytorch_model.models.network import check_image_size, logits_of
+from train_pytorch_model.models.network import check_image_size, logits_of, output_for
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.text.wording import join_some
 from train_pytorch_model.training.predictions import probabilities_of
@@ -185,7 +185,12 @@ class ImageScorer:
         pixels = torch.from_numpy(rows).permute(0, 3, 1, 2).to(self._device)
         try:
             with self._precision.context():
-                output = self._network(normalised(pixels, memory_format, self._mean, self._std))
+                output = output_for(
+                    self._network,
+                    normalised(pixels, memory_format, self._mean, self._std),
+                    averages_mirrored=self._geometry is not None and self._geometry.averages_mirrored,
+                    is_multilabel=self._is_multilabel,
+                )
         except Exception as error:
             if not is_out_of_memory(error) and not is_device_fault(error):
                 self._check_sizes([size])  # raises if shapes alone explain the error

@@ -82,6 +82,16 @@ class RecipeFields:
             words=("auto",),
         ),
     )
+    test_time_augmentation: str = parameter(
+        "none",
+        Definition(
+            "Test time augmentation",
+            str,
+            "flip averages the probabilities of each image and of its mirror image, in validation and in scoring.",
+            "training",
+            words=("none", "flip"),
+        ),
+    )
     optimizer: str = parameter(
         "auto",
         Definition(

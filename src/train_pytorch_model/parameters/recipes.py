@@ -19,6 +19,7 @@ _CLASSIC: dict[str, Any] = {
     "class_weights": "none",
     "metric_for_best_model": "accuracy",
     "early_stopping_delay": 0,
+    "test_time_augmentation": "none",
     "optimizer": "sgd",
     "momentum": 0.9,
     "weight_decay": 1e-4,

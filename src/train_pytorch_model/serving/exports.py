@@ -95,15 +95,23 @@ def _disk_full_in(error: BaseException) -> OSError | None:
 class _FromPixels(nn.Module):
     """A network from pixels to probabilities, including the normalisation."""
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float], *, is_multilabel: bool) -> None:
+    def __init__(
+        self, network: nn.Module, mean: list[float], std: list[float], *, is_multilabel: bool, averages_mirrored: bool
+    ) -> None:
         super().__init__()
         self.network = network
         self.is_multilabel = is_multilabel
+        self.averages_mirrored = averages_mirrored
         self.mean, self.std = (nn.Buffer(torch.tensor(values).view(3, 1, 1)) for values in (mean, std))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Compute probabilities, float32 of shape (B, labels), from uint8 pixels of shape (B, 3, height, width)."""
-        logits: torch.Tensor = self.network((images.float() / 255 - self.mean) / self.std)
+        given = (images.float() / 255 - self.mean) / self.std
+        probabilities = self._probabilities(given)
+        return (probabilities + self._probabilities(given.flip(3))) / 2 if self.averages_mirrored else probabilities
+
+    def _probabilities(self, given: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(given)
         return logits.sigmoid() if self.is_multilabel else logits.softmax(1)
 
 
@@ -120,7 +128,8 @@ def _export_onnx(
 ) -> None:
     import onnx  # an optional dependency that is slow to import
 
-    model = _FromPixels(network, mean, std, is_multilabel=task is not None).eval()
+    averages_mirrored = geometry is not None and geometry.averages_mirrored
+    model = _FromPixels(network, mean, std, is_multilabel=task is not None, averages_mirrored=averages_mirrored).eval()
     example = torch.zeros(2, 3, *image_size, dtype=torch.uint8)
     torch.onnx.export(
         model,

@@ -165,11 +165,16 @@ class ServedModel:
     @torch.inference_mode()
     def _forward(self, pixels: torch.Tensor) -> list[list[float]]:
         batch = pixels.to(self._device).permute(0, 3, 1, 2).float().div(255).sub(self._mean).div(self._std)
-        output = self._network(batch.contiguous(memory_format=self._memory_format))
-        logits = output if isinstance(output, torch.Tensor) else output[0]
-        probabilities = logits.float().sigmoid() if self.task.is_multilabel else logits.float().softmax(1)
+        probabilities = self._probabilities_of(batch)
+        if self.geometry is not None and self.geometry.averages_mirrored:
+            probabilities = (probabilities + self._probabilities_of(batch.flip(3))) / 2
         rows: list[list[float]] = probabilities.double().tolist()
         return rows
+
+    def _probabilities_of(self, batch: torch.Tensor) -> torch.Tensor:
+        output = self._network(batch.contiguous(memory_format=self._memory_format))
+        logits = output if isinstance(output, torch.Tensor) else output[0]
+        return logits.float().sigmoid() if self.task.is_multilabel else logits.float().softmax(1)
 
     def _explain(self, error: Exception, pixels: torch.Tensor) -> None:
         """Raise the error that explains a failed batch; return if its halves or another memory format may succeed."""

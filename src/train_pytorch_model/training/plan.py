@@ -94,6 +94,8 @@ class Plan:
     metric_for_best_model: str = "accuracy"
     """"accuracy", "balanced_accuracy", "average_precision", "micro_f1", "macro_f1" or "loss" on the validation images.
     """
+    averages_mirrored: bool = False
+    """In validation, the probabilities of an image are the mean of its own and those of its mirror image."""
     early_stopping_delay: int = 0
     """Epochs at the start that patience does not count."""
     validation_precision: str = "float32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.errors.library_faults import is_out_of_memory
-from train_pytorch_model.models.network import logits_of
+from train_pytorch_model.models.network import logits_of, output_for
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,8 @@ def predict(
     mean: tuple[float, ...] = (0.5, 0.5, 0.5),
     std: tuple[float, ...] = (0.5, 0.5, 0.5),
     task: str = "multiclass",
+    *,
+    averages_mirrored: bool = False,
 ) -> np.ndarray:
     """Compute the probabilities of the classes or the labels of images in float32, as validation does.
 
@@ -46,16 +49,19 @@ def predict(
         mean: of each channel of the images that the network was trained on.
         std: the standard deviation of the same images.
         task: "multiclass" or "multilabel".
+        averages_mirrored: whether to average the probabilities of each image and its mirror image.
 
     Returns:
         float32 of shape (N, C). In the multiclass task each row sums to one.
     """
     network.eval()
+    is_multilabel = task == "multilabel"
+    compute = partial(output_for, network, averages_mirrored=averages_mirrored, is_multilabel=is_multilabel)
     normalisation = per_channel(mean, device), per_channel(std, device)
     while True:
         try:
             parts = [
-                probabilities_of(logits_of(network(normalised(pixels, memory_format, *normalisation))), task).cpu()
+                probabilities_of(logits_of(compute(normalised(pixels, memory_format, *normalisation))), task).cpu()
                 for pixels, _ in images.batches(torch.split(indices, batch_size), device)
             ]
         except Exception as error:

@@ -10,6 +10,7 @@ import torch
 
 from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.errors.library_faults import is_out_of_memory
+from train_pytorch_model.models.network import output_for
 from train_pytorch_model.training.graph import free_cached_memory
 from train_pytorch_model.training.label_metrics import label_values
 from train_pytorch_model.training.losses import logits_and_loss, validation_loss
@@ -156,7 +157,12 @@ def _add_part(
     try:
         mean, std = (per_channel(values, pixels.device) for values in (plan.mean, plan.std))
         with validating_in(plan.validation_precision, pixels.device.type):
-            output = network(normalised(pixels, plan.memory_format, mean, std))
+            output = output_for(
+                network,
+                normalised(pixels, plan.memory_format, mean, std),
+                averages_mirrored=plan.averages_mirrored,
+                is_multilabel=plan.task == "multilabel",
+            )
         logits, loss = logits_and_loss(output, labels, validation_loss(plan))
     except Exception as error:
         if is_last_try or not is_out_of_memory(error):
