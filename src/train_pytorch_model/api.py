@@ -397,13 +397,13 @@ def split_image_directory(
     outputs_path: PathLike = "outputs",
     _session: Optional[Session] = None,
 ) -> SplitImages:
-    """Split a labelled dataset into two ImageDirectories, stratified by class.
+    """Split a labelled dataset into two ImageDirectories, stratified by class or label.
 
     Args:
         src_path: a labelled ImageDirectory, or a folder with one subfolder per class.
         tgt_train_path: the first ImageDirectory to write.
         tgt_test_path: the second ImageDirectory to write.
-        fraction: of the images of each class in the first output, in [1/n, 1 - 1/n] for n images.
+        fraction: of the images of each class or label in the first output, in [1/n, 1 - 1/n] for n images.
         random_seed: seed of the random choice.
         outputs_path: folder of reports.
 

@@ -103,7 +103,7 @@ def _add_split(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = _add_command(
         commands,
         "split-image-directory",
-        "Split a labelled ImageDirectory into two, stratified by class.",
+        "Split a labelled ImageDirectory into two, stratified by class or label.",
         "--src-path images --tgt-train-path train --tgt-test-path test --fraction 0.9",
     )
     add_folder(parser, "src_path", "ImageDirectory to split.")
@@ -114,7 +114,7 @@ def _add_split(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=float,
         default=0.9,
         metavar="FLOAT",
-        help="Fraction of the images of each class in the first output. Default: %(default)s.",
+        help="Fraction of the images of each class or label in the first output. Default: %(default)s.",
     )
     parser.add_argument(
         "--random-seed", type=int, default=42, metavar="INT", help="Seed of the random choice. Default: %(default)s."
