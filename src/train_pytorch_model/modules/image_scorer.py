@@ -12,7 +12,7 @@ import torch
 from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode, read_header
 from train_pytorch_model.data.image_geometry import Geometry
-from train_pytorch_model.data.model_task import MULTICLASS
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.data.placement import decoders_at_once
 from train_pytorch_model.data.threads import ahead, in_threads
 from train_pytorch_model.errors import InvalidDatasetError, first_line
@@ -189,7 +189,7 @@ class ImageScorer:
                     self._network,
                     normalised(pixels, memory_format, self._mean, self._std),
                     averages_mirrored=self._geometry is not None and self._geometry.averages_mirrored,
-                    is_multilabel=self._is_multilabel,
+                    is_multilabel=self._task == MULTILABEL,
                 )
         except Exception as error:
             if not is_out_of_memory(error) and not is_device_fault(error):
