@@ -19,7 +19,7 @@ from train_pytorch_model.report.write import write_report
 
 
 def pixels(index: int) -> np.ndarray:
-    return np.full((8, 12, 3), index, dtype=np.uint8)
+    return np.full((8, 12, 3), index % 256, dtype=np.uint8)
 
 
 def make_report(labels: tuple[str, ...], num_images: int = 60, *, has_images: bool = True, seed: int = 0) -> Report:
