@@ -29,7 +29,7 @@ PAGES = [*(ROOT / name for name in FURTHER), *sorted(DOCS.glob("*.md"))]
 OTHER_FLAGS = {
     *("--set", "--defaults", "--file", "--name", "--output-name", "--download-path", "--all-traffic"),
     *("--no-deps", "--require-hashes", "--nproc-per-node", "--max-restarts", "--kills", "--real", "--threads"),
-    *("--sets", "--seeds", "--contestants"),
+    *("--sets", "--seeds", "--contestants", "--data"),
 }
 # Files of a trained model.
 SERVED = {"score.py", "served_model.py", "image_formats.py", "image_geometry.py"}
