@@ -166,7 +166,7 @@ def _result(labels: np.ndarray, probabilities: np.ndarray, found: np.ndarray, se
     return Result(
         average_precision_score(labels[:, present], probabilities[:, present], average="macro"),
         f1_score(labels, found, average="micro", zero_division=0),
-        f1_score(labels, found, average="macro", zero_division=0),
+        f1_score(labels[:, present], found[:, present], average="macro", zero_division=0),
         accuracy_score(labels, found),
         seconds,
     )
@@ -174,9 +174,15 @@ def _result(labels: np.ndarray, probabilities: np.ndarray, found: np.ndarray, se
 
 def _compare(result: Result, metrics: dict[str, Any]) -> None:
     """Check that Evaluate Model's metrics are those of scikit-learn."""
-    for name, value in (("mean_average_precision", result.average_precision), ("micro_f1", result.micro_f1)):
-        if abs(metrics[name] - value) > 1e-9:
-            raise RuntimeError(f"Evaluate Model's {name} is {metrics[name]}, and scikit-learn's {value}")
+    evaluated = (
+        metrics["average_precision"],
+        metrics["micro"]["f1"],
+        metrics["macro"]["f1"],
+        metrics["subset_accuracy"],
+    )
+    expected = (result.average_precision, result.micro_f1, result.macro_f1, result.exact)
+    if not np.allclose(evaluated, expected, rtol=0, atol=1e-9):
+        raise RuntimeError(f"Evaluate Model computes {evaluated}, and scikit-learn {expected}")
 
 
 def _about(images: Path, results: dict[str, list[Result]]) -> str:

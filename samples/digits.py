@@ -47,12 +47,14 @@ def write_pairs(target: Path, indices: Sequence[int] | None = None, seed: int = 
     Args:
         target: gets the files.
         indices: of the digits to use, each of them once; all by default.
-        seed: of the order of the digits and of the places that stay empty.
+        seed: of the order of the digits, of the places that stay empty and of a little noise, without which images of
+            no digit would be equal.
     """
     digits = load_digits()
     used: list[int | None] = [*(range(len(digits.target)) if indices is None else indices)]
     used += [None] * (len(used) // (_PLACES_PER_EMPTY_PLACE - 1))
-    order = np.random.default_rng(seed).permutation(len(used))
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(used))
     target.mkdir(parents=True, exist_ok=True)
     with (target / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
@@ -60,7 +62,8 @@ def write_pairs(target: Path, indices: Sequence[int] | None = None, seed: int = 
         for number, places in enumerate(zip(order[::2], order[1::2])):
             pair = [used[place] for place in places]
             grey = np.hstack([np.zeros((8, 8)) if index is None else digits.images[index] for index in pair])
-            _picture(grey, (2 * _PAIR_HEIGHT, _PAIR_HEIGHT)).save(target / f"{number}.png")
+            noisy = np.minimum(grey + random.uniform(0, 1, grey.shape), 16)
+            _picture(noisy, (2 * _PAIR_HEIGHT, _PAIR_HEIGHT)).save(target / f"{number}.png")
             labels = sorted({str(digits.target[index]) for index in pair if index is not None})
             rows.writerow([f"{number}.png", ";".join(labels)])
 
@@ -104,7 +107,7 @@ def main() -> None:
     print(f"Training report: {path / 'run' / 'steps' / 'train' / 'work' / 'outputs' / 'report' / 'report.html'}")
     print(f"Evaluation plots: {path / 'run' / 'outputs' / 'evaluation'}")
     if arguments.multilabel:
-        print(f"Mean average precision on the validation images: {report['mean_average_precision']:.4f}")
+        print(f"Mean average precision on the validation images: {report['average_precision']:.4f}")
     else:
         print(f"Validation accuracy: {report['accuracy']:.4f}")
 

@@ -114,6 +114,9 @@ def test_what_does_not_fit_several_labels_is_a_problem(tmp_path: Path, capsys: p
     write_multilabel_directory(inputs.valid)
     code, found = check(inputs, capsys)
     assert code == 0
+    _, refused = check(inputs, capsys, metric_for_best_model="balanced_accuracy")
+    (problem,) = refused["problems"]
+    assert "balanced_accuracy" in problem["message"]
     warnings = " ".join(found["warnings"])
     assert "every image has the label 'cat'" in warnings
     assert "1 of 3 labels has fewer than a tenth of the training images of 'cat' (21): 'owl' (1)" in warnings

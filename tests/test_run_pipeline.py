@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import os
@@ -10,12 +11,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.making import ROOT, error_code, run_module, write_class_folders
+from samples.digits import write_pairs
+from tests.making import NETWORK, ROOT, error_code, run_module, write_class_folders
 from tests.pipelines import FOLDER, component, message, pipeline, run
 from train_pytorch_model.pipelines.command_template import render
 
@@ -177,17 +180,20 @@ def test_a_template_is_filled_as_azure_fills_it() -> None:
     assert render("echo '${{inputs.a}}  b'\necho c", {"a": "1"}, {}) == "echo '1  b'\necho c"
 
 
+def copied_project(path: Path) -> Path:
+    """A copy of the project apart, so that nothing but what the files name can be found."""
+    for name in ("components", "src", "samples", "environment"):
+        shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(ROOT / "component.yaml", path)
+    return path
+
+
 def test_the_sample_runs_from_images_to_an_evaluation_in_its_own_snapshot(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "train", per_class=8, size=64)
     write_class_folders(tmp_path / "valid", per_class=4, size=64, seed=1)
-    # A copy apart, so that nothing but what the files name can be found.
-    project = tmp_path / "project"
-    for name in ("components", "src", "samples", "environment"):
-        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    shutil.copy(ROOT / "component.yaml", project)
     finished = run_module(
         "run-pipeline",
-        project / "samples" / "pipeline.yaml",
+        copied_project(tmp_path / "project") / "samples" / "pipeline.yaml",
         "--output-path",
         tmp_path / "run",
         *("--input", f"train_images={tmp_path / 'train'}", "--input", f"valid_images={tmp_path / 'valid'}"),
@@ -201,6 +207,29 @@ def test_the_sample_runs_from_images_to_an_evaluation_in_its_own_snapshot(tmp_pa
     best = max(json.loads(line)["top1_acc"] for line in metrics.read_text().splitlines())
     assert report["accuracy"] == best
     assert os.listdir(tmp_path / "run" / "steps" / "train" / "work")
+
+
+def test_the_sample_of_several_labels_runs_from_images_to_an_evaluation(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs", range(100))
+    finished = run_module(
+        "run-pipeline",
+        copied_project(tmp_path / "project") / "samples" / "pipeline_multilabel.yaml",
+        *("--output-path", tmp_path / "run", "--input", f"images={tmp_path / 'pairs'}"),
+        *("--input", "epochs=2", "--input", f"model_name={NETWORK}"),
+        cwd=tmp_path,
+    )
+    assert finished.returncode == 0, finished.stderr
+    outputs = tmp_path / "run" / "outputs"
+    report = json.loads((outputs / "evaluation" / "metrics.json").read_text())
+    metrics = tmp_path / "run" / "steps" / "train" / "work" / "outputs" / "metrics.jsonl"
+    best = max(json.loads(line)["average_precision"] for line in metrics.read_text().splitlines())
+    assert report["average_precision"] == pytest.approx(best)
+    # Split has put images of every digit into both parts.
+    with (tmp_path / "pairs" / "labels.csv").open(newline="") as file:
+        given = Counter(label for row in csv.DictReader(file) for label in row["labels"].split(";") if label)
+    support = {label: values["support"] for label, values in report["per_label"].items()}
+    assert set(support) == set(given) == {str(digit) for digit in range(10)}
+    assert all(0 < support[label] < count for label, count in given.items())
 
 
 def test_only_a_folder_of_an_earlier_run_is_written_into(two_steps: Path, tmp_path: Path) -> None:
