@@ -254,6 +254,14 @@ def test_a_probability_at_its_threshold_reaches_it(serve: Callable[[str], Any], 
     assert model.answer(pictures(1))["result"] == [[0.5, 0.5, ["cat"]]]
 
 
+def test_a_label_map_may_have_a_row_after_the_outputs(serve: Callable[[str], Any], tmp_path: Path) -> None:
+    serve(MEANS + " * 0")
+    model = make_multilabel(tmp_path / "model", cat=0.5, dog=0.6)
+    with (model / "index_to_label.csv").open("a", encoding="utf-8") as file:
+        file.write("2,(labels are text)\n")
+    assert ServedModel(model).answer(pictures(1))["result"] == [[0.5, 0.5, ["cat"]]]
+
+
 @pytest.mark.parametrize(
     ("document", "words"),
     [
