@@ -28,7 +28,7 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 sample: setup
 	$(RUN) samples/digits.py
 
-# The same for several labels an image.
+# The same for several labels per image.
 sample-multilabel: setup
 	$(RUN) samples/digits.py --multilabel
 

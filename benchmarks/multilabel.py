@@ -1,4 +1,4 @@
-"""Several labels an image: this package and a plain PyTorch loop, on pairs of digits or on photos from weights.
+"""Several labels per image: this package and a plain PyTorch loop, on pairs of digits or on photos from weights.
 
 `python -m benchmarks multilabel` makes pairs of scikit-learn's digits. `python -m benchmarks.multilabel --data DIR
 --weights FILE` reads photos: `DIR/train`, `DIR/test` and files of labels `DIR/train.csv` and `DIR/test.csv`.

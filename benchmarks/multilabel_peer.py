@@ -1,4 +1,4 @@
-"""A plain PyTorch loop for several labels an image, as in tutorials: a DataLoader, `BCEWithLogitsLoss` and SGD.
+"""A plain PyTorch loop for several labels per image, as in tutorials: a DataLoader, `BCEWithLogitsLoss` and SGD.
 
 It reads ImageDirectories, decodes every image in every epoch, and keeps the epoch with the best mean average precision
 on the validation images. Then it predicts the test images and prints the probabilities as JSON.

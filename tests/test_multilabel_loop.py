@@ -1,4 +1,4 @@
-"""Training on several labels an image, compared with a plain loop of PyTorch over 20 steps."""
+"""Training on several labels per image, compared with a plain loop of PyTorch over 20 steps."""
 
 from __future__ import annotations
 
