@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
 from tests.endpoints import as_json, image_files, post, served
-from tests.making import Inputs, initialize, read_json_lines, run_here
+from tests.making import Inputs, initialize, run_here
 from tests.serving_sources import served_model
 
 LABELS = ("cat", "dog", "owl")
@@ -48,7 +48,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     assert run_here("convert-to-image-directory", **given) == 0
     parts = {"src_path": path / "all", "tgt_train_path": inputs.train, "tgt_test_path": inputs.valid}
     assert run_here("split-image-directory", **parts, fraction=0.7, outputs_path=outputs) == 0
-    initialize(inputs.untrained, "squeezenet1_1", outputs)
+    initialize(inputs.untrained, "resnet18", outputs)
     assert inputs.fit(epochs=3, learning_rate=0.02, export="onnx", report="full") == 0
     ports = {"trained_model": inputs.trained, "dataset": inputs.valid, "scored_dataset": path / "scored"}
     assert run_here("score-image-model", **ports, outputs_path=outputs, csv="true") == 0
@@ -64,11 +64,11 @@ def scored(chain: Inputs) -> pd.DataFrame:
 
 
 def truth_of(chain: Inputs) -> np.ndarray:
-    """Which labels the validation images have, from the file of labels."""
-    with (chain.path / "photos" / "labels.csv").open(newline="") as file:
-        labels = {row["file"]: row["labels"].split(";") for row in csv.DictReader(file)}
-    names = [Path(item["image_info"]["file_name"]).name for item in read_json_lines(chain.valid / "images.lst")]  # type: ignore[index]
-    return np.array([[label in labels[name] for label in LABELS] for name in names])
+    """Which labels the validation images have, from the file of labels. Images are known by their bytes."""
+    photos = chain.path / "photos"
+    with (photos / "labels.csv").open(newline="") as file:
+        labels = {(photos / row["file"]).read_bytes(): row["labels"].split(";") for row in csv.DictReader(file)}
+    return np.array([[label in labels[image] for label in LABELS] for image in image_files(chain)])
 
 
 def probabilities_of(scored: pd.DataFrame) -> np.ndarray:
