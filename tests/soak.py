@@ -26,6 +26,7 @@ Run = tuple[int, str, str]
 RUNS: list[Run] = [
     *((1, "float32", "classic"), (1, "bfloat16", "finetune"), (2, "float32", "finetune"), (2, "bfloat16", "scratch")),
     *((1, "float32", "scratch"), (1, "bfloat16", "classic"), (2, "float32", "classic"), (2, "bfloat16", "finetune")),
+    *((1, "float32", "large"), (2, "bfloat16", "large")),
 ]
 
 

@@ -21,7 +21,7 @@ from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import DecodedImages, decode_all
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.job import run as training_run
-from train_pytorch_model.training import augmentation as module
+from train_pytorch_model.training import resampling
 from train_pytorch_model.training.augmentation import Augmentation, augmented, centre, plain
 from train_pytorch_model.training.callbacks import Callback
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
@@ -120,7 +120,7 @@ def test_an_image_has_the_same_bits_in_any_batch_and_with_any_number_of_threads(
                 assert torch.equal(augmentation.apply(pixels.contiguous(memory_format=other), views), expected)
     finally:
         torch.set_num_threads(before)
-    monkeypatch.setattr(module, "_GROUP_BYTES", 200_000)  # four images at a time
+    monkeypatch.setattr(resampling, "_GROUP_BYTES", 200_000)  # four images at a time
     in_groups = augmentation.apply(pixels, views)
     assert torch.equal(in_groups, expected)
     assert in_groups.is_contiguous(memory_format=memory_format)

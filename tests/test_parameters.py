@@ -69,6 +69,7 @@ PRETRAINED = NetworkFacts(has_weights=True, uses_layer_norm=False, num_stages=9)
         ("classic", True, "classic"),
         ("finetune", False, "finetune"),
         ("scratch", True, "scratch"),
+        ("large", True, "large"),
     ],
 )
 def test_auto_is_finetune_for_weights_and_classic_otherwise(recipe: str, has_weights: bool, resolved: str) -> None:
@@ -76,7 +77,7 @@ def test_auto_is_finetune_for_weights_and_classic_otherwise(recipe: str, has_wei
     assert resolve(TrainingParameters(recipe=recipe), facts).recipe == resolved
 
 
-@pytest.mark.parametrize("recipe", ["classic", "finetune", "scratch"])
+@pytest.mark.parametrize("recipe", ["classic", "finetune", "scratch", "large"])
 def test_a_recipe_only_fills_what_was_not_given(recipe: str) -> None:
     given = {"epochs": 7, "batch_size": 8, "learning_rate": 0.25, "patience": 2, "clip_grad_norm": 3.0}
     given |= {"model_ema": "off", "layers_to_freeze": 1, "label_smoothing": 0.2, "optimizer": "adamw"}
@@ -90,7 +91,7 @@ def test_the_defaults_of_resolved_parameters_are_those_of_classic() -> None:
     assert {name: getattr(ResolvedParameters(), name) for name in own} == {name: getattr(classic, name) for name in own}
 
 
-@pytest.mark.parametrize("recipe", ["classic", "finetune", "scratch"])
+@pytest.mark.parametrize("recipe", ["classic", "finetune", "scratch", "large"])
 def test_nothing_that_a_recipe_decides_stays_open(recipe: str) -> None:
     parameters = resolve(TrainingParameters(recipe=recipe), PRETRAINED)
     still_open = {name for name in TrainingParameters.definitions() if getattr(parameters, name) == "auto"}
@@ -129,6 +130,39 @@ def test_a_warm_up_that_follows_the_epochs_is_no_difference_between_runs() -> No
     assert identity(recipe="classic", warmup_epochs=2.0) == 2
     assert isinstance(identity(recipe="classic", warmup_epochs=2.0), int)
     assert resolve(TrainingParameters(epochs=3), PRETRAINED).warmup_epochs == 0.3
+
+
+def test_the_learning_rate_of_large_follows_the_batch_size_and_its_warm_up_is_at_most_five_epochs() -> None:
+    def large(uses_layer_norm: bool = False, **values: Any) -> ResolvedParameters:
+        facts = NetworkFacts(has_weights=False, uses_layer_norm=uses_layer_norm, num_stages=9)
+        return resolve(TrainingParameters(recipe="large", **values), facts)
+
+    assert large(batch_size=1024).learning_rate == 0.5
+    assert large().learning_rate == 0.0625
+    assert large(learning_rate=0.001, batch_size=16).learning_rate == 0.001
+    assert large(uses_layer_norm=True, batch_size=1024).learning_rate == pytest.approx(0.001)
+    assert large(optimizer="adamw", batch_size=512).learning_rate == pytest.approx(0.0005)
+    assert large(uses_layer_norm=True, learning_rate=0.01).learning_rate == pytest.approx(0.001)
+    assert [large(epochs=epochs).warmup_epochs for epochs in (5, 50, 600)] == [0.5, 5, 5]
+    assert identity_of_warm_up(large(epochs=5)) == identity_of_warm_up(large(epochs=600))
+    assert identity_of_warm_up(large(epochs=5)) != identity_of_warm_up(large(epochs=5, warmup_epochs=1.0))
+
+
+def test_parts_of_augmentation_tell_runs_apart_where_they_have_an_effect() -> None:
+    def differences(**values: Any) -> dict[str, object]:
+        return differences_from_classic(resolve(TrainingParameters(recipe="classic", **values), PRETRAINED))
+
+    assert differences(color_augment="off", auto_augment="crop") == {"auto augment": "crop"}
+    assert differences(color_augment="off", auto_augment="trivialaugment") == {
+        "auto augment": "trivialaugment",
+        "color augment": "off",
+    }
+    assert differences(mixup_alpha=0.2, cutmix_alpha=1, random_erase=0.1) == {
+        "mixup alpha": 0.2,
+        "cutmix alpha": 1,
+        "random erase": 0.1,
+    }
+    assert differences(mixup_alpha=0.0) == {}
 
 
 def test_only_other_runs_than_classic_ones_have_more_in_their_fingerprint() -> None:

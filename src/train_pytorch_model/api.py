@@ -72,6 +72,10 @@ def train(
     label_smoothing: Union[float, str] = "auto",
     auto_augment: str = "auto",
     horizontal_flip: str = "auto",
+    color_augment: str = "auto",
+    random_erase: Union[float, str] = "auto",
+    mixup_alpha: Union[float, str] = "auto",
+    cutmix_alpha: Union[float, str] = "auto",
     model_ema: Union[float, str] = "auto",
     clip_grad_norm: Union[float, str] = "auto",
     skip_unreadable_images: bool = False,
@@ -110,7 +114,7 @@ def train(
         checkpoint_minutes: between two checkpoints within an epoch, >= 0.
         print_frequency: iterations between two progress lines, > 0.
         report: content of the report: "auto", "off", "basic" or "full".
-        recipe: "auto", "classic", "finetune" or "scratch".
+        recipe: "auto", "classic", "finetune", "scratch" or "large".
         image_size: height and width of the images that the network sees: a number, "HEIGHTxWIDTH" or "auto".
         resize: how images get that size: "crop", "pad" or "stretch"; "auto" is the way of a trained model, and crop
             otherwise.
@@ -128,8 +132,12 @@ def train(
         layers_to_freeze: number of stages, from the input, whose weights stay as they are, >= 0, or "auto".
         freeze_epochs: number of epochs at the start that train the head alone, >= 0, or "auto".
         label_smoothing: part of the label that is spread over all classes, in [0, 1], or "auto".
-        auto_augment: random changes of training images: "auto", "none", "flip" or "crop".
+        auto_augment: random changes of training images: "auto", "none", "flip", "crop" or "trivialaugment".
         horizontal_flip: whether augmentation mirrors images: "auto", "on" or "off".
+        color_augment: whether "trivialaugment" may change colors: "auto", "on" or "off".
+        random_erase: probability that a box of a training image is erased, in [0, 1], or "auto".
+        mixup_alpha: blends training images; parameter of the beta distribution, >= 0, 0 for off, or "auto".
+        cutmix_alpha: replaces boxes by those of other images; likewise.
         model_ema: decay of the moving average of the weights, in [0, 1], "off" or "auto".
         clip_grad_norm: largest norm of the gradient, >= 0, "off" or "auto".
         skip_unreadable_images: whether to skip images that cannot be read.
@@ -203,6 +211,10 @@ def check(
     label_smoothing: Union[float, str] = "auto",
     auto_augment: str = "auto",
     horizontal_flip: str = "auto",
+    color_augment: str = "auto",
+    random_erase: Union[float, str] = "auto",
+    mixup_alpha: Union[float, str] = "auto",
+    cutmix_alpha: Union[float, str] = "auto",
     model_ema: Union[float, str] = "auto",
     clip_grad_norm: Union[float, str] = "auto",
     skip_unreadable_images: bool = False,

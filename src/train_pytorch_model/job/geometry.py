@@ -10,6 +10,7 @@ import numpy as np
 
 from train_pytorch_model.data.image_geometry import MAX_SIDE, Geometry, Size
 from train_pytorch_model.errors import UserError
+from train_pytorch_model.parameters.recipe_fields import WITH_CROPS
 from train_pytorch_model.text.wording import FirstFew
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def with_geometry(parameters: ResolvedParameters, model: UntrainedModel | None, 
     geometry = replace(choose_geometry(parameters, model, found), averages_mirrored=averages_mirrored)
     train, valid = (_placed(scanned, geometry, is_classic=parameters.recipe == "classic") for scanned in datasets)
     if train and is_resized(train):
-        train = replace(train, has_margin=parameters.auto_augment == "crop")
+        train = replace(train, has_margin=parameters.auto_augment in WITH_CROPS)
     if averages_mirrored or any(is_resized(scanned) for scanned in (train, valid) if scanned):
         logger.info("%s", how_to_score(geometry))
     return train, valid

@@ -10,20 +10,28 @@ import numpy as np
 
 from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.models.network import head_keys
+from train_pytorch_model.parameters.recipe_fields import WITH_CROPS
 from train_pytorch_model.parameters.recipes import differences_from_classic, flags_of_recipe, identity_of_warm_up
 from train_pytorch_model.text.wording import name_some
 from train_pytorch_model.training.augmentation import Augmentation
 from train_pytorch_model.training.graph import use_cuda_graph
 from train_pytorch_model.training.microbatches import fixed_microbatch_size
+from train_pytorch_model.training.mixing import Mixing
 from train_pytorch_model.training.plan import Plan
 from train_pytorch_model.training.precision import choose_precision
+from train_pytorch_model.training.random_erasing import RandomErasing
+from train_pytorch_model.training.trivial_augment import TrivialAugment
 
 if TYPE_CHECKING:
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.job.datasets import Scanned
     from train_pytorch_model.job.prepare import Prepared
+    from train_pytorch_model.parameters.recipes import ResolvedParameters
 
 logger = logging.getLogger(__name__)
+
+# Random boxes of torchvision's recipe for ImageNet; other recipes use larger ones.
+_CROP_SCALE_OF_LARGE = (0.08, 1.0)
 
 
 def make_plan(prepared: Prepared, world: World) -> Plan:
@@ -69,6 +77,7 @@ def _recipe_parts(prepared: Prepared, world: World) -> dict[str, Any]:
         # Without resizing, each dataset has a size of its own.
         "image_size": None if prepared.geometry.resize == "none" else prepared.geometry.size,
         "augmentation": _augmentation(prepared),
+        "mixing": _mixing(parameters),
         "optimizer": parameters.optimizer,
         "momentum": parameters.momentum,
         "weight_decay": parameters.weight_decay,
@@ -96,10 +105,29 @@ def _recipe_parts(prepared: Prepared, world: World) -> dict[str, Any]:
 
 def _augmentation(prepared: Prepared) -> Augmentation | None:
     parameters = prepared.settings.parameters
-    crops, flips = parameters.auto_augment == "crop", parameters.horizontal_flip == "on"
-    if parameters.auto_augment == "none" or not (crops or flips):
+    kind, mean = parameters.auto_augment, prepared.normalisation.mean
+    parts: dict[str, Any] = {
+        "crops": kind in WITH_CROPS,
+        "flips": kind != "none" and parameters.horizontal_flip == "on",
+        "operations": TrivialAugment(parameters.color_augment == "on") if kind == "trivialaugment" else None,
+        # As torchvision erases, to 0 in what the network sees.
+        "erasing": RandomErasing(parameters.random_erase, _colour(mean)) if parameters.random_erase else None,
+    }
+    if not any(parts.values()):
         return None
-    return Augmentation(prepared.geometry.size, crops=crops, flips=flips)
+    if parameters.recipe == "large":
+        parts["crop_scale"] = _CROP_SCALE_OF_LARGE
+    return Augmentation(prepared.geometry.size, **parts)
+
+
+def _colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
+    red, green, blue = (min(255, max(0, round(255 * value))) for value in mean)
+    return red, green, blue
+
+
+def _mixing(parameters: ResolvedParameters) -> Mixing | None:
+    mixing = Mixing(parameters.mixup_alpha, parameters.cutmix_alpha)
+    return None if mixing == Mixing() else mixing
 
 
 def _number(value: float | str) -> float | None:

@@ -29,6 +29,7 @@ from train_pytorch_model.report.contents import (
 from train_pytorch_model.text.masking import masked
 from train_pytorch_model.text.wording import bytes_in_words, seconds_in_words
 from train_pytorch_model.training.augmentation import augmented, plain
+from train_pytorch_model.training.mixing import shown_in_epoch
 from train_pytorch_model.training.predictions import predict
 from train_pytorch_model.training.state import load_weights
 
@@ -193,16 +194,23 @@ def _augmented_samples(training: FinishedTraining) -> tuple[AugmentedSample, ...
     from train_pytorch_model.report.thumbnails import make_augmented
 
     plan, images, data = training.plan, training.prepared.train, training.prepared.train_data
-    if plan.augmentation is None:
+    if plan.augmentation is None and plan.mixing is None:
         return ()
     last = max(1, training.history.records[-1].epoch)
     epochs = range(1, 1 + min(_NUM_SHOWN_EPOCHS, last))
     stores = [plain(images, plan.image_size), *(augmented(images, plan, epoch) for epoch in epochs)]
+
+    def pixels_of(number: int, epoch: int) -> np.ndarray:
+        if not epoch:
+            return _pixels(stores[0], number, training.device)
+        shown = shown_in_epoch(stores[epoch], plan, epoch, number, training.world_size, training.device)
+        return shown.permute(1, 2, 0).cpu().numpy()
+
     return make_augmented(
         data.images.labels[data.kept],
         data.images.classes,
         epochs,
-        lambda number, epoch: _pixels(stores[epoch], number, training.device),
+        pixels_of,
         data.name_of,
     )
 

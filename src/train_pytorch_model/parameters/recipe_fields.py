@@ -7,7 +7,9 @@ from typing import Union
 
 from train_pytorch_model.parameters.definition import Definition, parameter
 
-RECIPES = ("auto", "classic", "finetune", "scratch")
+RECIPES = ("auto", "classic", "finetune", "scratch", "large")
+WITH_CROPS = ("crop", "trivialaugment")
+"""The values of `auto_augment` that cut random boxes out of images."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class RecipeFields:
             "Recipe",
             str,
             "How to train: classic as the designer's module did, finetune for pretrained weights, scratch for random "
-            "weights. auto is finetune for pretrained or trained weights, and classic otherwise.",
+            "weights, large for many images and epochs. auto is finetune for pretrained or trained weights, and "
+            "classic otherwise.",
             "training",
             words=RECIPES,
         ),
@@ -192,9 +195,10 @@ class RecipeFields:
         Definition(
             "Auto augment",
             str,
-            "Random changes of training images: none, mirroring only (flip), or random crops, too (crop).",
+            "Random changes of training images: none, mirroring only (flip), random crops, too (crop), or these and an "
+            "operation of TrivialAugment on each image (trivialaugment).",
             "recipe",
-            words=("auto", "none", "flip", "crop"),
+            words=("auto", "none", "flip", "crop", "trivialaugment"),
         ),
     )
     horizontal_flip: str = parameter(
@@ -205,6 +209,52 @@ class RecipeFields:
             "Whether augmentation mirrors images. Set it off if left and right differ in meaning.",
             "recipe",
             words=("auto", "on", "off"),
+        ),
+    )
+    color_augment: str = parameter(
+        "auto",
+        Definition(
+            "Color augment",
+            str,
+            "Whether trivialaugment may change colors. Set it off if classes differ in color or brightness.",
+            "recipe",
+            words=("auto", "on", "off"),
+        ),
+    )
+    random_erase: Union[float, str] = parameter(
+        "auto",
+        Definition(
+            "Random erase",
+            float,
+            "Probability that a box of a training image is erased.",
+            "recipe",
+            at_least=0,
+            at_most=1,
+            words=("auto",),
+        ),
+    )
+    mixup_alpha: Union[float, str] = parameter(
+        "auto",
+        Definition(
+            "Mixup alpha",
+            float,
+            "Blend each training image, and its label, with another one of its batch: parameter of the beta "
+            "distribution of the weights. 0 is off.",
+            "recipe",
+            at_least=0,
+            words=("auto",),
+        ),
+    )
+    cutmix_alpha: Union[float, str] = parameter(
+        "auto",
+        Definition(
+            "Cutmix alpha",
+            float,
+            "Replace a box of each training image, and its part of the label, by that of another one of its batch: "
+            "parameter of the beta distribution of the areas. 0 is off.",
+            "recipe",
+            at_least=0,
+            words=("auto",),
         ),
     )
     model_ema: Union[float, str] = parameter(

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Callable
 import torch
 
 from train_pytorch_model.data.batches import shuffled, training_shards
-from train_pytorch_model.training.augmentation import centre, plain
+from train_pytorch_model.training.augmentation import AugmentedImages, augmented, centre, plain
 from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, side_stream
 from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
+from train_pytorch_model.training.mixing import mixed
 from train_pytorch_model.training.rehearsal import make_repeatable, use_graph
 from train_pytorch_model.training.step import TrainingStep
 from train_pytorch_model.training.validation import add_batch, validation_batch_size
@@ -102,13 +103,22 @@ def _time_all(step: TrainingStep, train: ImageStore, valid: ImageStore, plan: Pl
 
 
 def _with_views(work: Work, train: ImageStore, plan: Plan, device: torch.device) -> Work:
-    """Return a step that also turns stored images into those of the network."""
-    augmentation = plan.augmentation
-    if augmentation is None:
-        size = plan.image_size or train.size
-        return lambda pixels, labels: work(centre(pixels, size), labels)
-    views = augmentation.draw(train.size, plan.batch_size, plan.seed, 1).to(device)
-    return lambda pixels, labels: work(augmentation.apply(pixels, views[: len(labels)]), labels)
+    """Return a step that also turns stored images into those of the network, and mixes them."""
+    shown = augmented(train, plan, 1)
+    size = plan.image_size or train.size
+
+    def changed(batch: Batch) -> Batch:
+        pixels, labels = batch
+        if isinstance(shown, AugmentedImages):
+            (change,) = shown.changes([torch.arange(len(labels)) % len(train)], device)
+            return change(pixels), labels
+        return centre(pixels, size), labels
+
+    def run(pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        ((pixels, labels),) = mixed(iter([changed((pixels, labels))]), plan, 1, 1, 0)
+        work(pixels, labels)
+
+    return run
 
 
 def time_steps(work: Work, batches: Sequence[Batch], device: torch.device) -> float:

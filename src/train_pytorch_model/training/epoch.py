@@ -11,6 +11,7 @@ import torch
 from train_pytorch_model.data.batches import Shard, shuffled, training_shards
 from train_pytorch_model.evaluation.records import Reading
 from train_pytorch_model.training.augmentation import augmented
+from train_pytorch_model.training.mixing import mixed
 from train_pytorch_model.training.schedule import changes_each_step, rate_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def train_epoch(
     callback.epoch_started(state.epoch, len(shards))
     remaining: list[Shard] = shards[state.iteration :]
     batches = train.batches([shard.indices for shard in remaining], world.device)
+    batches = mixed(batches, plan, len(shards), state.epoch, world.rank, first=state.iteration)
     started, before = time.perf_counter(), state.seconds
     for iteration, (shard, (pixels, labels)) in enumerate(zip(remaining, batches), start=state.iteration + 1):
         if changes_each_step(plan):

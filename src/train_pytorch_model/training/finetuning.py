@@ -21,6 +21,7 @@ from train_pytorch_model.training.augmentation import augmented
 from train_pytorch_model.training.features import agreed_head
 from train_pytorch_model.training.head_fit import FeaturesNotFiniteError, fit_head
 from train_pytorch_model.training.metrics import RunningSums
+from train_pytorch_model.training.mixing import mixed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -144,7 +145,8 @@ def _training_loss(step: TrainingStep, train: ImageStore, plan: Plan, world: Wor
     shards = training_shards(shuffled(len(train), plan.seed, 1), plan.batch_size, world.rank, world.world_size)
     sums = RunningSums.zero(plan.num_classes, world.device, task=plan.task)
     indices = [shard.indices for shard in shards[:_NUM_BATCHES]]
-    for pixels, labels in augmented(train, plan, 1).batches(indices, world.device):
+    batches = augmented(train, plan, 1).batches(indices, world.device)
+    for pixels, labels in mixed(batches, plan, len(shards), 1, world.rank):
         step.add_training_loss(pixels, labels, sums)
     return sums.read(world)
 

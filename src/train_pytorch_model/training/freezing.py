@@ -115,7 +115,7 @@ class Phases:
     def _head_of_features(self) -> Head | None:
         """Return the head if its training needs the features of the images alone; None otherwise."""
         plan, network = self._plan, self._step.network
-        if plan.augmentation is not None:
+        if plan.augmentation is not None or plan.mixing is not None:
             return None
         size = plan.image_size or self._train.size
         head = agreed_head(network, size, self._world)

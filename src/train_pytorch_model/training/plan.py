@@ -9,6 +9,7 @@ import torch
 
 if TYPE_CHECKING:
     from train_pytorch_model.training.augmentation import Augmentation
+    from train_pytorch_model.training.mixing import Mixing
     from train_pytorch_model.training.precision import Precision
 
 
@@ -91,6 +92,8 @@ class Plan:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     augmentation: Optional[Augmentation] = None
     """Random changes of training images."""
+    mixing: Optional[Mixing] = None
+    """Training images, and their labels, are mixed with others of their batch."""
     metric_for_best_model: str = "accuracy"
     """"accuracy", "balanced_accuracy", "average_precision", "micro_f1", "macro_f1" or "loss" on the validation images.
     """
