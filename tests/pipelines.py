@@ -40,8 +40,8 @@ def command(text: str, **more: object) -> dict[str, object]:
     return {"type": "command", "environment": "azureml:any:1", "command": text, **more}
 
 
-def pipeline(path: Path, jobs: dict[str, object] | None = None, **more: object) -> Path:
-    return write_yaml(path, {"type": "pipeline", **({} if jobs is None else {"jobs": jobs}), **more})
+def pipeline(path: Path, jobs: dict[str, object], **more: object) -> Path:
+    return write_yaml(path, {"type": "pipeline", "jobs": jobs, **more})
 
 
 def run(path: Path, folder: Path, *flags: str) -> int:

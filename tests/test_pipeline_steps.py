@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines import FOLDER, command, component, message, pipeline, run
+from tests.pipelines import FOLDER, command, component, message, pipeline, run, write_yaml
 
 
 def test_text_around_an_input_is_kept(tmp_path: Path) -> None:
@@ -147,6 +147,32 @@ def test_what_is_not_used_is_logged(tmp_path: Path, capfd: pytest.CaptureFixture
     assert "the field enviroment_variables is unknown and ignored" in said
     assert "the field enviroment is unknown and ignored" in said
     assert "here, a job that fails stops the others" in said
+
+
+def test_the_environment_is_that_of_this_python_and_what_it_lacks_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    packages = [
+        "numpy>=1",
+        "no-such-package[extra]==1.0",
+        "no_such_other",
+        "-r requirements.txt",
+        "git+https://x/y.git",
+    ]
+    conda = {"name": "e", "dependencies": ["python=3.8", "no-such-conda-package", {"pip": packages}]}
+    write_yaml(tmp_path / "environments" / "conda.yaml", conda)
+    write_yaml(tmp_path / "environments" / "it.yaml", {"image": "x", "conda_file": "./conda.yaml"})
+    component(tmp_path / "it.yaml", "true", {}, environment={"image": "x", "conda_file": "environments/conda.yaml"})
+    jobs: dict[str, object] = {
+        "a": {"component": "it.yaml"},
+        "b": command("true") | {"environment": "file:environments/it.yaml"},
+        "c": command("true") | {"environment": {"image": "x"}},
+    }
+    assert run(pipeline(tmp_path / "p.yaml", jobs), tmp_path) == 0
+    said = capfd.readouterr().err
+    assert "WARNING No environment is built: the commands run in that of this Python, 3." in said
+    text = "its conda file names packages that this Python does not have: no-such-package, no_such_other"
+    assert [job for job in "abc" if f"job {job}: {text}" in said] == ["a", "b"]
 
 
 @pytest.mark.parametrize("flag", ["--dry-run", "--force"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import environments
-from tests.pipelines import FOLDER, command, pipeline, write_yaml
+from tests.pipelines import FOLDER, command, write_yaml
 from train_pytorch_model.api import run_pipeline
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.pipelines.component_files import read_component
@@ -160,6 +160,16 @@ TAKEN: dict[str, dict[str, Any]] = {
         },
         command="true",
     ),
+    "an environment of a conda file and an image": of(environment={"image": "x", "conda_file": "./conda.yaml"}),
+    "an environment in a file": of(environment="file:environment.yaml"),
+    "an environment of a Dockerfile": of(environment={"build": {"path": "./beside"}}),
+    "serverless in upper case": job() | {"settings": {"default_compute": "Serverless"}},
+    "settings in YAML 1.1": job() | {"settings": {"continue_on_step_failure": "off", "force_rerun": "YES"}},
+    "a queue": job(queue_settings={"job_tier": "Spot", "priority": "low"}),
+    "a group of inputs in text": {
+        "jobs": {"a": command("echo ${{inputs.n}}", inputs={"n": "x-${{parent.inputs.a.b}}"})},
+        "inputs": {"a.b": 3},
+    },
     "a pipeline component": nested(),
     "a pipeline component without a type of the job": nested({"type": None}),
     "a pipeline component without a type of its own": nested(type=None),
@@ -254,6 +264,21 @@ REFUSED: dict[str, dict[str, Any]] = {
     "an unknown type of an output": of(outputs={"out": {"type": "folder"}}),
     "includes that are text": of(additional_includes="./x"),
     "a date": bound("x"),
+    "a datastore without azureml:": job() | {"settings": {"default_datastore": "store"}},
+    "an id as the default compute": job() | {"settings": {"default_compute": "/subscriptions/a/b"}},
+    "an id as an environment": of(environment="/subscriptions/a/b"),
+    "a path as an environment": of(environment="./environment.yaml"),
+    "a missing file of an environment": of(environment="file:./nowhere.yaml"),
+    "a missing folder of a Dockerfile": of(environment={"build": {"path": "./nowhere"}}),
+    "a job at the beginning": job() | {"settings": {"on_init": "a"}},
+    "an unknown tier": job(queue_settings={"job_tier": "best"}),
+    "an unknown field of a queue": job(queue_settings={"foo": 1}),
+    "a path on a compute": bound("x", d={"type": "uri_folder", "path": ".", "path_on_compute": "/x"}),
+    "an upper case type of a pipeline": job() | {"type": "Pipeline"},
+    "a group of inputs": {
+        "jobs": {"a": command("echo ${{inputs.n}}", inputs={"n": "${{parent.inputs.a.b}}"})},
+        "inputs": {"a.b": 3},
+    },
     "a pipeline component as a reference": nested({"component": "file:./sub.yaml"}),
     "a pipeline component in the job": nested({"component": {"type": "pipeline", "jobs": {"a": NODE}}}),
     "a job of type pipeline without a component": nested({"component": None}),
@@ -375,12 +400,18 @@ def write_case(folder: Path, document: dict[str, Any]) -> Path:
     write_yaml(folder / "it.yaml", {name: value for name, value in fields.items() if value is not None})
     sub = document.pop("sub", {})
     write_yaml(folder / "sub.yaml", {name: value for name, value in sub.items() if value is not None})
-    for name, entry in (document["jobs"] or {}).items() if sub else ():
-        document["jobs"][name] = {key: value for key, value in entry.items() if value is not None}
+    if sub and document["jobs"]:
+        document["jobs"] = {
+            name: {key: value for key, value in entry.items() if value is not None}
+            for name, entry in document["jobs"].items()
+        }
     (folder / "beside").mkdir()
+    write_yaml(folder / "conda.yaml", {"dependencies": ["python=3.8", {"pip": ["pandas>=1", "no-such-package==1"]}]})
+    write_yaml(folder / "environment.yaml", {"name": "e", "image": "x", "conda_file": "./conda.yaml"})
     if "both" in document:
         document["component"] = document.pop("both")
-    return pipeline(folder / "pipeline.yaml", document.pop("jobs"), **document)
+    document = {name: value for name, value in document.items() if name != "jobs" or value is not None}
+    return write_yaml(folder / "pipeline.yaml", {"type": "pipeline", **document})
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from train_pytorch_model.pipelines.schema_parts import (
     fields,
 )
 
-_DATA: Schema = {"path": FILLED_TEXT, "datastore": TEXT, "path_on_compute": TEXT}
+_DATA: Schema = {"path": FILLED_TEXT, "datastore": TEXT}
 _DATA_TYPE = choice(*DATA_TYPES, hint="; a text, a number or a boolean is written as it is, without a type")
 _INPUT_MODES = ("download", "ro_mount", "direct")
 _VALUE: Schema = {
@@ -107,7 +107,7 @@ _ENVIRONMENT: Schema = {
     ),
     "else": {
         "type": "string",
-        "pattern": r"^(azureml:|file:|/subscriptions/|\$\{\{)",
+        "pattern": r"^(azureml:|file:|\$\{\{)",
         "title": "azureml:NAME:VERSION, file:PATH or a mapping",
     },
 }
@@ -153,7 +153,12 @@ _RUN: Schema = {
     "environment_variables": _VARIABLES,
     "resources": fields(_RESOURCES),
     "distribution": _DISTRIBUTION,
-    "queue_settings": OBJECT,
+    "queue_settings": fields(
+        {
+            "job_tier": choice("spot", "basic", "standard", "premium", "null"),
+            "priority": choice("low", "medium", "high"),
+        }
+    ),
 }
 _JOB: Schema = {
     "$schema": TEXT,
@@ -167,24 +172,28 @@ _NAMED: Schema = {"name": TEXT, "display_name": TEXT, "experiment_name": TEXT, "
 # Azure only writes these; it accepts and ignores them.
 _WRITTEN: Schema = any_values("id", "status", "creation_context", "log_files", "parameters")
 
+_NOT_SUPPORTED: Schema = {"type": "null", "title": "left out, because run-pipeline does not support it"}
+
 PIPELINE = fields(
     {
         **_WRITTEN,
         **_JOB,
         **_NAMED,
-        "type": choice("pipeline"),
+        "type": exact_choice("pipeline"),
         "inputs": _VALUES,
         "outputs": _PIPELINE_OUTPUTS,
         "jobs": {**OBJECT, "additionalProperties": OBJECT},
         "component": {},
         "settings": fields(
             {
-                "default_datastore": TEXT,
+                "default_datastore": {"type": "string", "pattern": "^azureml:", "title": "azureml:NAME"},
                 "default_compute": {
                     "type": "string",
-                    "pattern": "^(azureml:|serverless$|/subscriptions/)",
+                    "pattern": "^(azureml:|(?i:serverless)$)",
                     "title": "azureml:NAME or serverless",
                 },
+                "on_init": _NOT_SUPPORTED,
+                "on_finalize": _NOT_SUPPORTED,
                 "continue_on_step_failure": BOOLEAN,
                 "force_rerun": BOOLEAN,
             },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -28,7 +29,7 @@ from train_pytorch_model.pipelines.definition import (
     raise_for,
 )
 from train_pytorch_model.pipelines.environments import environment_notes
-from train_pytorch_model.pipelines.expressions import substitute
+from train_pytorch_model.pipelines.expressions import substitute, whole_expression
 from train_pytorch_model.pipelines.schema_faults import schema_faults, unknown_fields
 from train_pytorch_model.pipelines.yaml_files import is_remote
 
@@ -116,6 +117,12 @@ def _inline(job: dict[str, Any], scope: Scope, where: str, sources: Mapping[str,
         name: Port(source.type if isinstance(source, LocalData) else "")  # The checks accept every value for "".
         for name, source in sources.items()
     }
+    for name, entry in job.get("inputs", {}).items():
+        if re.fullmatch(r"parent\.inputs\..*\..*", whole_expression(entry) or ""):
+            raise PipelineError(
+                f"{where}: input {name}: Azure does not find {entry} for a command in the job; use a component,"
+                " or a name without a dot"
+            )
     types = {}
     for name, entry in job.get("outputs", {}).items():
         own = entry.get("type") if isinstance(entry, dict) else None

@@ -47,7 +47,7 @@ def read_pipeline(path: Path, values: Optional[Mapping[str, str]] = None) -> Pip
             contains something that Azure refuses or that is not supported here.
     """
     document = read_yaml(path)
-    if str(document.get("type")).lower() != "pipeline":
+    if document.get("type") != "pipeline":
         raise PipelineError(f"{path}: expected type pipeline, but got {document.get('type')!r}")
     raise_for(schema_faults(document, PIPELINE), path)
     if document.get("component") and document.get("jobs"):
