@@ -813,6 +813,58 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "warning",
         "tests/test_pipeline_steps.py::test_what_is_not_used_is_logged",
     ),
+    "an ImageDirectory of one class per image, for a model of several labels": (
+        "error",
+        "tests/test_multilabel_scoring.py::test_labels_of_the_other_task_are_named",
+    ),
+    "lists of labels, for a model of one class per image": (
+        "error",
+        "tests/test_multilabel_scoring.py::test_labels_of_the_other_task_are_named",
+    ),
+    "folders of raw images, for a model of several labels": (
+        "warning",
+        "tests/test_multilabel_scoring.py::test_folders_of_images_are_scored_and_are_no_true_labels",
+    ),
+    "text instead of a list of labels, in a dataset to score": (
+        "error",
+        "tests/test_multilabel_scoring.py::test_true_labels_that_are_no_list_are_named",
+    ),
+    "an image that cannot be read, --skip-unreadable-images, for a model of several labels": (
+        "accepted",
+        "tests/test_multilabel_scoring.py::test_unreadable_images_become_rows_without_labels",
+    ),
+    "task.json of a trained model is damaged, or lacks a label": (
+        "error",
+        "tests/test_multilabel_model.py::test_damaged_thresholds_are_named",
+    ),
+    "a trained model of several labels without task.json": (
+        "error",
+        "tests/test_multilabel_model.py::test_a_model_whose_files_name_two_tasks_is_named",
+    ),
+    "a model of several labels, in the retired Score Image Model": (
+        "error",
+        "tests/test_multilabel_model.py::test_the_retired_score_image_model_fails_instead_of_applying_softmax",
+    ),
+    "a model of several labels, trained further with the same names and one class per image": (
+        "accepted",
+        "tests/test_multilabel_model.py::test_a_model_of_the_other_task_gets_a_new_head",
+    ),
+    "a true label that the model does not have, in a table of lists": (
+        "error",
+        "tests/test_multilabel_evaluation.py::test_a_true_label_that_the_model_does_not_know_is_named",
+    ),
+    "a label that no image of a scored table has": (
+        "warning",
+        "tests/test_multilabel_evaluation.py::test_a_label_that_no_image_has_is_left_out_of_the_means_and_named",
+    ),
+    "a table of one label": (
+        "accepted",
+        "tests/test_multilabel_evaluation.py::test_one_label_is_a_label_and_not_two_classes",
+    ),
+    "a cell of a scored table that is no list of labels": (
+        "error",
+        "tests/test_multilabel_evaluation.py::test_a_cell_that_is_no_list_of_labels_is_named",
+    ),
 }
 
 

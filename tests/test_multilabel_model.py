@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from tests import environments
 from tests.making import CLASSES, write_image_directory
 from train_pytorch_model.errors import TRAINED_MODEL, InvalidModelDirectoryError
+from train_pytorch_model.job.inspect import has_head_for
 from train_pytorch_model.models.description import describe
 from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
 from train_pytorch_model.ports.trained_model import write_trained_model
@@ -120,3 +121,11 @@ def test_the_retired_score_image_model_fails_instead_of_applying_softmax(
     assert "KeyError: 'MultiLabelClassification'" in finished.stderr
     assert "is invalid. Reason: Failed to load generic model." in finished.stderr.splitlines()[-1]
     assert not (tmp_path / "scored").exists()
+
+
+def test_a_model_of_the_other_task_gets_a_new_head(written: Path, images: LabelledImages) -> None:
+    model = read_model(written, TRAINED_MODEL, "", trust_code=False)
+    assert has_head_for(model, images)
+    one_each = read_labelled_images(images.path, "Training dataset")
+    assert one_each.classes == images.classes
+    assert not has_head_for(model, one_each)
