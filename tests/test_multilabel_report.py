@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.making import NETWORK, Inputs, initialize, run_here
+from tests.multilabel_data import write_multilabel_directory
 from tests.test_report import HOSTILE, Page
 from train_pytorch_model.evaluation.multilabel_metrics import compute_multilabel_metrics
 from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
@@ -123,6 +126,33 @@ def test_samples_show_each_label_and_each_image_once() -> None:
 def test_a_report_without_images_says_how_to_get_them(tmp_path: Path) -> None:
     page = Page(write_report(make_report(("a", "b"), has_images=False), tmp_path / "report"))
     assert "A basic report does not show images of your data" in page.text
+
+
+def test_training_evaluation_and_report_agree(tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path)
+    write_multilabel_directory(inputs.train, num_images=48, seed=1)
+    write_multilabel_directory(inputs.valid, num_images=48, seed=2)
+    initialize(inputs.untrained, NETWORK, inputs.outputs)
+    assert inputs.fit(epochs=4, learning_rate=0.05, report="full") == 0
+    data = {"trained_model": inputs.trained, "dataset": inputs.valid}
+    assert run_here("score-image-model", **data, scored_dataset=tmp_path / "scored", outputs_path=inputs.outputs) == 0
+    folders = {"scored_dataset": tmp_path / "scored", "evaluation_path": tmp_path / "evaluation"}
+    assert run_here("evaluate-model", **folders, outputs_path=inputs.outputs) == 0
+    metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    best = max(inputs.metrics(), key=lambda record: record["average_precision"])  # type: ignore[arg-type, return-value]
+    assert metrics["average_precision"] == pytest.approx(best["average_precision"], abs=1e-6)
+    assert metrics["log_loss"] == pytest.approx(best["valid_loss"], abs=1e-4)
+    thresholds = json.loads((inputs.trained / "task.json").read_text())["thresholds"]
+    with (inputs.outputs / "report" / "per_label.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["label"]: float(row["threshold"]) for row in rows} == thresholds
+    for row in rows:
+        values = metrics["per_label"][row["label"]]
+        assert float(row["f1"]) == pytest.approx(values["f1"])
+        assert float(row["average_precision"]) == pytest.approx(values["average_precision"])
+    page = Page(inputs.outputs / "report" / "report.html")
+    assert f"{metrics['average_precision']:.3f}" in page.text
+    assert "3 labels" in page.text
 
 
 @pytest.mark.parametrize("kind", ["without mistakes", "without labels"])

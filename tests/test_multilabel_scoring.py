@@ -114,7 +114,7 @@ def test_folders_of_images_are_scored_and_are_no_true_labels(
 ) -> None:
     folders = write_class_folders(tmp_path / "folders", ("monday", "tuesday"), per_class=2)
     assert score(model, folders, tmp_path / "scored") == 0
-    assert "its folders are not used as true labels" in capfd.readouterr().err
+    assert "the classes of its images are not used as true labels" in capfd.readouterr().err
     schema = json.loads((tmp_path / "scored" / "schema" / "_schema.json").read_text())
     assert schema["labelColumns"] == {}
     assert run_here("evaluate-model", scored_dataset=tmp_path / "scored", evaluation_path=tmp_path / "evaluation") == 1

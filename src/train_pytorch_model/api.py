@@ -552,7 +552,8 @@ def score(
 
     Returns:
         One row per image in the order of the image list: the true label where there is one, a probability for each
-        class (`Scored Probabilities_<class>`) and `Scored Labels`.
+        class or label (`Scored Probabilities_<name>`) and `Scored Labels`. If an image may have several labels, true
+        and scored labels are lists as JSON text.
 
     Raises:
         ModuleError: if the model or the images cannot be used, or the output cannot be written.

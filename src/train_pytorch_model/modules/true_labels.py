@@ -40,7 +40,8 @@ def find_label_column(schema: dict[str, Any], path: Path, where: str, *, is_mult
         return str(column["name"])
     if not is_image_directory(path):
         logger.warning(
-            "%s: its folders are not used as true labels, because the model predicts several labels per image.", where
+            "%s: the classes of its images are not used as true labels, because the model predicts several labels.",
+            where,
         )
         return None
     one, several = "one class per image", "a list of labels per image"
