@@ -67,10 +67,10 @@ def measure(work_path: Path) -> None:
     for part, indices in zip(("train", "test"), parts):
         write_pairs(work_path / "given" / part, indices.tolist())
     _convert(work_path, "--task", "multilabel")
-    fixed = ("--epochs", 10, "--learning-rate", 0.02)
-    job = Job("resnet18", work_path, None, ("--recipe", "classic", "--patience", 10, *fixed), fixed)
+    fixed = ("--epochs", 6, "--learning-rate", 0.02)
+    job = Job("resnet18", work_path, None, ("--recipe", "classic", "--patience", 6, *fixed), fixed)
     results = _run_all(job, (1, 2, 3), work_path)
-    text = "Pairs of digits of 64x32, from random weights, 10 epochs with batch size 16. " + _about(work_path, results)
+    text = "Pairs of digits of 64x32, from random weights, 6 epochs with batch size 16. " + _about(work_path, results)
     write_section("multilabel", f"{text}\n\n{table(_HEAD, _rows(job, results))}")
 
 
