@@ -214,12 +214,14 @@ SOFT = ones("image, cat, dog, bird").replace(" 1, 1, 1", " 1, 1, 0.5")
 MULTILABEL = {"task": "multilabel"}
 
 ROWS: dict[str, Row] = {
-    "a CSV of labels separated by ;": Row("accepted", cells(joined(";")), "The task is multilabel: 3 of 5"),
-    "a CSV of labels separated by |": Row("accepted", cells(joined("|")), "that are separated by '|'"),
-    "a CSV with semicolons as delimiter, of labels separated by |": Row(
+    "a CSV of labels separated by semicolons": Row("accepted", cells(joined(";")), "The task is multilabel: 3 of 5"),
+    "a CSV of labels separated by vertical bars": Row(
+        "accepted", cells(joined("|")), "3 of 5 labelled images have labels that are separated by"
+    ),
+    "a CSV with semicolons as delimiter, of labels separated by vertical bars": Row(
         "accepted", cells(joined(" | "), "Datei;Label", "l.csv")
     ),
-    "a CSV without a header, of labels separated by ;": Row("accepted", cells(joined(";"), "")),
+    "a CSV without a header, of labels separated by semicolons": Row("accepted", cells(joined(";"), "")),
     "labels separated by blanks, --label-separator blank": Row(
         "accepted", cells(joined(" ")), flags={"label_separator": "blank"}
     ),
@@ -250,7 +252,7 @@ ROWS: dict[str, Row] = {
     "labels with a ; of which it is not clear whether they are lists, --task multiclass": Row(
         "accepted", cells(["dog;puppy", "dog"] * 3), "", ["dog;puppy", "dog"] * 3, {"task": "multiclass"}
     ),
-    "labels separated by ; and by |": Row(
+    "labels separated by semicolons and by vertical bars": Row(
         "error", cells(["cat;dog", "cat|dog", "cat", "dog", "dog", "cat"]), "give --label-separator"
     ),
     "--label-separator that no label has": Row(
@@ -330,7 +332,7 @@ ROWS: dict[str, Row] = {
         "error", document("r.json", two_people()), "'images/1.png' is 'cat' and 'dog'"
     ),
     "the tagged images of Custom Vision": Row("accepted", document("images.json", custom_vision())),
-    "a row for each label of an image": Row("error", text("l.csv", LONG), "or give --task multilabel"),
+    "a row for each label of an image": Row("error", text("l.csv", LONG), "or give --task multilabel if an image may"),
     "a row for each label of an image, --task multilabel": Row("accepted", text("l.csv", LONG), "", SETS, MULTILABEL),
     "two rows of an image with different lists": Row(
         "error",
