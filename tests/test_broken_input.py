@@ -256,15 +256,34 @@ def thousand_labels(inputs: Inputs) -> None:
 
 
 def with_lists(change: Callable[[list[dict[str, Any]]], object], classes: Sequence[str] = CLASSES) -> Change:
-    """Two datasets of lists of labels; the items of the training dataset are changed."""
+    """Two datasets of lists of labels, whose items are changed."""
 
     def make(inputs: Inputs) -> None:
-        for name in ("train", "valid"):
-            shutil.rmtree(getattr(inputs, name))
-            write_multilabel_directory(getattr(inputs, name), categories=classes)
-        edit_items(inputs.train, change)
+        for path in (inputs.train, inputs.valid):
+            shutil.rmtree(path)
+            write_multilabel_directory(path, categories=classes)
+            edit_items(path, change)
 
     return make
+
+
+def second_list(label: object) -> Change:
+    return with_lists(lambda items: items[1].update(category=label))
+
+
+def every_list(change: Callable[[int, list[str]], object], classes: Sequence[str] = CLASSES) -> Change:
+    return with_lists(
+        lambda items: [item.update(category=change(n, item["category"])) for n, item in enumerate(items)], classes
+    )
+
+
+def lists_are_kept(inputs: Inputs) -> None:
+    """The trained model has all labels, and each row of the labels is the set of its list."""
+    images = read_labelled_images(inputs.train, "Training dataset")
+    items = load_image_directory(inputs.train).image_list
+    assert [set(images.label_of(number)) for number in range(len(images))] == [set(item["category"]) for item in items]
+    assert len(images) == 24
+    classes_are(*images.classes)(inputs)
 
 
 def lists_of_other_labels(inputs: Inputs) -> None:
@@ -296,6 +315,7 @@ def broken(content: Callable[[], bytes], words: str) -> Case:
     return Case("error", lambda inputs: first_image(inputs).write_bytes(content()), words)
 
 
+LABELS = [f"label {number}" for number in range(1000)]
 _LIMIT = "exceeds limit of 178956970 pixels"
 _NO_IMAGE = "it cannot be identified as an image"
 _TEXT = "it is not an image but text that starts with 'no'"
@@ -422,11 +442,21 @@ CASES: dict[str, Case] = {
         "leaves the directory",
     ),
     # Lists of labels.
-    "text instead of a list of labels": Case(
-        "error", with_lists(lambda items: items[1].update(category="cat")), "is labelled 'cat'"
+    "an image with an empty list of labels": Case("accepted", with_lists(nothing), then=lists_are_kept),
+    "a label twice in a list": Case("accepted", second_list(["dog", "cat", "dog"]), then=lists_are_kept),
+    "lists of at most one label": Case("accepted", every_list(lambda _, labels: labels[:1]), then=lists_are_kept),
+    "1,000 labels in lists": Case("accepted", every_list(lambda n, _: LABELS[n::24], LABELS), then=lists_are_kept),
+    "an image without a list, among lists of labels": Case(
+        "warning", second_list(None), "1 of 24 images have no list of labels and are not used"
     ),
+    "lists of one label only": Case("warning", with_lists(nothing, ("cat",)), "There is one label, 'cat'"),
+    "a label that every list has": Case(
+        "warning", every_list(lambda _, labels: [*labels, "cat"]), "every image has the label 'cat'"
+    ),
+    "a label that no list has": Case("warning", with_lists(nothing, (*CLASSES, "emu")), "has no image of 'emu'"),
+    "text instead of a list of labels": Case("error", second_list("cat"), "is labelled 'cat'"),
     "a list with a label that is not one of the categories": Case(
-        "error", with_lists(lambda items: items[1].update(category=["cat", "cow"])), "is labelled ['cat', 'cow']"
+        "error", second_list(["cat", "cow"]), "is labelled ['cat', 'cow']"
     ),
     "a list of labels in a dataset of one class per image": Case(
         "error",
@@ -435,7 +465,7 @@ CASES: dict[str, Case] = {
     ),
     "empty lists of labels alone": Case(
         "error",
-        with_lists(lambda items: [item.update(category=[]) for item in items]),
+        every_list(lambda *_: []),
         "None of its 24 images has a label",
         code=24,
     ),
@@ -688,26 +718,6 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "accepted",
         "tests/test_convert_to_image_directory.py::test_nothing_in_an_archive_escapes_the_output",
     ),
-    "an image with an empty list of labels": (
-        "accepted",
-        "tests/test_multilabel_directory.py::test_labels_are_a_row_of_booleans_per_image",
-    ),
-    "a label twice in a list": (
-        "accepted",
-        "tests/test_multilabel_directory.py::test_labels_are_a_row_of_booleans_per_image",
-    ),
-    "lists of at most one label": (
-        "accepted",
-        "tests/test_multilabel_directory.py::test_the_schema_alone_decides_about_the_task",
-    ),
-    "1,000 labels in lists": ("accepted", "tests/test_multilabel_directory.py::test_a_thousand_labels"),
-    "an image without a list, among lists of labels": (
-        "warning",
-        "tests/test_multilabel_directory.py::test_an_image_without_a_list_is_skipped",
-    ),
-    "lists of one label only": ("warning", "tests/test_multilabel_directory.py::test_unusual_labels_warn"),
-    "a label that every list has": ("warning", "tests/test_multilabel_directory.py::test_unusual_labels_warn"),
-    "a label that no list has": ("warning", "tests/test_multilabel_directory.py::test_unusual_labels_warn"),
     "a label that one list has, in split-image-directory": (
         "warning",
         "tests/test_label_stratification.py::test_a_label_of_one_image_warns",

@@ -91,6 +91,15 @@ def test_labels_that_cannot_be_balanced_are_split_by_the_fraction(labels: np.nda
     assert stratified_choice_of_labels(labels, 0.7, seed=1).sum() == 7
 
 
+def test_both_parts_have_images_whatever_the_labels_are() -> None:
+    random = np.random.default_rng(0)
+    for seed in range(500):
+        num_images = int(random.integers(2, 15))
+        labels = random.random((num_images, int(random.integers(0, 6)))) < random.random()
+        is_first = stratified_choice_of_labels(labels, int(random.integers(1, num_images)) / num_images, seed)
+        assert 0 < is_first.sum() < num_images
+
+
 def test_labels_of_few_images_are_in_both_parts_rather_than_the_fraction_exact() -> None:
     labels = np.repeat(np.eye(5, dtype=bool), 2, axis=0)
     is_first = stratified_choice_of_labels(labels, 0.9, seed=1)
