@@ -17,6 +17,9 @@ from train_pytorch_model.distributed.rendezvous import connected
 from train_pytorch_model.training.augmentation import Augmentation
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import fit
+from train_pytorch_model.training.mixing import Mixing
+from train_pytorch_model.training.random_erasing import RandomErasing
+from train_pytorch_model.training.trivial_augment import TrivialAugment
 
 
 def make_network() -> nn.Sequential:
@@ -35,6 +38,7 @@ def main() -> None:
     parser.add_argument("--parts", choices=["off", "sgd", "adamw"], default="off")
     parser.add_argument("--noisy", action="store_true", help="with batch normalization and dropout")
     parser.add_argument("--augmented", action="store_true")
+    parser.add_argument("--mixed", action="store_true", help="with every part of augmentation")
     parser.add_argument("--frozen", action="store_true", help="all but the head")
     parser.add_argument("--fits-head", action="store_true")
     parser.add_argument("--freeze-epochs", type=int, default=0)
@@ -55,6 +59,10 @@ def main() -> None:
         values.update(fits_head=True, freeze_batch_norm=True)
     if options.augmented:
         values["augmentation"] = Augmentation((12, 12))
+    if options.mixed:
+        erasing = RandomErasing(0.3, (128, 128, 128))
+        values["augmentation"] = Augmentation((12, 12), operations=TrivialAugment(), erasing=erasing)
+        values["mixing"] = Mixing(0.2, 1.0)
     if options.microbatch != "off":
         values["microbatch_size"] = int(options.microbatch)
     with connected(read_launch(os.environ), print) as world:

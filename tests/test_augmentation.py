@@ -245,10 +245,13 @@ def test_a_network_of_the_stored_size_trains_as_without_a_size() -> None:
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
+@pytest.mark.parametrize(
+    "parts", [{"auto_augment": "crop"}, {"recipe": "large", "batch_size": 8}], ids=["crop", "large"]
+)
 def test_a_run_ends_with_the_same_bits_in_every_store_and_after_a_stop(
-    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+    parts: dict[str, Any], inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = {"image_size": 28, "auto_augment": "crop", "epochs": 2, "checkpoint_minutes": 0}
+    flags = {**parts, "image_size": 28, "epochs": 2, "checkpoint_minutes": 0}
     assert inputs.fit(**flags, image_store="memory") == 0
     expected = results(inputs)
     for store in ("disk", "none"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 from torchvision.transforms.v2 import CutMix, MixUp
@@ -192,3 +194,32 @@ def test_a_step_minimizes_the_loss_of_both_labels(class_weights: tuple[float, ..
     ]
     expected = (mix.fraction * both[0] + (1 - mix.fraction) * both[1]).mean().item()
     assert averages.loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_network_learns_digits_from_images_with_every_part() -> None:
+    digits = load_digits()
+    pixels = torch.from_numpy((digits.images * 15.9).astype(np.uint8))[:, None].expand(-1, 3, -1, -1)
+    pixels = functional.interpolate(pixels.float(), (20, 20), mode="bilinear").round().to(torch.uint8)
+    labels = torch.from_numpy(digits.target)
+    train = DecodedImages(pixels[:1437], labels[:1437])
+    valid = DecodedImages(pixels[1437:, :, 2:18, 2:18], labels[1437:])
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3)]
+    network = nn.Sequential(*layers, nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
+    plan = make_plan(
+        num_classes=10,
+        epochs=3,
+        batch_size=16,
+        learning_rate=0.03,
+        lr_schedule="cosine",
+        warmup_steps=20,
+        label_smoothing=0.1,
+        model_ema=0.99997,
+        image_size=(16, 16),
+        augmentation=replace(WHOLE, size=(16, 16), flips=False, erasing=RandomErasing(0.1, (128, 128, 128))),
+        mixing=BOTH,
+    )
+    recorder, best, _ = run(network.append(nn.Linear(1024, 10)), plan, train, valid)
+    losses = [record.train_loss for record in recorder.records]
+    assert losses == sorted(losses, reverse=True)
+    assert best.top1_acc > 0.8

@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from tests.gpu.runs import make_store
+from tests.small_training import make_plan
 from train_pytorch_model.data.batches import normalised
-from train_pytorch_model.training.augmentation import Augmentation, AugmentedImages
+from train_pytorch_model.training.augmentation import Augmentation, AugmentedImages, augmented
+from train_pytorch_model.training.mixing import Mixing, mix_batch, mixed
+from train_pytorch_model.training.random_erasing import RandomErasing
+from train_pytorch_model.training.trivial_augment import TrivialAugment
 
 pytestmark = pytest.mark.gpu
 
@@ -67,3 +71,32 @@ def test_augmented_images_are_those_of_a_cpu_and_the_same_in_any_batch(
         assert (given.cpu().int() - expected[order].int()).abs().max() <= (1 if crops else 0)
         seen.append(given)
     assert all(torch.equal(other, seen[0]) for other in seen[1:])
+
+
+def test_operations_and_mixtures_have_the_same_bits_in_any_batch_and_the_host_never_waits(
+    device: torch.device, tmp_path: Path
+) -> None:
+    erasing = RandomErasing(0.5, (124, 116, 104))
+    augmentation = Augmentation((56, 56), operations=TrivialAugment(), erasing=erasing)
+    plan = make_plan(image_size=(56, 56), augmentation=augmentation, mixing=Mixing(0.2, 1.0))
+    cpu = torch.device("cpu")
+    whole = [torch.arange(48)]
+    ((expected, _),) = augmented(make_store(tmp_path, "memory", cpu), plan, 1).batches(whole, cpu)
+    shown = augmented(make_store(tmp_path, "device", device), plan, 1)
+    ((given, labels),) = shown.batches(whole, device)
+    # A pixel that differs by 1 before an operation may differ by more after it.
+    assert (given.cpu() != expected).float().mean() < 0.01
+    before = torch.cuda.get_sync_debug_mode()
+    for size in (16, 7, 1):
+        parts = list(torch.arange(48).split(size))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            batches = list(shown.batches(parts, device))
+            mixtures = list(mixed(iter(batches), plan, len(batches), 1, 0))
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        assert torch.equal(torch.cat([pixels for pixels, _ in batches]), given)
+        for part, (pixels, vectors), mix in zip(parts, mixtures, Mixing(0.2, 1.0).draw(len(parts), plan.seed, 1, 0)):
+            on_cpu = mix_batch(given[part.to(device)].cpu(), labels[part.to(device)].cpu(), mix, 4)
+            assert (pixels.cpu().int() - on_cpu[0].int()).abs().max() <= 1
+            torch.testing.assert_close(vectors.cpu(), on_cpu[1])
