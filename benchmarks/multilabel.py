@@ -24,6 +24,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 from sklearn.model_selection import train_test_split
 
+from benchmarks.accuracy_sets import model_name
 from benchmarks.multilabel_peer import Images
 from benchmarks.processes import run_watched
 from benchmarks.results import table, write_section
@@ -107,7 +108,7 @@ def _call(*arguments: object) -> None:
 
 def _run_all(job: Job, seeds: tuple[int, ...], work_path: Path) -> dict[str, list[Result]]:
     weights = ("--weights", job.weights) if job.weights else ()
-    initialize = ("initialize-model", "--model-name", job.network, *weights)
+    initialize = ("initialize-model", "--model-name", model_name(job.network), *weights)
     _call(*initialize, "--untrained-model-path", work_path / "untrained")
     results = defaultdict(list)
     for seed in seeds:
@@ -215,7 +216,7 @@ def main() -> None:
     """Run the benchmark on photos."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.multilabel", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="Has train, test, train.csv and test.csv.")
-    parser.add_argument("--weights", type=Path, required=True, help="Of a network of torchvision: NETWORK.pth.")
+    parser.add_argument("--weights", type=Path, required=True, help="Of a network of torchvision or timm: NETWORK.pth.")
     parser.add_argument("--label-separator", help="What is between several labels of an image in the files of labels.")
     parser.add_argument("--seeds", nargs="+", type=int, default=(1, 2, 3))
     with tempfile.TemporaryDirectory(prefix="multilabel-") as work_path:

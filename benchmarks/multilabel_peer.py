@@ -11,9 +11,10 @@ import copy
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import timm
 import torch
 import torchvision
 from PIL import Image
@@ -22,10 +23,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _NUM_WORKERS = 2
 _SIZE = 224
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+_HALF = (0.5, 0.5, 0.5)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Images(Dataset[tuple[Any, torch.Tensor]]):
@@ -53,10 +57,11 @@ class Images(Dataset[tuple[Any, torch.Tensor]]):
 
 def train(arguments: argparse.Namespace) -> tuple[list[str], np.ndarray, float]:
     """Train; return the names of the labels, the probabilities of the test images and the seconds that these took."""
-    augmented, plain = _transforms(is_photo=arguments.weights is not None)
+    num_labels = len(Images(arguments.images / "train").names)
+    network, mean, std = _network(arguments.network, num_labels, arguments.weights)
+    augmented, plain = _transforms(mean, std, is_photo=arguments.weights is not None)
     train_images = Images(arguments.images / "train", augmented)
     valid, test = (Images(arguments.images / part, plain) for part in ("valid", "test"))
-    network = _network(arguments.network, len(train_images.names), arguments.weights)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=arguments.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4
     )
@@ -81,25 +86,29 @@ def train(arguments: argparse.Namespace) -> tuple[list[str], np.ndarray, float]:
     return train_images.names, _predict(network, test), time.perf_counter() - written
 
 
-def _transforms(*, is_photo: bool) -> tuple[v2.Compose, v2.Compose]:
+def _transforms(mean: Sequence[float], std: Sequence[float], *, is_photo: bool) -> tuple[v2.Compose, v2.Compose]:
     """Return the transforms for training and for validation. Photos are stretched, so that nothing is cut off."""
-    end = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*(_IMAGENET if is_photo else _HALF))]
+    end = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     if not is_photo:
         return v2.Compose(end), v2.Compose(end)
     resize = v2.Resize((_SIZE, _SIZE))
     return v2.Compose([resize, v2.RandomHorizontalFlip(), *end]), v2.Compose([resize, *end])
 
 
-def _network(name: str, num_labels: int, weights: Path | None) -> Any:
-    network: Any = torchvision.models.get_model(name, num_classes=num_labels)
-    if name.startswith("squeezenet"):
-        # It ends in a ReLU before the pooling, after which no logit is negative and no sigmoid below 0.5.
-        network.classifier = nn.Sequential(*(layer for layer in network.classifier if not isinstance(layer, nn.ReLU)))
-    if weights:
-        own, given = network.state_dict(), torch.load(weights, weights_only=True)
-        fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
-        network.load_state_dict(fitting, strict=False)  # the entries of the head have other shapes
-    return network
+def _network(name: str, num_labels: int, weights: Path | None) -> tuple[Any, Sequence[float], Sequence[float]]:
+    """Return a network of torchvision or timm, and the mean and standard deviation of its images."""
+    if name in torchvision.models.list_models():
+        network: Any = torchvision.models.get_model(name, num_classes=num_labels)
+        mean, std = _MEAN, _STD
+    else:
+        network = timm.create_model(name, num_classes=num_labels)
+        mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
+    if not weights:
+        return network, _HALF, _HALF
+    own, given = network.state_dict(), torch.load(weights, weights_only=True)
+    fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
+    network.load_state_dict(fitting, strict=False)  # the entries of the head have other shapes
+    return network, mean, std
 
 
 @torch.no_grad()
