@@ -5,22 +5,28 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.checking import check
 from tests.making import Inputs
 from tests.worlds import met
-from train_pytorch_model.data import placement
+from train_pytorch_model.data import decoding_check, free_memory, placement
+from train_pytorch_model.data.decoding_check import DecodingCheck
+from train_pytorch_model.data.free_memory import available_memory_bytes
 from train_pytorch_model.data.placement import (
     PlacementError,
     allocate,
-    available_memory_bytes,
     choose_host_place,
     choose_place,
     free_bytes,
@@ -107,7 +113,7 @@ def answering_no(method: Callable[..., Any]) -> Callable[..., Any]:
 def test_elsewhere_than_on_linux_nothing_is_known_and_processes_share_a_named_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "_GROUP_FILES", ())
+    monkeypatch.setattr(free_memory, "_GROUP_FILES", ())
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert choose_place("memory", 10**15, CPU) == "memory"
     assert fast_half_precision(CPU) is None
@@ -148,7 +154,40 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     for name, text in (("max", "1000000"), ("current", "700000"), ("stat", "anon 1\ninactive_file 50000\n")):
         (tmp_path / name).write_text(text)
     files = tuple(str(tmp_path / name) for name in ("max", "current", "stat"))
-    monkeypatch.setattr(placement, "_GROUP_FILES", (files,))
+    monkeypatch.setattr(free_memory, "_GROUP_FILES", (files,))
     assert available_memory_bytes() == 350000
     (tmp_path / "max").write_text("max\n")
     assert available_memory_bytes() > 2**20
+
+
+def test_large_images_that_are_checked_at_the_same_time_fit_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sides = [30, 10, 10, 30, 10, 60, 10, 30, 10, 10]
+    for number, side in enumerate(sides):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{number}.png")
+    (tmp_path / "10.png").write_bytes(b"no image")
+    (tmp_path / "11.png").write_bytes((tmp_path / "5.png").read_bytes()[:60])
+    monkeypatch.setattr(decoding_check, "available_memory_bytes", lambda: 2.0 * 16 * 32 * 32)  # half is for images
+    lock, decode = threading.Lock(), decoding_check.decode
+    decoding: list[int] = []
+    most: list[int] = []
+
+    def slow(path: Path) -> np.ndarray:
+        number = int(path.stem)
+        with lock:
+            decoding.append(number)
+            most.append(sum(min(32, sides[other] if other < 10 else 60) ** 2 for other in decoding))
+        time.sleep(0.02)
+        try:
+            return decode(path)
+        finally:
+            with lock:
+                decoding.remove(number)
+
+    monkeypatch.setattr(decoding_check, "decode", slow)
+    check = DecodingCheck()
+    with ThreadPoolExecutor(6) as threads:
+        faults = list(threads.map(lambda number: check.fault_of(tmp_path / f"{number}.png"), range(12)))
+    assert [bool(fault) for fault in faults] == [False] * 10 + [True] * 2
+    assert 2 * 10**2 <= max(most) <= 32**2

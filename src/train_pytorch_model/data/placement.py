@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 import torch
 
 from train_pytorch_model.data.file_systems import is_disk_full
+from train_pytorch_model.data.free_memory import DECODING_BYTES_PER_PIXEL, MEMORY_FRACTION, available_memory_bytes
 from train_pytorch_model.errors import first_line
 from train_pytorch_model.text.wording import bytes_in_words
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The fraction of the free memory that "auto" may use for decoded images. The network needs the rest.
-_MEMORY_FRACTION = 0.5
 # The fraction of the free disk that "auto" may use. The model and the metrics may be written to the same disk.
 _DISK_FRACTION = 0.9
 _PIECE_BYTES = 2**24
@@ -52,7 +51,7 @@ def choose_place(wanted: str, num_bytes: int, device: torch.device) -> str:
     if wanted == "device" and "device" not in available:
         wanted = "memory"
     if wanted == "auto":
-        fractions = {"device": _MEMORY_FRACTION, "memory": _MEMORY_FRACTION, "disk": _DISK_FRACTION}
+        fractions = {"device": MEMORY_FRACTION, "memory": MEMORY_FRACTION, "disk": _DISK_FRACTION}
         has_room = {name: num_bytes <= fractions[name] * free for name, free in available.items()}
         has_room["disk"] &= math.isfinite(available["disk"])  # or it is not known
         place = next((name for name, is_enough in has_room.items() if is_enough), "none")
@@ -116,8 +115,9 @@ def choose_host_place(num_bytes: int) -> str:
 
 
 def decoders_at_once(size: tuple[int, int]) -> int:
-    """Return how many images of a size may be decoded at the same time. Pillow needs about 16 bytes per pixel."""
-    return max(1, int(min(_MEMORY_FRACTION * available_memory_bytes() / (16 * size[0] * size[1]), 2**16)))
+    """Return how many images of a size may be decoded at the same time."""
+    of_one = DECODING_BYTES_PER_PIXEL * size[0] * size[1]
+    return max(1, int(min(MEMORY_FRACTION * available_memory_bytes() / of_one, 2**16)))
 
 
 def allocate(place: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
@@ -229,39 +229,3 @@ def _free_of_disk() -> float:
     except OSError:
         return math.inf
     return float(usage.free) if usage.free or usage.total else math.inf
-
-
-def available_memory_bytes() -> float:
-    """Return the free memory of the host, or of the container if that is less."""
-    found = [_free_of_host(), *(_free_of_group(*files) for files in _GROUP_FILES)]
-    return min(found)
-
-
-# The limit, the usage and the statistics of a container's memory, in the two versions of Linux control groups.
-_GROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-    ),
-)
-
-
-def _free_of_host() -> float:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return float("inf")  # not Linux; the allocation itself will fail
-
-
-def _free_of_group(limit_file: str, usage_file: str, stat_file: str) -> float:
-    try:
-        limit = float(Path(limit_file).read_text(encoding="ascii"))
-        usage = float(Path(usage_file).read_text(encoding="ascii"))
-        stat = dict(line.split() for line in Path(stat_file).read_text(encoding="ascii").splitlines())
-    except (OSError, ValueError):  # there is no such group, or its limit is "max"
-        return float("inf")
-    # Cached files count as used memory but are evicted when memory is needed.
-    return limit - usage + float(stat.get("total_inactive_file", stat.get("inactive_file", 0)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Optional
 
-from train_pytorch_model.data.decoding import UnreadableImageError, decode
+from train_pytorch_model.data.decoding_check import DecodingCheck
 from train_pytorch_model.data.file_systems import move_file, temporary_folder
 from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.data.threads import in_threads
@@ -170,18 +170,15 @@ def _folder_of(label: Optional[Label]) -> Optional[str]:
 
 def _unreadable(folder: Path, numbers: Sequence[int], display: ProgressDisplay) -> dict[int, str]:
     """Decode the images with these numbers and return the reason for each that cannot be decoded."""
+    check = DecodingCheck()
 
-    def work(index: int) -> str | None:
-        try:
-            decode(staged_path(folder, numbers[index]))
-        except UnreadableImageError as error:
-            return str(error)
-        return None
+    def work(index: int) -> str:
+        return check.fault_of(staged_path(folder, numbers[index]))
 
     with display.images(DATASET, "decoded", len(numbers)) as advance:
         unreadable = {}
         for number, reason in zip(numbers, in_threads(work, len(numbers))):
-            if reason is not None:
+            if reason:
                 unreadable[number] = reason
             advance()
     return unreadable

@@ -6,7 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from train_pytorch_model.data.decoding import UnreadableImageError, check_regular, decode
+from train_pytorch_model.data.decoding import UnreadableImageError, check_regular
+from train_pytorch_model.data.decoding_check import DecodingCheck
 from train_pytorch_model.data.threads import in_threads, reading
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter
@@ -49,12 +50,13 @@ def copy_items(
         InvalidDatasetError: if a file of the source cannot be read.
     """
     num_items = 0
+    check = DecodingCheck()
     with ImageDirectoryWriter(folder, schema) as writer:
         while block := list(islice(items, _ITEMS_AT_ONCE)):
 
             def copy(number: int, block: list[dict[str, Any]] = block) -> tuple[dict[str, Any], str]:
                 item = _copy(block[number], columns, source, folder)
-                return item, "" if unreadable is None else _fault_of(folder / item[columns.image_ref]["file_name"])
+                return item, "" if unreadable is None else check.fault_of(folder / item[columns.image_ref]["file_name"])
 
             for item, fault in in_threads(copy, len(block)):
                 if fault and unreadable is not None:
@@ -65,15 +67,6 @@ def copy_items(
                     num_items += 1
                 advance()
     return num_items
-
-
-def _fault_of(image: Path) -> str:
-    """Why an image cannot be decoded; "" if it can."""
-    try:
-        decode(image)
-    except UnreadableImageError as error:
-        return str(error)
-    return ""
 
 
 def _copy(item: dict[str, Any], columns: Columns, source: Path, folder: Path) -> dict[str, Any]:
