@@ -162,6 +162,14 @@ def roboflow(path: Path) -> None:
     (path / "valid" / "_classes.csv").write_text("\n".join((rows[0], *rows[5:])))
 
 
+def check_boxes() -> dict[str, object]:
+    """A project of the VGG Image Annotator with an attribute of check boxes."""
+    return {
+        f"{n}.png99": {"filename": f"{n}.png", "regions": [], "file_attributes": {"label": dict.fromkeys(labels, True)}}
+        for n, labels in enumerate([*SETS[:3], ["dog"], *SETS[4:]])
+    }
+
+
 def folders(path: Path) -> None:
     write_class_folders(path, ["cat", "dog"], per_class=3, size=16)
 
@@ -202,6 +210,8 @@ def in_names_order(labels: Sequence[list[str]]) -> list[list[str]]:
 
 
 THOUSAND = [sorted(f"label {k}" for k in range(1000) if k % 6 != n) for n in range(6)]
+MARKED = [labels or ["Unlabeled"] for labels in SETS]
+SETS_OF = list(enumerate(SETS))
 TWO = ["cat", "dog"] * 3
 SPELLINGS = ["cat;dog", "Cat", "dog", "cat", "dog;Cat", "dog"]
 UNTIDY = ["cat ; dog;", " cat", "bird;dog;dog ;; bird", ";", "bird", "dog;cat; bird"]
@@ -304,6 +314,24 @@ ROWS: dict[str, Row] = {
     "columns of 0 and 1 with several 1 in a row beside class folders": Row(
         "error", flags_beside_folders, "the labels could be its 2 columns, one for each class, or the folders 'cat'"
     ),
+    "columns of 0 and 1 with a column Unlabeled": Row(
+        "accepted",
+        text("_classes.csv", ones("filename, cat, dog, bird, Unlabeled", names=[*NAMES, "Unlabeled"], sets=MARKED)),
+    ),
+    "columns of 0 and 1 with -1 beside 0": Row(
+        "error", text("l.csv", ones("image, cat, dog, bird").replace("1, 0, 0", "1, -1, 0")), "which may mean uncertain"
+    ),
+    "objects of 0 and 1 in JSON": Row(
+        "accepted",
+        document("l.json", [{"file": f"{n}.png", "labels": {k: int(k in own) for k in NAMES}} for n, own in SETS_OF]),
+    ),
+    "check boxes of the VGG Image Annotator": Row(
+        "accepted", document("via.json", check_boxes()), "", [*SETS[:3], ["dog"], *SETS[4:]]
+    ),
+    "labels in a text file, separated by blanks, --label-separator blank": Row(
+        "accepted", text("labels.txt", OWN_CELLS.replace(",", " ")), flags={"label_separator": "blank"}
+    ),
+    "lists that are all different in a column of unknown title": Row("accepted", cells(joined(";"), "image,findings")),
     "COCO annotations of whole images, of several categories": Row(
         "accepted", document("c.json", coco()), "3 of 5 labelled images are of several", in_names_order(SETS)
     ),

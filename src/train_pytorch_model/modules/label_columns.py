@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _CLASSES_FILE = "_classes.csv"
 """A file of Roboflow's, in which all columns but the first are labels, whatever their titles are."""
+_UNLABELLED = "Unlabeled"
+"""The title of Roboflow's column of images without a label."""
 _FIRST_LABEL_TITLES = ("label", "category", "class")
 
 
@@ -52,6 +54,17 @@ class LabelColumns(NamedTuple):
     """Whether each column of labels is a class, with 1 for the images that have it and 0 for the others."""
     is_unclear: bool = False
     """Whether several columns could be that of the labels."""
+
+    @property
+    def unlabelled(self) -> str:
+        """The title of the column that has 1 where an image has no label; empty if there is none."""
+        titles = [column.title for column in self.labels]
+        return _UNLABELLED if self.are_classes and _UNLABELLED in titles else ""
+
+    def are_uncertain(self) -> bool:
+        """Whether columns of 0 and 1 have -1 beside 0."""
+        values = {str(value) for column in self.labels for value in column.sample} if self.are_classes else set()
+        return not (values.isdisjoint(("-1", "-1.0")) or values.isdisjoint(("0", "0.0")))
 
     @property
     def advice(self) -> str:
@@ -166,6 +179,8 @@ def _label_columns(
     if PurePosixPath(file).name == _CLASSES_FILE and are_binary and len(free) >= (1 if multilabel else 2):
         return free, [], True
     known = [column for column in free if column.is_label]
+    if len(known) > 1 and all(column.is_binary() and column.key not in LABEL_TITLES for column in known):
+        return known, [], True  # check boxes
     if known:
         best = _best_known(known, table)
         more = [column for column in free if column.is_another_label() and column not in known]
@@ -175,14 +190,17 @@ def _label_columns(
     numbered = [column for column in free if column.is_another_label()] if multilabel else []
     if numbered:
         return numbered, [], False
-    others = [column for column in free if not column.is_other and column.could_be_classes(table)]
+    unknown = [column for column in free if not column.is_other]
+    others = [column for column in unknown if column.could_be_classes(table)] or [
+        column for column in unknown if column.could_be_lists() or (multilabel and not column.are_numbers())
+    ]
     binary = [column for column in others if column.is_binary()]
     if len(others) == 1:
         if binary and multilabel and table.has_header:
             return others, [], True
         return ([] if table.has_header and others[0].could_be_counts(table) else others), others, False
     is_one_hot = _is_one_hot(binary, table)
-    fractions = [] if is_one_hot else [column for column in free if column.are_fractions() and not column.is_other]
+    fractions = [] if is_one_hot else [column for column in unknown if column.are_fractions()]
     if len(binary) > 1 and not fractions and (len(binary) == len(others) or (is_one_hot and _is_full(binary, table))):
         return binary, [], True
     others += fractions

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.modules.label_lists import separations
+from train_pytorch_model.modules.label_lists import labels_in, separations
 from train_pytorch_model.ports.split_names import split_of
 
 if TYPE_CHECKING:
@@ -122,14 +122,19 @@ class Column:
         return all(map(_is_number, self.sample))
 
     def could_be_classes(self, table: Table) -> bool:
-        """Whether the values could be classes or lists of them: not all different, and no measurements."""
+        """Whether the values could be classes: not all different, and no measurements."""
         texts = self._texts(table)
         are_numbers = all(map(_is_number, texts))
         if are_numbers and not all(map(_is_integer, texts)):
             return False
-        if len(set(texts)) < len(texts) or (len(texts) <= 3 and not are_numbers):
-            return True
-        return any(found.is_list for found in separations([text for text in texts if isinstance(text, str)]))
+        return len(set(texts)) < len(texts) or (len(texts) <= 3 and not are_numbers)
+
+    def could_be_lists(self) -> bool:
+        """Whether the values could be lists of classes, which may all be different."""
+        texts = [text for text in self.sample if isinstance(text, str)]
+        return any(found.is_list for found in separations(texts)) or any(
+            listed.is_list and not all(map(_is_number, listed.labels)) for listed in map(labels_in, self.sample)
+        )
 
     def are_measurements(self, table: Table) -> bool:
         """Whether the values are numbers with fractions, most of which are different."""

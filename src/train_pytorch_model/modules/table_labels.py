@@ -106,6 +106,9 @@ class _Reading:
         self._images = images
         self._file = file
         self._task = task
+        parents = {column.title.rpartition(".")[0] for column in columns.labels}
+        has_path = len(parents) == 1 and parents != {""} and not columns.table.is_delimited
+        self._path = f"{parents.pop()}." if has_path else ""
         self._ambiguous = FirstFew()
         self._different = FirstFew()
         self._listed: dict[int, None] = {}
@@ -163,22 +166,30 @@ class _Reading:
             self._add(found.number, listed.labels, is_list=listed.is_list)
 
     def _add(self, number: int, labels: Sequence[str], *, is_list: bool) -> None:
-        before = self._result.lists.get(number, ())
-        if before and labels and {*before} != {*labels}:
+        before, names = self._result.lists.get(number, ()), self._names_of(labels)
+        if before and names and {*before} != {*names}:
             if is_list or number in self._listed:
-                self._different.add(f"{self._images.names[number]!r} is {list(before)} and {list(labels)}")
+                self._different.add(f"{self._images.names[number]!r} is {list(before)} and {names}")
             self._several[number] = None
         if len(labels) > 1:
             (self._listed if is_list else self._several)[number] = None
-        self._result.lists[number] = tuple(dict.fromkeys((*before, *labels)))
+        self._result.lists[number] = tuple(dict.fromkeys((*before, *names)))
         if labels:
             self._result.labels.setdefault(number, labels[0])
+
+    def _names_of(self, labels: Sequence[str]) -> list[str]:
+        """The names of labels: of columns, the titles without a path that all have, such as `labels.cat`."""
+        if not self._columns.are_classes:
+            return list(labels)
+        return [name for label in labels if (name := label[len(self._path) :]) != self._columns.unlabelled]
 
     def _judge(self) -> None:
         result, num_labelled = self._result, len(self._result.labels)
         if self._task == MULTICLASS:
             self._several.update(self._listed)
         elif self._listed:
+            if self._columns.are_uncertain():
+                result.faults.append("its columns of 0 and 1 have -1 beside 0, which may mean uncertain; write 0 or 1")
             result.several = f"{len(self._listed)} of {num_labelled} labelled images have several labels"
         if self._task != MULTICLASS and self._different:
             result.faults.append(f"images with different lists of labels: {self._different.joined()}; keep one of them")
