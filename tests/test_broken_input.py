@@ -796,9 +796,45 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_pipelines_in_azure.py::test_what_azure_refuses_is_refused",
     ),
-    "a pipeline of a kind that is not supported: registered components, remote data, mpi, text outputs": (
+    "a pipeline of a kind that is not supported: registered components, data of a workspace, mpi, text outputs": (
         "error",
         "tests/test_pipelines_in_azure.py::test_what_azure_takes_and_is_not_supported_is_named",
+    ),
+    "a pipeline component that contains itself": (
+        "error",
+        "tests/test_pipelines_in_azure.py::test_what_azure_refuses_is_refused",
+    ),
+    "a pipeline component whose output no job writes, and which is used": (
+        "error",
+        "tests/test_nested_pipelines.py::test_an_output_that_no_job_of_a_pipeline_component_writes_cannot_be_taken",
+    ),
+    "a wrong value for an input of a pipeline component": (
+        "error",
+        "tests/test_nested_pipelines.py::test_a_broken_pipeline_component_is_reported_before_anything_runs",
+    ),
+    "an input that a pipeline component does not have": (
+        "warning",
+        "tests/test_nested_pipelines.py::test_an_input_that_a_pipeline_component_does_not_have_is_ignored",
+    ),
+    "a command whose program this machine does not have": (
+        "error",
+        "tests/test_pipeline_faults.py::test_a_command_whose_program_is_missing_is_refused",
+    ),
+    "a file at an address that does not answer": (
+        "error",
+        "tests/test_pipeline_web_files.py::test_a_file_that_cannot_be_downloaded_is_reported_before_anything_runs",
+    ),
+    "a download that ends early": (
+        "error",
+        "tests/test_pipeline_web_files.py::test_a_download_that_ends_early_is_no_file",
+    ),
+    "a folder at an address": (
+        "error",
+        "tests/test_pipelines_in_azure.py::test_what_azure_takes_and_is_not_supported_is_named",
+    ),
+    "a conda file with packages that this Python does not have": (
+        "warning",
+        "tests/test_pipeline_steps.py::test_the_environment_is_that_of_this_python_and_what_it_lacks_is_named",
     ),
     "text around an expression of a pipeline": (
         "accepted",

@@ -130,6 +130,17 @@ def test_a_pipeline_component_that_is_not_deterministic_runs_again(
         assert "a.twice: started;" in said
 
 
+def test_an_input_that_a_pipeline_component_does_not_have_is_ignored(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_repeat(tmp_path)
+    path = pipeline(tmp_path / "p.yaml", {"a": node(inputs={"word": "x", "tims": 1}, settings={})})
+    assert run(path, tmp_path, "--dry-run") == 0
+    said = capfd.readouterr().err
+    assert "job a: the component has no input tims; it is ignored, as in Azure" in said
+    assert "job a: settings of a pipeline component is not used" in said
+
+
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "a missing input": (node(inputs={}), "job a: the required input word has no value"),
     "a wrong value": (node(inputs={"word": "x", "times": "many"}), "job a: input times: 'many' is not of type integer"),
