@@ -146,21 +146,21 @@ def _read_nested(name: str, job: dict[str, Any], scope: Scope, where: str) -> Jo
     steps = jobs.steps
     if not is_true(document.get("is_deterministic", True)):
         steps = tuple(replace(step, component=replace(step.component, is_deterministic=False)) for step in steps)
-    notes = [
-        f"{path}: the field {field} is unknown and ignored" for field in unknown_fields(document, PIPELINE_COMPONENT)
-    ]
-    notes += [
-        f"job {node.name}: {field} of a pipeline component is not used"
-        for field in job
-        if field not in PIPELINE_NODE["properties"]
-    ]
-    notes += [
-        f"job {node.name}: the component has no input {key}; it is ignored, as in Azure"
-        for key in sources
-        if key not in component.inputs
-    ]
-    notes += [f"job {node.name}: {note}" for note in output_notes(job.get("outputs", {}))]
+    notes = _notes(node, job, document)
     return replace(jobs, steps=steps, nested=(node, *jobs.nested), notes=(*notes, *jobs.notes))
+
+
+def _notes(node: Node, job: Mapping[str, Any], document: dict[str, Any]) -> list[str]:
+    """Describe what is not used of a job that is a pipeline component, and of the component."""
+    unknown = unknown_fields(document, PIPELINE_COMPONENT)
+    notes = [f"{node.component.where}: the field {field} is unknown and ignored" for field in unknown]
+    own = [f"{field} of a pipeline component is not used" for field in job if field not in PIPELINE_NODE["properties"]]
+    own += [
+        f"the component has no input {key}; it is ignored, as in Azure"
+        for key in job.get("inputs", {})
+        if key not in node.component.inputs
+    ]
+    return [*notes, *(f"job {node.name}: {note}" for note in own + output_notes(job.get("outputs", {})))]
 
 
 def _faults_of_optional_inputs(component: Interface, entries: Mapping[str, Any], jobs: Jobs, inner: Scope) -> list[str]:

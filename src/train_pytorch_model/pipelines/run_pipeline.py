@@ -64,7 +64,7 @@ def run_pipeline(
     faults = faults_of_run_folder(folder, definition)
     if not faults:
         faults = [fault for step in definition.steps.values() for fault in faults_of_plan(run.plan(step))]
-        faults += [fault for address in addresses for fault in fault_of_address(address)]
+        faults += [f"{pipeline}: {fault}" for address in addresses for fault in fault_of_address(address)]
     _raise_for(faults)
     _log(definition)
     outputs = {name: output_path / "outputs" / name for name in definition.outputs}
