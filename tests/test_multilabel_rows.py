@@ -318,6 +318,9 @@ ROWS: dict[str, Row] = {
         "accepted",
         text("_classes.csv", ones("filename, cat, dog, bird, Unlabeled", names=[*NAMES, "Unlabeled"], sets=MARKED)),
     ),
+    "columns of 0 and 1 without titles": Row(
+        "error", text("l.csv", ones("").lstrip()), "put the names of the labels in a first row"
+    ),
     "columns of 0 and 1 with -1 beside 0": Row(
         "error", text("l.csv", ones("image, cat, dog, bird").replace("1, 0, 0", "1, -1, 0")), "which may mean uncertain"
     ),
@@ -372,6 +375,9 @@ ROWS: dict[str, Row] = {
     ),
     "1,000 labels": Row("accepted", cells(list(map(";".join, THOUSAND))), "", THOUSAND),
     "class folders, --task multilabel": Row("accepted", folders, "", [["cat"]] * 3 + [["dog"]] * 3, MULTILABEL),
+    "one folder of images without a file of labels, --task multilabel": Row(
+        "error", lambda path: images(path / "photos"), "and no file has their labels", flags=MULTILABEL
+    ),
     "an ImageDirectory with lists of labels": Row("accepted", image_directory(SETS, multilabel=True)),
     "an ImageDirectory with lists of labels, --task multiclass": Row(
         "error",

@@ -228,6 +228,12 @@ def _by_folders(
     left_out.add_images("outside of class folders", outside)
     task = LabelTask(MULTICLASS, "each image is in the folder of its class")
     if options.reading == MULTILABEL:
+        if len(by_folders.classes) < 2 and not options.allow_partial:
+            raise InvalidDatasetError(
+                where,
+                f"all images are in the one folder {min(by_folders.classes)!r}, and no file has their labels",
+                f"Add a file of labels. Without one, --task {MULTILABEL} and --label-separator have no meaning.",
+            )
         task = LabelTask(MULTILABEL, "that was given, and each image is in the folder of its only label")
         labels = [None if label is None else (str(label),) for label in labels]
     return Labelling(labels, (), class_root=by_folders.root, task=task)

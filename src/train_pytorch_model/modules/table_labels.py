@@ -188,6 +188,10 @@ class _Reading:
         if self._task == MULTICLASS:
             self._several.update(self._listed)
         elif self._listed:
+            if self._columns.are_classes and not self._columns.table.has_header:
+                result.faults.append(
+                    "the columns of 0 and 1 have no titles; put the names of the labels in a first row"
+                )
             if self._columns.are_uncertain():
                 result.faults.append("its columns of 0 and 1 have -1 beside 0, which may mean uncertain; write 0 or 1")
             result.several = f"{len(self._listed)} of {num_labelled} labelled images have several labels"
