@@ -18,6 +18,7 @@ from train_pytorch_model.console.progress import ProgressDisplay
 from train_pytorch_model.data.decoding import decode as decode_file
 from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.errors import UserError
+from train_pytorch_model.job import geometry as job_geometry
 from train_pytorch_model.job.datasets import Scanned, decode, scan
 from train_pytorch_model.job.geometry import what_is_done, with_geometry
 from train_pytorch_model.models.description import describe
@@ -209,6 +210,24 @@ def test_the_log_says_how_the_designer_can_score(tmp_path: Path, caplog: pytest.
         caplog.clear()
         chosen(tmp_path / str(number), given, model, [(30, 20), (40, 40)], [(50, 60)])
         assert "Score with score-image-model" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("size", "microbatch_size", "is_said"), [(224, "off", False), (8192, "off", True), (8192, 1, False)]
+)
+def test_a_size_that_needs_more_memory_than_there_is_is_said(
+    size: int,
+    microbatch_size: int | str,
+    is_said: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job_geometry, "available_memory_bytes", lambda: 64.0 * 2**30)
+    data = dataset(tmp_path / "train", [(40, 50)])
+    with_geometry(parameters(image_size=size, microbatch_size=microbatch_size), untrained(), (data, None))
+    assert ("16 images of 8192x8192" in caplog.text) is is_said
+    assert ("take 12.0 GiB" in caplog.text) is is_said
 
 
 def test_a_side_that_is_too_long_is_an_error(tmp_path: Path) -> None:

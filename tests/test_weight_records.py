@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -18,6 +19,7 @@ from torchvision.transforms.functional import normalize, pil_to_tensor
 from tests.making import Inputs, error_text, initialize, run_here
 from tests.untrained_models import RETIRED, Wrapper, read, write
 from train_pytorch_model.data.batches import normalised, per_channel
+from train_pytorch_model.data.image_geometry import Geometry, pixels_of
 from train_pytorch_model.errors import InvalidModelDirectoryError
 from train_pytorch_model.job.normalisation import normalisation_of
 from train_pytorch_model.models.description import describe, torchvision_builders
@@ -79,6 +81,40 @@ def test_the_record_of_timms_networks_gives_timms_own_transform() -> None:
         assert ((3, *record.image_size), record.crop_fraction) == (tuple(config["input_size"]), config["crop_pct"])
         assert record.interpolation == config["interpolation"]
         assert create_transform(**config) is not None
+
+
+def test_networks_that_timm_evaluates_on_stretched_images_see_the_same_here() -> None:
+    from timm.data import create_transform, resolve_data_config
+    from timm.models import get_pretrained_cfg
+
+    name = "coat_lite_medium_384"
+    record = Timm().record(name, "")
+    assert record.resize == "stretch"
+    assert WeightsRecord.from_json(record.to_json()) == record
+    config = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(name).to_dict())
+    transform = create_transform(**config)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 200, 3)).astype(np.uint8))
+    pixels = image
+    for step in transform.transforms[:-2]:  # without the conversion to a tensor and the normalization
+        pixels = step(pixels)
+    geometry = Geometry(record.image_size, record.resize, interpolation=record.interpolation)
+    assert np.array_equal(pixels_of(image, geometry), np.asarray(pixels))
+
+
+@pytest.mark.parametrize(("name", "is_said"), [("volo_d4_448", True), ("dm_nfnet_f0", True), ("resnet18", False)])
+def test_an_evaluation_of_timm_that_is_not_reproduced_is_said(
+    name: str, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = Timm().record(name, "")
+    assert (record.resize, record.crop_fraction <= 1) == ("crop", True)
+    assert ("not reproduced here: they are cropped" in caplog.text) is is_said
+
+
+def test_a_record_without_a_way_to_resize_crops() -> None:
+    values = Timm().record("resnet18", "").to_dict()
+    assert WeightsRecord.from_dict({key: values[key] for key in values if key != "resize"}).resize == "crop"
+    with pytest.raises(ValueError, match="resize"):
+        WeightsRecord.from_dict({**values, "resize": "none"})
 
 
 def test_every_network_of_timm_has_a_record_that_is_read_again() -> None:

@@ -116,8 +116,8 @@ def train(
         report: content of the report: "auto", "off", "basic" or "full".
         recipe: "auto", "classic", "finetune", "scratch" or "large".
         image_size: height and width of the images that the network sees: a number, "HEIGHTxWIDTH" or "auto".
-        resize: how images get that size: "crop", "pad" or "stretch"; "auto" is the way of a trained model, and crop
-            otherwise.
+        resize: how images get that size: "crop", "pad" or "stretch"; "auto" is the way of a trained model or
+            of the weights, else crop.
         class_weights: weights of the classes in the loss: "auto", "none", "sqrt" or "balanced".
         metric_for_best_model: "auto", "accuracy", "balanced_accuracy", "average_precision", "micro_f1", "macro_f1" or
             "loss" on the validation images.

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
+from train_pytorch_model.data.free_memory import available_memory_bytes
 from train_pytorch_model.data.image_geometry import MAX_SIDE, Geometry, Size
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.parameters.recipe_fields import WITH_CROPS
-from train_pytorch_model.text.wording import FirstFew
+from train_pytorch_model.text.wording import FirstFew, bytes_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The activations of small networks take at least this many times the memory of their input.
+_ACTIVATIONS = 10
 # Of weights that nothing is known of: those that nearly all networks of ImageNet are evaluated with.
 _SIZE = (224, 224)
 _CROP_FRACTION = 0.875
@@ -51,12 +54,28 @@ def with_geometry(parameters: ResolvedParameters, model: UntrainedModel | None, 
         return datasets
     averages_mirrored = parameters.test_time_augmentation == "flip"
     geometry = replace(choose_geometry(parameters, model, found), averages_mirrored=averages_mirrored)
+    _warn_of_memory(geometry.size, parameters)
     train, valid = (_placed(scanned, geometry, is_classic=parameters.recipe == "classic") for scanned in datasets)
     if train and is_resized(train):
         train = replace(train, has_margin=parameters.auto_augment in WITH_CROPS)
     if averages_mirrored or any(is_resized(scanned) for scanned in (train, valid) if scanned):
         logger.info("%s", how_to_score(geometry))
     return train, valid
+
+
+def _warn_of_memory(size: Size, parameters: ResolvedParameters) -> None:
+    """Warn if a step, of which no more than the size is known yet, will not fit in the memory of this machine."""
+    microbatch_size = parameters.microbatch_size
+    at_once = microbatch_size if isinstance(microbatch_size, int) else parameters.batch_size
+    num_bytes = at_once * size[0] * size[1] * 3 * 4
+    free = available_memory_bytes()
+    if _ACTIVATIONS * num_bytes > free:
+        logger.warning(
+            "%d images of %s, which are computed at the same time, take %s before the first layer, and networks need "
+            "at least %d times as much. %s are free. Training may run out of memory: choose a smaller --image-size, "
+            "or a smaller --batch-size or --microbatch-size.",
+            *(at_once, _in_words(size), bytes_in_words(num_bytes), _ACTIVATIONS, bytes_in_words(free)),
+        )
 
 
 def choose_geometry(
@@ -93,7 +112,7 @@ def choose_geometry(
             size = _pair(sizes[0][0])
     resize = parameters.resize
     if resize == "auto":
-        resize = own.resize if own else "crop"
+        resize = own.resize if own else record.resize if record else "crop"
     fraction, interpolation = _CROP_FRACTION, "bilinear"
     if own:
         fraction, interpolation = own.size[0] / own.cover[0] if own.cover else fraction, own.interpolation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +17,8 @@ from train_pytorch_model.models.weight_records import WeightsRecord, channels_of
 
 # Arguments whose defaults depend on whether a builder loads weights. Pixels in training are already in [-1, 1], for
 # which the weights of GoogLeNet and Inception v3 were made, so the networks must not transform them again.
+logger = logging.getLogger(__name__)
+
 _WITH_AUXILIARY_HEADS = {"transform_input": False, "aux_logits": True, "init_weights": True}
 _FIXED_ARGUMENTS = {"googlenet": _WITH_AUXILIARY_HEADS, "inception_v3": _WITH_AUXILIARY_HEADS}
 
@@ -157,11 +160,18 @@ class Timm:
         configs = [best, *map(_timm().get_pretrained_cfg, _timm().list_pretrained(f"{name}.*"))] if file_name else []
         config = next((config for config in configs if _is_published(config.url, file_name, sha256)), best)
         _, height, width = config.input_size
-        # Some networks are evaluated on images that were padded to more than their size.
-        fraction = min(config.crop_pct, 1.0)
+        fraction, mode = config.crop_pct, config.crop_mode
+        resize = "stretch" if mode == "squash" and fraction == 1 else "crop"
+        if fraction > 1 or (mode != "center" and resize == "crop"):
+            logger.warning(
+                "timm evaluates %s with crop_mode %r and crop_pct %g, which pads or stretches images in a way that is "
+                "not reproduced here: they are cropped. Its accuracy may be a little lower than published.",
+                *(name, mode, fraction),
+            )
         mean, std = channels_of(config.mean), channels_of(config.std)
         source = file_name or self.address(name)
-        return WeightsRecord(source, sha256, mean, std, (height, width), fraction, config.interpolation)
+        how = (min(fraction, 1.0), config.interpolation, resize)
+        return WeightsRecord(source, sha256, mean, std, (height, width), *how)
 
     def rows(self) -> list[ModelRow]:
         """See `ModelLibrary`."""

@@ -17,6 +17,7 @@ _SMALLEST_FRACTION = 0.1
 SMALLEST_STD = 1e-6
 """Of pixels in [0, 1], so no real standard deviation is as small."""
 _INTERPOLATIONS = ("bilinear", "bicubic")
+_RESIZE_MODES = ("crop", "stretch")
 
 Channels = tuple[float, float, float]
 """A number for each of red, green and blue."""
@@ -42,6 +43,8 @@ class WeightsRecord:
     """The part of a resized image's sides that the centre crop has in evaluation, in [0.1, 1]: 224 of 256 is 0.875."""
     interpolation: str
     """`bilinear` or `bicubic`."""
+    resize: str = "crop"
+    """`crop`, or `stretch` if images are resized whatever their aspect ratio."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
@@ -57,6 +60,7 @@ class WeightsRecord:
         """
         if not isinstance(values, dict):
             raise ValueError("it is not a mapping")
+        values = {"resize": "crop", **values}
         checks: dict[str, Callable[[Any], bool]] = {
             "source": _is_line,
             "sha256": _is_line,
@@ -65,14 +69,16 @@ class WeightsRecord:
             "image_size": lambda value: _is_numbers(value, 2) and all(map(_is_side, value)),
             "crop_fraction": lambda value: _is_numbers([value], 1) and _SMALLEST_FRACTION <= value <= 1,
             "interpolation": lambda value: value in _INTERPOLATIONS,
+            "resize": lambda value: value in _RESIZE_MODES,
         }
         for key, is_valid in checks.items():
             if not is_valid(values.get(key)):
                 raise ValueError(f"{key!r} is missing or has a value that is not possible")
         mean, std = (_channels(values[key]) for key in ("mean", "std"))
         height, width = (int(side) for side in values["image_size"])
-        fraction, interpolation = float(values["crop_fraction"]), values["interpolation"]
-        return cls(values["source"], values["sha256"], mean, std, (height, width), fraction, interpolation)
+        fraction = float(values["crop_fraction"])
+        how = (fraction, values["interpolation"], values["resize"])
+        return cls(values["source"], values["sha256"], mean, std, (height, width), *how)
 
     def to_json(self) -> str:
         """Return the content of the file."""

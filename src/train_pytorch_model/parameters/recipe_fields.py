@@ -47,7 +47,7 @@ class RecipeFields:
             "Resize",
             str,
             "How images get that size: crop cuts off what is over, pad adds black, stretch changes the aspect ratio. "
-            "auto is the way of a trained model, and crop otherwise.",
+            "auto is the way of a trained model or of the weights, else crop.",
             "training",
             words=("auto", "crop", "pad", "stretch"),
         ),
