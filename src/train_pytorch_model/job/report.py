@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train_pytorch_model import __version__
 from train_pytorch_model.data.batches import derive_seed
 from train_pytorch_model.data.findings import compare_images, imbalance
 from train_pytorch_model.data.model_task import MULTILABEL
-from train_pytorch_model.distributed.device import name_of_device
 from train_pytorch_model.errors import first_line
-from train_pytorch_model.job.geometry import what_is_done
+from train_pytorch_model.job.facts import facts_of
 from train_pytorch_model.report.contents import (
     CONFUSION_MATRIX,
     LEARNING_CURVES,
@@ -27,7 +23,6 @@ from train_pytorch_model.report.contents import (
     remove_report,
 )
 from train_pytorch_model.text.masking import masked
-from train_pytorch_model.text.wording import bytes_in_words, seconds_in_words
 from train_pytorch_model.training.augmentation import augmented, plain
 from train_pytorch_model.training.mixing import shown_in_epoch
 from train_pytorch_model.training.predictions import predict
@@ -39,13 +34,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from train_pytorch_model.data.image_store import ImageStore
-    from train_pytorch_model.job.datasets import Scanned
-    from train_pytorch_model.job.history import History
-    from train_pytorch_model.job.prepare import Prepared
-    from train_pytorch_model.job.settings import ResolvedSettings
+    from train_pytorch_model.job.result import FinishedTraining
     from train_pytorch_model.report.contents import AugmentedSample
-    from train_pytorch_model.training.early_stopping import BestModel
-    from train_pytorch_model.training.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -62,25 +52,6 @@ _NUM_SHOWN_EPOCHS = 4
 _MAX_PROBABILITIES = 50_000_000
 # The average precision of each label needs a sort of all images.
 _MAX_LABEL_PROBABILITIES = 2_000_000
-
-
-@dataclass(frozen=True)
-class FinishedTraining:
-    """The results of training, before they are written."""
-
-    settings: ResolvedSettings
-    prepared: Prepared
-    plan: Plan
-    best: BestModel
-    history: History
-    device: torch.device
-    world_size: int
-    stop_reason: str
-    """As a sentence."""
-    seconds: float
-    """Duration of the run so far."""
-    warnings: list[str] = field(default_factory=list)
-    """Warnings of the run."""
 
 
 def report_kind(wanted: str, *, is_tracked: bool) -> str:
@@ -171,7 +142,7 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         thumbnails["augmented"] = _augmented_samples(training)
     return Report(
         title=f"{prepared.description.name}, {len(classes)} {'classes' if thresholds is None else 'labels'}",
-        facts=[(part, [(name, masked(text)) for name, text in facts]) for part, facts in _facts(training)],
+        facts=[(part, [(name, masked(text)) for name, text in facts]) for part, facts in facts_of(training)],
         records=training.history.records,
         timings=training.history.timings,
         best_epoch=training.best.epoch or 0,
@@ -240,69 +211,3 @@ def _pixels(store: ImageStore, index: int, device: torch.device) -> np.ndarray:
     """The image at an index: uint8 of shape (height, width, 3)."""
     pixels, _ = next(iter(store.batches([torch.tensor([index])], device)))
     return pixels[0].permute(1, 2, 0).cpu().numpy()
-
-
-def _facts(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]]]]:
-    settings, prepared, plan = training.settings, training.prepared, training.plan
-    parameters = settings.parameters
-    given: list[tuple[str, Any]] = [
-        (definition.title, getattr(parameters, name)) for name, definition in parameters.definitions().items()
-    ]
-    num_weights = sum(parameter.numel() for parameter in prepared.network.parameters())
-    return [
-        (
-            "Model",
-            [
-                ("Network", prepared.description.name),
-                ("Weights", f"{num_weights:,}"),
-                ("Untrained model", str(settings.untrained_model_path)),
-                ("Trained model", str(settings.trained_model_path)),
-            ],
-        ),
-        (
-            "Data",
-            [
-                *_data_facts("Training", prepared.train_data, prepared.train, plan.image_size),
-                *_data_facts("Validation", prepared.valid_data, prepared.valid, plan.image_size),
-            ],
-        ),
-        ("Parameters", [*[(name, str(value)) for name, value in given], ("Seed used", str(settings.seed))]),
-        (
-            "Environment",
-            [
-                ("Device", name_of_device(training.device)),
-                ("Processes", str(training.world_size)),
-                ("Precision", str(plan.precision)),
-                ("Validation precision of epochs", plan.validation_precision),
-                ("Image store", prepared.image_store),
-                ("CUDA graph", "if the network allows it" if plan.cuda_graph else "no"),
-                ("Highest learning rate", f"{plan.learning_rate:g}"),
-                ("Duration", seconds_in_words(training.seconds)),
-            ],
-        ),
-        ("Versions", _versions()),
-    ]
-
-
-def _data_facts(name: str, dataset: Scanned, store: ImageStore, seen: tuple[int, int] | None) -> list[tuple[str, str]]:
-    stored = "{1}x{0}".format(*store.size)
-    height, width = seen or store.size
-    margin = "" if (height, width) == tuple(store.size) else f" (stored with a margin for crops: {stored})"
-    num_skipped = len(dataset.unreadable)
-    images = f"{len(store):,} of {width}x{height} pixels{margin}, {bytes_in_words(dataset.num_bytes)} decoded"
-    skipped = f", {num_skipped:,} skipped" if num_skipped else ""
-    facts = [(f"{name} dataset", str(dataset.images.path)), (f"{name} images", images + skipped)]
-    resized = what_is_done(dataset)
-    return [*facts, (f"{name} sizes", resized)] if resized else facts
-
-
-def _versions() -> list[tuple[str, str]]:
-    from importlib.metadata import version
-
-    libraries = ("torchvision", "pillow", "numpy", "azureml-designer-core")
-    return [
-        ("Train PyTorch Model", __version__),
-        ("Python", platform.python_version()),
-        ("PyTorch", torch.__version__),
-        *[(name, version(name)) for name in libraries],
-    ]

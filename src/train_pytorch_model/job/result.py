@@ -1,16 +1,41 @@
-"""What a training run returns."""
+"""The results of a training run: before they are written, and as `train` returns them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    import torch
 
     from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
+    from train_pytorch_model.job.history import History
+    from train_pytorch_model.job.prepare import Prepared
+    from train_pytorch_model.job.settings import ResolvedSettings
+    from train_pytorch_model.training.early_stopping import BestModel
+    from train_pytorch_model.training.plan import Plan
+
+
+@dataclass(frozen=True)
+class FinishedTraining:
+    """The results of training, before they are written."""
+
+    settings: ResolvedSettings
+    prepared: Prepared
+    plan: Plan
+    best: BestModel
+    history: History
+    device: torch.device
+    world_size: int
+    stop_reason: str
+    """As a sentence."""
+    seconds: float
+    """Duration of the run so far."""
+    warnings: list[str] = field(default_factory=list)
+    """Warnings of the run."""
 
 
 @dataclass(frozen=True, repr=False)

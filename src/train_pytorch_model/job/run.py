@@ -23,8 +23,8 @@ from train_pytorch_model.job.output import outputs_locked, remove_earlier_output
 from train_pytorch_model.job.plan import fingerprint_of, log_plan, make_plan
 from train_pytorch_model.job.prepare import Prepared, prepare
 from train_pytorch_model.job.recipe import goes_on_as_classic, with_recipe_of_checkpoint
-from train_pytorch_model.job.report import FinishedTraining, report_kind, report_training, tracked_files
-from train_pytorch_model.job.result import TrainingResult
+from train_pytorch_model.job.report import report_kind, report_training, tracked_files
+from train_pytorch_model.job.result import FinishedTraining, TrainingResult
 from train_pytorch_model.report.contents import REPORT_FILE, REPORT_FOLDER, remove_report
 from train_pytorch_model.training.callbacks import Callback, CallbackList
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
