@@ -60,6 +60,22 @@ def test_a_terminal_shows_how_far_and_how_well(width: int) -> None:
     assert lines[3] == "best: epoch 1, accuracy 0.9100, loss 0.5000  patience 2 of 3 epochs"
 
 
+def test_several_labels_have_other_figures(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    display = TrainingDisplay(
+        Console(file=io.StringIO(), force_terminal=True), 4, EarlyStopping(3), torch.device("cpu"), "multilabel"
+    )
+    display.epoch_started(1, 10)
+    display.iteration_done(1, 10, Reading(0.4321, 0.8765, 0.00056, 1234.5))
+    of_labels = {"average_precision": 0.91, "micro_f1": 0.8, "macro_f1": 0.7}
+    best = EpochRecord(1, 0.001, 0.7, 0.3, 0.5, 0.6, None, is_best=True, **of_labels)
+    display.epoch_done(best, EpochTiming(1, 60.0, 20.0, 100.0))
+    lines = shown(display, 80)
+    assert lines[2] == "loss 0.4321  subset accuracy 0.8765  1,234 images/s  lr 0.00056"
+    assert lines[3] == "best: epoch 1, average precision 0.9100, loss 0.5000  patience 3 of 3 epochs"
+    assert "Epoch 1/4: loss 0.7000, validation loss 0.5000, average precision 0.9100 (best)" in caplog.text
+
+
 def test_long_numbers_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_display, "gpu_memory", lambda device: (int(139.12 * 2**30), int(139.8 * 2**30)))
     display = make_display(epochs=10_000, patience=1000)

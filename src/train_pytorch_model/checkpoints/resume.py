@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 # Entries that a fingerprint has only if they differ from the behavior of version 0.1, which did not write them. An
 # entry that is missing from a checkpoint or from this run's fingerprint has the value given here, or is not set.
-_DEFAULTS: dict[str, object] = {"validation precision": "float32", "recipe": "classic"}
+_DEFAULTS: dict[str, object] = {"validation precision": "float32", "recipe": "classic", "task": "multiclass"}
 _NOT_SET = "not set"
 # Entries that say what a run starts from, whatever its recipe.
 _STARTS_FROM = ("training images", "validation images", "classes", "network", "initial weights")

@@ -13,7 +13,9 @@ from rich.text import Text
 
 from train_pytorch_model.console.live import LiveDisplay
 from train_pytorch_model.console.logs import log_progress
+from train_pytorch_model.data.model_task import MULTICLASS
 from train_pytorch_model.distributed.device import gpu_memory
+from train_pytorch_model.job.epoch_words import epoch_in_words, figures_in_words, headline_in_words, loss_in_words
 from train_pytorch_model.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -40,7 +42,14 @@ class TrainingDisplay(Callback):
     The live display is visible inside a `with` block.
     """
 
-    def __init__(self, console: Console, epochs: int, stopping: EarlyStopping, device: torch.device) -> None:
+    def __init__(
+        self,
+        console: Console,
+        epochs: int,
+        stopping: EarlyStopping,
+        device: torch.device,
+        task: str = MULTICLASS,
+    ) -> None:
         """Prepare the display.
 
         Args:
@@ -48,8 +57,10 @@ class TrainingDisplay(Callback):
             epochs: the maximum number of epochs.
             stopping: the rule by which training stops early, before the first epoch.
             device: the device that trains.
+            task: of the training.
         """
         self._epochs = epochs
+        self._accuracy = "accuracy" if task == MULTICLASS else "subset accuracy"
         self._device = device
         self._num_iterations = 0
         self._is_live = console.is_interactive
@@ -103,7 +114,7 @@ class TrainingDisplay(Callback):
                 logger,
                 "iteration",
                 f"Epoch {epoch}/{self._epochs}, iteration {iteration}/{self._num_iterations}: loss {reading.loss:.6f}, "
-                f"accuracy {reading.accuracy:.4f}, {reading.images_per_second:.1f} images/s"
+                f"{self._accuracy} {reading.accuracy:.4f}, {reading.images_per_second:.1f} images/s"
                 + (f", GPU memory {_memory_in_words(memory)}" if memory else ""),
                 epoch=epoch,
                 iteration=iteration,
@@ -125,25 +136,7 @@ class TrainingDisplay(Callback):
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
         """Log a line for the epoch."""
         self._take(record, timing)
-        if not record.epoch:
-            message = (
-                f"Epoch 0, before fine-tuning: train_loss {record.train_loss:.6f}, train_error {record.train_error:.5f}"
-                f", valid_loss {record.valid_loss:.6f}, {_figures(record)}"
-            )
-        elif self._is_live:
-            message = (
-                f"Epoch {record.epoch}/{self._epochs}: loss {_short(record.train_loss)}, validation loss "
-                f"{_short(record.valid_loss)}, {_headline(record)}{' (best)' if record.is_best else ''}"
-            )
-        else:
-            message = (
-                f"Epoch {record.epoch}/{self._epochs}: lr {record.learning_rate:.3g}, train_ips "
-                f"{timing.train_images_per_second:.1f}, train_loss {record.train_loss:.6f}, train_error "
-                f"{record.train_error:.5f}, valid_loss {record.valid_loss:.6f}, {_figures(record)}{_of_classes(record)}"
-                f"{' (best so far)' if record.is_best else ''}"
-            )
-        if record.interpolation is not None:
-            message += f"; validated with weights {record.interpolation:.0%} of the way from epoch 0 to this one"
+        message = epoch_in_words(record, timing, self._epochs, is_short=self._is_live)
         log_progress(logger, "epoch", message, **{**vars(timing), **record.written()})
 
     def best_validated(self, record: EpochRecord) -> None:
@@ -151,7 +144,7 @@ class TrainingDisplay(Callback):
         self._best = record
         message = (
             f"Epoch {record.epoch}, the best, validated again in float32: valid_loss {record.valid_loss:.6f}, "
-            f"{_figures(record)}"
+            f"{figures_in_words(record)}"
         )
         log_progress(logger, "best", message, **record.written())
 
@@ -191,8 +184,8 @@ class TrainingDisplay(Callback):
         if self._reading is not None:
             memory = gpu_memory(self._device)
             parts = [
-                f"loss {_short(self._reading.loss)}",
-                f"accuracy {self._reading.accuracy:.4f}",
+                f"loss {loss_in_words(self._reading.loss)}",
+                f"{self._accuracy} {self._reading.accuracy:.4f}",
                 f"{self._reading.images_per_second:,.0f} images/s",
                 f"lr {self._reading.learning_rate:.3g}",
                 *([f"GPU {_memory_in_words(memory)}"] if memory else []),
@@ -202,34 +195,8 @@ class TrainingDisplay(Callback):
         left = f"patience {patience - self._stopping.num_bad_epochs} of {patience} epochs"
         if self._best is not None:
             best = self._best
-            left = f"best: epoch {best.epoch}, {_headline(best)}, loss {_short(best.valid_loss)}  {left}"
+            left = f"best: epoch {best.epoch}, {headline_in_words(best)}, loss {loss_in_words(best.valid_loss)}  {left}"
         return [*lines, Text(left, style="dim", no_wrap=True, overflow="ellipsis")]
-
-
-def _headline(record: EpochRecord) -> str:
-    name, value = record.headline
-    return f"{name} {value:.4f}"
-
-
-def _figures(record: EpochRecord) -> str:
-    """The metrics of validation that every epoch has."""
-    if record.average_precision is not None:
-        return (
-            f"average precision {record.average_precision:.5f}, micro f1 {record.micro_f1:.5f}, macro f1 "
-            f"{record.macro_f1:.5f}, subset acc {record.top1_acc:.5f}"
-        )
-    top5 = "" if record.top5_acc is None else f", top5 acc {record.top5_acc:.5f}"
-    return f"top1 acc {record.top1_acc:.5f}{top5}"
-
-
-def _of_classes(record: EpochRecord) -> str:
-    if record.balanced_accuracy is None or record.macro_f1 is None:
-        return ""
-    return f", balanced acc {record.balanced_accuracy:.5f}, macro f1 {record.macro_f1:.5f}"
-
-
-def _short(loss: float) -> str:
-    return f"{loss:.4f}" if abs(loss) < 10_000 else f"{loss:.3g}"
 
 
 def _left(seconds: float | None) -> str:

@@ -184,7 +184,7 @@ def _run_loop(
     """Run the training loop with its callbacks; return whether it stopped early."""
     parameters = settings.parameters
     stopping = EarlyStopping(plan.patience, plan.early_stopping_delay)
-    display = TrainingDisplay(session.console, parameters.epochs, stopping, world.device)
+    display = TrainingDisplay(session.console, parameters.epochs, stopping, world.device, plan.task)
     callbacks: list[Callback] = [history, display]
     if world.is_main:
         callbacks.insert(0, MetricsLog(settings.outputs_path, session.tracking))

@@ -29,7 +29,7 @@ def ranked(probabilities: np.ndarray, truth: np.ndarray) -> Ranked:
         probabilities: of the label, float of shape (N,), N > 0.
         truth: whether each image has the label, bool of shape (N,).
     """
-    order = np.argsort(-probabilities, kind="stable")
+    order = np.argsort(-probabilities)
     falling = probabilities[order].astype(np.float64)
     last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
     return Ranked(falling[last], last + 1, truth[order].cumsum()[last])
