@@ -13,7 +13,10 @@ import pytest
 
 from tests.making import error_text, read_json_lines, run_here, write_class_folders
 from tests.test_label_rows import images
+from train_pytorch_model import convert_to_image_directory
+from train_pytorch_model.designer_core import load_image_directory
 from train_pytorch_model.ports.image_directory import ImageDirectoryWriter, make_schema
+from train_pytorch_model.ports.labelled_images import read_labelled_images
 
 Labels = Sequence[Union[str, list[str]]]
 SETS = [["cat", "dog"], ["cat"], ["bird", "dog"], [], ["bird"], ["bird", "cat", "dog"]]
@@ -414,3 +417,27 @@ def test_what_is_given_ends_as_the_table_says(given: str, tmp_path: Path, capfd:
     assert labels_of(tmp_path / "out") == list(row.labels)
     assert (" WARNING " in log) == (row.outcome == "warning"), log
     assert row.words in log
+
+
+def test_the_output_and_its_summary_say_the_task(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    cells(joined("|"))(tmp_path / "in")
+    converted = convert_to_image_directory(tmp_path / "in", tmp_path / "out", outputs_path=tmp_path / "outputs")
+    assert (converted.task, converted.classes) == ("multilabel", ("bird", "cat", "dog"))
+    summary = json.loads((tmp_path / "outputs" / "conversion.json").read_text())
+    assert (summary["task"], summary["label_separator"], summary["num_images_without_label"]) == ("multilabel", "|", 1)
+    assert summary["classes"] == {"bird": 3, "cat": 3, "dog": 3}
+    read = read_labelled_images(tmp_path / "out", "Training dataset")
+    assert [read.label_of(number) for number in range(6)] == SETS
+    load_image_directory(tmp_path / "out").dump(str(tmp_path / "again"))
+    for name in ("images.lst", "_schema.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_the_summary_of_one_label_per_image_is_as_before(tmp_path: Path) -> None:
+    folders(tmp_path / "in")
+    assert convert_to_image_directory(tmp_path / "in", tmp_path / "out", outputs_path=tmp_path).task == "multiclass"
+    summary = json.loads((tmp_path / "conversion.json").read_text())
+    assert list(summary) == [
+        *("num_images", "classes", "labels_from", "split", "left_out_images", "left_out_files"),
+    ]
