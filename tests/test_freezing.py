@@ -19,6 +19,7 @@ from train_pytorch_model.distributed.world import World
 from train_pytorch_model.training.augmentation import Augmentation
 from train_pytorch_model.training.freezing import FeatureStore, Phases
 from train_pytorch_model.training.layers import rate_factors
+from train_pytorch_model.training.mixing import Mixing
 from train_pytorch_model.training.schedule import rate_of
 from train_pytorch_model.training.step import TrainingStep
 
@@ -86,10 +87,11 @@ def test_afterwards_all_layers_are_trained(augmentation: dict[str, Any]) -> None
     assert changed(before, network) == set(before)
 
 
-def test_augmented_images_are_computed_in_each_epoch() -> None:
+@pytest.mark.parametrize("parts", [AUGMENTED, {"mixing": Mixing(mixup_alpha=0.2)}], ids=["augmented", "mixed"])
+def test_augmented_images_are_computed_in_each_epoch(parts: dict[str, Any]) -> None:
     network = make_network()
     before = copy.deepcopy(network.state_dict())
-    run(network, make_plan(epochs=2, freeze_epochs=5, **AUGMENTED), make_images(40), make_images(8, seed=1))
+    run(network, make_plan(epochs=2, freeze_epochs=5, **parts), make_images(40), make_images(8, seed=1))
     assert changed(before, network) == {"8.weight", "8.bias"}
     assert network.num_images == 80
 
