@@ -860,6 +860,26 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "warning",
         "tests/test_pipeline_steps.py::test_what_is_not_used_is_logged",
     ),
+    "balanced_accuracy as the metric for the best model, with lists of labels": (
+        "error",
+        "tests/test_multilabel_training.py::test_a_metric_of_the_other_task_is_named",
+    ),
+    "average_precision or micro_f1 as the metric, with one class per image": (
+        "error",
+        "tests/test_multilabel_training.py::test_a_metric_of_the_other_task_is_named",
+    ),
+    "a network that ends with a ReLU, such as SqueezeNet, with lists of labels": (
+        "error",
+        "tests/test_multilabel_training.py::test_a_network_whose_logits_are_never_negative_is_refused",
+    ),
+    "a label that no validation image has": (
+        "warning",
+        "tests/test_multilabel_training.py::test_score_finds_the_metrics_of_the_best_line",
+    ),
+    "a label that fewer than 10 validation images have": (
+        "accepted",
+        "tests/test_metrics.py::test_thresholds_are_the_best_ones_of_all",
+    ),
     "an ImageDirectory of one class per image, for a model of several labels": (
         "error",
         "tests/test_multilabel_scoring.py::test_labels_of_the_other_task_are_named",

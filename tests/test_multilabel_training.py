@@ -79,6 +79,7 @@ def test_score_finds_the_metrics_of_the_best_line(
     assert (best["top5_acc"], "balanced_accuracy" in best) == (None, False)
     assert f"(average precision of validation {best['average_precision']:.5f})" in printed
     assert "with 5 labels" in printed
+    assert f"Validation dataset {inputs.valid} has no image of 'never'" in printed
     assert "means over the labels that validation images have: without 'never'" in printed
 
 
