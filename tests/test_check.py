@@ -174,6 +174,12 @@ def test_images_that_will_be_skipped_are_reported(inputs: Inputs, capsys: pytest
     assert found["training"]["images"] == 23
 
 
+def test_steps_with_every_part_of_augmentation_are_tried(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = check(inputs, capsys, recipe="large", batch_size=8, image_size=28)
+    assert (code, found["ok"]) == (0, True)
+    assert found["estimate"]["epoch_seconds"] > 0
+
+
 def test_the_estimate_counts_what_fine_tuning_does_before_and_after_its_epochs(
     inputs: Inputs, capsys: pytest.CaptureFixture[str]
 ) -> None:
