@@ -180,6 +180,24 @@ def test_steps_with_every_part_of_augmentation_are_tried(inputs: Inputs, capsys:
     assert found["estimate"]["epoch_seconds"] > 0
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"freeze_epochs": 4, "epochs": 3}, "--freeze-epochs 4 is more than the 3 epochs"),
+        ({"freeze_epochs": 3, "epochs": 3}, None),
+        ({"batch_size": 1, "cutmix_alpha": 1, "image_size": 64}, "with --batch-size 1 nothing is mixed"),
+        ({"batch_size": 2, "mixup_alpha": 1}, None),
+    ],
+)
+def test_parts_of_a_recipe_without_effect_are_warned_of(
+    inputs: Inputs, capsys: pytest.CaptureFixture[str], values: dict[str, object], words: str | None
+) -> None:
+    code, found = check(inputs, capsys, **values)
+    assert code == 0
+    warned = [text for text in found["warnings"] if "--freeze-epochs" in text or "mixed" in text]
+    assert [words in text for text in warned] == ([True] if words else [])
+
+
 def test_the_estimate_counts_what_fine_tuning_does_before_and_after_its_epochs(
     inputs: Inputs, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,6 +167,35 @@ def test_the_auxiliary_heads_rest_while_the_head_is_trained_alone() -> None:
     assert {"conv1.conv.weight", "aux1.fc2.weight"} <= changed(before, network)
 
 
+def test_both_heads_of_a_distilled_transformer_are_the_head() -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=4, depth=2, img_size=32)
+    heads = frozenset({"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"})
+    plan = make_plan(freeze_epochs=1, head_names=heads, layer_decay=0.5, weight_decay=0.0, momentum=0.0)
+    step = TrainingStep(network, plan, CPU)
+    step.train_head_alone(True)
+    step.set_learning_rate(0.1)
+    before = copy.deepcopy(network.state_dict())
+    step(torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8), torch.tensor([0, 1, 1, 2]))
+    assert changed(before, network) == heads
+    # Both get the same gradient, as the mean of their logits is trained.
+    given, distilled = (network.state_dict()[name] - before[name] for name in ("head.bias", "head_dist.bias"))
+    assert torch.allclose(given, distilled, rtol=1e-3, atol=1e-6)
+
+
+def test_statistics_of_batches_in_the_head_are_those_of_training_images_alone() -> None:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*body, nn.BatchNorm1d(8, affine=False), nn.Linear(8, 4))
+    images, plan = make_images(16), make_plan(freeze_epochs=1)
+    step = TrainingStep(network, plan, CPU)
+    before = copy.deepcopy(network.state_dict())
+    step.begin_epoch(0.1)
+    _, shown = Phases(step, step, images, plan, World()).enter(1, lambda batch, num_batches: None)
+    assert not changed(before, network)
+    assert shown is images  # what the head gets depends on its batch
+
+
 def test_layer_decay_gives_each_layer_of_a_transformer_the_rate_that_timm_gives_it() -> None:
     network = timm.create_model("vit_tiny_patch16_224", num_classes=3)
     wanted = {

@@ -9,6 +9,7 @@ import pytest
 from train_pytorch_model.cli.parser import build_parser
 from train_pytorch_model.errors import UserError
 from train_pytorch_model.parameters import TrainingParameters
+from train_pytorch_model.parameters.definition import LARGEST_FLOAT32
 from train_pytorch_model.parameters.recipes import (
     NetworkFacts,
     ResolvedParameters,
@@ -224,6 +225,36 @@ def test_flags_and_values_of_version_0_1_still_work(flag: str, text: str, name: 
 def test_booleans_and_words_have_the_usual_spellings(flag: str, text: str, value: object) -> None:
     name = flag[2:].replace("-", "_")
     assert getattr(build_parser().parse_args(["train", *PORTS, flag, text]), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lowest", "highest"),
+    [
+        ("layer_decay", "0", 0, None),
+        ("layer_decay", "0.0", 0, None),
+        ("layer_decay", "1.5", 0, 1),
+        ("random_erase", "-0.1", 0, None),
+        ("random_erase", "1.1", 0, 1),
+        ("mixup_alpha", "-1", 0, None),
+        ("mixup_alpha", "nan", 0, None),
+        ("cutmix_alpha", "inf", 0, LARGEST_FLOAT32),
+        ("freeze_epochs", "-1", 0, None),
+    ],
+)
+def test_values_of_parts_that_are_out_of_range_are_named(
+    name: str, text: str, lowest: float, highest: float | None
+) -> None:
+    parameters = TrainingParameters.parse({name: text})
+    (fault,) = parameters.faults()
+    assert TrainingParameters.definitions()[name].title in str(fault)
+    for bound in (lowest, highest):
+        assert bound is None or str(bound) in str(fault)
+
+
+@pytest.mark.parametrize(("name", "value"), [("layer_decay", "off"), ("model_ema", "off"), ("clip_grad_norm", "off")])
+def test_a_part_can_be_switched_off(name: str, value: str) -> None:
+    texts = ("off", "False", "no", *(() if name == "layer_decay" else ("0",)))
+    assert {getattr(TrainingParameters.parse({name: text}), name) for text in texts} == {value}
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,19 @@ def resolve_settings(settings: Settings, model: UntrainedModel | None) -> Resolv
             "--recipe finetune keeps the statistics and the first layers of the network as they are, but its weights "
             "seem to be random. Give pretrained weights to initialize-model, or train with --recipe scratch."
         )
-    return ResolvedSettings(**{**values, "parameters": resolve(settings.parameters, facts)})
+    parameters = resolve(settings.parameters, facts)
+    if parameters.freeze_epochs > parameters.epochs:
+        logger.warning(
+            "--freeze-epochs %d is more than the %d epochs of the training, in which only the head is trained.",
+            parameters.freeze_epochs,
+            parameters.epochs,
+        )
+    if parameters.batch_size == 1 and (parameters.mixup_alpha or parameters.cutmix_alpha):
+        logger.warning(
+            "--mixup-alpha and --cutmix-alpha mix images of one batch, so with --batch-size 1 nothing is mixed. Choose "
+            "a larger --batch-size."
+        )
+    return ResolvedSettings(**{**values, "parameters": parameters})
 
 
 def with_metric(settings: ResolvedSettings, given: str, task: str) -> ResolvedSettings:

@@ -93,7 +93,7 @@ class Definition:
             if text in _TRUE:
                 return "on" if "on" in self.words else "auto" if self.kind is int else None
             if text in _FALSE and "off" in self.words:
-                return "off"
+                return None if text == "0" and self.faults(0.0) else "off"
         return None
 
     def _number(self, value: object) -> Union[int, float, None]:

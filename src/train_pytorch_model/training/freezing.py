@@ -121,6 +121,8 @@ class Phases:
         head = agreed_head(network, size, self._world)
         if isinstance(head, str) or len(head.shape) != 2 or head.parameter_names != self._step.layers.head_names:
             return None
+        if any(True for module in self._step.layers.head_modules() for _ in module.buffers()):
+            return None  # statistics of batches, which a trial would change
         fits = 4 * head.num_features * len(self._train) <= _MAX_FEATURE_BYTES
         return head if fits and self._world.broadcast(self._is_exact(head, size)) else None
 

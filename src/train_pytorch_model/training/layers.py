@@ -111,6 +111,9 @@ class TrainableLayers:
         self._has_auxiliary = bool(auxiliary)
         self._fits_head = plan.fits_head
         self._head = (stages_of(network) or [Stage("", tuple(name for name, _ in network.named_parameters()), ())])[-1]
+        # A distilled transformer has two heads, of which the stages know the last.
+        others = {name for name in plan.head_names if not name.startswith(tuple(auxiliary))}
+        self._head_names = frozenset(others.union(self._head.parameter_names))
         self._trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         self._trains_head_alone = False
 
@@ -118,12 +121,12 @@ class TrainableLayers:
         """Train only the last stage from now on, or again all that the plan trains."""
         self._trains_head_alone = alone
         for name, parameter in self._network.named_parameters():
-            parameter.requires_grad_(name in self._trained and (not alone or name in self._head.parameter_names))
+            parameter.requires_grad_(name in self._trained and (not alone or name in self._head_names))
 
     @property
     def head_names(self) -> frozenset[str]:
-        """The names of the parameters of the last stage."""
-        return frozenset(self._head.parameter_names)
+        """The names of the parameters of the last stage, and of other heads."""
+        return self._head_names
 
     def head_modules(self) -> list[nn.Module]:
         """Return the modules of the last stage in the order of execution, also those without weights."""

@@ -65,7 +65,7 @@ class TrainingStep:
         self._max_norm = plan.clip_grad_norm
         named_parameters = list(self.layers.named_parameters())
         self._parameters = [parameter for _, parameter in named_parameters]
-        factors = rate_factors(self.network, plan.layer_decay)
+        factors = {**rate_factors(self.network, plan.layer_decay), **dict.fromkeys(plan.head_names, 1.0)}
         self._optimizer = build_optimizer(named_parameters, plan, device, factors)
         self.average: WeightAverage | None = None
         """The average of the weights after each step; None if training keeps none."""
