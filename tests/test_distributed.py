@@ -100,6 +100,7 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(options: lis
             ["adamw", "--frozen"],
             ["sgd", "--frozen", "--fits-head"],
             ["sgd", "--freeze-epochs", "1"],
+            ["sgd", "--frozen", "--fits-head", "--freeze-epochs", "1"],
             ["sgd", "--mixed"],
         ),
         ["sgd", "--frozen", "--fits-head", "--task", "multilabel"],

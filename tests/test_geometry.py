@@ -212,6 +212,16 @@ def test_the_log_says_how_the_designer_can_score(tmp_path: Path, caplog: pytest.
         assert "Score with score-image-model" in caplog.text
 
 
+def test_the_log_says_what_the_designer_does_not_average(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for number, (recipe, sizes, words) in enumerate(
+        [("classic", [(30, 20)], "does not average"), ("scratch", [(30, 20), (40, 40)], "resize images or average")]
+    ):
+        given = parameters(recipe=recipe, test_time_augmentation="flip")
+        chosen(tmp_path / str(number), given, untrained(), sizes, sizes)
+        assert f"{words} the probabilities of images and their mirror images. " in caplog.text
+
+
 @pytest.mark.parametrize(
     ("size", "microbatch_size", "is_said"), [(224, "off", False), (8192, "off", True), (8192, 1, False)]
 )

@@ -195,9 +195,10 @@ def _mean_part(sizes: np.ndarray, geometry: Geometry) -> str:
 def how_to_score(geometry: Geometry) -> str:
     """Return how images come to the designer's Score Image Model, which never resizes them."""
     (height, width), cover = geometry.size, geometry.cover or geometry.size
-    start = "The designer's Score Image Model does not resize images."
+    missing = [] if geometry.resize == "none" else ["resize images"]
     if geometry.averages_mirrored:
-        start = f"{start[:-1]}, nor average the probabilities of their mirror images."
+        missing.append("average the probabilities of images and their mirror images")
+    start = f"The designer's Score Image Model does not {' or '.join(missing)}."
     is_square = height == width and cover[0] == cover[1]
     if geometry.resize == "crop" and is_square and geometry.interpolation == "bilinear":
         return (
