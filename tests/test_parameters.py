@@ -96,7 +96,8 @@ def test_the_defaults_of_resolved_parameters_are_those_of_classic() -> None:
 def test_nothing_that_a_recipe_decides_stays_open(recipe: str) -> None:
     parameters = resolve(TrainingParameters(recipe=recipe), PRETRAINED)
     still_open = {name for name in TrainingParameters.definitions() if getattr(parameters, name) == "auto"}
-    assert still_open == {"image_size", "resize", "image_store", "precision", "cuda_graph", "resume", "report"}
+    expected = {"image_size", "resize", "image_store", "precision", "cuda_graph", "resume", "report", "calibration"}
+    assert still_open == expected
 
 
 def test_adamw_takes_a_tenth_of_the_rate_where_the_recipe_chooses_it() -> None:

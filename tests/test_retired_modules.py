@@ -16,6 +16,7 @@ from tests.making import CLASSES, Inputs, initialize, run_retired_tool, write_cl
 from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import decode_all
+from train_pytorch_model.designer_core import load_image_directory
 from train_pytorch_model.models.description import describe
 from train_pytorch_model.ports.labelled_images import read_labelled_images
 from train_pytorch_model.ports.untrained_model import read_untrained_model
@@ -95,6 +96,21 @@ def test_score_image_model_normalises_as_the_pretrained_weights_were_made_for(tm
     validated = json.loads((inputs.outputs / "metrics.jsonl").read_text().splitlines()[-1])
     chosen = theirs.argmax(1).numpy() == np.array([CLASSES.index(str(label)) for label in table["category"]])
     assert validated["top1_acc"] == pytest.approx(chosen.mean())
+
+
+def test_score_image_model_says_the_calibrated_probabilities(tmp_path: Path) -> None:
+    inputs = Inputs(tmp_path).make("resnet18", size=64)
+    write_class_folders(tmp_path / "noisy", per_class=40, size=64, seed=1)
+    for number, path in enumerate(sorted((tmp_path / "noisy" / "cat").iterdir())[:15]):
+        path.rename(tmp_path / "noisy" / "owl" / f"moved_{number}.png")
+    inputs.valid = tmp_path / "valid_noisy"
+    load_image_directory(tmp_path / "noisy").dump(str(inputs.valid))
+    assert inputs.fit(epochs=4, learning_rate=0.02, recipe="scratch", label_smoothing=0, model_ema="off") == 0
+    best = [line for line in inputs.metrics() if line["is_best"]][-1]
+    assert best["calibrated_valid_loss"] != best["valid_loss"]
+    table = score(inputs.trained, inputs.valid, tmp_path / "scored")
+    theirs = [table[f"Scored Probabilities_{label}"][row] for row, label in enumerate(table["category"])]
+    assert -np.log(np.array(theirs, dtype=float)).mean() == pytest.approx(best["calibrated_valid_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,9 @@ class EpochRecord:
     """Mean over the labels that a validation image has; None unless an image may have several labels."""
     micro_f1: Optional[float] = None
     """Of all labels together, at the threshold 0.5; None unless an image may have several labels."""
+    calibrated_valid_loss: Optional[float] = None
+    """Of the trained model after calibration, as Score Image Model computes it; only in the best epoch of a training
+    that calibrates."""
 
     @property
     def headline(self) -> tuple[str, float]:
@@ -61,8 +64,18 @@ class EpochRecord:
 
     def written(self) -> dict[str, object]:
         """Return the values for a file. Values that only some trainings have are left out elsewhere."""
-        optional = ("balanced_accuracy", "macro_f1", "interpolation", "average_precision", "micro_f1")
-        return {name: value for name, value in asdict(self).items() if name not in optional or value is not None}
+        values = asdict(self)
+        common = (
+            "epoch",
+            "learning_rate",
+            "train_loss",
+            "train_error",
+            "valid_loss",
+            "top1_acc",
+            "top5_acc",
+            "is_best",
+        )
+        return {name: value for name, value in values.items() if name in common or value is not None}
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def facts_of(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]
                 ("Duration", seconds_in_words(training.seconds)),
             ],
         ),
+        *([("Calibration", training.calibration.facts())] if training.calibration else []),
         ("Versions", _versions()),
     ]
 

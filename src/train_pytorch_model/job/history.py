@@ -54,6 +54,10 @@ class History(Callback):
         """See `Callback`."""
         self.records = [record if record.epoch == each.epoch else each for each in self.records]
 
+    def best_calibrated(self, record: EpochRecord) -> None:
+        """See `Callback`."""
+        self.best_validated(record)
+
 
 class MetricsLog(Callback):
     """Writes the results of each epoch to files, and sends them to the tracked run."""
@@ -92,12 +96,22 @@ class MetricsLog(Callback):
 
     def best_validated(self, record: EpochRecord) -> None:
         """Replace the line of the epoch, and send its metrics again to the tracked run."""
+        self._replace_line(record)
+        self._tracking.log_metrics(record.epoch, _validation_metrics(record))
+
+    def best_calibrated(self, record: EpochRecord) -> None:
+        """Replace the line of the epoch, and send its loss after calibration to the tracked run."""
+        self._replace_line(record)
+        if record.calibrated_valid_loss is not None:
+            metric = Metric("Valid loss after calibration", "calibrated_valid_loss", record.calibrated_valid_loss)
+            self._tracking.log_metrics(record.epoch, [metric])
+
+    def _replace_line(self, record: EpochRecord) -> None:
         lines = self._lines[METRICS_FILE]
         self._lines[METRICS_FILE] = [
             _line(record.written()) if json.loads(line)["epoch"] == record.epoch else line for line in lines
         ]
         self._write(METRICS_FILE, lambda: self._replace(METRICS_FILE))
-        self._tracking.log_metrics(record.epoch, _validation_metrics(record))
 
     def _append(self, name: str, values: dict[str, Any]) -> None:
         """Append a line. Where that is impossible, replace the file, now or after a later epoch."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
+    from train_pytorch_model.job.calibration import Calibration
     from train_pytorch_model.job.history import History
     from train_pytorch_model.job.prepare import Prepared
     from train_pytorch_model.job.settings import ResolvedSettings
@@ -36,6 +37,8 @@ class FinishedTraining:
     """Duration of the run so far."""
     warnings: list[str] = field(default_factory=list)
     """Warnings of the run."""
+    calibration: Optional[Calibration] = None
+    """Of the best model; None if the run does not calibrate."""
 
 
 @dataclass(frozen=True, repr=False)

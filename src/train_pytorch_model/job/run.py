@@ -16,6 +16,7 @@ from train_pytorch_model.console.progress import ProgressDisplay
 from train_pytorch_model.distributed.interruption import Interruption
 from train_pytorch_model.distributed.rendezvous import connected
 from train_pytorch_model.errors import UserError
+from train_pytorch_model.job.calibration import calibrated
 from train_pytorch_model.job.display import TrainingDisplay
 from train_pytorch_model.job.faults import best_kept, faults_named, reported_at_once
 from train_pytorch_model.job.history import METRICS_FILE, History, MetricsLog
@@ -31,6 +32,7 @@ from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping
 from train_pytorch_model.training.loop import fit
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from train_pytorch_model.distributed.world import World
@@ -64,10 +66,10 @@ def train(settings: Settings, session: Session) -> TrainingResult:
         with at_once, connected(session.launch, report, interruption.notice) as world:
             if is_main:
                 stack.enter_context(outputs_locked(settings))  # until the model is written
-            finished, checkpoints = _fit(settings, session, world, interruption, warnings)
+            finished, checkpoints, results = _fit(settings, session, world, interruption, warnings)
         if is_main:
             interruption.extend()
-            report_path = _write(finished, checkpoints, session, interruption)
+            report_path = _write(finished, checkpoints, results, session, interruption)
     return TrainingResult(
         history=tuple(finished.history.records),
         timings=tuple(finished.history.timings),
@@ -87,8 +89,8 @@ def _ignore(error: ModuleError | None) -> None:
 
 def _fit(
     settings: Settings, session: Session, world: World, interruption: Interruption, warnings: list[str]
-) -> tuple[FinishedTraining, CheckpointWriter]:
-    """Prepare and train; return the results and the writer of the checkpoints."""
+) -> tuple[FinishedTraining, CheckpointWriter, Callback]:
+    """Prepare and train; return the results, the writer of the checkpoints and that of the results."""
     started = time.perf_counter()
     with faults_named(settings.parameters, world, interruption):
         folder = CheckpointFolder(settings.checkpoint_path)
@@ -117,8 +119,11 @@ def _fit(
             # Outputs of an earlier run must not pass for those of this run.
             remove_earlier_outputs(settings)
         best, history = BestModel(plan.metric_for_best_model), History()
+        results = CallbackList(
+            *([MetricsLog(settings.outputs_path, session.tracking)] if world.is_main else []), history
+        )
         with best_kept(settings, prepared, best, interruption, lambda: _give_up(world, checkpoints)):
-            stopped_early = _run_loop(settings, session, prepared, plan, world, best, history, checkpoints)
+            stopped_early = _run_loop(settings, session, prepared, plan, world, best, results, checkpoints)
             stop_reason = _stop_reason(history, parameters, stopped_early=stopped_early)
             logger.info("%s", stop_reason)
             if best.epoch is None:
@@ -130,7 +135,7 @@ def _fit(
     finished = FinishedTraining(
         settings, prepared, plan, best, history, world.device, world.world_size, stop_reason, seconds, warnings
     )
-    return finished, checkpoints
+    return finished, checkpoints, results
 
 
 def _check_same(fingerprint: dict[str, object], world: World) -> None:
@@ -178,16 +183,13 @@ def _run_loop(
     plan: Plan,
     world: World,
     best: BestModel,
-    history: History,
+    results: Callback,
     checkpoints: CheckpointWriter,
 ) -> bool:
     """Run the training loop with its callbacks; return whether it stopped early."""
     parameters = settings.parameters
     stopping = EarlyStopping(plan.patience, plan.early_stopping_delay)
     display = TrainingDisplay(session.console, parameters.epochs, stopping, world.device, plan.task)
-    callbacks: list[Callback] = [history, display]
-    if world.is_main:
-        callbacks.insert(0, MetricsLog(settings.outputs_path, session.tracking))
     started = time.perf_counter()
     with display:
         stopped_early = fit(
@@ -197,7 +199,7 @@ def _run_loop(
             plan,
             world,
             best,
-            CallbackList(*callbacks),
+            CallbackList(results, display),
             checkpoints,
         )
     if checkpoints.blocked_seconds:
@@ -226,15 +228,29 @@ def _stop_reason(history: History, parameters: ResolvedParameters, *, stopped_ea
 
 
 def _write(
-    finished: FinishedTraining, checkpoints: CheckpointWriter, session: Session, interruption: Interruption
+    finished: FinishedTraining,
+    checkpoints: CheckpointWriter,
+    results: Callback,
+    session: Session,
+    interruption: Interruption,
 ) -> Path | None:
-    """Write the trained model and its report; return the path of the report, None if there is none."""
+    """Calibrate, and write the trained model and its report; return the path of the report, None if there is none."""
     settings, tracking = finished.settings, session.tracking
     folder = settings.outputs_path / REPORT_FOLDER
     report_path = None
-    best, formats = finished.best, settings.export_formats
-    kept = best_kept(settings, finished.prepared, best, interruption, checkpoints.wait, formats)
-    with faults_named(settings.parameters, None, interruption), kept:
+    formats = settings.export_formats
+
+    def kept(best: BestModel) -> AbstractContextManager[None]:
+        return best_kept(settings, finished.prepared, best, interruption, checkpoints.wait, formats)
+
+    with faults_named(settings.parameters, None, interruption), kept(finished.best):
+        finished = calibrated(finished)
+    best, calibration = finished.best, finished.calibration
+    record = next(record for record in finished.history.records if record.epoch == best.epoch)
+    if calibration is not None:
+        loss = record.valid_loss if calibration.valid_loss is None else calibration.valid_loss
+        results.best_calibrated(replace(record, calibrated_valid_loss=loss))
+    with faults_named(settings.parameters, None, interruption), kept(best):
         with finished.prepared.output.writing() as model_folder:
             write_model(model_folder, settings, finished.prepared, best, formats)
         tracking.log_file(settings.outputs_path / METRICS_FILE)
@@ -252,7 +268,6 @@ def _write(
             for path in tracked_files(folder):
                 tracking.log_file(path, REPORT_FOLDER)
         checkpoints.finish()
-    record = next(record for record in finished.history.records if record.epoch == best.epoch)
     logger.info(
         "Saved the trained model of %s (%s %.5f) to %s.",
         best.name,

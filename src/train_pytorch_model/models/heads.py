@@ -14,7 +14,7 @@ from torch.nn import functional
 from train_pytorch_model.models.network import logits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 # The largest error of the logits relative to the largest logit: far above rounding, far below any other function.
 _TOLERANCE = 1e-3
@@ -60,6 +60,15 @@ class Head:
         """
         state = {self._key("weight"): weight.reshape(self.shape)}
         return {**state, self._key("bias"): bias} if self.has_bias else state
+
+    def scaled(self, state: Mapping[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
+        """Return the entries of a state dict of the network with which its logits are multiplied by a factor.
+
+        Args:
+            state: the network's; it is not changed.
+            factor: > 0, so that ReLU(factor * x) is factor * ReLU(x).
+        """
+        return {key: (state[key].double() * factor).to(state[key].dtype) for key in self.parameter_names}
 
     def _key(self, name: str) -> str:
         return f"{self.name}.{name}" if self.name else name

@@ -95,6 +95,17 @@ class RecipeFields:
             words=("none", "flip"),
         ),
     )
+    calibration: str = parameter(
+        "auto",
+        Definition(
+            "Calibration",
+            str,
+            "Scale the logits so that the probabilities of the trained model are as sure as it is right on the "
+            "validation images. auto does so unless the recipe is classic.",
+            "training",
+            words=("auto", "off"),
+        ),
+    )
     optimizer: str = parameter(
         "auto",
         Definition(

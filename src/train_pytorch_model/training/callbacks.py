@@ -31,6 +31,9 @@ class Callback:
     def best_validated(self, record: EpochRecord) -> None:
         """Called after training with the results of the best epoch in float32, if epochs were validated otherwise."""
 
+    def best_calibrated(self, record: EpochRecord) -> None:
+        """Called after training with the results of the best epoch and the validation loss after calibration."""
+
 
 class CallbackList(Callback):
     """Passes each event to several callbacks, in order."""
@@ -67,6 +70,11 @@ class CallbackList(Callback):
         """See `Callback`."""
         for callback in self._callbacks:
             callback.best_validated(record)
+
+    def best_calibrated(self, record: EpochRecord) -> None:
+        """See `Callback`."""
+        for callback in self._callbacks:
+            callback.best_calibrated(record)
 
 
 class Checkpointer(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ def probabilities_of(logits: torch.Tensor, task: str) -> torch.Tensor:
     return logits.float().sigmoid() if task == "multilabel" else logits.float().softmax(1)
 
 
-@torch.no_grad()
 def predict(
     network: nn.Module,
     images: ImageStore,
@@ -54,19 +53,58 @@ def predict(
     Returns:
         float32 of shape (N, C). In the multiclass task each row sums to one.
     """
-    network.eval()
     is_multilabel = task == "multilabel"
     compute = partial(output_for, network, averages_mirrored=averages_mirrored, is_multilabel=is_multilabel)
+    probabilities = _computed(
+        network,
+        lambda pixels: probabilities_of(logits_of(compute(pixels)), task),
+        *(images, indices, batch_size, device, memory_format, mean, std),
+    )
+    return np.asarray(probabilities.numpy())
+
+
+def predict_logits(
+    network: nn.Module,
+    images: ImageStore,
+    indices: torch.Tensor,
+    batch_size: int,
+    device: torch.device,
+    memory_format: torch.memory_format,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> torch.Tensor:
+    """Compute the logits of images, float32 of shape (N, C), on the CPU; the arguments are those of `predict`."""
+    return _computed(
+        network,
+        lambda pixels: logits_of(network(pixels)).float(),
+        *(images, indices, batch_size, device, memory_format, mean, std),
+    )
+
+
+@torch.no_grad()
+def _computed(
+    network: nn.Module,
+    compute: Callable[[torch.Tensor], torch.Tensor],
+    images: ImageStore,
+    indices: torch.Tensor,
+    batch_size: int,
+    device: torch.device,
+    memory_format: torch.memory_format,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> torch.Tensor:
+    """Return what is computed of normalized images in evaluation mode, on the CPU; see `predict`."""
+    network.eval()
     normalisation = per_channel(mean, device), per_channel(std, device)
     while True:
         try:
             parts = [
-                probabilities_of(logits_of(compute(normalised(pixels, memory_format, *normalisation))), task).cpu()
+                compute(normalised(pixels, memory_format, *normalisation)).cpu()
                 for pixels, _ in images.batches(torch.split(indices, batch_size), device)
             ]
         except Exception as error:
             if batch_size == 1 or not is_out_of_memory(error):
                 raise
         else:
-            return np.asarray(torch.cat(parts).numpy())
+            return torch.cat(parts)
         batch_size = (batch_size + 1) // 2
