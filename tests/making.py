@@ -29,6 +29,7 @@ MODULES = (
     "initialize-model",
     "score-image-model",
     "evaluate-model",
+    "cross-validate",
 )
 CLASSES = ("cat", "dog", "owl")
 # Small, quick, and with batch normalisation like the networks people use.

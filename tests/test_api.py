@@ -33,7 +33,8 @@ from train_pytorch_model.session import in_caller
 # In the order of a pipeline: an example finds what those before it wrote.
 ORDER = (
     *("convert_to_image_directory", "split_image_directory", "init_image_transformation"),
-    *("apply_image_transformation", "initialize_model", "check", "train", "score", "evaluate", "run_pipeline"),
+    *("apply_image_transformation", "initialize_model", "check", "train", "score", "evaluate", "cross_validate"),
+    "run_pipeline",
 )
 PIPELINE = """
 type: pipeline
@@ -85,6 +86,12 @@ def test_the_keywords_are_the_flags_with_their_defaults(name: str) -> None:
     for parameter in TrainingParameters.definitions():
         assert given[parameter] == TrainingParameters.default(parameter)
     assert given == parameters_of("train")
+
+
+def test_a_fold_takes_the_parameters_of_train() -> None:
+    given = parameters_of("cross_validate")
+    for parameter in TrainingParameters.definitions():
+        assert given[parameter] == TrainingParameters.default(parameter)
 
 
 @pytest.mark.parametrize("name", ORDER)

@@ -20,6 +20,7 @@ from tests.making import MODULES, ROOT
 from train_pytorch_model.cli.flags import flag_of
 from train_pytorch_model.cli.parser import build_parser
 from train_pytorch_model.modules.transform_options import TransformOptions
+from train_pytorch_model.parameters import TrainingParameters
 
 # Flags that a designer module has no use for: the folder of reports has its place, code is not trusted there, a list
 # would be read by nobody, and `weights` says what `pretrained` says.
@@ -67,7 +68,8 @@ def test_ports_and_parameters_are_the_flags_of_the_command(command: str) -> None
             assert entry.get("default") == actions[name].default
             assert entry["optional"] == (actions[name].default is None)
         if entry["type"] == "Enum":
-            assert set(entry["enum"]) == set(actions[name].choices or ())
+            definition = TrainingParameters.definitions().get(name)
+            assert set(entry["enum"]) == set(definition.words if definition else actions[name].choices or ())
 
 
 @pytest.mark.parametrize("command", MODULES)

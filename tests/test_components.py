@@ -29,7 +29,10 @@ from train_pytorch_model.pipelines.pipeline_files import read_pipeline
 TRAIN = ROOT / "component.yaml"
 COMPONENTS = [TRAIN, *(ROOT / "components" / name / "component.yaml" for name in MODULES)]
 PIPELINES = [ROOT / "samples" / f"pipeline{name}.yaml" for name in ("", "_two_nodes", "_multilabel")]
-KINDS = {"Integer": "integer", "Float": "number", "Boolean": "boolean", "Enum": "string", "String": "string"}
+KINDS = {
+    **{"Integer": "integer", "Float": "number", "Boolean": "boolean", "Enum": "string", "String": "string"},
+    "AnyFile": "uri_file",
+}
 LOAD = """
 import json, sys
 import azure.ai.ml

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.api import apply_image_transformation as apply_image_transformation
     from train_pytorch_model.api import check as check
     from train_pytorch_model.api import convert_to_image_directory as convert_to_image_directory
+    from train_pytorch_model.api import cross_validate as cross_validate
     from train_pytorch_model.api import evaluate as evaluate
     from train_pytorch_model.api import init_image_transformation as init_image_transformation
     from train_pytorch_model.api import initialize_model as initialize_model
@@ -28,7 +29,8 @@ __version__ = "0.2.0"
 
 _API = (
     *("train", "check", "initialize_model", "convert_to_image_directory", "split_image_directory"),
-    *("init_image_transformation", "apply_image_transformation", "score", "evaluate", "run_pipeline"),
+    *("init_image_transformation", "apply_image_transformation", "score", "evaluate", "cross_validate"),
+    "run_pipeline",
 )
 __all__ = [*_API, "ModuleError", "__version__"]
 

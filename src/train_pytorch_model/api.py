@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.job.result import TrainingResult
     from train_pytorch_model.job.settings import Settings
     from train_pytorch_model.modules.convert_to_image_directory import ConvertedImages
+    from train_pytorch_model.modules.cross_validate import CrossValidation
     from train_pytorch_model.modules.initialize_model import InitializedModel
     from train_pytorch_model.modules.split_image_directory import SplitImages
     from train_pytorch_model.preflight.result import CheckResult
@@ -261,7 +262,8 @@ def _settings(given: dict[str, Any]) -> Settings:
     from train_pytorch_model.job.settings import Settings
 
     parameters = TrainingParameters.parse({name: given[name] for name in TrainingParameters.definitions()})
-    switches = ("skip_unreadable_images", "follow_links", "trust_model_code", "include_samples")
+    names = ("skip_unreadable_images", "follow_links", "trust_model_code", "include_samples")
+    switches: dict[str, Any] = {name: parse_boolean(name, given[name]) for name in names}
     outputs_path = Path(given["outputs_path"])
     checkpoint_path = given["checkpoint_path"]
     return Settings(
@@ -273,9 +275,168 @@ def _settings(given: dict[str, Any]) -> Settings:
         parameters=parameters,
         seed=parameters.seed(),
         export_formats=parse_export_formats(given["export"]),
-        **{name: parse_boolean(name, given[name]) for name in switches},
+        **switches,
         checkpoint_path=outputs_path / "checkpoints" if checkpoint_path is None else Path(checkpoint_path),
     )
+
+
+def cross_validate(
+    untrained_model_path: PathLike,
+    data_path: PathLike,
+    cross_validation_path: PathLike,
+    scored_dataset: PathLike,
+    *,
+    folds: int = 5,
+    groups_path: Optional[PathLike] = None,
+    group_column: Optional[str] = None,
+    head_only: bool = False,
+    folds_path: Optional[PathLike] = None,
+    epochs: Union[int, str] = "auto",
+    batch_size: Union[int, str] = "auto",
+    learning_rate: Union[float, str] = "auto",
+    random_seed: Optional[int] = 1,
+    patience: Union[int, str] = "auto",
+    warmup_epochs: Union[float, str] = "auto",
+    scale_learning_rate: bool = True,
+    sync_batch_norm: bool = False,
+    image_store: str = "auto",
+    precision: str = "auto",
+    validation_precision: str = "float32",
+    cuda_graph: str = "auto",
+    microbatch_size: Union[int, str] = "off",
+    resume: str = "auto",
+    checkpoint_minutes: float = 10.0,
+    print_frequency: int = 10,
+    report: str = "auto",
+    recipe: str = "auto",
+    image_size: Union[int, str] = "auto",
+    resize: str = "auto",
+    class_weights: str = "auto",
+    metric_for_best_model: str = "auto",
+    early_stopping_delay: Union[int, str] = "auto",
+    test_time_augmentation: str = "none",
+    optimizer: str = "auto",
+    momentum: Union[float, str] = "auto",
+    weight_decay: Union[float, str] = "auto",
+    lr_schedule: str = "auto",
+    head_learning_rate_factor: Union[float, str] = "auto",
+    layer_decay: Union[float, str] = "auto",
+    layers_to_freeze: Union[int, str] = "auto",
+    freeze_epochs: Union[int, str] = "auto",
+    label_smoothing: Union[float, str] = "auto",
+    auto_augment: str = "auto",
+    horizontal_flip: str = "auto",
+    color_augment: str = "auto",
+    random_erase: Union[float, str] = "auto",
+    mixup_alpha: Union[float, str] = "auto",
+    cutmix_alpha: Union[float, str] = "auto",
+    model_ema: Union[float, str] = "auto",
+    clip_grad_norm: Union[float, str] = "auto",
+    skip_unreadable_images: bool = False,
+    trust_model_code: bool = False,
+    outputs_path: PathLike = "outputs",
+    _session: Optional[Session] = None,
+) -> CrossValidation:
+    """Train once per fold of a dataset, and predict each image with the model that was not trained on it.
+
+    Every further keyword is one of `train`, and concerns the training run of each fold.
+
+    Args:
+        untrained_model_path: an UntrainedModelDirectory, or a trained ModelDirectory to train further.
+        data_path: the labelled images, an ImageDirectory or a folder with one subfolder per class.
+        cross_validation_path: the folder to write the metrics to.
+        scored_dataset: the folder to write the out-of-fold predictions to, as `score` writes them.
+        folds: number of folds, >= 2.
+        groups_path: a file with the group of each image, such as a patient; the images of a group are in one fold.
+        group_column: the title of the column of groups; None for the only one besides that of the images.
+        head_only: whether to fit only the head on the features of pretrained weights.
+        folds_path: the folder of the models and metrics of the folds, where a run that was ended goes on; `folds` in
+            `outputs_path` if None.
+        epochs: number of passes over the training dataset, > 0. "auto", here and below, leaves a value to the recipe.
+        batch_size: number of training images in one batch of each process, > 0, or "auto".
+        learning_rate: highest learning rate, in [5e-324, 3.4e38], or "auto".
+        random_seed: the same seed gives the same folds and models; None draws a new seed.
+        patience: number of consecutive epochs without a new lowest validation loss after which training stops, > 0, or
+            "auto".
+        warmup_epochs: number of epochs over which the learning rate increases, >= 0, or "auto".
+        scale_learning_rate: whether to multiply the learning rate by the number of processes.
+        sync_batch_norm: whether to compute batch normalization over all processes; requires GPUs.
+        image_store: where to keep decoded images: "auto", "device", "memory", "disk" or "none".
+        precision: of training steps: "auto", "float32", "bfloat16" or "float16".
+        validation_precision: of the validation of each epoch: "float32", "tf32" or "bfloat16".
+        cuda_graph: whether to replay steps as one CUDA graph: "auto", "on" or "off".
+        microbatch_size: "off", "auto" or a number of images; batches are split into microbatches of that size.
+        resume: with the finished folds in `folds_path`: "auto", "never" or "require".
+        checkpoint_minutes: between two checkpoints within an epoch, >= 0.
+        print_frequency: iterations between two progress lines, > 0.
+        report: content of the report of each fold: "auto" and "off" for none, "basic" or "full".
+        recipe: "auto", "classic", "finetune", "scratch" or "large".
+        image_size: height and width of the images that the network sees: a number, "HEIGHTxWIDTH" or "auto".
+        resize: how images get that size: "crop", "pad" or "stretch"; "auto" is the way of a trained model or
+            of the weights, else crop.
+        class_weights: weights of the classes in the loss: "auto", "none", "sqrt" or "balanced".
+        metric_for_best_model: "auto", "accuracy", "balanced_accuracy", "average_precision", "micro_f1", "macro_f1" or
+            "loss" on the validation images.
+        early_stopping_delay: number of epochs at the start that patience does not count, >= 0, or "auto".
+        test_time_augmentation: "none", or "flip" to average the probabilities of each image and of its mirror image.
+        optimizer: "auto", "sgd" or "adamw".
+        momentum: of SGD, in [0, 1], or "auto".
+        weight_decay: >= 0, or "auto".
+        lr_schedule: "auto", "polynomial", "cosine" or "constant".
+        head_learning_rate_factor: learning rate of the head relative to that of the other layers, >= 0, or "auto".
+        layer_decay: learning rate of a stage relative to that of the next one, in (0, 1], "off" or "auto".
+        layers_to_freeze: number of stages, from the input, whose weights stay as they are, >= 0, or "auto".
+        freeze_epochs: number of epochs at the start that train the head alone, >= 0, or "auto".
+        label_smoothing: part of the label that is spread over all classes, in [0, 1], or "auto".
+        auto_augment: random changes of training images: "auto", "none", "flip", "crop" or "trivialaugment".
+        horizontal_flip: whether augmentation mirrors images: "auto", "on" or "off".
+        color_augment: whether "trivialaugment" may change colors: "auto", "on" or "off".
+        random_erase: probability that a box of a training image is erased, in [0, 1], or "auto".
+        mixup_alpha: blends training images; parameter of the beta distribution, >= 0, 0 for off, or "auto".
+        cutmix_alpha: replaces boxes by those of other images; likewise.
+        model_ema: decay of the moving average of the weights, in [0, 1], "off" or "auto".
+        clip_grad_norm: largest norm of the gradient, >= 0, "off" or "auto".
+        skip_unreadable_images: whether to skip images that cannot be read.
+        trust_model_code: whether the untrained model may import any code.
+        outputs_path: folder of reports.
+
+    Returns:
+        The mean and the standard deviation of each metric, and the results of each fold.
+
+    Raises:
+        ModuleError: for any fault of the inputs, the parameters or a training run, and if there are fewer images of a
+            class, or fewer groups, than folds.
+
+    Examples:
+        >>> import train_pytorch_model as tpm
+        >>> result = tpm.cross_validate(
+        ...     "untrained", "images", "cross_validation", "predictions", folds=3, epochs=1, batch_size=4
+        ... )
+        >>> len(result.metrics["accuracy"]["folds"])
+        3
+        >>> tpm.evaluate("predictions", "evaluation_of_all")["num_images"]
+        24
+    """
+    given = dict(locals())
+    from train_pytorch_model.modules import cross_validate as module
+
+    with _in_module(_session, outputs_path) as (session, outputs):
+        settings = module.CrossValidationSettings(
+            untrained_model_path=Path(untrained_model_path),
+            data_path=Path(data_path),
+            cross_validation_path=Path(cross_validation_path),
+            scored_dataset=Path(scored_dataset),
+            folds_path=outputs / "folds" if folds_path is None else Path(folds_path),
+            outputs_path=outputs,
+            parameters=TrainingParameters.parse({name: given[name] for name in TrainingParameters.definitions()}),
+            folds=folds,
+            groups_path=None if groups_path is None else Path(groups_path),
+            group_column=group_column,
+            head_only=parse_boolean("head_only", head_only),
+            skip_unreadable_images=parse_boolean("skip_unreadable_images", skip_unreadable_images),
+            trust_model_code=parse_boolean("trust_model_code", trust_model_code),
+        )
+        return module.cross_validate(settings, session)
 
 
 def initialize_model(

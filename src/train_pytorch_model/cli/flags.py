@@ -75,7 +75,7 @@ def add_parameter(group: argparse._ActionsContainer, name: str, definition: Defi
         )
 
 
-def add_outputs_path(parser: argparse.ArgumentParser) -> None:
+def add_outputs_path(parser: argparse._ActionsContainer) -> None:
     """Add the folder of the report on how the command ended."""
     parser.add_argument(
         "--outputs-path",

@@ -18,6 +18,7 @@ _MODULES = {
     "check": "preflight.command",
     "initialize-model": "modules.initialize_model",
     "score-image-model": "modules.score_image_model",
+    "cross-validate": "modules.cross_validate",
 }
 
 

@@ -34,6 +34,8 @@ _FUNCTIONS = {"score-image-model": "score", "evaluate-model": "evaluate"}
 _OWN_FLAGS = ("command", "quiet", "log_format", "json")
 # The steps of a pipeline are tracked, not the pipeline itself; a check trains nothing.
 _UNTRACKED = ("run-pipeline", "check")
+# What an interruption outside of a training loop loses, of the commands that resume.
+_RESUMABLE = {"train": "Training had not started.", "cross-validate": "Finished folds are kept."}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _named(fault: BaseException, command: str) -> ModuleError:
     """The named error for an exception; the traceback of an error of this package or of a library is logged."""
-    if isinstance(fault, KeyboardInterrupt) and command == "train":
-        return InterruptedRunError("Training had not started.", str(fault) or signal.SIGINT.name)
+    if isinstance(fault, KeyboardInterrupt) and command in _RESUMABLE:
+        return InterruptedRunError(_RESUMABLE[command], str(fault) or signal.SIGINT.name)
     error = as_module_error(fault)
     if isinstance(error, LibraryError):
         logger.error("This is a fault of the module or of a library that it uses, not of your input.", exc_info=fault)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from train_pytorch_model import __version__
+from train_pytorch_model.cli.cross_validation import add_cross_validate
 from train_pytorch_model.cli.flags import add_boolean, add_folder, add_logging, add_parameter
 from train_pytorch_model.cli.modules import add_modules
 from train_pytorch_model.cli.pipelines import add_run_pipeline
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_check(commands)
     add_modules(commands)
+    add_cross_validate(commands, _GROUPS)
     add_run_pipeline(commands)
     for command in commands.choices.values():
         add_logging(command)

@@ -115,10 +115,16 @@ def _check_momentum(settings: ResolvedSettings, faults: FaultCollector) -> None:
 def _read_datasets(settings: Settings, faults: FaultCollector) -> Datasets:
     read = partial(read_labelled_images, follow_links=settings.follow_links)
     train = valid = None
-    with faults.collecting():
-        train = scan(read(settings.train_data_path, TRAINING_DATASET))
-    with faults.collecting():
-        valid = scan(read(settings.valid_data_path, VALIDATION_DATASET))
+    if settings.held_out is not None:
+        with faults.collecting():
+            images = read(settings.train_data_path, TRAINING_DATASET)
+            train = scan(images.part(~settings.held_out))
+            valid = scan(replace(images.part(settings.held_out), port=VALIDATION_DATASET))
+    else:
+        with faults.collecting():
+            train = scan(read(settings.train_data_path, TRAINING_DATASET))
+        with faults.collecting():
+            valid = scan(read(settings.valid_data_path, VALIDATION_DATASET))
     if train:
         with faults.collecting():
             check_metric(settings.parameters.metric_for_best_model, train.images)

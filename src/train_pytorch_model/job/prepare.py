@@ -128,7 +128,7 @@ def assemble(inspected: Inspected, decoded: Decoded) -> Prepared:
         valid_store,
         decoded.place,
         *built,
-        has_head_for(model, train.images),
+        has_head_for(model, train.images) and not inspected.settings.head_only,
         normalisation,
         model.code_folders,
         inspected.output,

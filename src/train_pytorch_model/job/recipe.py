@@ -56,6 +56,13 @@ def resolve_settings(settings: Settings, model: UntrainedModel | None) -> Resolv
             "--mixup-alpha and --cutmix-alpha mix images of one batch, so with --batch-size 1 nothing is mixed. Choose "
             "a larger --batch-size."
         )
+    if settings.head_only and model is not None:
+        if parameters.recipe != "finetune":
+            raise UserError(
+                "--head-only true needs pretrained weights and the recipe finetune, but the recipe is "
+                f"{parameters.recipe}. Give initialize-model --weights default, or leave --head-only out."
+            )
+        parameters = replace(parameters, epochs=0)
     return ResolvedSettings(**{**values, "parameters": parameters})
 
 

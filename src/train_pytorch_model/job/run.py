@@ -126,6 +126,11 @@ def _fit(
             stopped_early = _run_loop(settings, session, prepared, plan, world, best, results, checkpoints)
             stop_reason = _stop_reason(history, parameters, stopped_early=stopped_early)
             logger.info("%s", stop_reason)
+            if best.epoch is None and settings.head_only:
+                raise UserError(
+                    "The head of the network cannot be fitted alone, for the reason above, so there is no model to "
+                    "save. Train without --head-only."
+                )
             if best.epoch is None:
                 raise UserError(
                     "The validation loss was not a finite number in any epoch, so there is no model to save. "
@@ -215,6 +220,8 @@ def _run_loop(
 
 def _stop_reason(history: History, parameters: ResolvedParameters, *, stopped_early: bool) -> str:
     last = history.records[-1].epoch if history.records else 0
+    if not parameters.epochs:
+        return "Fitted the head."
     if not stopped_early and last < parameters.epochs:
         return f"Fine-tuning was abandoned after epoch {last}, because it made the training loss worse or not finite."
     if not stopped_early:

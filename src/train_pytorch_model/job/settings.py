@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
 
     from train_pytorch_model.parameters import TrainingParameters
     from train_pytorch_model.parameters.recipes import ResolvedParameters
@@ -30,6 +32,11 @@ class Settings:
     trust_model_code: bool = False
     include_samples: bool = False
     export_formats: tuple[str, ...] = ()
+    held_out: Optional[np.ndarray] = None
+    """Which labelled images of the training dataset are the validation dataset instead: bool of shape (N,). None if the
+    validation dataset is another one."""
+    head_only: bool = False
+    """Whether to fit the head on the features of the network's weights, and train no epoch."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +73,7 @@ def score_image_model(
     csv: bool = False,
     skip_unreadable_images: bool = False,
     trust_model_code: bool = False,
+    only: np.ndarray | None = None,
     outputs_path: Path,
     display: ProgressDisplay,
 ) -> ScoredImages:
@@ -86,6 +88,7 @@ def score_image_model(
         csv: whether to write the table as `_data.csv` too.
         skip_unreadable_images: whether an image that cannot be read becomes a row with an error instead of failing.
         trust_model_code: whether the model may import code from outside torchvision and timm.
+        only: whether to score each item of the image list, bool of shape (number of items,); None for all.
         outputs_path: the folder of reports, which must not overlap with the output.
         display: shows the progress.
 
@@ -110,7 +113,7 @@ def score_image_model(
     schema, columns, items = read_listed_items(dataset, _DATASET, labelled=False)
     is_multilabel = model.task.is_multilabel
     label_column = find_label_column(schema, dataset, where, is_multilabel=is_multilabel)
-    rows: Iterable[dict[str, Any]] = items()
+    rows: Iterable[dict[str, Any]] = items() if only is None else compress(items(), only)
     if is_multilabel and label_column is not None:
         rows = with_lists_as_text(rows, schema, where, label_column, list(model.task.thresholds))
     files, values = _read_columns(schema, columns, rows, where)

@@ -65,6 +65,11 @@ EVALUATION = Kind(
     ),
     has="metrics.json",
 )
+CROSS_VALIDATION = Kind(
+    "AnyDirectory",
+    frozenset((META_FILE, "cross_validation.json", "cross_validation.csv", "folds.csv")),
+    has="cross_validation.json",
+)
 IMAGES = Kind(
     "ImageDirectory",
     frozenset((META_FILE, "images.lst", "_schema.json", "_samples.json")),

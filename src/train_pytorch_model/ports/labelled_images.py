@@ -96,6 +96,11 @@ class LabelledImages:
         """Return the full path of the file at `index`."""
         return self.path / self.files[index]
 
+    def part(self, is_in: np.ndarray) -> LabelledImages:
+        """Return the images for which `is_in`, bool of shape (N,), is true, with all classes."""
+        files = FileNames(self.files[index] for index in np.flatnonzero(is_in).tolist())
+        return replace(self, files=files, labels=self.labels[is_in])
+
     def ordered_as(self, classes: tuple[str, ...]) -> LabelledImages:
         """Return the same images with labels that are indices into `classes`, matched by name."""
         index = {name: number for number, name in enumerate(classes)}

@@ -1,0 +1,279 @@
+"""Cross-validate: train once per fold, and predict each image with the model that was not trained on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+import pandas as pd
+
+from train_pytorch_model.data.file_systems import locked
+from train_pytorch_model.distributed.launch import read_launch
+from train_pytorch_model.errors import FaultCollector, GreaterThanOrEqualToError, UserError
+from train_pytorch_model.job.run import train
+from train_pytorch_model.job.settings import Settings
+from train_pytorch_model.modules.cross_validation_results import merge_scored, metrics_of, summarize, write_results
+from train_pytorch_model.modules.fold_runs import FoldRuns, identity_of, open_fold_runs
+from train_pytorch_model.modules.folds import assign_folds
+from train_pytorch_model.modules.image_groups import read_groups
+from train_pytorch_model.modules.score_image_model import score_image_model
+from train_pytorch_model.ports.dataset_items import read_listed_items
+from train_pytorch_model.ports.directory_kinds import CROSS_VALIDATION, TABLE
+from train_pytorch_model.ports.item_labels import LabelReader
+from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
+from train_pytorch_model.ports.output_directory import OutputDirectory
+from train_pytorch_model.tracking import Metric, Tracking
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from train_pytorch_model.parameters import TrainingParameters
+    from train_pytorch_model.session import Session
+
+logger = logging.getLogger(__name__)
+
+_DATASET = "Dataset"
+
+
+@dataclass(frozen=True)
+class CrossValidationSettings:
+    """One cross-validation, as the command line or the Python API describes it."""
+
+    untrained_model_path: Path
+    data_path: Path
+    cross_validation_path: Path
+    scored_dataset: Path
+    folds_path: Path
+    outputs_path: Path
+    parameters: TrainingParameters
+    folds: int = 5
+    groups_path: Optional[Path] = None
+    group_column: Optional[str] = None
+    head_only: bool = False
+    skip_unreadable_images: bool = False
+    trust_model_code: bool = False
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """The results of a cross-validation."""
+
+    cross_validation_path: Path
+    scored_dataset: Path
+    metrics: dict[str, dict[str, Any]]
+    """For each metric, `mean`, `std` and the values of the `folds`."""
+    out_of_fold: dict[str, float]
+    """The metrics of all out-of-fold predictions together."""
+    folds: tuple[dict[str, Any], ...] = field(repr=False)
+    """Of each fold: the numbers of images, the best epoch, why training stopped, and the metrics."""
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the mean and the standard deviation with one row per metric."""
+        table = pd.DataFrame.from_dict(self.metrics, orient="index", columns=["mean", "std"])
+        return table.astype(float)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The dataset with its folds."""
+
+    images: LabelledImages
+    is_labelled: np.ndarray
+    """Whether each item of the image list is one of `images`."""
+    label_column: str
+    groups: np.ndarray | None
+    folds: np.ndarray
+    """The number of the fold of each image, from 0."""
+
+    def items_of(self, fold: int) -> np.ndarray:
+        """Whether each item of the image list is in a fold."""
+        items = self.is_labelled.copy()
+        items[items] = self.folds == fold
+        return items
+
+
+def cross_validate(settings: CrossValidationSettings, session: Session) -> CrossValidation:
+    """Train once per fold, score the images of each fold with its model, and write the metrics and the scored table.
+
+    Args:
+        settings: the inputs, the outputs and the parameters.
+        session: the console, the tracked run and the launch.
+
+    Raises:
+        ModuleError: for every fault of an input, a parameter or a training run.
+    """
+    results, scored = _check(settings)
+    images, is_labelled, label_column = _read_images(settings.data_path)
+    groups = None
+    if settings.groups_path is not None:
+        groups = read_groups(settings.groups_path, settings.group_column, images.files)
+    identity = identity_of(
+        settings.parameters,
+        images,
+        groups,
+        settings.untrained_model_path,
+        folds=settings.folds,
+        head_only=settings.head_only,
+        skip_unreadable_images=settings.skip_unreadable_images,
+    )
+    with _locked(settings.folds_path):
+        runs = open_fold_runs(settings.folds_path, identity, settings.parameters.seed(), settings.parameters.resume)
+        alike = groups if groups is not None else _listed_twice(images)
+        folds = assign_folds(images.labels, alike, images.classes, settings.folds, runs.seed, images.where)
+        data = _Data(images, is_labelled, label_column, groups, folds)
+        of_folds = [_run_fold(settings, session, runs, data, fold) for fold in range(settings.folds)]
+        tables = [runs.scored(fold) for fold in range(settings.folds)]
+        with scored.writing() as folder:
+            merge_scored(tables, folds, folder, label_column, is_multilabel=images.labels.ndim == 2)
+    metrics = summarize([values["metrics"] for values in of_folds])
+    out_of_fold = metrics_of(settings.scored_dataset)
+    contents = {
+        "num_folds": settings.folds,
+        "num_images": len(images),
+        "num_groups": None if groups is None else int(groups.max()) + 1,
+        "random_seed": runs.seed,
+        "head_only": settings.head_only,
+        "metrics": metrics,
+        "out_of_fold": out_of_fold,
+        "folds": of_folds,
+    }
+    with results.writing() as folder:
+        write_results(folder, contents, images.files, folds, groups)
+    session.tracking.log_metrics(
+        0, [Metric(name.replace("_", " ").capitalize(), name, found["mean"]) for name, found in metrics.items()]
+    )
+    _log(metrics, settings)
+    return CrossValidation(
+        settings.cross_validation_path, settings.scored_dataset, metrics, out_of_fold, tuple(of_folds)
+    )
+
+
+def _check(settings: CrossValidationSettings) -> tuple[OutputDirectory, OutputDirectory]:
+    """Check the parameters and the outputs."""
+    faults = FaultCollector()
+    faults.faults.extend(settings.parameters.faults())
+    results = OutputDirectory(settings.cross_validation_path, "Cross-validation", CROSS_VALIDATION)
+    scored = OutputDirectory(settings.scored_dataset, "Scored dataset", TABLE)
+    inputs = (settings.untrained_model_path, settings.data_path)
+    with faults.collecting():
+        if read_launch(os.environ).world_size > 1:
+            raise UserError("cross-validate runs in one process. Start it without a launcher.")
+    with faults.collecting():
+        if settings.folds < 2:
+            raise GreaterThanOrEqualToError("Folds", 2, detail=f"It is {settings.folds}.")
+    with faults.collecting():
+        if settings.group_column is not None and settings.groups_path is None:
+            raise UserError("--group-column names a column of the file --groups-path, which was not given.")
+    with faults.collecting():
+        results.check((*inputs, settings.scored_dataset), settings.outputs_path, settings.folds_path)
+    with faults.collecting():
+        scored.check((*inputs, settings.cross_validation_path), settings.outputs_path, settings.folds_path)
+    faults.raise_any()
+    return results, scored
+
+
+def _read_images(path: Path) -> tuple[LabelledImages, np.ndarray, str]:
+    """The labelled images, whether each item of the list is one of them, and the name of the column of labels."""
+    images = read_labelled_images(path, _DATASET)
+    _, columns, items = read_listed_items(path, _DATASET, labelled=True)
+    reader = LabelReader(columns, images.where)
+    is_labelled = [reader.read(number, item) is not None for number, item in enumerate(items(), start=1)]
+    return images, np.array(is_labelled, dtype=bool), columns.label
+
+
+def _listed_twice(images: LabelledImages) -> np.ndarray | None:
+    """The number of the file of each image if a file is listed several times, so that it is in one fold."""
+    numbers: dict[str, int] = {}
+    of_images = [numbers.setdefault(file, len(numbers)) for file in images.files]
+    return None if len(numbers) == len(images) else np.array(of_images, dtype=np.int64)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lock the folder of the folds against other cross-validations on this host."""
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(path):
+            yield
+    except BlockingIOError as error:
+        raise UserError(
+            f"Another cross-validation is using {path}. Wait until it ends, or give another --folds-path."
+        ) from error
+
+
+def _run_fold(
+    settings: CrossValidationSettings, session: Session, runs: FoldRuns, data: _Data, fold: int
+) -> dict[str, Any]:
+    """Train and score one fold, unless it is finished; return its results."""
+    finished = runs.finished(fold)
+    if finished is not None:
+        logger.info("Fold %d of %d is finished already.", fold + 1, settings.folds)
+        return finished
+    is_in = data.folds == fold
+    logger.info(
+        "Fold %d of %d: training on %d images, predicting %d.", fold + 1, settings.folds, (~is_in).sum(), is_in.sum()
+    )
+    # What a fold reports would overwrite that of another one in a tracked run.
+    result = train(_settings_of(settings, runs, is_in, fold), replace(session, tracking=Tracking()))
+    score_image_model(
+        result.trained_model_path,
+        settings.data_path,
+        runs.scored(fold),
+        skip_unreadable_images=settings.skip_unreadable_images,
+        trust_model_code=settings.trust_model_code,
+        only=data.items_of(fold),
+        outputs_path=runs.folder(fold),
+        display=session.display,
+    )
+    values = {
+        "fold": fold + 1,
+        "num_train_images": int((~is_in).sum()),
+        "num_valid_images": int(is_in.sum()),
+        "best_epoch": result.best_epoch,
+        "stop_reason": result.stop_reason,
+        "metrics": {
+            **metrics_of(runs.scored(fold)),
+            "train_loss": result.best.train_loss,
+            "valid_loss": result.best.valid_loss,
+        },
+    }
+    runs.finish(fold, values)
+    return values
+
+
+def _settings_of(settings: CrossValidationSettings, runs: FoldRuns, held_out: np.ndarray, fold: int) -> Settings:
+    """The settings of the training run of a fold."""
+    report = settings.parameters.report
+    return Settings(
+        untrained_model_path=settings.untrained_model_path,
+        train_data_path=settings.data_path,
+        valid_data_path=settings.data_path,
+        trained_model_path=runs.trained_model(fold),
+        outputs_path=runs.folder(fold),
+        checkpoint_path=runs.folder(fold) / "checkpoints",
+        parameters=replace(
+            settings.parameters, random_seed=runs.seed, resume="auto", report="off" if report == "auto" else report
+        ),
+        seed=runs.seed,
+        skip_unreadable_images=settings.skip_unreadable_images,
+        trust_model_code=settings.trust_model_code,
+        held_out=held_out,
+        head_only=settings.head_only,
+    )
+
+
+def _log(metrics: dict[str, dict[str, Any]], settings: CrossValidationSettings) -> None:
+    for name, found in metrics.items():
+        if found["std"] is not None:
+            logger.info("%s: %.5f ± %.5f", name, found["mean"], found["std"])
+    logger.info(
+        "Saved the metrics of %d folds to %s, and the out-of-fold predictions to %s.",
+        settings.folds,
+        settings.cross_validation_path,
+        settings.scored_dataset,
+    )

@@ -1,0 +1,131 @@
+"""Reads the group of each image, such as a patient or a site, from a table."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from train_pytorch_model.errors import UserError
+from train_pytorch_model.modules.label_tables import TABLE_ENDINGS, Table, decode_text, parse_tables, with_header
+from train_pytorch_model.modules.named_images import NamedImages
+from train_pytorch_model.text.wording import FirstFew, name_some
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_NUM_SAMPLES = 200
+
+
+def read_groups(path: Path, column: str | None, files: Sequence[str]) -> np.ndarray:
+    """Read the group of each image.
+
+    Args:
+        path: a .csv, .tsv, .json or .jsonl file with one row per image; one column names the images, another one their
+            groups. Rows of other images are ignored.
+        column: the title of the column of groups; None for the only one besides the column of images.
+        files: the names of the N images, relative to the dataset.
+
+    Returns:
+        The index of the group of each image, from 0: int64 of shape (N,).
+
+    Raises:
+        UserError: if the file cannot be used, or gives an image no group or two groups.
+    """
+    table = _read_table(path)
+    distinct = list(dict.fromkeys(files))
+    images = NamedImages(distinct)
+    of_images = _column_of_images(path, table, images)
+    if not table.has_header and not _is_image(table.rows[0][of_images], images):
+        table = with_header(table)
+    of_groups = _column_of_groups(path, table, of_images, column)
+    found: dict[int, str] = {}
+    num_others = 0
+    faults = FirstFew()
+    for row in table.rows:
+        name, group = str(row[of_images]), str(row[of_groups]).strip()
+        image = images.find(name, "")
+        if image.others:
+            faults.add(f"{name!r} could be {name_some([distinct[number] for number in image.others])}")
+        elif image.number is None:
+            num_others += 1
+        elif group and found.setdefault(image.number, group) != group:
+            faults.add(f"{name!r} has the groups {found[image.number]!r} and {group!r}")
+    if faults:
+        raise UserError(f"--groups-path {path}: {faults.joined()}. Give each image one group, by its path.")
+    missing = FirstFew(repr(name) for number, name in enumerate(distinct) if number not in found)
+    if missing:
+        raise UserError(
+            f"--groups-path {path} has no group for {len(missing)} of {len(distinct)} images: {missing.joined(', ')}. "
+            "Add a row for each image."
+        )
+    if num_others:
+        logger.info("%s: %d rows are of other images.", path, num_others)
+    names = sorted(set(found.values()))
+    index = {name: number for number, name in enumerate(names)}
+    group_of = {distinct[number]: index[group] for number, group in found.items()}
+    logger.info("%s: the column %r has %d groups.", path, table.titles[of_groups], len(names))
+    return np.array([group_of[name] for name in files], dtype=np.int64)
+
+
+def _read_table(path: Path) -> Table:
+    if path.suffix.lower() not in TABLE_ENDINGS:
+        raise UserError(f"--groups-path {path} must be a file that ends with {', '.join(TABLE_ENDINGS)}.")
+    try:
+        tables = parse_tables(path.name, decode_text(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"--groups-path {path} cannot be read: {error.strerror}.") from error
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise UserError(f"--groups-path {path} cannot be read: {error}.") from error
+    if len(tables) != 1 or tables[0].fault or not tables[0].rows:
+        reason = tables[0].fault if len(tables) == 1 else ""
+        raise UserError(f"--groups-path {path} is not a table with one row per image{reason and ': '}{reason}.")
+    return tables[0]
+
+
+def _is_image(cell: object, images: NamedImages) -> bool:
+    found = images.find(cell, "") if isinstance(cell, str) and cell else None
+    return found is not None and (found.number is not None or bool(found.others))
+
+
+def _column_of_images(path: Path, table: Table, images: NamedImages) -> int:
+    """The number of the column with the most names of images."""
+    step = max(1, len(table.rows) // _NUM_SAMPLES)
+    counts = [sum(_is_image(row[number], images) for row in table.rows[::step]) for number in range(len(table.titles))]
+    if not any(counts):  # in a large table of which few rows are of the dataset
+        counts = [sum(_is_image(row[number], images) for row in table.rows) for number in range(len(table.titles))]
+    if not any(counts):
+        raise UserError(
+            f"--groups-path {path} has no column with the names of the images, such as {images.names[0]!r}."
+        )
+    return int(np.argmax(counts))
+
+
+def _column_of_groups(path: Path, table: Table, of_images: int, column: str | None) -> int:
+    others = [number for number in range(len(table.titles)) if number != of_images]
+    titles = [table.titles[number] for number in others]
+    if column is not None:
+        wanted = [number for number, title in zip(others, titles) if title == column] or [
+            number for number, title in zip(others, titles) if title.casefold() == column.strip().casefold()
+        ]
+        if len(wanted) == 1:
+            return wanted[0]
+        raise UserError(
+            f"--group-column {column}: {path} has {'several such columns' if wanted else 'no such column'} besides "
+            f"that of the images, but {name_some(titles) if titles else 'no other'}."
+        )
+    if len(others) == 1:
+        return others[0]
+    raise UserError(
+        f"--groups-path {path} has {len(others)} columns besides that of the images"
+        + (
+            f". Choose one of them with --group-column: {name_some(titles)}."
+            if others
+            else ", but needs one of groups."
+        )
+    )
