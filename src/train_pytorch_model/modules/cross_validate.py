@@ -22,10 +22,10 @@ from train_pytorch_model.modules.folds import assign_folds
 from train_pytorch_model.modules.image_groups import read_groups
 from train_pytorch_model.modules.score_image_model import score_image_model
 from train_pytorch_model.ports.dataset_items import read_listed_items
-from train_pytorch_model.ports.directory_kinds import CROSS_VALIDATION, TABLE
+from train_pytorch_model.ports.directory_kinds import CROSS_VALIDATION, TABLE, TRAINED
 from train_pytorch_model.ports.item_labels import LabelReader
 from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
-from train_pytorch_model.ports.output_directory import OutputDirectory
+from train_pytorch_model.ports.output_directory import OutputDirectory, make_outputs_folder, real_path
 from train_pytorch_model.tracking import Metric, Tracking
 
 if TYPE_CHECKING:
@@ -173,7 +173,20 @@ def _check(settings: CrossValidationSettings) -> tuple[OutputDirectory, OutputDi
         results.check((*inputs, settings.scored_dataset), settings.outputs_path, settings.folds_path)
     with faults.collecting():
         scored.check((*inputs, settings.cross_validation_path), settings.outputs_path, settings.folds_path)
+    folds_path = real_path(settings.folds_path)
+    for path in map(real_path, inputs):
+        with faults.collecting():
+            if folds_path == path or folds_path in path.parents or path in folds_path.parents:
+                raise UserError(
+                    f"--folds-path {folds_path} is, contains or is inside the input {path}. Give another folder."
+                )
     faults.raise_any()
+    if (settings.untrained_model_path / TRAINED.has).exists():
+        logger.warning(
+            "%s is a trained model. If it was trained on images of this dataset, the results are better than they will "
+            "be on other images. Give an untrained model.",
+            settings.untrained_model_path,
+        )
     return results, scored
 
 
@@ -196,7 +209,7 @@ def _listed_twice(images: LabelledImages) -> np.ndarray | None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Lock the folder of the folds against other cross-validations on this host."""
-    path.mkdir(parents=True, exist_ok=True)
+    make_outputs_folder(path, "--folds-path")
     try:
         with locked(path):
             yield

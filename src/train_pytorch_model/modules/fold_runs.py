@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from train_pytorch_model.data.file_hashes import sha256_of
 from train_pytorch_model.errors import UserError, as_module_error
-from train_pytorch_model.ports.output_directory import make_outputs_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +68,7 @@ def open_fold_runs(path: Path, identity: dict[str, Any], seed: int, resume: str)
     """Open the folder of the folds; those of another cross-validation are removed.
 
     Args:
-        path: the folder, which need not exist.
+        path: the folder, which exists.
         identity: what two cross-validations must have in common for one to go on with the folds of the other, by name.
         seed: the random seed, if none was given and the folder has none.
         resume: "auto", "never" or "require".
@@ -77,7 +76,6 @@ def open_fold_runs(path: Path, identity: dict[str, Any], seed: int, resume: str)
     Raises:
         UserError: if the folder contains anything else, or must have folds of this cross-validation and has none.
     """
-    make_outputs_folder(path, "--folds-path")
     earlier = _read_settings(path)
     if earlier is None and any(path.glob("fold-*")):
         raise UserError(f"--folds-path {path} contains folders of folds that are of no cross-validation. Give another.")
