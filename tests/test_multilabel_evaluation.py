@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn import metrics
 
 from tests.making import error_code, error_text, run_here
 from tests.scored_tables import write_scored_labels
+from train_pytorch_model.evaluation import multilabel_plots
 from train_pytorch_model.evaluation.multilabel_metrics import compute_multilabel_metrics, precision_recall_curves
 
 LABELS = ("cat", "dog", "owl", "fox", "yak")
@@ -168,6 +170,30 @@ def test_curves_of_many_images_are_thinned() -> None:
     assert points.shape == (200, 3)
     assert points[0].tolist() == [probabilities.min(), truth.mean(), 1]
     assert points[-1, 0] == probabilities.max()
+
+
+def test_labels_that_the_font_cannot_draw_go_by_their_number_in_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[list[str]] = []
+
+    def save(figure: Figure, path: Path, **options: Any) -> None:
+        (axes,) = figure.axes
+        texts = [text for legend in figure.legends for text in legend.get_texts()]
+        shown.append([text.get_text() for text in (*texts, *axes.get_yticklabels())])
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    labels = ("no image", *(f"common {number}" for number in range(multilabel_plots.MAX_BARS)), "猫")
+    truth, probabilities = drawn(60, len(labels))
+    truth[:, 0], truth[:, -1] = False, probabilities[:, -1] < 0.5  # so that the last label has the most mistakes
+    found = probabilities >= 0.5
+    per_label = compute_multilabel_metrics(truth, found, probabilities, labels)["per_label"]
+    curves = precision_recall_curves(truth, probabilities, labels)
+    multilabel_plots.draw_label_confusion(per_label, tmp_path / "bars.png")
+    multilabel_plots.draw_precision_recall(curves, per_label, tmp_path / "curves.png")
+    bars, named = shown
+    assert f"label {len(labels) - 1}" in bars
+    assert any(text.startswith(f"label {len(labels) - 1} (") for text in named)
 
 
 def test_the_labels_that_the_table_names_decide_and_not_a_half(tmp_path: Path) -> None:

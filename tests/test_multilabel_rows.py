@@ -22,6 +22,7 @@ Labels = Sequence[Union[str, list[str]]]
 SETS = [["cat", "dog"], ["cat"], ["bird", "dog"], [], ["bird"], ["bird", "cat", "dog"]]
 """The labels of the images 0.png to 5.png, as each tool below writes them."""
 NAMES = ("cat", "dog", "bird")
+ONE_OR_NONE = ("cat", "", "cat", "", "dog", "dog")
 
 
 class Row(NamedTuple):
@@ -312,6 +313,16 @@ ROWS: dict[str, Row] = {
         text("l.csv", ones("image, cat", names=["cat"])),
         "",
         [["cat"], ["cat"], [], [], [], ["cat"]],
+        MULTILABEL,
+    ),
+    "a CSV with one label or an empty cell for each image": Row(
+        "error", cells(ONE_OR_NONE), "If an image may have no label, give --task multilabel."
+    ),
+    "a CSV with one label or an empty cell for each image, --task multilabel": Row(
+        "accepted",
+        cells(ONE_OR_NONE),
+        "2 of 6 images have no label",
+        [["cat"], [], ["cat"], [], ["dog"], ["dog"]],
         MULTILABEL,
     ),
     "columns of 0 and 1 with several 1 in a row beside class folders": Row(

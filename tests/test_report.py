@@ -463,6 +463,7 @@ def test_names_that_the_font_cannot_draw_go_by_number() -> None:
         r"\$5",
     ]
     assert drawable_names(["x" * 25]) == ["x" * 22 + "…"]
+    assert drawable_names(["cat", "猫"], "label") == ["cat", "label 1"]
 
 
 def test_mistakes_are_the_surest_ones() -> None:

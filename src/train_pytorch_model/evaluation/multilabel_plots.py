@@ -53,7 +53,8 @@ def draw_label_confusion(per_label: Mapping[str, Mapping[str, Any]], path: Path)
             fontsize=8,
         )
     axes.axvline(0, color="#444444", linewidth=0.8)
-    axes.set_yticks(places, drawable_names(names))
+    shown = _shown_names(per_label)
+    axes.set_yticks(places, [shown[name] for name in names])
     axes.set(xlabel="images", ylim=(len(names) - 0.4, -0.6))
     axes.use_sticky_edges = False
     axes.margins(x=0.18)
@@ -92,12 +93,12 @@ def draw_precision_recall(
     for name, points in curves.items():
         if name not in set(named):
             axes.plot(*_steps(points), color="#c4cad2", linewidth=0.8, zorder=1)
-    for number, (name, shown) in enumerate(zip(named, drawable_names(named))):
+    shown = _shown_names(per_label)
+    for number, name in enumerate(named):
         values = per_label[name]
         colour = f"C{number}"
-        axes.plot(
-            *_steps(curves[name]), color=colour, linewidth=1.5, label=f"{shown} ({values['average_precision']:.3f})"
-        )
+        title = f"{shown[name]} ({values['average_precision']:.3f})"
+        axes.plot(*_steps(curves[name]), color=colour, linewidth=1.5, label=title)
         axes.plot(
             values["recall"], values["precision"], "o", color=colour, markersize=6, markeredgecolor="white", zorder=3
         )
@@ -108,6 +109,12 @@ def draw_precision_recall(
         axes.set_title(f"Mean average precision {mean:.3f}")
         figure.legend(loc="outside lower center", ncols=2, frameon=False, title="label (average precision)")
     figure.savefig(path, dpi=120)
+
+
+def _shown_names(per_label: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What a figure shows of the name of each label."""
+    names = list(per_label)
+    return dict(zip(names, drawable_names(names, "label")))
 
 
 def _steps(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

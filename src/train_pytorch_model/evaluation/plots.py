@@ -102,12 +102,17 @@ def in_cells(fractions: np.ndarray, is_present: np.ndarray) -> tuple[np.ndarray,
     return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0), width
 
 
-def drawable_names(names: Sequence[str]) -> list[str]:
-    """Shorten names for an axis; a name with characters that the font lacks becomes `class N`."""
+def drawable_names(names: Sequence[str], noun: str = "class") -> list[str]:
+    """Shorten names for an axis; a name with characters that the font lacks becomes `class N`.
+
+    Args:
+        names: all names of a model, in its order, since N is the place among them.
+        noun: what the names are.
+    """
     letters = get_font(findfont(FontProperties())).get_charmap()
     shown = [name if len(name) <= 24 else f"{name[:22]}…" for name in names]
     # Escaped, since matplotlib reads text between dollar signs as a formula.
     return [
-        name.replace("$", r"\$") if all(ord(letter) in letters for letter in name) else f"class {number}"
+        name.replace("$", r"\$") if all(ord(letter) in letters for letter in name) else f"{noun} {number}"
         for number, name in enumerate(shown)
     ]

@@ -36,6 +36,8 @@ class LeftOut:
         """Names of files that could hold images or labels by reason."""
         self.losses: Counter[str] = Counter()
         """The number of images by reason, without those that nobody expects in the output."""
+        self.advice = ""
+        """What else to do about them, as a sentence."""
 
     def add_images(self, reason: str, names: Iterable[str], *, is_loss: bool = True) -> None:
         """Add images that are not converted.
@@ -87,7 +89,7 @@ class LeftOut:
         raise InvalidDatasetError(
             where,
             f"{what} would be left out ({reasons}){f': {join_some(faults)}' if faults else ''}",
-            "Correct the input, or give --allow-partial to convert the rest.",
+            f"Correct the input, or give --allow-partial to convert the rest. {self.advice}".rstrip(),
         )
 
     def log(self, where: str) -> None:

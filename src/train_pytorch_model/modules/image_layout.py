@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Optional
 
 from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.modules.conversion_options import AUTO
 from train_pytorch_model.modules.folder_labels import FolderLabels, read_folder_labels
 from train_pytorch_model.modules.label_task import LabelTask
 from train_pytorch_model.modules.labels_files import read_labels_files
@@ -152,6 +153,8 @@ def _by_files(
     files = name_some(merged.files, 3) if len(merged.files) > 1 else merged.files[0]
     what = "without a label or an empty list" if merged.task.name == MULTILABEL else "without a label"
     left_out.add_images(f"{what} in {files}", [names[number] for number in rest])
+    if options.reading == AUTO and merged.task.name == MULTICLASS and not merged.without.isdisjoint(rest):
+        left_out.advice = f"If an image may have no label, give --task {MULTILABEL}."
     return Labelling(labels, merged.categories, merged.files, task=merged.task)
 
 

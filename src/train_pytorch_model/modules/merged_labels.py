@@ -35,6 +35,8 @@ class MergedLabels:
     """All categories, in their order."""
     files: tuple[str, ...]
     """The names of the files."""
+    without: frozenset[int]
+    """The images that the files name with an empty label, or an empty list of labels."""
 
 
 def merge_labels(
@@ -82,7 +84,8 @@ def merge_labels(
             "Keep the right file, or correct the wrong one.",
         )
     categories = _categories(files, form_of)
-    return MergedLabels(task, _in_order(merged, categories), splits, categories, tuple(files))
+    without = frozenset(number for read in files.values() for number, labels in read.lists.items() if not labels)
+    return MergedLabels(task, _in_order(merged, categories), splits, categories, tuple(files), without)
 
 
 def _in_order(labels: Mapping[int, Label], categories: Sequence[str]) -> dict[int, Label]:

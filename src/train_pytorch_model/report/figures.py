@@ -156,7 +156,7 @@ def draw_class_counts(
         noun: what `classes` are.
     """
     if len(classes) <= MAX_NAMED:
-        figure = _named_counts(train, valid, classes)
+        figure = _named_counts(train, valid, drawable_names(classes, "label" if noun == "labels" else "class"))
     else:
         order = np.argsort(-train, kind="stable")
         figure = Figure(figsize=(5.5, 4), layout="constrained")
@@ -170,15 +170,15 @@ def draw_class_counts(
     figure.savefig(path, dpi=_DPI)
 
 
-def _named_counts(train: np.ndarray, valid: np.ndarray, classes: Sequence[str]) -> Figure:
-    figure = Figure(figsize=(5.5, 1.5 + 0.38 * len(classes)), layout="constrained")
+def _named_counts(train: np.ndarray, valid: np.ndarray, names: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(5.5, 1.5 + 0.38 * len(names)), layout="constrained")
     axes = figure.subplots()
-    places = np.arange(len(classes))
+    places = np.arange(len(names))
     for counts, shift, colour, label in ((train, -0.2, _TRAINING, "training"), (valid, 0.2, _VALIDATION, "validation")):
         bars = axes.barh(places + shift, counts, height=0.38, color=colour, label=label)
         axes.bar_label(bars, [f"{count:,}" for count in counts], padding=3, fontsize=8)
-    axes.set_yticks(places, drawable_names(classes))
-    axes.set(xlabel="images", ylim=(len(classes) - 0.4, -0.6))
+    axes.set_yticks(places, names)
+    axes.set(xlabel="images", ylim=(len(names) - 0.4, -0.6))
     axes.margins(x=0.12)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.spines[["top", "right"]].set_visible(False)
