@@ -315,6 +315,7 @@ def cross_validate(
     metric_for_best_model: str = "auto",
     early_stopping_delay: Union[int, str] = "auto",
     test_time_augmentation: str = "none",
+    calibration: str = "auto",
     optimizer: str = "auto",
     momentum: Union[float, str] = "auto",
     weight_decay: Union[float, str] = "auto",
@@ -379,6 +380,8 @@ def cross_validate(
             "loss" on the validation images.
         early_stopping_delay: number of epochs at the start that patience does not count, >= 0, or "auto".
         test_time_augmentation: "none", or "flip" to average the probabilities of each image and of its mirror image.
+        calibration: whether to make probabilities as sure as the model is right on the validation images: "auto" or
+            "off". "auto" does so unless the recipe is classic.
         optimizer: "auto", "sgd" or "adamw".
         momentum: of SGD, in [0, 1], or "auto".
         weight_decay: >= 0, or "auto".
