@@ -187,14 +187,15 @@ def test_steps_with_every_part_of_augmentation_are_tried(inputs: Inputs, capsys:
         ({"freeze_epochs": 3, "epochs": 3}, None),
         ({"batch_size": 1, "cutmix_alpha": 1, "image_size": 64}, "with --batch-size 1 nothing is mixed"),
         ({"batch_size": 2, "mixup_alpha": 1}, None),
+        ({"horizontal_flip": "off", "test_time_augmentation": "flip"}, "Set it to none if left and right differ"),
     ],
 )
-def test_parts_of_a_recipe_without_effect_are_warned_of(
+def test_parts_of_a_recipe_that_do_not_go_together_are_warned_of(
     inputs: Inputs, capsys: pytest.CaptureFixture[str], values: dict[str, object], words: str | None
 ) -> None:
     code, found = check(inputs, capsys, **values)
     assert code == 0
-    warned = [text for text in found["warnings"] if "--freeze-epochs" in text or "mixed" in text]
+    warned = [text for text in found["warnings"] if "--freeze-epochs" in text or "mixed" in text or "mirror" in text]
     assert [words in text for text in warned] == ([True] if words else [])
 
 

@@ -15,7 +15,12 @@ from train_pytorch_model.errors import UserError
 from train_pytorch_model.job.plan import fingerprint_of, make_plan
 from train_pytorch_model.job.settings import ResolvedSettings, Settings
 from train_pytorch_model.models.network_rules import NetworkError
-from train_pytorch_model.parameters.recipes import NetworkFacts, identity_of_warm_up, resolve
+from train_pytorch_model.parameters.recipes import (
+    NetworkFacts,
+    ResolvedParameters,
+    identity_of_warm_up,
+    resolve,
+)
 from train_pytorch_model.training.layers import stages_of
 
 if TYPE_CHECKING:
@@ -45,6 +50,19 @@ def resolve_settings(settings: Settings, model: UntrainedModel | None) -> Resolv
             "seem to be random. Give pretrained weights to initialize-model, or train with --recipe scratch."
         )
     parameters = resolve(settings.parameters, facts)
+    _warn_of_parts(parameters)
+    if settings.head_only and model is not None:
+        if parameters.recipe != "finetune":
+            raise UserError(
+                "--head-only true needs pretrained weights and the recipe finetune, but the recipe is "
+                f"{parameters.recipe}. Give initialize-model --weights default, or leave --head-only out."
+            )
+        parameters = replace(parameters, epochs=0)
+    return ResolvedSettings(**{**values, "parameters": parameters})
+
+
+def _warn_of_parts(parameters: ResolvedParameters) -> None:
+    """Warn of parts of the recipe that do not go together."""
     if parameters.freeze_epochs > parameters.epochs:
         logger.warning(
             "--freeze-epochs %d is more than the %d epochs of the training, in which only the head is trained.",
@@ -56,14 +74,11 @@ def resolve_settings(settings: Settings, model: UntrainedModel | None) -> Resolv
             "--mixup-alpha and --cutmix-alpha mix images of one batch, so with --batch-size 1 nothing is mixed. Choose "
             "a larger --batch-size."
         )
-    if settings.head_only and model is not None:
-        if parameters.recipe != "finetune":
-            raise UserError(
-                "--head-only true needs pretrained weights and the recipe finetune, but the recipe is "
-                f"{parameters.recipe}. Give initialize-model --weights default, or leave --head-only out."
-            )
-        parameters = replace(parameters, epochs=0)
-    return ResolvedSettings(**{**values, "parameters": parameters})
+    if parameters.horizontal_flip == "off" and parameters.test_time_augmentation == "flip":
+        logger.warning(
+            "--horizontal-flip off keeps mirror images out of training, but --test-time-augmentation flip shows them "
+            "to the network in validation and scoring. Set it to none if left and right differ in meaning."
+        )
 
 
 def with_metric(settings: ResolvedSettings, given: str, task: str) -> ResolvedSettings:

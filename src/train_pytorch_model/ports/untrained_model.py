@@ -21,7 +21,7 @@ from torchvision.models import get_model_builder
 from train_pytorch_model import designer_core
 from train_pytorch_model.data.file_hashes import sha256_of
 from train_pytorch_model.data.model_task import TASK_FILE, Task
-from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryError
+from train_pytorch_model.errors import UNTRAINED_MODEL, InvalidModelDirectoryError, UserError
 from train_pytorch_model.models.description import NetworkDescription, describe, torchvision_builders
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.models.weight_choice import Choice, choose_weights, log_choice
@@ -145,6 +145,8 @@ def _read_spec(path: Path) -> dict[str, Any]:
     try:
         check_yaml(file.name, read_text(file, MAX_YAML_BYTES))
         spec = designer_core.load_model_spec(path)
+    except UserError:  # designer-core is not installed
+        raise
     except Exception as error:  # designer-core raises all errors of its YAML library
         raise ValueError(f"the model specification cannot be read: {str(error)[:MAX_SHOWN]}") from error
     if not isinstance(spec, dict):

@@ -97,17 +97,18 @@ class Phases:
 
     def _features(self, between_batches: BetweenBatches) -> FeatureStore | None:
         """Let the step train on features, and return them; None if it must compute them in each epoch."""
-        step, plan, world, epochs = self._step, self._plan, self._world, self._plan.freeze_epochs
+        step, plan, world = self._step, self._plan, self._world
+        epochs = min(plan.freeze_epochs, plan.epochs)
         head = self._head_of_features()
         if head is None:
             logger.info("Training the head alone until epoch %d.", epochs)
             return None
+        logger.info("Training the head alone until epoch %d, on features that are computed once.", epochs)
         features, _ = head_values(
             *(step.network, head, self._train, torch.arange(len(self._train)), features_of, head.num_features),
             *(plan, world, plan.precision, between_batches),
         )
         step.train_head_alone(True, self._from_features(head))
-        logger.info("Training the head alone until epoch %d, on features that are computed once.", epochs)
         size = plan.image_size or self._train.size
         labels = self._train.labels.to(world.device)
         return FeatureStore(features.to(world.device), labels if labels.dim() == 1 else labels.float(), size)
