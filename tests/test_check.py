@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import signal
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -163,6 +164,15 @@ def test_a_part_that_is_missing_leaves_the_rest(inputs: Inputs, capsys: pytest.C
     assert found["training"]["counts"] == {"cat": 8, "dog": 8, "owl": 8}
     assert main(["check", *inputs.arguments()[1:]]) == 1
     assert "24 images" in capsys.readouterr().out
+
+
+def test_a_missing_designer_core_is_one_problem_of_several(
+    inputs: Inputs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "azureml.studio.core.io.model_directory", None)
+    code, found = check(inputs, capsys, epochs=0)
+    assert (code, [problem["code"] for problem in found["problems"]]) == (1, [4, 2000])
+    assert "python -m pip install --no-deps azureml-designer-core==0.0.86" in found["problems"][1]["message"]
 
 
 def test_images_that_will_be_skipped_are_reported(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
