@@ -12,6 +12,8 @@ from torch.amp.grad_scaler import GradScaler
 from tests.small_training import Recorder, make_images, make_network, make_plan, run
 from train_pytorch_model.distributed import device as hardware
 from train_pytorch_model.distributed.world import World
+from train_pytorch_model.models.description import NetworkDescription
+from train_pytorch_model.models.network import has_narrow_convolution
 from train_pytorch_model.training.callbacks import NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import fit
@@ -44,6 +46,22 @@ def test_auto_is_bfloat16_where_the_cpu_is_fast_at_it(
 ) -> None:
     monkeypatch.setattr(hardware, "_cpu_flags", lambda: flags)
     assert choose_precision("auto", CPU, torchvision.models.get_model(network)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "is_narrow"),
+    [
+        ("resnet18", (16, 16), True),
+        ("resnet18", (64, 8), True),
+        ("resnet18", (16, 64), False),
+        ("resnet18", (32, 32), False),
+        ("shufflenet_v2_x0_5", (16, 16), False),  # its convolutions with a stride are depthwise
+    ],
+)
+def test_convolutions_of_a_single_column_of_pixels_are_found(
+    network: str, size: tuple[int, int], is_narrow: bool
+) -> None:
+    assert has_narrow_convolution(NetworkDescription("torchvision.models", network), size) == is_narrow
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -63,6 +64,17 @@ def test_what_is_trained_with_is_logged(inputs: Inputs, capfd: pytest.CaptureFix
     assert re.search(r"Recipe classic: --epochs 1 --batch-size 6 --learning-rate 0.001 .* --optimizer sgd ", printed)
     # 36 images of 3,072 bytes.
     assert "Image store memory: 0.1 MiB of decoded images (memory " in printed
+
+
+def test_images_for_which_gradients_are_wrong_in_bfloat16_are_trained_on_in_float32(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    inputs = Inputs(tmp_path).make("resnet18", size=16)
+    assert inputs.fit(precision="bfloat16") == 0
+    assert "wrong gradients in bfloat16 on a CPU. Training in float32." in capfd.readouterr().err
+    given = weights(inputs)
+    assert inputs.fit(precision="float32", resume="never") == 0
+    assert all(torch.equal(value, given[key]) for key, value in weights(inputs).items())
 
 
 def test_adamw_needs_a_momentum_below_1(inputs: Inputs) -> None:

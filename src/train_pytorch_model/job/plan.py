@@ -7,9 +7,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from train_pytorch_model.data.model_task import MULTILABEL
-from train_pytorch_model.models.network import head_keys
+from train_pytorch_model.models.network import has_narrow_convolution, head_keys
 from train_pytorch_model.parameters.recipe_fields import WITH_CROPS
 from train_pytorch_model.parameters.recipes import differences_from_classic, flags_of_recipe, identity_of_warm_up
 from train_pytorch_model.text.wording import name_some
@@ -18,7 +19,7 @@ from train_pytorch_model.training.graph import use_cuda_graph
 from train_pytorch_model.training.microbatches import fixed_microbatch_size
 from train_pytorch_model.training.mixing import Mixing
 from train_pytorch_model.training.plan import Plan
-from train_pytorch_model.training.precision import choose_precision
+from train_pytorch_model.training.precision import Precision, choose_precision
 from train_pytorch_model.training.random_erasing import RandomErasing
 from train_pytorch_model.training.trivial_augment import TrivialAugment
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Random boxes of torchvision's recipe for ImageNet; other recipes use larger ones.
 _CROP_SCALE_OF_LARGE = (0.08, 1.0)
+# Wider images are wider than the strides of all layers of known networks.
+_WIDEST_NARROW = 64
 
 
 def make_plan(prepared: Prepared, world: World) -> Plan:
@@ -48,7 +51,7 @@ def make_plan(prepared: Prepared, world: World) -> Plan:
         patience=parameters.patience,
         seed=settings.seed,
         print_frequency=parameters.print_frequency,
-        precision=choose_precision(parameters.precision, world.device, prepared.network),
+        precision=_precision(prepared, world),
         validation_precision=parameters.validation_precision,
         memory_format=prepared.memory_format,
         cuda_graph=use_cuda_graph(
@@ -65,6 +68,16 @@ def make_plan(prepared: Prepared, world: World) -> Plan:
         std=prepared.normalisation.std,
         **_recipe_parts(prepared, world),
     )
+
+
+def _precision(prepared: Prepared, world: World) -> Precision:
+    """The precision of training steps, which is float32 where a CPU computes wrong gradients in a lower one."""
+    precision = choose_precision(prepared.settings.parameters.precision, world.device, prepared.network)
+    is_half_on_cpu = world.device.type == "cpu" and precision.dtype != torch.float32
+    size = prepared.geometry.size
+    if is_half_on_cpu and size[1] <= _WIDEST_NARROW and has_narrow_convolution(prepared.description, size):
+        return Precision(torch.float32, "cpu")
+    return precision
 
 
 def _recipe_parts(prepared: Prepared, world: World) -> dict[str, Any]:
@@ -192,6 +205,12 @@ def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
         plan.precision,
     )
     parameters = prepared.settings.parameters
+    if parameters.precision not in ("auto", str(plan.precision)):
+        logger.warning(
+            "The images are so small that PyTorch computes wrong gradients in %s on a CPU. Training in %s.",
+            parameters.precision,
+            plan.precision,
+        )
     logger.info("Recipe %s: %s", parameters.recipe, flags_of_recipe(parameters))
     if plan.task == MULTILABEL:
         _log_missing(prepared.valid_data)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from train_pytorch_model.models.network_rules import NetworkError, bytes_of
@@ -14,8 +16,6 @@ from train_pytorch_model.text.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-
-    from torch import nn
 
     from train_pytorch_model.models.description import NetworkDescription
 
@@ -173,3 +173,28 @@ def check_image_size(
     shape = tuple(logits_of(output).shape)
     if num_classes is not None and shape != (batch_size, num_classes):
         raise NetworkError(f"its output has shape {shape}, expected ({batch_size}, {num_classes})")
+
+
+def has_narrow_convolution(description: NetworkDescription, size: tuple[int, int]) -> bool:
+    """Return whether images of a size are narrower than the stride of a padded convolution when they reach it.
+
+    In bfloat16 or float16 on a CPU, the gradient of such a convolution has arbitrary values, and often NaN, for the
+    weights that see only padding: oneDNN, as of PyTorch 2.10, does not write them. Depthwise convolutions are right.
+
+    Args:
+        description: the network.
+        size: (height, width) in pixels.
+    """
+    network = description.build_without_weights().eval()
+    found: list[bool] = []
+
+    def look(module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(module, nn.Conv2d)
+        found.append(given[0].shape[3] < module.stride[1] and module.padding != (0, 0))
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups < module.in_channels:
+            module.register_forward_pre_hook(look)
+    with torch.no_grad(), suppress(Exception):  # check_image_size has reported what the network does not accept
+        network(torch.empty(1, 3, *size, device="meta"))
+    return any(found)
