@@ -270,6 +270,7 @@ def test_a_network_of_timm_is_initialised_read_and_fitted_with_a_head(name: str,
     model = read(tmp_path / "untrained")
     plain = name.rpartition("/")[2]
     assert model.description.init_params == {"model_name": plain, "num_classes": 1000}
+    assert model.description.network_name == plain
     network, description = with_head(model.description, model.state, 3, keep_head=False)
     assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
     assert type(network).__module__.startswith("timm.")

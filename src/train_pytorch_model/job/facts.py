@@ -30,7 +30,7 @@ def facts_of(training: FinishedTraining) -> list[tuple[str, list[tuple[str, str]
         (
             "Model",
             [
-                ("Network", prepared.description.name),
+                ("Network", prepared.description.network_name),
                 ("Weights", f"{num_weights:,}"),
                 ("Untrained model", str(settings.untrained_model_path)),
                 ("Trained model", str(settings.trained_model_path)),

@@ -226,7 +226,7 @@ def _check_signs(network: nn.Module, description: NetworkDescription, size: tupl
     if not isinstance(head, str) and head.is_rectified:
         raise InvalidModelDirectoryError(
             UNTRAINED_MODEL,
-            f"the network {description.name} ends with a ReLU, so that no label would get a probability below 0.5",
+            f"the network {description.network_name} ends with a ReLU, so no label would get a probability below 0.5",
             "Choose another network for several labels per image.",
         )
 
@@ -245,10 +245,10 @@ def _check_size(
             raise GreaterThanOrEqualToError(
                 parameter,
                 2,
-                detail=f"{description.name} normalizes over the batch, and one image of this size has one value.",
+                detail=f"{description.network_name} normalizes over the batch, and one such image has one value.",
             ) from error
         raise InvalidDatasetError(
             scanned.images.where,
-            f"the network {description.name} does not accept images of {size[1]}x{size[0]}: {error}",
+            f"the network {description.network_name} does not accept images of {size[1]}x{size[0]}: {error}",
             "Choose another size with --image-size, or another network.",
         ) from error

@@ -195,7 +195,7 @@ def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
     height, width = prepared.geometry.size
     logger.info(
         "Training %s on %d images of %dx%d %s, validating on %d, on %s in %s.",
-        prepared.description.name,
+        prepared.description.network_name,
         len(prepared.train),
         width,
         height,

@@ -141,7 +141,7 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         )
         thumbnails["augmented"] = _augmented_samples(training)
     return Report(
-        title=f"{prepared.description.name}, {len(classes)} {'classes' if thresholds is None else 'labels'}",
+        title=f"{prepared.description.network_name}, {len(classes)} {'classes' if thresholds is None else 'labels'}",
         facts=[(part, [(name, masked(text)) for name, text in facts]) for part, facts in facts_of(training)],
         records=training.history.records,
         timings=training.history.timings,

@@ -46,6 +46,12 @@ class NetworkDescription:
         """Whether the callable belongs to a known library and not to a user's own code."""
         return self.module.split(".")[0] in _KNOWN_PACKAGES
 
+    @property
+    def network_name(self) -> str:
+        """What the network is called: its name in timm, which has one builder for all, or that of the callable."""
+        is_timm = (self.module, self.name) == _TIMM_BUILDER
+        return str(self.init_params.get("model_name", self.name)) if is_timm else self.name
+
     def with_num_classes(self, num_classes: int) -> NetworkDescription:
         """Return the description of the same network with `num_classes` outputs."""
         return replace(self, init_params={**self.init_params, "num_classes": num_classes})
