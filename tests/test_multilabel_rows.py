@@ -246,7 +246,7 @@ ROWS: dict[str, Row] = {
         "accepted", text("l.csv", OWN_CELLS), flags={"label_separator": "comma"}
     ),
     "labels separated by commas": Row(
-        "accepted",
+        "warning",
         cells(["cat,dog", "cat", "dog"] * 2),
         "If it is a list of labels, give --label-separator ','",
         ["cat,dog", "cat", "dog"] * 2,
@@ -314,6 +314,19 @@ ROWS: dict[str, Row] = {
         "",
         [["cat"], ["cat"], [], [], [], ["cat"]],
         MULTILABEL,
+    ),
+    "a CSV with a column of 1 and blanks for each label": Row(
+        "accepted", text("l.csv", ones("image, cat, dog, bird").replace(" 0", " ")), "1 of 6 images have no label", SETS
+    ),
+    "labels separated by commas, --task multilabel": Row(
+        "warning",
+        cells(["cat,dog", "cat", "dog"] * 2),
+        "'cat,dog' is read as one label. If it is a list of labels, give --label-separator ','",
+        [["cat,dog"], ["cat"], ["dog"]] * 2,
+        MULTILABEL,
+    ),
+    "labels in a cell each, without --label-separator": Row(
+        "error", text("l.csv", "0.png,cat\n1.png,dog\n2.png,cat,dog\n"), "give --label-separator ','"
     ),
     "a CSV with one label or an empty cell for each image": Row(
         "error", cells(ONE_OR_NONE), "If an image may have no label, give --task multilabel."

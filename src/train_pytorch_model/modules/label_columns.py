@@ -16,6 +16,7 @@ from train_pytorch_model.modules.table_columns import (
     Column,
     are_equivalent,
     is_binary,
+    is_false,
     ones,
     plain,
 )
@@ -65,6 +66,12 @@ class LabelColumns(NamedTuple):
         """Whether columns of 0 and 1 have -1 beside 0."""
         values = {str(value) for column in self.labels for value in column.sample} if self.are_classes else set()
         return not (values.isdisjoint(("-1", "-1.0")) or values.isdisjoint(("0", "0.0")))
+
+    def are_blank_for_zero(self) -> bool:
+        """Whether columns of 1 are blank where others have 0, so that a blank row has none of the labels."""
+        numbers = [column.number for column in self.labels]
+        rows = self.table.rows if self.are_classes and self.table.is_delimited else []
+        return bool(rows) and not any(is_false(row[number]) for row in rows for number in numbers)
 
     @property
     def advice(self) -> str:

@@ -147,7 +147,10 @@ def _delimited(ending: str, text: str, separator: str | None) -> Table:
     fault = ""
     for number, row in enumerate(rows, start=1):
         if any(row[width:]) and not fault:
-            fault = f"row {number} has {len(row)} cells, but the first row has {width}: {', '.join(row)[:200]}"
+            fault = (
+                f"row {number} has {len(row)} cells, but the first row has {width}: {', '.join(row)[:200]}; if they "
+                f"are labels of the image, give --label-separator {delimiter or ','!r}"
+            )
     titles = tuple(f"column {number + 1}" for number in range(width))
     table: list[tuple[Cell, ...]] = [row[:width] + ("",) * (width - len(row)) for row in rows]
     return Table(titles, table, has_header=False, is_delimited=True, fault=fault)

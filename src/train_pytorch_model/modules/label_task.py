@@ -68,7 +68,10 @@ def choose_task(where: str, files: Mapping[str, TableLabels], options: Conversio
     several = next((f"{read.several} in {name}" for name, read in files.items() if read.several), "")
     if options.task == MULTILABEL or several:
         reason = several or f"--task {MULTILABEL} was given"
-        return LabelTask(MULTILABEL, reason, _separator_in(where, files, texts))
+        separator = _separator_in(where, files, texts)
+        if separator is None:
+            _warn_of_other_separators(where, texts, "one label")
+        return LabelTask(MULTILABEL, reason, separator)
     return _task_of_texts(where, files, texts)
 
 
@@ -107,17 +110,20 @@ def _task_of_texts(where: str, files: Mapping[str, TableLabels], texts: Sequence
             one.example,
             one.separator,
         )
+    _warn_of_other_separators(where, texts, "one class")
+    return LabelTask(MULTICLASS, "each image has one label")
+
+
+def _warn_of_other_separators(where: str, texts: Sequence[str], what: str) -> None:
+    """Log a warning if the texts look like lists with a separator that has to be given."""
     for other in _OTHER_SEPARATORS:
         likely = separation(texts, other)
         if likely and likely.is_list:
-            logger.info(
-                "%s: %r is read as one class. If it is a list of labels, give --label-separator %r.",
-                where,
-                likely.example,
-                other,
+            logger.warning(
+                "%s: %r is read as %s. If it is a list of labels, give --label-separator %r.",
+                *(where, likely.example, what, other),
             )
-            break
-    return LabelTask(MULTICLASS, "each image has one label")
+            return
 
 
 def _unclear(where: str, files: Mapping[str, TableLabels], what: str, hint: str) -> InvalidDatasetError:

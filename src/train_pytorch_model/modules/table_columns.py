@@ -168,6 +168,11 @@ def is_binary(cell: Cell) -> bool:
     return isinstance(cell, str) and cell.casefold() in _TRUE | _FALSE
 
 
+def is_false(cell: Cell) -> bool:
+    """Whether a cell is 0, or the like, and not blank."""
+    return isinstance(cell, str) and cell != "" and cell.casefold() in _FALSE
+
+
 def plain(title: str) -> str:
     """Return a title without case, spaces and punctuation."""
     return "".join(letter for letter in title.casefold() if letter.isalnum())

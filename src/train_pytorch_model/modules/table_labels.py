@@ -109,6 +109,7 @@ class _Reading:
         parents = {column.title.rpartition(".")[0] for column in columns.labels}
         has_path = len(parents) == 1 and parents != {""} and not columns.table.is_delimited
         self._path = f"{parents.pop()}." if has_path else ""
+        self._blank_is_zero = columns.are_blank_for_zero()
         self._ambiguous = FirstFew()
         self._different = FirstFew()
         self._listed: dict[int, None] = {}
@@ -164,6 +165,8 @@ class _Reading:
             result.splits[found.number] = columns.split.split_name(row[columns.split.number])
         if listed is not None:
             self._add(found.number, listed.labels, is_list=listed.is_list)
+        elif self._blank_is_zero:
+            self._add(found.number, [], is_list=False)
 
     def _add(self, number: int, labels: Sequence[str], *, is_list: bool) -> None:
         before, names = self._result.lists.get(number, ()), self._names_of(labels)
