@@ -75,7 +75,12 @@ def test_ports_and_parameters_are_the_flags_of_the_command(command: str) -> None
 @pytest.mark.parametrize("command", MODULES)
 def test_the_command_hands_every_value_to_its_flag(command: str) -> None:
     spec = spec_of(command)
-    given: dict[str, object] = {"class_level": 1, "weights_mean": "0.485,0.456,0.406", "weights_std": "0.25"}
+    given: dict[str, object] = {
+        "class_level": 1,
+        "weights_mean": "0.485,0.456,0.406",
+        "weights_std": "0.25",
+        "unknown_below": 0.5,
+    }
     values = {name: entry.get("default", given.get(name, f"/{name}")) for name, entry in spec["inputs"].items()}
     values.update({name: f"/{name}" for name in spec["outputs"]})
     # Azure writes booleans as words.

@@ -221,7 +221,7 @@ def test_every_picture_is_whole_and_has_an_alternative_text(written: Written) ->
             formats.append(image.format)
             if image.format == "JPEG":
                 assert max(image.size) <= 160
-    assert formats.count("PNG") == 4
+    assert formats.count("PNG") == 5
     assert formats.count("JPEG") == 24 + 18
 
 

@@ -701,6 +701,8 @@ def score(
     batch_size: int = 16,
     csv: bool = False,
     skip_unreadable_images: bool = False,
+    unknown_below: Optional[float] = None,
+    unknown_label: str = "Unknown",
     trust_model_code: bool = False,
     outputs_path: PathLike = "outputs",
     _session: Optional[Session] = None,
@@ -715,6 +717,9 @@ def score(
         batch_size: number of images in one batch, > 0.
         csv: whether to write the table as `_data.csv` too.
         skip_unreadable_images: whether an image that cannot be read becomes a row with an error.
+        unknown_below: images whose highest probability is lower than this, in [0, 1], get the label `unknown_label`;
+            None gives every image a class.
+        unknown_label: label of these images, which is no class of the model.
         trust_model_code: whether the model may import any code.
         outputs_path: folder of reports.
 
@@ -746,6 +751,8 @@ def score(
             batch_size=batch_size,
             csv=csv,
             skip_unreadable_images=skip_unreadable_images,
+            unknown_below=unknown_below,
+            unknown_label=unknown_label,
             trust_model_code=trust_model_code,
             outputs_path=outputs,
             display=session.display,

@@ -206,6 +206,19 @@ def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "skip_unreadable_images",
         "Write a row with an error for an unreadable image, and do not fail.",
     )
+    parser.add_argument(
+        "--unknown-below",
+        type=float,
+        metavar="FLOAT",
+        help="Give images whose highest probability is lower than this the label of --unknown-label instead of a "
+        "class. In [0, 1]; the report of a training names values. Default: every image gets a class.",
+    )
+    parser.add_argument(
+        "--unknown-label",
+        default="Unknown",
+        metavar="TEXT",
+        help="Label of these images. Default: %(default)s.",
+    )
     add_boolean(parser, "trust_model_code", "Allow the model to import any code.")
     add_outputs_path(parser)
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from train_pytorch_model.evaluation.answered import AnsweredCurve, Threshold
+
 # Up to this many classes, cells show their counts; beyond, those would be too small to read.
 _MAX_NUMBERED = 20
 # Up to this many classes, axes show their names.
@@ -80,6 +82,28 @@ def draw_reliability(
     axes.set_title(f"Expected calibration error {error:.3f}")
     # Outside the axes, where it cannot cover a curve.
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def draw_answered(curve: AnsweredCurve, thresholds: Sequence[Threshold], path: Path) -> None:
+    """Draw accuracy against the fraction of images that are answered.
+
+    Args:
+        curve: from `answered_curve`.
+        thresholds: to mark.
+        path: the PNG to write.
+    """
+    figure = Figure(figsize=(5.2, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(curve.fraction, curve.accuracy, color="tab:blue", linewidth=1.5)
+    for threshold in thresholds:
+        label = f"{threshold.wanted:.0%} right: below {threshold.below:g} unknown"
+        axes.scatter(threshold.fraction, threshold.accuracy, zorder=3, label=label)
+    axes.set(xlim=(0, 1.02), xlabel="fraction of images that are answered", ylabel="accuracy of the answered images")
+    axes.set_ylim(top=1.005)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    if thresholds:
+        figure.legend(loc="outside lower center", frameon=False)
     figure.savefig(path, dpi=120)
 
 

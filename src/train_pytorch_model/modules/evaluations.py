@@ -21,7 +21,7 @@ from train_pytorch_model.evaluation.multilabel_metrics import (
 from train_pytorch_model.ports.classes import pairs_alike
 from train_pytorch_model.text.csv_cells import write_sheet
 from train_pytorch_model.text.name_forms import nfc
-from train_pytorch_model.text.wording import name_some
+from train_pytorch_model.text.wording import name_some, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,10 +66,19 @@ def evaluate_classes(scored: ScoredTable, is_usable: np.ndarray, where: str) -> 
     # They were computed in float32, so their sum is only approximately one.
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
     report = compute_metrics(truth, probabilities, scored.classes)
+    summary = f"Accuracy {report['accuracy']:.5f}"
+    if scored.is_unknown is not None:
+        is_answered = ~scored.is_unknown[is_usable]
+        is_right = (probabilities.argmax(1) == truth)[is_answered]
+        report["unknown_label"] = scored.unknown_label
+        report["answered_fraction"] = float(is_answered.mean())
+        report["answered_accuracy"] = float(is_right.mean()) if len(is_right) else None
+        known = f"{len(is_right)} images that do not have the label {shown(scored.unknown_label)}"
+        summary += f" ({is_right.mean():.5f} on the {known})" if len(is_right) else f" (there are {known})"
     return Evaluation(
         report,
         {name: value for name, value in report.items() if isinstance(value, float)},
-        f"Accuracy {report['accuracy']:.5f}",
+        summary,
         partial(_write_classes, report, truth, probabilities, scored.classes),
         ("confusion_matrix.png", "reliability.png"),
     )

@@ -22,6 +22,7 @@ from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.modules.image_scorer import ImageScorer
 from train_pytorch_model.modules.true_labels import as_text, find_label_column, with_lists_as_text
+from train_pytorch_model.modules.unknown_images import DEFAULT_LABEL, unknown_images
 from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.directory_kinds import TABLE
 from train_pytorch_model.ports.file_names import FileNames
@@ -72,6 +73,8 @@ def score_image_model(
     batch_size: int = 16,
     csv: bool = False,
     skip_unreadable_images: bool = False,
+    unknown_below: float | None = None,
+    unknown_label: str = DEFAULT_LABEL,
     trust_model_code: bool = False,
     only: np.ndarray | None = None,
     outputs_path: Path,
@@ -87,6 +90,8 @@ def score_image_model(
         batch_size: images in one batch.
         csv: whether to write the table as `_data.csv` too.
         skip_unreadable_images: whether an image that cannot be read becomes a row with an error instead of failing.
+        unknown_below: images whose highest probability is lower get the label `unknown_label`; None for no such images.
+        unknown_label: no class of the model.
         trust_model_code: whether the model may import code from outside torchvision and timm.
         only: whether to score each item of the image list, bool of shape (number of items,); None for all.
         outputs_path: the folder of reports, which must not overlap with the output.
@@ -108,6 +113,7 @@ def score_image_model(
     device = choose_device()
     hint = "Give the output of a Train PyTorch Model step."
     model = read_model(trained_model, TRAINED_MODEL, hint, trust_code=trust_model_code)
+    unknown_images(unknown_below, unknown_label, model.task, model.labels or ())  # an error before images are scored
     network = _build(model)
     where = f"{_DATASET} {dataset}"
     schema, columns, items = read_listed_items(dataset, _DATASET, labelled=False)
@@ -134,10 +140,24 @@ def score_image_model(
         probabilities, unreadable = scorer.score(dataset, files, where, advance, skip_unreadable=skip_unreadable_images)
     labels = _labels(model, probabilities.shape[1])
     scores = {PROBABILITIES + label: probabilities[:, index] for index, label in enumerate(labels)}
-    table = {**values, **scores, SCORED_LABELS: _scored_labels(model.task, labels, probabilities)}
+    unknown = unknown_images(unknown_below, unknown_label, model.task, labels)
+    scored_labels = _scored_labels(model.task, labels, probabilities)
+    if unknown is not None:
+        scored_labels = unknown.relabelled(scored_labels, probabilities)
+    table: dict[str, Any] = {**values, **scores, SCORED_LABELS: scored_labels}
     if unreadable:
         table[_ERROR] = [unreadable.get(index) for index in range(len(files))]
-    _write(output, table, label_column, is_multilabel=is_multilabel, write_csv=csv)
+    with output.writing() as folder:
+        write_scored_table(
+            folder,
+            table,
+            label_column,
+            is_multilabel=is_multilabel,
+            unknown_label=None if unknown is None else unknown.label,
+        )
+        if csv:
+            lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in table.values()]
+            write_sheet(folder / "_data.csv", list(table), zip(*lists))
     logger.info("Scored %d images and saved the table to %s.", len(files) - len(unreadable), scored_dataset)
     skipped = {files[index]: reason for index, reason in sorted(unreadable.items())}
     return ScoredImages(scored_dataset, len(files) - len(unreadable), skipped)
@@ -194,13 +214,3 @@ def _scored_labels(task: Task, labels: list[str], probabilities: np.ndarray) -> 
         return [text if is_row_scored else None for text, is_row_scored in zip(found, is_scored)]
     best = np.where(is_scored, np.nan_to_num(probabilities).argmax(1), -1)
     return [labels[index] if index >= 0 else None for index in best]
-
-
-def _write(
-    output: OutputDirectory, columns: dict[str, Any], label_column: str | None, *, is_multilabel: bool, write_csv: bool
-) -> None:
-    with output.writing() as folder:
-        write_scored_table(folder, columns, label_column, is_multilabel=is_multilabel)
-        if write_csv:
-            lists = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
-            write_sheet(folder / "_data.csv", list(columns), zip(*lists))

@@ -25,6 +25,8 @@ SCORED_LABELS = "Scored Labels"
 # The keys of the column of scored labels in the schema. The designer only knows the first.
 _ONE_LABEL = "Multi Class Assigned Labels"
 _SEVERAL_LABELS = "Multi Label Assigned Labels"
+# The key of the label of unknown images in the metadata of the Parquet file, which the designer does not read.
+_UNKNOWN_LABEL = b"unknown_label"
 _META = """\
 type: DataFrameDirectory
 visualization:
@@ -66,6 +68,10 @@ class ScoredTable:
     scored_labels: np.ndarray | None = None
     """Objects of shape (N,): tuples of the labels that the model found, None for images that could not be scored. None
     for one class per image."""
+    unknown_label: str | None = None
+    """The label of images that are unknown because their highest probability is low; None if there is no such label."""
+    is_unknown: np.ndarray | None = None
+    """Whether each image has that label: bool of shape (N,). None if there is no such label."""
 
     @property
     def is_multilabel(self) -> bool:
@@ -96,13 +102,18 @@ def read_scored_table(path: Path) -> ScoredTable:
     where = f"Scored dataset {path}"
     try:
         meta = read_meta(path, "DataFrameDirectory")
-        table = pd.read_parquet(find_meta_file(path, meta, "data"))
+        data_path = find_meta_file(path, meta, "data")
+        table = pd.read_parquet(data_path)
         schema = json.loads(read_text(find_meta_file(path, meta, "schema"), _MAX_SCHEMA_BYTES))
         scores = [name for name in schema["scoreColumns"].values() if str(name).startswith(PROBABILITIES)]
         true_column = schema["labelColumns"].get("True Labels")
         found_column = schema["scoreColumns"].get(_SEVERAL_LABELS)
         probabilities = table[scores].to_numpy(dtype=np.float64)
         found = None if found_column is None else _read_lists(table[found_column])
+        unknown_label = (pq.read_schema(data_path).metadata or {}).get(_UNKNOWN_LABEL, b"").decode() or None
+        is_unknown = None
+        if unknown_label is not None:
+            is_unknown = (table[schema["scoreColumns"][_ONE_LABEL]] == unknown_label).to_numpy(dtype=bool)
     except (ValueError, KeyError, OSError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidDatasetError(where, str(error), "Give the output of a Score Image Model step.") from error
     if not scores:
@@ -119,7 +130,7 @@ def read_scored_table(path: Path) -> ScoredTable:
     # The retired module wrote labels that look like numbers as numbers. They are compared as text.
     column = table[true_column]
     labels = _objects(None if is_none else str(label) for label, is_none in zip(column, column.isna()))
-    return ScoredTable(classes, probabilities, labels)
+    return ScoredTable(classes, probabilities, labels, unknown_label=unknown_label, is_unknown=is_unknown)
 
 
 def _read_lists(column: pd.Series[Any]) -> np.ndarray:
@@ -167,7 +178,12 @@ def check_column(name: str, values: Sequence[Any]) -> None:
 
 
 def write_scored_table(
-    folder: Path, columns: Mapping[str, Sequence[Any]], label_column: str | None, *, is_multilabel: bool = False
+    folder: Path,
+    columns: Mapping[str, Sequence[Any]],
+    label_column: str | None,
+    *,
+    is_multilabel: bool = False,
+    unknown_label: str | None = None,
 ) -> None:
     """Write a table with its schema and its visualization for the designer, as the retired module did.
 
@@ -177,10 +193,12 @@ def write_scored_table(
             the scores.
         label_column: the name of the column of true labels; None if there is none.
         is_multilabel: whether scored and true labels are lists, as JSON text.
+        unknown_label: the scored label of unknown images; None if there are none.
     """
     kinds = {name: _kind(values) for name, values in columns.items()}
     arrays = [pa.array(values, type=kinds[name][2], from_pandas=True) for name, values in columns.items()]
-    pq.write_table(pa.table(arrays, names=list(columns)), folder / "_data.parquet")
+    metadata = None if unknown_label is None else {_UNKNOWN_LABEL: unknown_label.encode()}
+    pq.write_table(pa.table(arrays, names=list(columns), metadata=metadata), folder / "_data.parquet")
     scores = {name: name for name in columns if name.startswith(PROBABILITIES)}
     scores[_SEVERAL_LABELS if is_multilabel else _ONE_LABEL] = SCORED_LABELS
     labels = {} if label_column is None else {"True Labels": label_column}

@@ -21,11 +21,12 @@ REPORT_FILE = "report.html"
 LEARNING_CURVES = "learning_curves.png"
 CONFUSION_MATRIX = "confusion_matrix.png"
 CALIBRATION = "calibration.png"
+ANSWERED = "answered.png"
 CLASS_COUNTS = "class_counts.png"
 LABEL_CONFUSION = "label_confusion.png"
 PRECISION_RECALL = "precision_recall.png"
-FIGURES = (LEARNING_CURVES, CONFUSION_MATRIX, CALIBRATION, CLASS_COUNTS)
-TABLES = ("learning_curves.csv", "confusion_matrix.csv", "calibration.csv", "per_class.csv")
+FIGURES = (LEARNING_CURVES, CONFUSION_MATRIX, CALIBRATION, ANSWERED, CLASS_COUNTS)
+TABLES = ("learning_curves.csv", "confusion_matrix.csv", "calibration.csv", "answered.csv", "per_class.csv")
 # With several labels per image:
 LABEL_FIGURES = (LEARNING_CURVES, LABEL_CONFUSION, PRECISION_RECALL, CLASS_COUNTS)
 LABEL_TABLES = ("learning_curves.csv", "per_label.csv", "precision_recall.csv")

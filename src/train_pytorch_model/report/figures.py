@@ -14,11 +14,13 @@ from train_pytorch_model.evaluation.metrics import reliability
 from train_pytorch_model.evaluation.multilabel_plots import draw_label_confusion, draw_precision_recall
 from train_pytorch_model.evaluation.plots import (
     MAX_NAMED,
+    draw_answered,
     draw_confusion_matrix,
     draw_reliability,
     drawable_names,
 )
 from train_pytorch_model.report.contents import (
+    ANSWERED,
     CALIBRATION,
     CLASS_COUNTS,
     CONFUSION_MATRIX,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from train_pytorch_model.evaluation.answered import AnsweredCurve, Threshold
     from train_pytorch_model.evaluation.records import EpochRecord
     from train_pytorch_model.report.contents import Report
 
@@ -41,13 +44,22 @@ _VALIDATION = "#c2541b"
 _LOG_RATIO = 30
 
 
-def draw_figures(report: Report, confusion: np.ndarray, error: float, folder: Path) -> None:
+def draw_figures(
+    report: Report,
+    confusion: np.ndarray,
+    error: float,
+    curve: AnsweredCurve,
+    thresholds: Sequence[Threshold],
+    folder: Path,
+) -> None:
     """Draw all figures of a report.
 
     Args:
         report: the report to draw.
         confusion: counts, int of shape (C, C); rows are true classes, columns predicted ones.
         error: the expected calibration error, in [0, 1].
+        curve: accuracy against the fraction of images that are answered.
+        thresholds: to mark on this curve.
         folder: where to write the PNG files.
     """
     with warnings.catch_warnings():
@@ -55,6 +67,7 @@ def draw_figures(report: Report, confusion: np.ndarray, error: float, folder: Pa
         draw_learning_curves(report.records, report.best_epoch, folder / LEARNING_CURVES)
         draw_confusion_matrix(confusion, list(report.classes), folder / CONFUSION_MATRIX)
         draw_reliability(*reliability(report.truth, report.probabilities), error, folder / CALIBRATION)
+        draw_answered(curve, thresholds, folder / ANSWERED)
         draw_class_counts(report.train_counts, report.valid_counts, report.classes, folder / CLASS_COUNTS)
 
 

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from train_pytorch_model import __version__
+from train_pytorch_model.evaluation.answered import AnsweredCurve, answered_curve, threshold_for
 from train_pytorch_model.evaluation.metrics import compute_metrics, confusion_matrix, reliability
 from train_pytorch_model.evaluation.multilabel_metrics import (
     CURVE_COLUMNS,
@@ -24,6 +25,7 @@ from train_pytorch_model.evaluation.multilabel_metrics import (
 )
 from train_pytorch_model.report import figures
 from train_pytorch_model.report.contents import (
+    ANSWERED,
     CALIBRATION,
     CLASS_COUNTS,
     CONFUSION_MATRIX,
@@ -53,6 +55,10 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 _TEMPLATE = "report.html"
 _SCRIPT = "sorting.js"
+WANTED_ACCURACIES = (0.95, 0.99)
+"""The report names the thresholds with which the answered images reach them."""
+# Of a curve in a table.
+_MAX_POINTS = 1000
 
 
 @dataclass(frozen=True)
@@ -155,8 +161,11 @@ def _write_classes(report: Report, folder: Path) -> dict[str, Any]:
     # The areas under curves would take longer than the rest of the report.
     metrics = compute_metrics(report.truth, report.probabilities, report.classes, with_areas=False)
     confusion = confusion_matrix(report.truth, report.probabilities.argmax(axis=1), len(report.classes))
-    _write_class_tables(report, metrics, confusion, folder)
-    figures.draw_figures(report, confusion, metrics["expected_calibration_error"], folder)
+    curve = answered_curve(report.truth, report.probabilities)
+    wanted = [threshold_for(curve, accuracy) for accuracy in WANTED_ACCURACIES]
+    thresholds = [threshold for threshold in wanted if threshold is not None]
+    _write_class_tables(report, metrics, confusion, curve, folder)
+    figures.draw_figures(report, confusion, metrics["expected_calibration_error"], curve, thresholds, folder)
     pairs = confused_pairs(confusion, report.classes)
     most = f" The most frequent mistake: {pairs[0].label} is predicted as {pairs[0].predicted}." if pairs else ""
     words = {
@@ -168,11 +177,16 @@ def _write_classes(report: Report, folder: Path) -> dict[str, Any]:
             "Accuracy against confidence. The expected calibration error is "
             f"{metrics['expected_calibration_error']:.3f}."
         ),
+        ANSWERED: (
+            f"Accuracy against the fraction of images that are answered: {_percent(metrics['accuracy'])} if all are. "
+            "The table beside it names thresholds."
+        ),
     }
     return {
         "metrics": metrics,
         "rows": class_rows(report, metrics["per_class"], confusion),
         "pairs": pairs,
+        "thresholds": list(zip(WANTED_ACCURACIES, wanted)),
         "num_wrong": int(confusion.sum() - confusion.trace()),
         "figures": _embed({**_common_words(report, "class"), **words}, folder),
         "files": (*FIGURES, *TABLES),
@@ -207,7 +221,9 @@ def _write_labels(report: Report, folder: Path) -> dict[str, Any]:
     }
 
 
-def _write_class_tables(report: Report, metrics: dict[str, Any], confusion: np.ndarray, folder: Path) -> None:
+def _write_class_tables(
+    report: Report, metrics: dict[str, Any], confusion: np.ndarray, curve: AnsweredCurve, folder: Path
+) -> None:
     write_sheet(
         folder / "confusion_matrix.csv",
         ["true label", *report.classes],
@@ -217,6 +233,8 @@ def _write_class_tables(report: Report, metrics: dict[str, Any], confusion: np.n
     write_sheet(
         folder / "calibration.csv", ["confidence", "accuracy", "images"], zip(*(part.tolist() for part in bins))
     )
+    shown = np.unique(np.linspace(0, len(curve.fraction) - 1, _MAX_POINTS).round().astype(int))
+    write_sheet(folder / "answered.csv", curve._fields, zip(*(part[shown].tolist() for part in curve)))
     write_sheet(
         folder / "per_class.csv",
         ["label", "precision", "recall", "f1", "support", "train_images"],
