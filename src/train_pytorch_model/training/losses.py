@@ -10,6 +10,8 @@ from torch.nn import functional
 from torchvision.models.googlenet import GoogLeNetOutputs
 from torchvision.models.inception import InceptionOutputs
 
+from train_pytorch_model.data.model_task import MULTILABEL
+
 if TYPE_CHECKING:
     from train_pytorch_model.training.plan import Plan
 
@@ -32,7 +34,7 @@ def training_loss(plan: Plan, device: torch.device) -> Loss:
     weights = None
     if plan.class_weights is not None:
         weights = torch.tensor(plan.class_weights, dtype=torch.float32, device=device)
-    if plan.task == "multilabel":
+    if plan.task == MULTILABEL:
         return partial(_binary_cross_entropy, label_smoothing=plan.label_smoothing, weights=weights)
     if weights is None:
         return partial(functional.cross_entropy, label_smoothing=plan.label_smoothing)
@@ -41,7 +43,7 @@ def training_loss(plan: Plan, device: torch.device) -> Loss:
 
 def validation_loss(plan: Plan) -> Loss:
     """Return the loss of validation, which has neither label smoothing nor class weights."""
-    if plan.task == "multilabel":
+    if plan.task == MULTILABEL:
         return functional.binary_cross_entropy_with_logits
     return functional.cross_entropy
 

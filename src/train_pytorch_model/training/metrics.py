@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import torch
 
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.training.thresholds import DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class RunningSums:
     by_class: Optional[torch.Tensor] = None
     """int64 of shape (3, number of classes): images that are predicted right, images of each label, images of each
     prediction. None if they are not counted."""
-    task: str = "multiclass"
+    task: str = MULTICLASS
     probabilities: Optional[list[torch.Tensor]] = None
     """The probabilities of the labels of each batch, float32 of shape (B, number of labels) on the CPU. None if they
     are not kept."""
@@ -66,7 +67,7 @@ class RunningSums:
         device: torch.device,
         *,
         counts_classes: bool = False,
-        task: str = "multiclass",
+        task: str = MULTICLASS,
         keeps_probabilities: bool = False,
     ) -> RunningSums:
         """Return sums over no images.
@@ -75,11 +76,11 @@ class RunningSums:
             num_classes: the number of classes.
             device: of the sums.
             counts_classes: whether to count by class, for balanced accuracy and macro F1.
-            task: "multiclass" or "multilabel".
+            task: MULTICLASS or MULTILABEL.
             keeps_probabilities: whether to keep the probabilities, for the metrics of several labels.
         """
         by_class = torch.zeros(3, num_classes, dtype=torch.int64, device=device) if counts_classes else None
-        has_top5 = task == "multiclass" and num_classes > TOP_K
+        has_top5 = task == MULTICLASS and num_classes > TOP_K
         totals = torch.zeros(4, dtype=torch.float64, device=device)
         return cls(totals, has_top5, by_class, task, [] if keeps_probabilities else None)
 
@@ -93,7 +94,7 @@ class RunningSums:
                 image is the largest part of such a label.
         """
         count = len(labels)
-        if self.task == "multilabel":
+        if self.task == MULTILABEL:
             self._add_several(loss, logits, labels)
             return
         if labels.dim() == 2:

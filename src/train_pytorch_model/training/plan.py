@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Optional, Union
 
 import torch
 
+from train_pytorch_model.data.model_task import MULTICLASS
+
 if TYPE_CHECKING:
     from train_pytorch_model.training.augmentation import Augmentation
     from train_pytorch_model.training.mixing import Mixing
@@ -69,8 +71,8 @@ class Plan:
     """The number of stages, counted from the input, whose weights do not change; see `stages_of`."""
     freeze_batch_norm: bool = False
     """Normalize with the statistics that the network has at the beginning, and do not change them."""
-    task: str = "multiclass"
-    """"multiclass": an image has one class. "multilabel": it has none, one or several labels."""
+    task: str = MULTICLASS
+    """MULTICLASS: an image has one class. MULTILABEL: it has none, one or several labels."""
     freeze_epochs: int = 0
     """Epochs at the start that train the last stage, the head, alone."""
     label_smoothing: float = 0.0

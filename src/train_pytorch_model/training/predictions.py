@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from train_pytorch_model.data.batches import normalised, per_channel
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.models.network import logits_of, output_for
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def probabilities_of(logits: torch.Tensor, task: str) -> torch.Tensor:
     """Return the probabilities of classes, or of labels, float32 of shape (B, C), for logits of the same shape."""
-    return logits.float().sigmoid() if task == "multilabel" else logits.float().softmax(1)
+    return logits.float().sigmoid() if task == MULTILABEL else logits.float().softmax(1)
 
 
 def predict(
@@ -32,7 +33,7 @@ def predict(
     memory_format: torch.memory_format,
     mean: tuple[float, ...] = (0.5, 0.5, 0.5),
     std: tuple[float, ...] = (0.5, 0.5, 0.5),
-    task: str = "multiclass",
+    task: str = MULTICLASS,
     *,
     averages_mirrored: bool = False,
 ) -> np.ndarray:
@@ -47,13 +48,13 @@ def predict(
         memory_format: of the network's activations and weights.
         mean: of each channel of the images that the network was trained on.
         std: the standard deviation of the same images.
-        task: "multiclass" or "multilabel".
+        task: MULTICLASS or MULTILABEL.
         averages_mirrored: whether to average the probabilities of each image and its mirror image.
 
     Returns:
         float32 of shape (N, C). In the multiclass task each row sums to one.
     """
-    is_multilabel = task == "multilabel"
+    is_multilabel = task == MULTILABEL
     compute = partial(output_for, network, averages_mirrored=averages_mirrored, is_multilabel=is_multilabel)
     probabilities = _computed(
         network,

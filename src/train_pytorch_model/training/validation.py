@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Callable
 import torch
 
 from train_pytorch_model.data.batches import normalised, per_channel
+from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.models.network import output_for
 from train_pytorch_model.training.graph import free_cached_memory
@@ -72,7 +73,7 @@ def evaluate(
             called equally often in every process, so it may contain collective operations.
     """
     network.eval()
-    is_multilabel = plan.task == "multilabel"
+    is_multilabel = plan.task == MULTILABEL
     sums = RunningSums.zero(
         plan.num_classes,
         world.device,
@@ -161,7 +162,7 @@ def _add_part(
                 network,
                 normalised(pixels, plan.memory_format, mean, std),
                 averages_mirrored=plan.averages_mirrored,
-                is_multilabel=plan.task == "multilabel",
+                is_multilabel=plan.task == MULTILABEL,
             )
         logits, loss = logits_and_loss(output, labels, validation_loss(plan))
     except Exception as error:
