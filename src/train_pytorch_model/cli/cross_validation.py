@@ -62,7 +62,7 @@ def add_cross_validate(commands: argparse._SubParsersAction[argparse.ArgumentPar
     add_boolean(
         folds,
         "head_only",
-        "Fit only the head, on the features of pretrained weights, and train no epoch: takes seconds.",
+        "Fit only the head, on the features of pretrained weights, and train no epoch.",
     )
     folds.add_argument(
         "--folds-path",
