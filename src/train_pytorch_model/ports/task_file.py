@@ -43,7 +43,7 @@ def read_task(folder: Path, labels: Sequence[str]) -> Task:
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"the file {TASK_FILE}, which has the thresholds of the labels, is damaged: {str(error)[:MAX_SHOWN]}. "
-            "Copy the directory of the trained model again"
+            "Correct it, or copy the directory of the trained model again"
         ) from error
     return task
 
