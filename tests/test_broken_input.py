@@ -928,6 +928,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "accepted",
         "tests/test_multilabel_evaluation.py::test_one_label_is_a_label_and_not_two_classes",
     ),
+    "--unknown-below, for a model of several labels": (
+        "error",
+        "tests/test_unknown_images.py::test_a_model_of_several_labels_is_refused_by_name",
+    ),
     "a cell of a scored table that is no list of labels": (
         "error",
         "tests/test_multilabel_evaluation.py::test_a_cell_that_is_no_list_of_labels_is_named",
