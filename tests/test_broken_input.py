@@ -718,6 +718,34 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "accepted",
         "tests/test_convert_to_image_directory.py::test_nothing_in_an_archive_escapes_the_output",
     ),
+    "fewer images of a class than folds": (
+        "error",
+        "tests/test_folds.py::test_fewer_images_of_a_class_or_groups_than_folds_are_named",
+    ),
+    "fewer groups than folds": (
+        "error",
+        "tests/test_folds.py::test_fewer_images_of_a_class_or_groups_than_folds_are_named",
+    ),
+    "a table of groups without a row for each image": (
+        "error",
+        "tests/test_folds.py::test_a_table_without_one_group_per_image_is_named",
+    ),
+    "an image with two groups": (
+        "error",
+        "tests/test_folds.py::test_a_table_without_one_group_per_image_is_named",
+    ),
+    "a table of groups with a name that several images have": (
+        "error",
+        "tests/test_folds.py::test_a_table_without_one_group_per_image_is_named",
+    ),
+    "several columns that could be the groups": (
+        "error",
+        "tests/test_folds.py::test_a_table_without_one_group_per_image_is_named",
+    ),
+    "folds of a cross-validation with other settings": (
+        "warning",
+        "tests/test_cross_validate.py::test_finished_folds_are_kept_and_a_changed_setting_is_named",
+    ),
     "a label that one list has, in split-image-directory": (
         "warning",
         "tests/test_label_stratification.py::test_a_label_of_one_image_warns",
