@@ -199,7 +199,7 @@ def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
         len(prepared.train),
         width,
         height,
-        f"with {plan.num_classes} labels" if plan.task == MULTILABEL else f"in {plan.num_classes} classes",
+        f"with {plan.num_classes} label{'s'[: plan.num_classes != 1]}" if plan.task == MULTILABEL else f"in {plan.num_classes} classes",
         len(prepared.valid),
         world.device,
         plan.precision,
