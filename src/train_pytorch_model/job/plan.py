@@ -193,13 +193,16 @@ def class_weights(kind: str, counts: np.ndarray) -> tuple[float, ...] | None:
 def log_plan(prepared: Prepared, plan: Plan, world: World) -> None:
     """Log what is about to start."""
     height, width = prepared.geometry.size
+    outputs = f"in {plan.num_classes} classes"
+    if plan.task == MULTILABEL:
+        outputs = "with 1 label" if plan.num_classes == 1 else f"with {plan.num_classes} labels"
     logger.info(
         "Training %s on %d images of %dx%d %s, validating on %d, on %s in %s.",
         prepared.description.network_name,
         len(prepared.train),
         width,
         height,
-        f"with {plan.num_classes} label{'s'[: plan.num_classes != 1]}" if plan.task == MULTILABEL else f"in {plan.num_classes} classes",
+        outputs,
         len(prepared.valid),
         world.device,
         plan.precision,
