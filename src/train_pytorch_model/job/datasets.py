@@ -114,11 +114,12 @@ def scan(images: LabelledImages) -> Scanned:
             sizes[index], oriented[index] = result.size, result.oriented_size
             has_wide_values[index] = result.has_wide_values
     kept = np.flatnonzero(sizes.all(axis=1))
-    digest = _digest(images, num_bytes)
+    digest = digest_of(images, num_bytes)
     return Scanned(images, kept, unreadable, sizes, oriented, has_wide_values, num_bytes, digest)
 
 
-def _digest(images: LabelledImages, num_bytes: np.ndarray) -> str:
+def digest_of(images: LabelledImages, num_bytes: np.ndarray) -> str:
+    """Return the SHA-256 of the files, their sizes in bytes (int64 of shape (N,)), and their labels."""
     digest = hashlib.sha256(json.dumps(images.classes).encode())
     for part in (bytes(images.files), num_bytes.tobytes(), images.labels.tobytes()):
         digest.update(part)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from train_pytorch_model.data.file_hashes import sha256_of
 from train_pytorch_model.errors import UserError, as_module_error
+from train_pytorch_model.job.datasets import digest_of
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import numpy as np
 
     from train_pytorch_model.ports.labelled_images import LabelledImages
 
@@ -130,17 +131,11 @@ def identity_of(
 
 
 def _digest_of_images(images: LabelledImages) -> str:
-    """SHA-256 of the files, their sizes in bytes, and their labels."""
-    digest = hashlib.sha256(json.dumps(images.classes).encode())
-    digest.update(bytes(images.files))
-    digest.update(images.labels.tobytes())
+    num_bytes = np.zeros(len(images), dtype=np.int64)
     for index in range(len(images)):
-        try:
-            size = images.path_of(index).stat().st_size
-        except (OSError, ValueError):  # training reports it
-            size = -1
-        digest.update(f"{size} ".encode())
-    return digest.hexdigest()
+        with suppress(OSError, ValueError):  # training reports it
+            num_bytes[index] = images.path_of(index).stat().st_size
+    return digest_of(images, num_bytes)
 
 
 def _digest_of_folder(path: Path) -> str:
@@ -166,7 +161,5 @@ def _read_settings(path: Path) -> dict[str, Any] | None:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a file completely or not at all."""
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write a file, without a rename, which mounted storage may lack. A part of it is read as if there were none."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
