@@ -146,6 +146,17 @@ def test_finished_folds_are_kept_and_a_changed_setting_is_named(
     assert model.stat().st_mtime_ns > before
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"), [("images", "it differs in: images"), ("untrained", "it differs in: untrained model")]
+)
+def test_folds_of_other_inputs_do_not_count(changed: str, words: str, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "made")
+    file = next(path for path in sorted((tmp_path / "made" / changed).rglob("*")) if path.is_file())
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(tpm.ModuleError, match=words):
+        tpm.cross_validate(**flags(tmp_path / "made"), **HOW, resume="require")
+
+
 def test_a_killed_run_goes_on_and_ends_with_the_same_results(made: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,

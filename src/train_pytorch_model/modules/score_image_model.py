@@ -209,8 +209,7 @@ def _scored_labels(task: Task, labels: list[str], probabilities: np.ndarray) -> 
     """The class of each image, or its labels as JSON text; None for images that could not be scored."""
     is_scored = ~np.isnan(probabilities[:, 0])
     if task.is_multilabel:
-        reached = probabilities >= [task.thresholds[label] for label in labels]
-        found = [as_text(labels[index] for index in np.flatnonzero(row)) for row in reached]
-        return [text if is_row_scored else None for text, is_row_scored in zip(found, is_scored)]
+        rows = zip(probabilities.tolist(), is_scored)
+        return [as_text(task.labels_of(row, labels)) if is_row_scored else None for row, is_row_scored in rows]
     best = np.where(is_scored, np.nan_to_num(probabilities).argmax(1), -1)
     return [labels[index] if index >= 0 else None for index in best]
