@@ -158,3 +158,12 @@ def test_other_ends_of_networks_are_refused_with_a_reason(network: nn.Module) ->
     reason = find_head(network, (8, 8))
     assert isinstance(reason, str)
     assert network.state_dict().keys() == before
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_relu_behind_the_head_is_seen_with_any_weights_of_the_body(seed: int) -> None:
+    """With few classes, all logits of the trial are often positive, and the ReLU changes none of them."""
+    torch.manual_seed(seed)
+    network = Ends(nn.ReLU())
+    network.head = nn.Linear(6, 1)
+    assert isinstance(find_head(network, (8, 8)), str)

@@ -101,17 +101,22 @@ def find_head(network: nn.Module, size: tuple[int, int]) -> Head | str:
             return f"computes the weights of its last layer, {name}"
         trial = torch.randn(num_logits, head.num_features, generator=generator) / head.num_features**0.5
         trial_bias = torch.randn(num_logits, generator=generator) if head.has_bias else torch.zeros(num_logits)
-        state = head.state(trial.to(device), trial_bias.to(device))
-        with head_inputs(network, head) as inputs:
-            logits = logits_of(functional_call(network, state, images))
         trial, trial_bias = trial.to(device), trial_bias.to(device)
-        if len(inputs) != 1 or logits.shape != (len(images), num_logits):
+        with head_inputs(network, head) as inputs:
+            logits, negated = (
+                logits_of(functional_call(network, head.state(sign * trial, sign * trial_bias), images))
+                for sign in (1, -1)
+            )
+        if len(inputs) != 2 or logits.shape != (len(images), num_logits):
             return f"does not compute its logits by its last linear layer, {name}, alone"
-        if _is_close(functional.linear(features_of(inputs[0]), trial, trial_bias), logits):
+        linear = functional.linear(features_of(inputs[0]), trial, trial_bias)
+        # With one sign alone, all logits could be positive by chance, and a ReLU behind them would not be seen.
+        if _is_close(linear, logits) and _is_close(-linear, negated):
             return head
         if inputs[0].dim() == 4 and head.has_bias:
-            rectified = functional.conv2d(inputs[0], trial[:, :, None, None], trial_bias).relu().mean((2, 3))
-            if _is_close(rectified, logits):
+            convolved = functional.conv2d(inputs[0], trial[:, :, None, None], trial_bias)
+            rectified, rectified_negated = (values.relu().mean((2, 3)) for values in (convolved, -convolved))
+            if _is_close(rectified, logits) and _is_close(rectified_negated, negated):
                 return Head(name, head.shape, has_bias=True, is_rectified=True)
     return f"computes its logits from the output of its last linear layer, {name}, in a way that is not known here"
 
