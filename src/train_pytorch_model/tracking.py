@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ MODEL_FOLDER = "trained_model_outputs"
 _MLFLOW_SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 CLIENT_VARIABLES = tuple(_MLFLOW_SETTINGS)
 """Environment variables that opening a tracked run may set."""
+_ALLOW_FOLDER = "MLFLOW_ALLOW_FILE_STORE"
 # After so many faults in a row, nothing more is sent.
 _MAX_FAULTS = 3
 
@@ -37,6 +39,71 @@ class Metric(NamedTuple):
     column: str
     """The column in a row of azureml-core."""
     value: float
+
+
+class Logged(NamedTuple):
+    """One value of a metric that a run has logged."""
+
+    step: int
+    value: float
+
+
+def has_mlflow() -> bool:
+    """Whether this Python has MLflow."""
+    return find_spec("mlflow") is not None
+
+
+class LocalRuns:
+    """Runs of MLflow in a folder of this machine, into which processes log and from which their values are read."""
+
+    def __init__(self, folder: Path, experiment: str) -> None:
+        """Open or create the folder and the experiment."""
+        # Releases from 3.11 on refuse a folder without this variable.
+        os.environ.setdefault(_ALLOW_FOLDER, "true")
+        from mlflow import MlflowClient  # takes a second, so only when needed
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._uri = folder.absolute().as_uri()
+        self._name = experiment
+        self._client: Any = MlflowClient(tracking_uri=self._uri)
+        found = self._client.get_experiment_by_name(experiment)
+        self._experiment = str(found.experiment_id if found else self._client.create_experiment(experiment))
+
+    def start(self, name: str) -> str:
+        """Create a run and return its id."""
+        return str(self._client.create_run(self._experiment, run_name=name).info.run_id)
+
+    def variables(self, run_id: str) -> dict[str, str]:
+        """Return the environment variables with which a process logs into a run."""
+        return {
+            _ALLOW_FOLDER: "true",
+            "MLFLOW_TRACKING_URI": self._uri,
+            "MLFLOW_EXPERIMENT_ID": self._experiment,
+            "MLFLOW_EXPERIMENT_NAME": self._name,
+            "MLFLOW_RUN_ID": run_id,
+        }
+
+    def values(self, run_id: str, metric: str) -> list[Logged] | None:
+        """Return the finite values of a metric in the order of logging; None if they cannot be read at the moment."""
+        try:
+            history = self._client.get_metric_history(run_id, metric)
+        except Exception:  # A line that is being written has not all of its parts.
+            return None
+        return [Logged(int(point.step), float(point.value)) for point in history if math.isfinite(point.value)]
+
+    def names(self, run_id: str) -> list[str]:
+        """Return the names of the metrics that a run has logged."""
+        try:
+            return sorted(self._client.get_run(run_id).data.metrics)
+        except Exception:
+            return []
+
+    def end(self, run_id: str, *, is_success: bool) -> None:
+        """Set how a run ended."""
+        try:
+            self._client.set_terminated(run_id, "FINISHED" if is_success else "KILLED")
+        except Exception as error:  # The values have been read.
+            logger.debug("The run %s could not be ended: %s", run_id, error)
 
 
 class _Sink(Protocol):

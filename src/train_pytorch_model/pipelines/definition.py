@@ -6,7 +6,10 @@ import re
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+if TYPE_CHECKING:
+    from train_pytorch_model.pipelines.sweep_definition import Sweep
 
 DATA_TYPES = ("uri_folder", "uri_file", "mltable", "mlflow_model", "custom_model", "triton_model")
 """Types of folders, except for `uri_file`."""
@@ -153,6 +156,8 @@ class Step(Node):
     """Seconds after which it is stopped."""
     notes: tuple[str, ...] = ()
     """What is not used here, or not by Azure."""
+    sweep: Optional[Sweep] = None
+    """What makes it a sweep; its command is then that of the trials, with example values of the search space."""
 
     @property
     def needs(self) -> set[str]:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,16 @@ from train_pytorch_model.pipelines import reuse
 from train_pytorch_model.pipelines.command_template import render, values_of
 from train_pytorch_model.pipelines.definition import Literal, LocalData, Pipeline, PipelineInput, Step, StepOutput
 from train_pytorch_model.pipelines.expressions import substitute
-from train_pytorch_model.pipelines.step_run import StepPlan, run_step
+from train_pytorch_model.pipelines.step_run import StepPlan, copy_artifacts, make_place, run_step
+from train_pytorch_model.pipelines.sweep_run import SweepRun, TrialPlan
 from train_pytorch_model.pipelines.web_files import is_web, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from train_pytorch_model.console.progress import ProgressDisplay
+    from train_pytorch_model.pipelines.search_space import Value
+    from train_pytorch_model.pipelines.sweep_definition import Sweep
 
 logger = logging.getLogger(__name__)
 
@@ -99,26 +103,61 @@ class PipelineRun:
 
     def _step(self, step: Step, display: ProgressDisplay) -> None:
         plan, outputs = self.plan(step), self._outputs(step)
-        inputs = {name: reuse.fingerprint(Path(value)) for name, value in self._input_folders(step).items()}
-        key = reuse.step_key(step.component, plan.command, inputs, plan.variables, self._folder)
+        key = self._key(step, plan)
         if step.component.is_deterministic and not self._force and reuse.is_finished(plan.folder, key, outputs):
             self.states[step.name] = "reused"
             logger.info("%s: unchanged since its last successful run; its outputs are reused.", step.name)
             return
+        is_again = self._force or (not step.component.is_deterministic and reuse.has_record(plan.folder))
+        if step.sweep is not None and is_again:
+            for name in ("trials", "mlruns"):
+                shutil.rmtree(plan.folder / name, ignore_errors=True)
         reuse.begin(plan.folder)
         for name, path in outputs.items():
-            _make_place(path, is_file=step.component.outputs[name].is_file)
+            make_place(path, is_file=step.component.outputs[name].is_file)
         started = time.perf_counter()
         with display.step(step.name):
-            logger.info("%s: started; log: %s", step.name, plan.log)
-            run_step(plan, self._is_cancelled)
+            if step.sweep is None:
+                logger.info("%s: started; log: %s", step.name, plan.log)
+                run_step(plan, self._is_cancelled)
+            else:
+                self._sweep(step, step.sweep, plan.folder, outputs)
         if self._is_cancelled.is_set():
             return
-        _copy_artifacts(plan, outputs)
+        if step.sweep is None:
+            copy_artifacts(plan, outputs)
         self._check_files(step, outputs, plan.log)
         self.states[step.name] = "run"
         reuse.finish(plan.folder, key, outputs)
         logger.info("%s: done in %.1f s.", step.name, time.perf_counter() - started)
+
+    def _sweep(self, step: Step, sweep: Sweep, folder: Path, outputs: Mapping[str, Path]) -> None:
+        """Run the trials of a sweep, and copy the outputs of the best one to those of the step."""
+
+        def plan(number: int, settings: Mapping[str, Value]) -> TrialPlan:
+            values = {name: Literal(value) for name, value in settings.items() if name in step.component.inputs}
+            name = f"{step.name}/trials/{number}"
+            trial = replace(step, name=name, inputs={**step.inputs, **values}, outputs={}, sweep=None)
+            planned = self.plan(trial)
+            variables = {f"AZUREML_SWEEP_{name}": str(value) for name, value in settings.items()}
+            planned = replace(planned, variables={**planned.variables, **variables})
+            files = frozenset(name for name, port in step.component.outputs.items() if port.is_file)
+            return TrialPlan(planned, self._outputs(trial), files, self._key(trial, planned))
+
+        best = SweepRun(step.name, sweep, folder, plan, self._is_cancelled).run()
+        if best is None:
+            return
+        for name, path in outputs.items():
+            source = best.outputs[name]
+            if source.is_dir():
+                shutil.copytree(source, path, dirs_exist_ok=True)
+            elif source.exists():
+                shutil.copyfile(source, path)
+
+    def _key(self, step: Step, plan: StepPlan) -> str:
+        inputs = {name: reuse.fingerprint(Path(value)) for name, value in self._input_folders(step).items()}
+        command = plan.command if step.sweep is None else f"{plan.command}\n{step.sweep}"
+        return reuse.step_key(step.component, command, inputs, plan.variables, self._folder)
 
     def _check_files(self, step: Step, outputs: Mapping[str, Path], log: Path) -> None:
         """Raise an error if a file that another step takes was not written; warn of other files."""
@@ -170,18 +209,3 @@ class PipelineRun:
     def _resolved(self, step: Step, name: str) -> object:
         source = step.inputs.get(name)
         return self._pipeline.inputs[source.name] if isinstance(source, PipelineInput) else source
-
-
-def _copy_artifacts(plan: StepPlan, outputs: Mapping[str, Path]) -> None:
-    """Copy a step's `./outputs` to its output `artifacts`, which Azure fills if the command does not."""
-    place = outputs.get("artifacts")
-    if place is not None and place.is_dir() and not any(place.iterdir()):
-        shutil.copytree(plan.work / "outputs", place / "outputs", dirs_exist_ok=True)
-
-
-def _make_place(path: Path, *, is_file: bool) -> None:
-    """Make the empty folder that Azure mounts for an output, or the folder of the file to write."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    path.unlink(missing_ok=True)
-    (path.parent if is_file else path).mkdir(parents=True, exist_ok=True)

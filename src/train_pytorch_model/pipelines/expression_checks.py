@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Texts that Azure shows and never evaluates.
 _DESCRIPTIVE = frozenset({"description", "tags", "properties", "comment"})
-_KINDS = ("command", "pipeline")
+_KINDS = ("command", "pipeline", "sweep")
 # Azure replaces these in the path of an output and in names.
 _MACROS = frozenset({"name", "default_datastore", "output_name"})
 _HINT = (
@@ -43,7 +43,7 @@ def expression_faults(document: dict[str, Any], known: Mapping[str, str]) -> lis
         allowed: set[str] = set(known)
         if place[0] != "jobs":
             allowed = set() if place[0] == "inputs" else set(_MACROS)
-        elif len(place) > 2 and place[2] in ("command", "component"):
+        elif len(place) > 2 and place[2] in ("command", "component", "trial"):
             continue
         elif len(place) > 3 and place[2] == "inputs" and place[-1] in (place[3], "path"):
             # Whether what is bound as a whole exists is checked with the graph.

@@ -24,13 +24,14 @@ from train_pytorch_model.pipelines.expression_checks import expression_faults
 from train_pytorch_model.pipelines.expressions import whole_expression
 from train_pytorch_model.pipelines.schema_faults import schema_faults, unknown_fields
 from train_pytorch_model.pipelines.schema_parts import is_true
+from train_pytorch_model.pipelines.sweep_jobs import read_sweep
 from train_pytorch_model.pipelines.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_NOT_SUPPORTED = ("sweep", "parallel", "automl", "spark", "import", "data_transfer")
+_NOT_SUPPORTED = ("parallel", "automl", "spark", "import", "data_transfer")
 _NOT_SUPPORTED_FLOW = ("do_while", "if_else", "parallel_for")
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 
@@ -85,9 +86,11 @@ def read_jobs(jobs: Mapping[str, Any], scope: Scope) -> Jobs:
 
 
 def _kind(job: Mapping[str, Any], folder: Path, where: str) -> str:
-    """Return the type that a job says, or else that of its component; otherwise, it is a command."""
+    """Return the type that a job says, or else the type that its trial or its component means."""
     if "type" in job:
         return str(job["type"]).lower()
+    if "trial" in job:
+        return "sweep"
     file = component_file(job, folder, where)
     return "command" if file is None else str(read_yaml(file).get("type", "command")).lower()
 
@@ -95,16 +98,16 @@ def _kind(job: Mapping[str, Any], folder: Path, where: str) -> str:
 def _read_job(name: str, job: dict[str, Any], scope: Scope) -> Jobs:
     where = f"{scope.path}: job {name}"
     kind = _kind(job, scope.path.parent, where)
-    if kind not in ("command", "pipeline"):
+    if kind not in ("command", "pipeline", "sweep"):
         is_known = kind in (*_NOT_SUPPORTED, *_NOT_SUPPORTED_FLOW)
         fault = f"type {kind} is not supported" if is_known else f"type {kind!r} is unknown"
-        raise PipelineError(f"{where}: {fault}; run-pipeline runs jobs of type command and pipeline")
+        raise PipelineError(f"{where}: {fault}; run-pipeline runs jobs of type command, pipeline and sweep")
     if not _NAME.fullmatch(name):
         raise PipelineError(f"{where}: its name may only contain a-z, 0-9 and _, no digit first")
     if kind == "pipeline":
         read = _read_nested(name, job, scope, where)
     else:
-        step = read_step(name, job, scope)
+        step = read_sweep(name, job, scope) if kind == "sweep" else read_step(name, job, scope)
         read = Jobs(steps=(step,), notes=tuple(f"job {step.name}: {note}" for note in step.notes))
     own = tuple(
         (StepOutput(scope.name, target), StepOutput(scope.full_name(name), output))
@@ -170,7 +173,7 @@ def _faults_of_optional_inputs(component: Interface, entries: Mapping[str, Any],
     return [
         f"the optional input {optional[whole]} is bound to the required input {key} of job {name}"
         for name, job in entries.items()
-        if "component" in job
+        if {"component", "trial"} & set(job)
         for key, entry in job.get("inputs", {}).items()
         if (whole := whole_expression(entry) or "") in optional
         and key in (known := ports[inner.full_name(name)])

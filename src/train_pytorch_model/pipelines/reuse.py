@@ -70,6 +70,11 @@ def is_finished(folder: Path, key: str, outputs: Mapping[str, Path]) -> bool:
     return bool(record == _record(key, outputs))
 
 
+def has_record(folder: Path) -> bool:
+    """Whether the step has succeeded before."""
+    return (folder / _RECORD_FILE).is_file()
+
+
 def begin(folder: Path) -> None:
     """Remove the record of an earlier success."""
     folder.mkdir(parents=True, exist_ok=True)

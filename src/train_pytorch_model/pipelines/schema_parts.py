@@ -16,6 +16,7 @@ NUMBER: Schema = {
     "title": "a number",
 }
 INTEGER: Schema = {"type": ["integer", "string"], "pattern": r"^\s*[-+]?\d+\s*$|\$\{\{", "title": "an integer"}
+WHOLE_NUMBER: Schema = {"type": ["integer", "string"], "pattern": r"^\s*[-+]?\d+\s*$", "title": "an integer"}
 TRUE, FALSE = ("t", "true", "y", "yes", "on", "1"), ("f", "false", "n", "no", "off", "0")
 BOOLEAN: Schema = {
     "type": ["boolean", "integer", "string"],

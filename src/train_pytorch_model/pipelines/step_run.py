@@ -92,6 +92,21 @@ def run_step(plan: StepPlan, is_cancelled: threading.Event) -> None:
         raise _error(plan, *failed[0])
 
 
+def copy_artifacts(plan: StepPlan, outputs: Mapping[str, Path]) -> None:
+    """Copy a step's `./outputs` to its output `artifacts`, which Azure fills if the command does not."""
+    place = outputs.get("artifacts")
+    if place is not None and place.is_dir() and not any(place.iterdir()):
+        shutil.copytree(plan.work / "outputs", place / "outputs", dirs_exist_ok=True)
+
+
+def make_place(path: Path, *, is_file: bool) -> None:
+    """Make the empty folder that Azure mounts for an output, or the folder of the file to write."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    (path.parent if is_file else path).mkdir(parents=True, exist_ok=True)
+
+
 def _log_of(plan: StepPlan, rank: int) -> Path:
     return plan.log if rank == 0 else plan.log.with_name(f"log_{rank}.txt")
 

@@ -1,0 +1,142 @@
+"""Draws the trials of a sweep: their values over time, the best so far, and the value against each hyperparameter."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from train_pytorch_model.pipelines.trials import COMPLETED, ENDED, Trial, best_trial
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from train_pytorch_model.pipelines.search_space import Value
+    from train_pytorch_model.pipelines.sweep_definition import Sweep
+
+_COLOURS = {COMPLETED: "#3b6ea5", ENDED: "#d08a2e"}
+_OTHER, _BEST = "#999999", "#2e8b57"
+_COLUMNS = 2
+_WIDTH, _HEIGHT = 5.2, 3.3
+# Values whose largest is so many times the smallest are drawn on a logarithmic axis.
+_LOG_RATIO = 30
+_MAX_TICKS = 8
+_MAX_CHARACTERS = 40
+
+
+def draw_trials(trials: Sequence[Trial], sweep: Sweep, path: Path) -> None:
+    """Draw the trials of which at least one has a value.
+
+    Args:
+        trials: the trials, in the order of their numbers.
+        sweep: their sweep.
+        path: the PNG to write.
+    """
+    drawn = [trial for trial in trials if trial.points]
+    best = best_trial(trials, sweep.objective)
+    num_rows = math.ceil((2 + len(sweep.search_space)) / _COLUMNS)
+    figure = Figure(figsize=(_COLUMNS * _WIDTH, num_rows * _HEIGHT + 0.5), layout="constrained")
+    axes = figure.subplots(num_rows, _COLUMNS, squeeze=False).flatten().tolist()
+    _draw_values(axes[0], drawn, best)
+    _draw_best_so_far(axes[1], drawn, best, sweep)
+    for place, name in zip(axes[2:], sweep.search_space):
+        _draw_setting(place, drawn, best, name, sweep)
+    for place in axes[2 + len(sweep.search_space) :]:
+        place.set_axis_off()
+    metric = _shortened(sweep.objective.metric)
+    for place in axes[: 2 + len(sweep.search_space)]:
+        place.set_ylabel(metric)
+        place.grid(alpha=0.25)
+    states = list(dict.fromkeys(trial.state for trial in drawn if trial is not best))
+    marks = [_mark(_colour(state), state) for state in states]
+    if best is not None:
+        marks.append(_mark(_BEST, f"best: trial {best.number}"))
+    figure.legend(handles=marks, loc="outside upper center", ncols=len(marks), frameon=False)
+    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+
+
+def _colour(state: str) -> str:
+    return _COLOURS.get(state, _OTHER)
+
+
+def _mark(colour: str, label: str) -> Line2D:
+    return Line2D([], [], color=colour, marker="o", linewidth=1.5, label=label)
+
+
+def _draw_values(axes: Axes, trials: Sequence[Trial], best: Trial | None) -> None:
+    """Draw the values that each trial logged, in the order of logging."""
+    for trial in trials:
+        is_best = trial is best
+        axes.plot(
+            range(1, len(trial.points) + 1),
+            trial.values,
+            color=_BEST if is_best else _colour(trial.state),
+            linewidth=2.2 if is_best else 1.1,
+            marker="o",
+            markersize=3,
+            alpha=0.9,
+            zorder=3 if is_best else 2,
+        )
+    axes.set_title("values that the trials logged")
+    axes.set_xlabel("number of the value")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_best_so_far(axes: Axes, trials: Sequence[Trial], best: Trial | None, sweep: Sweep) -> None:
+    """Draw the best value of each trial, and the best of the completed trials so far."""
+    objective = sweep.objective
+    so_far: list[Trial] = []
+    line: dict[int, float] = {}
+    for trial in trials:
+        so_far.append(trial)
+        leader = best_trial(so_far, objective)
+        if leader is not None:
+            line[trial.number] = objective.best(leader.values)
+    axes.step(list(line), list(line.values()), where="post", color=_BEST, linewidth=1.2)
+    for trial in trials:
+        _draw_point(axes, trial.number, trial, best, sweep)
+    axes.set_title("best value of each trial, and the best so far")
+    axes.set_xlabel("trial")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_setting(axes: Axes, trials: Sequence[Trial], best: Trial | None, name: str, sweep: Sweep) -> None:
+    """Draw the best value of each trial against a hyperparameter."""
+    distribution = sweep.search_space[name]
+    given: list[Value] = [trial.settings[name] for trial in trials]
+    numbers = [value for value in given if not isinstance(value, str)]
+    if distribution.kind == "choice":
+        places = {value: place for place, value in enumerate(distribution.values)}
+        for trial in trials:
+            _draw_point(axes, places[trial.settings[name]], trial, best, sweep)
+        step = math.ceil(len(places) / _MAX_TICKS)
+        labels = [_shortened(str(value), _MAX_CHARACTERS // 3) for value in places]
+        axes.set_xticks(list(places.values())[::step], labels[::step])
+        axes.set_xlim(-0.5, len(places) - 0.5)
+    else:
+        for trial, value in zip(trials, numbers):
+            _draw_point(axes, value, trial, best, sweep)
+        if min(numbers) > 0 and max(numbers) >= _LOG_RATIO * min(numbers):
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=all(isinstance(value, int) for value in numbers)))
+    axes.set_title(f"best value by {_shortened(name)}")
+    axes.set_xlabel(_shortened(name))
+
+
+def _draw_point(axes: Axes, place: float, trial: Trial, best: Trial | None, sweep: Sweep) -> None:
+    colour, size = (_BEST, 8) if trial is best else (_colour(trial.state), 5)
+    value = sweep.objective.best(trial.values)
+    axes.plot(place, value, marker="o", color=colour, markersize=size, alpha=0.85, zorder=3 if trial is best else 2)
+
+
+def _shortened(text: str, limit: int = _MAX_CHARACTERS) -> str:
+    """Return a text that fits, in which `$` does not begin a formula."""
+    short = text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return short.replace("$", r"\$")
