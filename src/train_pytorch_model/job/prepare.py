@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from train_pytorch_model.data.model_task import MULTICLASS
 from train_pytorch_model.error_report import describe, restore
 from train_pytorch_model.job.inspect import Inspected, build_network, check_counts, has_head_for, inspect
+from train_pytorch_model.job.known_datasets import known_datasets
 from train_pytorch_model.job.normalisation import CLASSIC, Normalisation, normalisation_of
 from train_pytorch_model.job.recipe import with_metric
 from train_pytorch_model.job.stores import Decoded, Decoding, decode_datasets, decode_for_node
@@ -81,7 +82,7 @@ def _decode(inspected: Inspected, how: Decoding, files: ExitStack) -> tuple[Insp
     datasets = (inspected.train, inspected.valid)
     wanted = inspected.settings.parameters.image_store
     if len(world.node) == 1:
-        decoded = decode_datasets(datasets, wanted, how)
+        decoded = known_datasets(datasets, inspected.settings, how) or decode_datasets(datasets, wanted, how)
         return replace(inspected, train=decoded.datasets[0], valid=decoded.datasets[1]), decoded
     shared = world.broadcast_on_node(decode_for_node(datasets, wanted, how, files) if world.is_leader else None)
     if shared is None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from train_pytorch_model.job.known_datasets import FrozenFeatures
     from train_pytorch_model.parameters import TrainingParameters
     from train_pytorch_model.parameters.recipes import ResolvedParameters
 
@@ -37,6 +38,9 @@ class Settings:
     validation dataset is another one."""
     head_only: bool = False
     """Whether to fit the head on the features of the network's weights, and train no epoch."""
+    frozen: Optional[FrozenFeatures] = None
+    """With `head_only` and `held_out`: what the frozen network gives to its head for the images of the training
+    dataset; None if that is to be computed."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,18 @@ class Head:
         state = {self._key("weight"): weight.reshape(self.shape)}
         return {**state, self._key("bias"): bias} if self.has_bias else state
 
+    def logits(self, given: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Return the logits, float32 of shape (B, classes), that the network computes in evaluation mode.
+
+        Args:
+            given: the input of the head, or its features if the head is not rectified.
+            weight: of the head.
+            bias: of the head.
+        """
+        if self.is_rectified:
+            return functional.conv2d(given.float(), weight, bias).relu().mean((2, 3))
+        return functional.linear(features_of(given), weight.flatten(1), bias)
+
     def scaled(self, state: Mapping[str, torch.Tensor], factor: float) -> dict[str, torch.Tensor]:
         """Return the entries of a state dict of the network with which its logits are multiplied by a factor.
 

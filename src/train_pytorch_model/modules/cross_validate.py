@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
@@ -14,19 +14,17 @@ import pandas as pd
 from train_pytorch_model.data.file_systems import locked
 from train_pytorch_model.distributed.launch import read_launch
 from train_pytorch_model.errors import FaultCollector, GreaterThanOrEqualToError, UserError
-from train_pytorch_model.job.run import train
-from train_pytorch_model.job.settings import Settings
 from train_pytorch_model.modules.cross_validation_results import merge_scored, metrics_of, summarize, write_results
-from train_pytorch_model.modules.fold_runs import FoldRuns, identity_of, open_fold_runs
+from train_pytorch_model.modules.fold_runs import identity_of, open_fold_runs
+from train_pytorch_model.modules.fold_training import run_folds
 from train_pytorch_model.modules.folds import assign_folds
 from train_pytorch_model.modules.image_groups import read_groups
-from train_pytorch_model.modules.score_image_model import score_image_model
 from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.directory_kinds import CROSS_VALIDATION, TABLE, TRAINED
 from train_pytorch_model.ports.item_labels import LabelReader
 from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
 from train_pytorch_model.ports.output_directory import OutputDirectory, make_outputs_folder, real_path
-from train_pytorch_model.tracking import Metric, Tracking
+from train_pytorch_model.tracking import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +77,7 @@ class CrossValidation:
 
 
 @dataclass(frozen=True)
-class _Data:
+class FoldedData:
     """The dataset with its folds."""
 
     images: LabelledImages
@@ -125,8 +123,8 @@ def cross_validate(settings: CrossValidationSettings, session: Session) -> Cross
         runs = open_fold_runs(settings.folds_path, identity, settings.parameters.seed(), settings.parameters.resume)
         alike = groups if groups is not None else _listed_twice(images)
         folds = assign_folds(images.labels, alike, images.classes, settings.folds, runs.seed, images.where)
-        data = _Data(images, is_labelled, label_column, groups, folds)
-        of_folds = [_run_fold(settings, session, runs, data, fold) for fold in range(settings.folds)]
+        data = FoldedData(images, is_labelled, label_column, groups, folds)
+        of_folds = run_folds(settings, session, runs, data)
         tables = [runs.scored(fold) for fold in range(settings.folds)]
         with scored.writing() as folder:
             merge_scored(tables, folds, folder, label_column, is_multilabel=images.labels.ndim == 2)
@@ -217,67 +215,6 @@ def _locked(path: Path) -> Iterator[None]:
         raise UserError(
             f"Another cross-validation is using {path}. Wait until it ends, or give another --folds-path."
         ) from error
-
-
-def _run_fold(
-    settings: CrossValidationSettings, session: Session, runs: FoldRuns, data: _Data, fold: int
-) -> dict[str, Any]:
-    """Train and score one fold, unless it is finished; return its results."""
-    finished = runs.finished(fold)
-    if finished is not None:
-        logger.info("Fold %d of %d is finished already.", fold + 1, settings.folds)
-        return finished
-    is_in = data.folds == fold
-    logger.info(
-        "Fold %d of %d: training on %d images, predicting %d.", fold + 1, settings.folds, (~is_in).sum(), is_in.sum()
-    )
-    # What a fold reports would overwrite that of another one in a tracked run.
-    result = train(_settings_of(settings, runs, is_in, fold), replace(session, tracking=Tracking()))
-    score_image_model(
-        result.trained_model_path,
-        settings.data_path,
-        runs.scored(fold),
-        skip_unreadable_images=settings.skip_unreadable_images,
-        trust_model_code=settings.trust_model_code,
-        only=data.items_of(fold),
-        outputs_path=runs.folder(fold),
-        display=session.display,
-    )
-    values = {
-        "fold": fold + 1,
-        "num_train_images": int((~is_in).sum()),
-        "num_valid_images": int(is_in.sum()),
-        "best_epoch": result.best_epoch,
-        "stop_reason": result.stop_reason,
-        "metrics": {
-            **metrics_of(runs.scored(fold)),
-            "train_loss": result.best.train_loss,
-            "valid_loss": result.best.valid_loss,
-        },
-    }
-    runs.finish(fold, values)
-    return values
-
-
-def _settings_of(settings: CrossValidationSettings, runs: FoldRuns, held_out: np.ndarray, fold: int) -> Settings:
-    """The settings of the training run of a fold."""
-    report = settings.parameters.report
-    return Settings(
-        untrained_model_path=settings.untrained_model_path,
-        train_data_path=settings.data_path,
-        valid_data_path=settings.data_path,
-        trained_model_path=runs.trained_model(fold),
-        outputs_path=runs.folder(fold),
-        checkpoint_path=runs.folder(fold) / "checkpoints",
-        parameters=replace(
-            settings.parameters, random_seed=runs.seed, resume="auto", report="off" if report == "auto" else report
-        ),
-        seed=runs.seed,
-        skip_unreadable_images=settings.skip_unreadable_images,
-        trust_model_code=settings.trust_model_code,
-        held_out=held_out,
-        head_only=settings.head_only,
-    )
 
 
 def _log(metrics: dict[str, dict[str, Any]], settings: CrossValidationSettings) -> None:

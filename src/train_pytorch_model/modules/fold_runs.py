@@ -44,6 +44,11 @@ class FoldRuns:
         """Return the folder of a fold, counted from 0."""
         return self.path / f"fold-{fold + 1}"
 
+    @property
+    def features(self) -> Path:
+        """The folder of what all folds have in common."""
+        return self.path / "features"
+
     def trained_model(self, fold: int) -> Path:
         """Return the folder of the model of a fold."""
         return self.folder(fold) / "trained_model"
@@ -90,6 +95,7 @@ def open_fold_runs(path: Path, identity: dict[str, Any], seed: int, resume: str)
             logger.warning("Starting from scratch: the folds in %s belong to a different run (%s).", path, reason)
         for folder in path.glob("fold-*"):
             shutil.rmtree(folder)
+        shutil.rmtree(FoldRuns(path, seed).features, ignore_errors=True)
     _write_json(path / _SETTINGS_FILE, {"identity": identity, "seed": seed})
     return FoldRuns(path, seed)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 import pandas as pd
+import torch
 
 from train_pytorch_model.distributed.device import choose_device
 from train_pytorch_model.errors import (
@@ -40,12 +41,17 @@ if TYPE_CHECKING:
     from torch import nn
 
     from train_pytorch_model.console.progress import ProgressDisplay
+    from train_pytorch_model.data.image_geometry import Geometry
     from train_pytorch_model.data.model_task import Task
     from train_pytorch_model.ports.image_list import Columns
 
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "auto", "bfloat16", "float16")
+KnownScores = Callable[["nn.Module", "Geometry | None", torch.device], "tuple[np.ndarray, dict[int, str]] | None"]
+"""Returns what `ImageScorer.score` returns, for the network of the model on the device and the geometry of its images;
+None if it does not know."""
+
 _DATASET = "Testing dataset"
 _ERROR = "Error"
 
@@ -77,6 +83,7 @@ def score_image_model(
     unknown_label: str = DEFAULT_LABEL,
     trust_model_code: bool = False,
     only: np.ndarray | None = None,
+    known: KnownScores | None = None,
     outputs_path: Path,
     display: ProgressDisplay,
 ) -> ScoredImages:
@@ -94,6 +101,7 @@ def score_image_model(
         unknown_label: no class of the model.
         trust_model_code: whether the model may import code from outside torchvision and timm.
         only: whether to score each item of the image list, bool of shape (number of items,); None for all.
+        known: computes the probabilities of these items, without their images; None to compute them from the images.
         outputs_path: the folder of reports, which must not overlap with the output.
         display: shows the progress.
 
@@ -136,8 +144,11 @@ def score_image_model(
         batch_size=batch_size,
         task=model.task.name,
     )
-    with display.images(_DATASET, "scored", len(files)) as advance:
-        probabilities, unreadable = scorer.score(dataset, files, where, advance, skip_unreadable=skip_unreadable_images)
+    found = None if known is None else known(network, model.geometry, device)
+    if found is None:
+        with display.images(_DATASET, "scored", len(files)) as advance:
+            found = scorer.score(dataset, files, where, advance, skip_unreadable=skip_unreadable_images)
+    probabilities, unreadable = found
     labels = _labels(model, probabilities.shape[1])
     scores = {PROBABILITIES + label: probabilities[:, index] for index, label in enumerate(labels)}
     unknown = unknown_images(unknown_below, unknown_label, model.task, labels)

@@ -12,6 +12,7 @@ from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.models.heads import evaluating, find_head, head_inputs
 from train_pytorch_model.training.augmentation import plain
+from train_pytorch_model.training.frozen_images import known_values
 from train_pytorch_model.training.graph import free_cached_memory
 from train_pytorch_model.training.validation import validation_batch_size
 
@@ -72,6 +73,9 @@ def head_values(
         The values, float32 of shape (N, num_values), and the labels, int64 of shape (N,) or bool of shape (N, C), both
         on the CPU.
     """
+    known = known_values(images, head, indices, values_of, str(precision), world.device)
+    if known is not None:
+        return known, images.labels.cpu()[indices]
     at_once = validation_batch_size(plan, world, len(indices))
     positions = torch.split(torch.arange(len(indices)), at_once)
     own = positions[world.rank :: world.world_size]

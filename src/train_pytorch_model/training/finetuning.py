@@ -55,7 +55,7 @@ class FittedHead:
     entries: Weights
     """The parameters of the head; empty if the network has the head of a trained model."""
     train_loss: float
-    """Training loss, with augmentation, of this network on a part of the training images."""
+    """Training loss, with augmentation, of this network on a part of the training images; NaN if no epoch follows."""
     fit_loss: float
     """Training loss of the fit, on images without augmentation."""
     fit_error: float
@@ -124,9 +124,11 @@ def start_from_head(
         load_parameters(step.network, entries)
         if step.average is not None:
             step.average.restart()
-    found = _training_loss(step, train, plan, world)
     if fitted is not None:
-        return FittedHead(entries, found.loss, fitted.train_loss, fitted.train_error, fitted.seconds, len(train))
+        # Later epochs are compared with it.
+        loss = _training_loss(step, train, plan, world).loss if plan.epochs else math.nan
+        return FittedHead(entries, loss, fitted.train_loss, fitted.train_error, fitted.seconds, len(train))
+    found = _training_loss(step, train, plan, world)
     seconds = time.perf_counter() - started
     return FittedHead(entries, found.loss, found.loss, 1 - found.top1_acc, seconds, found.num_images)
 

@@ -12,6 +12,7 @@ from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.models.network import logits_of, output_for
+from train_pytorch_model.training.frozen_images import known_logits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,6 +55,9 @@ def predict(
     Returns:
         float32 of shape (N, C). In the multiclass task each row sums to one.
     """
+    known = None if averages_mirrored else known_logits(network, images, indices, device)
+    if known is not None:
+        return np.asarray(probabilities_of(known, task).numpy())
     is_multilabel = task == MULTILABEL
     compute = partial(output_for, network, averages_mirrored=averages_mirrored, is_multilabel=is_multilabel)
     probabilities = _computed(
@@ -75,6 +79,9 @@ def predict_logits(
     std: tuple[float, ...],
 ) -> torch.Tensor:
     """Compute the logits of images, float32 of shape (N, C), on the CPU; the arguments are those of `predict`."""
+    known = known_logits(network, images, indices, device)
+    if known is not None:
+        return known
     return _computed(
         network,
         lambda pixels: logits_of(network(pixels)).float(),
