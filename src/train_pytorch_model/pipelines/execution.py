@@ -110,8 +110,7 @@ class PipelineRun:
             return
         is_again = self._force or (not step.component.is_deterministic and reuse.has_record(plan.folder))
         if step.sweep is not None and is_again:
-            for name in ("trials", "mlruns"):
-                shutil.rmtree(plan.folder / name, ignore_errors=True)
+            shutil.rmtree(plan.folder / "trials", ignore_errors=True)
         reuse.begin(plan.folder)
         for name, path in outputs.items():
             make_place(path, is_file=step.component.outputs[name].is_file)
