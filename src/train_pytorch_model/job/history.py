@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
     from train_pytorch_model.tracking import Tracking
+    from train_pytorch_model.training.kept_features import KeptFeatures
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,14 @@ class History(Callback):
     def __init__(self) -> None:
         self.records: list[EpochRecord] = []
         self.timings: list[EpochTiming] = []
+        self.features: KeptFeatures | None = None
+        """Features by the weights before training; None if the head was not fitted in this process."""
         self.lowest: EpochRecord | None = None
         """The epoch with the lowest validation loss, from which early stopping counts. None if no loss is finite."""
+
+    def features_kept(self, features: KeptFeatures) -> None:
+        """See `Callback`."""
+        self.features = features
 
     def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
         """See `Callback`."""

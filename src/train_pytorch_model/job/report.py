@@ -14,6 +14,7 @@ from train_pytorch_model.data.findings import compare_images, imbalance
 from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.errors import first_line
 from train_pytorch_model.job.facts import facts_of
+from train_pytorch_model.job.suspicious import find_suspicious
 from train_pytorch_model.report.contents import (
     CONFUSION_MATRIX,
     LEARNING_CURVES,
@@ -43,9 +44,11 @@ _TRACKED_FILES = (LEARNING_CURVES, CONFUSION_MATRIX, PRECISION_RECALL, REPORT_FI
 # A report may take this fraction of the run, or this many seconds if they are more.
 _FRACTION_OF_RUN = 0.02
 _MIN_SECONDS = 15.0
-# The fractions of that time for scoring the validation images and for finding identical images.
-_SCORING_FRACTION = 0.4
-_SEARCH_FRACTION = 0.2
+# The fractions of that time for scoring the validation images, for finding files in both datasets, and for finding
+# wrong labels and images that are there twice.
+_SCORING_FRACTION = 0.3
+_SEARCH_FRACTION = 0.1
+_SUSPICIONS_FRACTION = 0.35
 # Training images are shown as the network sees them in this many epochs.
 _NUM_SHOWN_EPOCHS = 4
 # Images times classes: scikit-learn makes several arrays of this size.
@@ -117,10 +120,16 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
     )
     thresholds = (training.best.thresholds or (0.5,) * len(classes)) if task == MULTILABEL else None
     found = compare_images(train.files(), valid.files(), _SEARCH_FRACTION * allowed)
+    suspicions = find_suspicious(
+        training, (chosen, probabilities), _SUSPICIONS_FRACTION * allowed, has_images=has_images
+    )
+    leaks = [*found.warnings(valid.name_of), *suspicions.warnings]
+    for text in leaks:
+        logger.warning("%s", text)
     warnings = [
         *training.warnings,
         *imbalance(train.counts(), classes, is_multilabel=task == MULTILABEL),
-        *found.warnings(valid.name_of),
+        *leaks,
     ]
     thumbnails: dict[str, Any] = {}
     if has_images:
@@ -156,6 +165,7 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         warnings=tuple(warnings),
         thresholds=thresholds,
         image_size=training.plan.image_size,
+        suspicions=suspicions,
         **thumbnails,
     )
 

@@ -6,6 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
+from train_pytorch_model.report.suspicious import SUSPICIOUS_IMAGES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
+    from train_pytorch_model.report.suspicious import Suspicions
 
 
 REPORT_FOLDER = "report"
@@ -35,7 +38,7 @@ LABEL_TABLES = ("learning_curves.csv", "per_label.csv", "precision_recall.csv")
 def remove_report(folder: Path) -> None:
     """Remove the files of a report, and the folder if it is empty then."""
     with contextlib.suppress(OSError):
-        for name in {REPORT_FILE, *FIGURES, *TABLES, *LABEL_FIGURES, *LABEL_TABLES}:
+        for name in {REPORT_FILE, SUSPICIOUS_IMAGES, *FIGURES, *TABLES, *LABEL_FIGURES, *LABEL_TABLES}:
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()
 
@@ -128,3 +131,5 @@ class Report:
     """Thumbnails of images that a label was missed in, the lowest probability first."""
     image_size: Optional[tuple[int, int]] = None
     """(height, width) in pixels of all images as the network sees them, if the page should name it."""
+    suspicions: Optional[Suspicions] = None
+    """Images that a person should look at; None if they were not searched for."""

@@ -38,6 +38,7 @@ from train_pytorch_model.report.contents import (
     REPORT_FILE,
     TABLES,
 )
+from train_pytorch_model.report.suspicious import MAX_SHOWN, SUSPICIOUS_IMAGES, TITLES, write_suspicious_images
 from train_pytorch_model.report.tables import (
     LabelRow,
     class_rows,
@@ -90,6 +91,9 @@ def write_report(report: Report, folder: Path) -> Path:
     _check(report)
     folder.mkdir(parents=True, exist_ok=True)
     content = _write_classes(report, folder) if report.thresholds is None else _write_labels(report, folder)
+    if report.suspicions is not None:
+        write_suspicious_images(report.suspicions, folder)
+        content["files"] = (*content["files"], SUSPICIOUS_IMAGES)
     epochs = epoch_rows(report)
     write_sheet(folder / "learning_curves.csv", [field.name for field in fields(epochs[0])], map(astuple, epochs))
     script = (_TEMPLATES / _SCRIPT).read_text(encoding="utf-8")
@@ -103,6 +107,8 @@ def write_report(report: Report, folder: Path) -> Path:
             script=Markup(script),  # a constant, so it needs no escaping
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             version=__version__,
+            suspicious_kinds=TITLES,
+            max_suspects=MAX_SHOWN,
             **content,
         )
     )

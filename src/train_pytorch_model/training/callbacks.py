@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming, Reading
+    from train_pytorch_model.training.kept_features import KeptFeatures
 
 
 class Callback:
@@ -15,6 +16,9 @@ class Callback:
 
     def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
         """Called once when training resumes, with the epochs that an earlier run completed."""
+
+    def features_kept(self, features: KeptFeatures) -> None:
+        """Called in rank 0 after the head is fitted, with features of the frozen network."""
 
     def epoch_started(self, epoch: int, num_iterations: int) -> None:
         """Called when epoch `epoch`, counted from 1, starts or resumes."""
@@ -45,6 +49,11 @@ class CallbackList(Callback):
         """See `Callback`."""
         for callback in self._callbacks:
             callback.training_resumed(records)
+
+    def features_kept(self, features: KeptFeatures) -> None:
+        """See `Callback`."""
+        for callback in self._callbacks:
+            callback.features_kept(features)
 
     def epoch_started(self, epoch: int, num_iterations: int) -> None:
         """See `Callback`."""

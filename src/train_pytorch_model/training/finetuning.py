@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.data.image_store import ImageStore
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.evaluation.records import EpochRecord
+    from train_pytorch_model.training.head_fit import KeepFeatures
     from train_pytorch_model.training.metrics import Averages
     from train_pytorch_model.training.plan import Plan
     from train_pytorch_model.training.step import TrainingStep
@@ -92,6 +93,7 @@ def start_from_head(
     plan: Plan,
     world: World,
     between_batches: Callable[[int, int], None] = lambda batch, num_batches: None,
+    keep: KeepFeatures = lambda head, images, features, labels: None,
 ) -> FittedHead | None:
     """Fit the head of the network, unless it is that of a trained model with the same classes.
 
@@ -103,6 +105,7 @@ def start_from_head(
         plan: the hyperparameters.
         world: the processes.
         between_batches: called after each batch, equally often in every process.
+        keep: see `fit_head`.
 
     Returns:
         The fitted head; None if the head is of a kind that cannot be fitted, which the log says.
@@ -116,7 +119,7 @@ def start_from_head(
             logger.warning("The head is not fitted before fine-tuning: %s.", head)
             return None
         try:
-            fitted = fit_head(step.network, head, train, plan, world, between_batches)
+            fitted = fit_head(step.network, head, train, plan, world, between_batches, keep)
         except FeaturesNotFiniteError as fault:
             logger.warning("The head is not fitted before fine-tuning: %s.", fault)
             return None

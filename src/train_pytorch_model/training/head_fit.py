@@ -50,6 +50,10 @@ _TOLERANCE = 1e-5
 _SECONDS_BETWEEN = 0.5
 
 
+KeepFeatures = Callable[["Head", torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""Called with the head, the indices of training images, their features and their labels."""
+
+
 class FeaturesNotFiniteError(Exception):
     """The frozen network computes NaN or infinity for a training image, so its head cannot be fitted."""
 
@@ -77,6 +81,7 @@ def fit_head(
     plan: Plan,
     world: World,
     between_batches: BetweenBatches = lambda batch, num_batches: None,
+    keep: KeepFeatures = lambda head, images, features, labels: None,
 ) -> HeadFit:
     """Fit the head by logistic regression on the features of the training images.
 
@@ -91,6 +96,7 @@ def fit_head(
         world: the processes and the device.
         between_batches: called after each batch of images and about once a second of the fit, equally often in every
             process.
+        keep: called in rank 0 before the features are overwritten.
 
     Raises:
         FeaturesNotFiniteError: in all processes, when a feature is not finite.
@@ -101,6 +107,8 @@ def fit_head(
     if len(train) > limit:
         indices = stratified_sample(strata_of(train.labels.cpu()), limit, plan.seed)
     features, labels, precision = _features(network, head, train, indices, plan, world, between_batches)
+    if world.is_main:
+        keep(head, indices, features, labels)
     with _answering(world, between_batches) as between:
         fitted = _fit(head, features, labels, plan, world, between) if world.is_main else None
     del features

@@ -19,6 +19,7 @@ from train_pytorch_model.training.final_validation import validate_best
 from train_pytorch_model.training.finetuning import best_mixture, copied_weights, start_from_head
 from train_pytorch_model.training.freezing import Phases
 from train_pytorch_model.training.graph import CapturedStep, side_stream
+from train_pytorch_model.training.kept_features import FeatureKeeper
 from train_pytorch_model.training.microbatches import run_with_advice, set_microbatch_size
 from train_pytorch_model.training.rehearsal import make_repeatable, settle_buckets, use_graph
 from train_pytorch_model.training.schedule import rate_of
@@ -178,14 +179,18 @@ class _Fit:
     def _start_from_head(self) -> None:
         """Fit the head, and record the network with it as epoch 0."""
         state, plan, world = self._state, self._plan, self._world
-        head = start_from_head(self._step, self._train, plan, world, lambda batch, num_batches: self._between_steps())
+        keeper, network = FeatureKeeper(self._step.network, plan, world), self._step.network
+        head = start_from_head(self._step, self._train, plan, world, lambda *batch: self._between_steps(), keeper.keep)
         if head is None:
             return
         started = time.perf_counter()
-        validated = self._validate(self._step.network)
+        with keeper.watching(len(self._valid)):
+            validated = self._validate(network)
         valid_seconds = time.perf_counter() - started
+        if keeper.features is not None:
+            self._callback.features_kept(keeper.features)
         state.head = head
-        record = self._record(0, 0.0, (head.fit_loss, head.fit_error), validated, None, self._step.network)
+        record = self._record(0, 0.0, (head.fit_loss, head.fit_error), validated, None, network)
         timing = EpochTiming(0, head.seconds, valid_seconds, head.num_images / head.seconds)
         self._complete(record, timing, record.valid_loss)
 

@@ -1,0 +1,233 @@
+"""Images that are there twice: in identical files, with identical pixels, or nearly so."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from train_pytorch_model.data.file_hashes import DeadlineError, sha256_of
+from train_pytorch_model.data.threads import reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from train_pytorch_model.data.findings import Files
+    from train_pytorch_model.data.image_store import ImageStore
+
+SAME_FILE = "identical files"
+SAME_PIXELS = "identical pixels"
+NEARLY_SAME = "nearly identical"
+# Sides of the small versions that are compared: of all images, in grey; then of the pairs that this finds, in colour.
+_COARSE_SIDE = 16
+_FINE_SIDE = 32
+# Two images are nearly identical if the cosines of both small versions are at least so much. Of 180 photos of three
+# kinds, copies as JPEG of quality 20, of half the size, or with a brightness of 0.7 or 1.15 or a contrast of 1.3 had at
+# least 0.986. Of 2,333 photos, the 12 other pairs above were two shots of one scene; the first wrong pair had 0.976.
+_COSINE = 0.98
+# Differences in grey levels that count as much as noise, so that images of one colour can be compared.
+_NOISE_LEVELS = 2.0
+# How much the brightness counts relative to the differences within an image.
+_BRIGHTNESS = 0.03
+_IMAGES_AT_ONCE = 128
+# Cosines that are computed at a time: 64 MB.
+_COSINES_AT_ONCE = 2**24
+# The memory for the small versions of all images.
+_MAX_SKETCH_BYTES = 2**29
+# Of the time, for reading the images, and for reading and comparing them.
+_READING_FRACTION = 0.5
+_COMPARING_FRACTION = 0.8
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two images that are the same, or nearly so."""
+
+    first: int
+    """Counted over all datasets, one after the other."""
+    second: int
+    """Greater than `first`."""
+    similarity: float
+    """In [0, 1]: the cosine of the small versions; 1 for identical pixels."""
+    kind: str
+    """SAME_FILE, SAME_PIXELS or NEARLY_SAME."""
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """The result of a search for images that are there twice."""
+
+    found: list[Duplicate]
+    """Identical files first, then by similarity. Of many equal images, each is in one pair at least."""
+    num_compared: int
+    """Images that were compared with the others before the deadline."""
+    num_images: int
+
+    @property
+    def unfinished(self) -> str:
+        """A sentence about images that were not compared before the deadline; empty if there are none."""
+        if self.num_compared == self.num_images:
+            return ""
+        return (
+            f"The search for images that are there twice ran out of time after {self.num_compared:,} of "
+            f"{self.num_images:,} images: there may be more than were found."
+        )
+
+
+def find_duplicates(
+    datasets: Sequence[tuple[ImageStore, Files]], labels: np.ndarray, device: torch.device, seconds: float
+) -> Duplicates:
+    """Find images that are there twice, within a dataset or in two.
+
+    Each image is compared with all others, and paired with the most similar one, the most similar one with another
+    label, and the most similar one of another dataset.
+
+    Args:
+        datasets: the decoded images of each dataset, and their files. The images of the last dataset are read first.
+        labels: a number for the label, or the set of labels, of each image of all datasets, int of shape (N,).
+        device: the device to compute on.
+        seconds: the time after which the search stops and returns what it has found.
+    """
+    start = time.monotonic()
+    counts = [len(store) for store, _ in datasets]
+    offsets = np.cumsum([0, *counts])
+    sketches, index = _sketches(datasets, offsets, device, start + _READING_FRACTION * seconds)
+    groups = np.repeat(np.arange(len(datasets)), counts)[index], labels[index]
+    pairs, num_compared = _candidates(sketches, groups, start + _COMPARING_FRACTION * seconds)
+    ordered = sorted({(int(min(pair)), int(max(pair))) for pair in index[pairs]})
+    found = list(_verified(ordered, datasets, offsets, device, start + seconds))
+    order = {SAME_FILE: 0, SAME_PIXELS: 1, NEARLY_SAME: 2}
+    found.sort(key=lambda pair: (order[pair.kind], -pair.similarity))
+    return Duplicates(found, num_compared, int(offsets[-1]))
+
+
+def _sketches(
+    datasets: Sequence[tuple[ImageStore, Files]], offsets: np.ndarray, device: torch.device, end: float
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Return small versions of the images that can be read in time, and the indices of these images."""
+    parts: list[torch.Tensor] = []
+    index: list[np.ndarray] = []
+    room = _MAX_SKETCH_BYTES // (4 * (_COARSE_SIDE**2 + 2))
+    generator = torch.Generator().manual_seed(0)
+    for number, (store, _) in reversed(list(enumerate(datasets))):
+        order = torch.randperm(len(store), generator=generator)[:room]
+        room -= len(order)
+        batches = torch.split(order, _IMAGES_AT_ONCE)
+        for batch, (pixels, _) in zip(batches, store.batches(batches, device)):
+            if time.monotonic() >= end:
+                break
+            parts.append(_sketch(pixels, _COARSE_SIDE, is_grey=True))
+            index.append(batch.numpy() + offsets[number])
+    if not parts:
+        return torch.empty(0, _COARSE_SIDE**2 + 2, device=device), np.empty(0, dtype=np.int64)
+    return torch.cat(parts), np.concatenate(index)
+
+
+def _sketch(pixels: torch.Tensor, side: int, *, is_grey: bool) -> torch.Tensor:
+    """Return a vector of length 1 for each image, whose cosines tell how similar the images are.
+
+    It has the differences of the pixels of a small version from their mean, and, with little weight, this mean.
+
+    Args:
+        pixels: uint8 of shape (B, 3, height, width).
+        side: height and width of the small version.
+        is_grey: whether to ignore colours.
+    """
+    small = functional.adaptive_avg_pool2d(pixels.float(), side)
+    values = (small.mean(1) if is_grey else small).flatten(1)
+    mean = values.mean(1, keepdim=True)
+    noise = torch.full_like(mean, _NOISE_LEVELS)
+    return functional.normalize(torch.cat([(values - mean) / values.shape[1] ** 0.5, _BRIGHTNESS * mean, noise], 1))
+
+
+def _candidates(sketches: torch.Tensor, groups: tuple[np.ndarray, np.ndarray], end: float) -> tuple[np.ndarray, int]:
+    """Return pairs of similar images, int of shape (P, 2), and the number of images that were compared in time."""
+    count = len(sketches)
+    if not count:
+        return np.empty((0, 2), dtype=np.int64), 0
+    dataset, label = (torch.from_numpy(group).to(sketches.device) for group in groups)
+    pairs: list[torch.Tensor] = []
+    rows = torch.arange(count, device=sketches.device)
+    num_compared = 0
+    for block in torch.split(rows, max(1, _COSINES_AT_ONCE // count)):
+        if time.monotonic() >= end:
+            break
+        cosines = sketches[block] @ sketches.T
+        cosines[torch.arange(len(block)), block] = -1
+        for is_excluded in (None, label[block, None] == label, dataset[block, None] == dataset):
+            values, partners = (cosines if is_excluded is None else cosines.masked_fill(is_excluded, -1)).max(1)
+            is_similar = values >= _COSINE
+            pairs.append(torch.stack([block[is_similar], partners[is_similar]], 1))
+        num_compared += len(block)
+    return torch.cat(pairs).cpu().numpy() if pairs else np.empty((0, 2), dtype=np.int64), num_compared
+
+
+def _verified(
+    pairs: Sequence[tuple[int, int]],
+    datasets: Sequence[tuple[ImageStore, Files]],
+    offsets: np.ndarray,
+    device: torch.device,
+    end: float,
+) -> Iterator[Duplicate]:
+    """Yield the pairs of images that are the same, or nearly so, on a closer look."""
+    for start in range(0, len(pairs), _IMAGES_AT_ONCE):
+        if time.monotonic() >= end:
+            return
+        block = pairs[start : start + _IMAGES_AT_ONCE]
+        first, second = (_pixels([pair[side] for pair in block], datasets, offsets, device) for side in (0, 1))
+        is_same = (first == second).flatten(1).all(1).tolist()
+        sketches = [_sketch(pixels, _FINE_SIDE, is_grey=False) for pixels in (first, second)]
+        cosines = (sketches[0] * sketches[1]).sum(1).tolist()
+        for pair, cosine, has_same_pixels in zip(block, cosines, is_same):
+            if has_same_pixels:
+                is_same_file = _have_same_bytes(pair, datasets, offsets, end)
+                yield Duplicate(*pair, 1.0, SAME_FILE if is_same_file else SAME_PIXELS)
+            elif cosine >= _COSINE:
+                yield Duplicate(*pair, min(1.0, cosine), NEARLY_SAME)
+
+
+def _place(image: int, offsets: np.ndarray) -> tuple[int, int]:
+    """Return the dataset of an image, and its index there."""
+    dataset = int(np.searchsorted(offsets, image, side="right")) - 1
+    return dataset, image - int(offsets[dataset])
+
+
+def _pixels(
+    images: Sequence[int], datasets: Sequence[tuple[ImageStore, Files]], offsets: np.ndarray, device: torch.device
+) -> torch.Tensor:
+    """Return the pixels of images, uint8 of shape (B, 3, height, width)."""
+    places = [_place(image, offsets) for image in images]
+    rows: list[torch.Tensor] = [torch.empty(0)] * len(images)
+    for number, (store, _) in enumerate(datasets):
+        wanted = [position for position, (dataset, _) in enumerate(places) if dataset == number]
+        if wanted:
+            indices = torch.tensor([places[position][1] for position in wanted])
+            pixels, _ = next(iter(store.batches([indices], device)))
+            for position, row in zip(wanted, pixels):
+                rows[position] = row
+    return torch.stack(rows)
+
+
+def _have_same_bytes(
+    pair: tuple[int, int], datasets: Sequence[tuple[ImageStore, Files]], offsets: np.ndarray, end: float
+) -> bool:
+    """Return whether two files are identical; False if this cannot be found out."""
+    paths, sizes = [], []
+    for dataset, index in (_place(image, offsets) for image in pair):
+        files = datasets[dataset][1]
+        paths.append(files.path_of(index))
+        sizes.append(int(files.sizes[index]))
+    if sizes[0] != sizes[1]:
+        return False
+    digests = set()
+    for path in paths:
+        try:
+            with reading(path):
+                digests.add(sha256_of(path, deadline=end))
+        except (DeadlineError, OSError):
+            return False
+    return len(digests) == 1

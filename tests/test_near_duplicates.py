@@ -1,0 +1,137 @@
+"""The search for images that are there twice, on drawn pictures and on what people do to copies of them."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageEnhance
+
+from train_pytorch_model.data.findings import Files
+from train_pytorch_model.data.image_geometry import Geometry
+from train_pytorch_model.data.image_store import ImageStore, decode_all
+from train_pytorch_model.data.near_duplicates import (
+    NEARLY_SAME,
+    SAME_FILE,
+    SAME_PIXELS,
+    Duplicate,
+    find_duplicates,
+)
+
+CPU = torch.device("cpu")
+SIZE = 64
+
+
+def picture(seed: int, size: int = SIZE) -> Image.Image:
+    """A scene of a few shapes on a gradient; another seed is another scene."""
+    random = np.random.default_rng(seed)
+    ramp = np.linspace(0, 1, 96)
+    corners = random.integers(0, 256, (2, 2, 3))
+    pixels = sum(
+        corners[y, x] * (ramp if y else 1 - ramp)[:, None, None] * (ramp if x else 1 - ramp)[None, :, None]
+        for y in (0, 1)
+        for x in (0, 1)
+    )
+    image = Image.fromarray(np.asarray(pixels, dtype=np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(6):
+        left, top, width, height = random.integers(0, 70, 4).tolist()
+        draw.ellipse([left, top, left + 5 + width, top + 5 + height], fill=tuple(random.integers(0, 256, 3).tolist()))
+    return image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """The image after it was saved as a JPEG."""
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=quality)
+    return Image.open(io.BytesIO(written.getvalue())).convert("RGB")
+
+
+def dataset(folder: Path, images: dict[str, Image.Image | Path]) -> tuple[ImageStore, Files]:
+    folder.mkdir()
+    for name, image in images.items():
+        if isinstance(image, Path):
+            shutil.copy(image, folder / name)
+        else:
+            image.save(folder / name)
+    paths = [folder / name for name in images]
+    geometry = Geometry((SIZE, SIZE), "stretch")
+    store, unreadable = decode_all(paths.__getitem__, np.zeros(len(paths), dtype=np.int64), geometry)
+    assert not unreadable
+    return store, Files(paths.__getitem__, np.array([path.stat().st_size for path in paths]))
+
+
+def pairs_of(found: list[Duplicate]) -> dict[tuple[int, int], str]:
+    return {(pair.first, pair.second): pair.kind for pair in found}
+
+
+def test_copies_are_found_within_and_across_datasets_and_nothing_else_is(tmp_path: Path) -> None:
+    train = dataset(tmp_path / "train", {f"{number}.png": picture(number) for number in range(60)})
+    valid = dataset(
+        tmp_path / "valid",
+        {
+            "copy.png": tmp_path / "train" / "3.png",
+            "other format.bmp": picture(4),
+            "recompressed.png": jpeg(picture(5), 50),
+            "smaller.png": picture(6).resize((40, 40)),
+            "brighter.png": ImageEnhance.Brightness(picture(7)).enhance(1.15),
+            **{f"{number}.png": picture(number) for number in range(100, 160)},
+            "again.png": jpeg(picture(100), 70),
+        },
+    )
+    found = find_duplicates([train, valid], np.zeros(126, dtype=np.int64), CPU, 60)
+    assert pairs_of(found.found) == {
+        (3, 60): SAME_FILE,
+        (4, 61): SAME_PIXELS,
+        (5, 62): NEARLY_SAME,
+        (6, 63): NEARLY_SAME,
+        (7, 64): NEARLY_SAME,
+        (65, 125): NEARLY_SAME,
+    }
+    assert [pair.kind for pair in found.found][:2] == [SAME_FILE, SAME_PIXELS]
+    assert all(0.98 <= pair.similarity <= 1 for pair in found.found)
+    assert (found.num_compared, found.num_images, found.unfinished) == (126, 126, "")
+
+
+def test_every_image_of_many_equal_ones_is_in_a_pair_and_there_are_few_pairs(tmp_path: Path) -> None:
+    black = Image.new("RGB", (SIZE, SIZE))
+    store = dataset(tmp_path / "equal", {f"{number}.png": black for number in range(40)})
+    labels = np.zeros(40, dtype=np.int64)
+    labels[7] = 1
+    found = find_duplicates([store], labels, CPU, 60).found
+    assert {image for pair in found for image in (pair.first, pair.second)} == set(range(40))
+    assert len(found) <= 3 * 40
+    # The only one with another label is paired with one of the others.
+    assert any(7 in (pair.first, pair.second) for pair in found)
+    assert {pair.kind for pair in found} == {SAME_FILE}
+
+
+def test_images_of_one_colour_are_the_same_only_if_their_colour_is(tmp_path: Path) -> None:
+    colours = [(0, 0, 0), (255, 255, 255), (200, 30, 30), (30, 200, 30), (200, 30, 30)]
+    images = {f"{number}.png": Image.new("RGB", (SIZE, SIZE), colour) for number, colour in enumerate(colours)}
+    found = find_duplicates([dataset(tmp_path / "flat", images)], np.zeros(5, dtype=np.int64), CPU, 60).found
+    assert pairs_of(found) == {(2, 4): SAME_FILE}
+
+
+def test_a_search_out_of_time_says_so(tmp_path: Path) -> None:
+    store = dataset(tmp_path / "some", {f"{number}.png": picture(0) for number in range(3)})
+    found = find_duplicates([store], np.zeros(3, dtype=np.int64), CPU, 0)
+    assert found.found == []
+    assert "ran out of time after 0 of 3 images" in found.unfinished
+
+
+@pytest.mark.parametrize("size", [1, 8, 300])
+def test_images_of_any_size_are_compared(tmp_path: Path, size: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    pixels[2] = pixels[0]
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, image in zip(paths, pixels):
+        Image.fromarray(image).save(path)
+    store, _ = decode_all(paths.__getitem__, np.zeros(3, dtype=np.int64), Geometry((size, size), "stretch"))
+    files = Files(paths.__getitem__, np.array([path.stat().st_size for path in paths]))
+    found = find_duplicates([(store, files)], np.zeros(3, dtype=np.int64), CPU, 60)
+    assert (0, 2) in pairs_of(found.found)
