@@ -54,6 +54,11 @@ def training_shards(order: torch.Tensor, batch_size: int, rank: int = 0, world_s
     return [Shard(shard, len(shard) * world_size / len(batch)) for shard, batch in zip(shards, batches)]
 
 
+def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a copy of a tensor of the host on a device. The host does not wait for a GPU."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
 def per_channel(values: tuple[float, ...], device: torch.device) -> float | torch.Tensor:
     """Return the mean or the standard deviation of each channel in the form that `normalised` takes.
 
@@ -65,7 +70,11 @@ def per_channel(values: tuple[float, ...], device: torch.device) -> float | torc
         The number 0.5 if all of them are, otherwise float32 of shape (3, 1, 1). A GPU multiplies by the reciprocal of a
         number, which is exact for 0.5 only.
     """
-    return 0.5 if set(values) == {0.5} else torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+    if set(values) == {0.5}:
+        return 0.5
+    # Filled on the device: the host would wait for a GPU while it copies a list to it.
+    filled = [torch.full((), value, dtype=torch.float32, device=device) for value in values]
+    return torch.stack(filled).view(-1, 1, 1)
 
 
 def normalised(

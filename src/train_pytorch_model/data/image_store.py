@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Callable, Protocol
 import numpy as np
 import torch
 
+from train_pytorch_model.data.batches import sent
 from train_pytorch_model.data.decoding import Size, UnreadableImageError, decode
 from train_pytorch_model.data.placement import allocate, decoders_at_once
 from train_pytorch_model.data.threads import ahead, in_threads
@@ -83,7 +84,7 @@ class DecodedImages:
         """Gather batches on the GPU: all indices are copied at once, and nothing later waits for the host."""
         if not batches:  # a process may have none of a small dataset's batches
             return
-        indices = torch.cat(list(batches)).pin_memory().to(self.pixels.device, non_blocking=True)
+        indices = sent(torch.cat(list(batches)), self.pixels.device)
         rows = self.pixels.permute(0, 2, 3, 1)
         for batch in torch.split(indices, [len(batch) for batch in batches]):
             yield rows.index_select(0, batch).permute(0, 3, 1, 2), _as_batch(self.labels.index_select(0, batch))

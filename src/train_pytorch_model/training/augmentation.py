@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Callable, Optional
 import numpy as np
 import torch
 
-from train_pytorch_model.data.batches import derive_seed
+from train_pytorch_model.data.batches import derive_seed, sent
 from train_pytorch_model.training.boxes import draw_boxes, place
 from train_pytorch_model.training.resampling import group_size, resized_boxes
 
@@ -189,9 +189,8 @@ class AugmentedImages:
         indices, sizes = torch.cat(list(batches)), [len(batch) for batch in batches]
 
         def rows(table: torch.Tensor, place: torch.device) -> tuple[torch.Tensor, ...]:
-            # Copied to a GPU at once, so that nothing later waits for the host.
-            chosen = table[indices].pin_memory() if place.type == "cuda" else table[indices]
-            return torch.split(chosen.to(place, non_blocking=True), sizes)
+            # All at once, so that nothing later waits for the host.
+            return torch.split(sent(table[indices], place), sizes)
 
         parts: list[Iterable[Change]] = [
             [partial(self.augmentation.apply, views=views) for views in rows(self.views, device)]

@@ -58,8 +58,8 @@ class WeightAverage:
         else:
             weight *= 1 - is_skipped
             self._num_updates += 1 - is_skipped
-        weights = [weight.to(average.dtype) for average in self._averages]
-        torch._foreach_lerp_(self._averages, self._sources, weights)
+        of_dtype = {dtype: weight.to(dtype) for dtype in {average.dtype for average in self._averages}}
+        torch._foreach_lerp_(self._averages, self._sources, [of_dtype[average.dtype] for average in self._averages])
 
     @contextmanager
     def weights(self, *, averaged: bool) -> Iterator[None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from train_pytorch_model.data.batches import sent
 from train_pytorch_model.models.heads import evaluating, features_of, head_inputs
 from train_pytorch_model.models.network import logits_of
 from train_pytorch_model.training.augmentation import plain
@@ -52,9 +53,12 @@ class FeatureStore:
 
     def batches(self, batches: Sequence[torch.Tensor], device: torch.device) -> Iterator[Batch]:
         """Iterate over batches of features and labels; see `ImageStore`."""
-        for batch in batches:
-            indices = batch.to(self.features.device)
-            yield self.features[indices].to(device), self.labels[indices].to(device)
+        if not batches:
+            return
+        # All indices at once, so that nothing later waits for the host.
+        indices = sent(torch.cat(list(batches)), self.features.device)
+        for batch in torch.split(indices, [len(batch) for batch in batches]):
+            yield self.features[batch].to(device), self.labels[batch].to(device)
 
 
 class Phases:

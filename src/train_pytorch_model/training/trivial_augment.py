@@ -68,14 +68,15 @@ class TrivialAugment:
         """
         order = torch.argsort(drawn[:, 0], stable=True)
         counts = torch.bincount(numbers.long(), minlength=len(OPERATIONS)).tolist()
-        _, moved, *coloured = torch.split(
+        unchanged, moved, *coloured = torch.split(
             order, [counts[0], sum(counts[1 : 1 + len(MOVES)]), *counts[1 + len(MOVES) :]]
         )
-        changed = pixels.clone()
+        changed = [pixels[unchanged]]
         for rows, operation in zip((moved, *coloured), (_moved, *COLOUR_OPERATIONS.values())):
             for group in torch.split(rows, group_size(pixels)) if len(rows) else ():
-                changed.index_copy_(0, group, operation(pixels[group], drawn[group, 1:]))
-        return changed
+                changed.append(operation(pixels[group], drawn[group, 1:]))
+        # Back in their order, all at once: for a deterministic copy into a tensor, a GPU sorts the indices each time.
+        return torch.empty_like(pixels).copy_(torch.cat(changed)[torch.argsort(order)])
 
 
 def _table(size: Size) -> np.ndarray:
