@@ -28,7 +28,9 @@ from train_pytorch_model.pipelines.pipeline_files import read_pipeline
 
 TRAIN = ROOT / "component.yaml"
 COMPONENTS = [TRAIN, *(ROOT / "components" / name / "component.yaml" for name in MODULES)]
-PIPELINES = [ROOT / "samples" / f"pipeline{name}.yaml" for name in ("", "_two_nodes", "_multilabel")]
+PIPELINES = [
+    ROOT / "samples" / f"{name}.yaml" for name in ("pipeline", "pipeline_two_nodes", "pipeline_multilabel", "sweep")
+]
 KINDS = {
     **{"Integer": "integer", "Float": "number", "Boolean": "boolean", "Enum": "string", "String": "string"},
     "AnyFile": "uri_file",
@@ -180,8 +182,11 @@ def test_our_reading_of_a_pipeline_is_azure_ai_mls(path: Path, loaded: dict[str,
     for name, step in ours.steps.items():
         job = rest["jobs"][name]
         written = {}
+        swept = {} if step.sweep is None else step.sweep.search_space
         for key, source in step.inputs.items():
-            if isinstance(source, PipelineInput):
+            if key in swept:
+                assert job["search_space"][key]["type"] == swept[key].kind
+            elif isinstance(source, PipelineInput):
                 written[key] = f"${{{{parent.inputs.{source.name}}}}}"
             elif isinstance(source, StepOutput):
                 written[key] = f"${{{{parent.jobs.{source.step}.outputs.{source.output}}}}}"
