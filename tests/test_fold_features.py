@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import train_pytorch_model as tpm
@@ -21,6 +22,7 @@ from train_pytorch_model.data import image_store
 from train_pytorch_model.job import frozen_features
 from train_pytorch_model.modules import fold_training, image_scorer
 from train_pytorch_model.modules.fold_runs import FoldRuns
+from train_pytorch_model.ports.untrained_model import read_model
 
 HOW: dict[str, Any] = {"head_only": True, "recipe": "finetune", "batch_size": 6, "folds": 3, "precision": "float32"}
 NUM_IMAGES = 54
@@ -141,6 +143,22 @@ def test_several_labels(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     together = cross_validate(made, tmp_path / "together", **how)
     with alone(monkeypatch):
         apart = cross_validate(made, tmp_path / "apart", **how)
+    for name, found in apart.metrics.items():
+        assert together.metrics[name]["folds"] == pytest.approx(found["folds"], abs=1e-4)
+
+
+def test_a_fold_whose_images_become_another_size_computes_its_own(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_class_folders(tmp_path / "images", per_class=4)
+    # Random weights take the size of the training images if they have one, and 224x224 otherwise.
+    Image.new("RGB", (40, 40)).save(tmp_path / "images" / "cat" / "0.png")
+    how = {"data_path": tmp_path / "images", "batch_size": 4, "folds": 2}
+    together = cross_validate(made, tmp_path / "together", **how)
+    with alone(monkeypatch):
+        apart = cross_validate(made, tmp_path / "apart", **how)
+    folders = [tmp_path / "together" / "outputs" / "folds" / f"fold-{fold}" / "trained_model" for fold in (1, 2)]
+    assert len({read_model(folder, "", "", trust_code=False).geometry for folder in folders}) == 2
     for name, found in apart.metrics.items():
         assert together.metrics[name]["folds"] == pytest.approx(found["folds"], abs=1e-4)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# All features, as float32. They take at most half of the free memory, too.
+# All features, as float32. They take at most a quarter of the free memory, too.
 _MAX_BYTES = 2 * 2**30
 
 
@@ -62,7 +62,8 @@ def compute_features(settings: Settings, session: Session) -> FrozenFeatures | N
     in_validation = [] if plan.averages_mirrored else [Precision(torch.float32, plan.precision.device_type)]
     precisions = dict.fromkeys((plan.precision, *in_validation))
     num_bytes = 4 * math.prod(shape) * len(settings.held_out) * len(precisions)
-    if num_bytes > min(_MAX_BYTES, MEMORY_FRACTION * available_memory_bytes()):
+    # Files are written from memory, too.
+    if num_bytes > min(_MAX_BYTES, MEMORY_FRACTION / 2 * available_memory_bytes()):
         logger.info(
             "What the network gives to its head needs %s, which is too much to keep. Each fold computes it.",
             bytes_in_words(num_bytes),

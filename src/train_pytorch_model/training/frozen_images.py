@@ -133,4 +133,7 @@ def _values(
     if given is None:
         return None
     at_once = max(1, _BYTES_AT_ONCE // (4 * given[0].numel()))
-    return torch.cat([values_of(given[some].to(device, torch.float32)).cpu() for some in torch.split(rows, at_once)])
+    # The order in memory is that of the network, so that sums round as there.
+    order = torch.channels_last if given.dim() == 4 else torch.contiguous_format
+    parts = (given[some].to(device, torch.float32, memory_format=order) for some in torch.split(rows, at_once))
+    return torch.cat([values_of(part).cpu() for part in parts])
