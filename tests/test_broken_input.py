@@ -964,6 +964,42 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_multilabel_evaluation.py::test_a_cell_that_is_no_list_of_labels_is_named",
     ),
+    '"explain" in a request is neither true nor false': (
+        "error",
+        "tests/test_served_explanations.py::test_what_is_neither_true_nor_false_is_named",
+    ),
+    'a request with "explain" of more than 16 images': (
+        "error",
+        "tests/test_served_explanations.py::test_too_many_images_are_refused",
+    ),
+    'a request with "explain" to a server without captum': (
+        "error",
+        "tests/test_served_explanations.py::test_a_server_without_captum_says_so",
+    ),
+    "--explanations without captum, or on Python 3.9": (
+        "error",
+        "tests/test_explanations.py::test_a_missing_captum_is_named_before_any_work",
+    ),
+    "--explanations that is, contains or is inside an input or the other output, or has other files": (
+        "error",
+        "tests/test_explanations.py::test_the_folder_must_be_its_own",
+    ),
+    "--explanations for a network without gradients": (
+        "error",
+        "tests/test_explanations.py::test_a_network_without_gradients_is_named_and_nothing_is_written",
+    ),
+    "--explanations with --max-explanations 0": (
+        "accepted",
+        "tests/test_explanations.py::test_no_number_of_images_writes_nothing_and_needs_no_captum",
+    ),
+    "an image that cannot be read, --skip-unreadable-images, --explanations": (
+        "accepted",
+        "tests/test_explanations.py::test_images_that_could_not_be_scored_or_have_no_label_are_not_explained",
+    ),
+    "a full report without captum": (
+        "accepted",
+        "tests/test_report_heat_maps.py::test_a_full_report_without_captum_says_so",
+    ),
 }
 
 

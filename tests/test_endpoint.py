@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import importlib
 import io
@@ -220,6 +221,21 @@ def test_the_scoring_script_says_what_is_wrong_with_a_request(
         status, answer = answer_of(body)
         assert status == 400
         assert words in answer["error"]
+
+
+@pytest.mark.environment
+def test_the_scoring_script_gives_heat_maps_to_those_who_ask(
+    answer_of: Callable[[bytes], tuple[int, dict[str, Any]]], trained: Inputs, scored: pd.DataFrame
+) -> None:
+    pytest.importorskip("captum")
+    files = image_files(trained)[:2]
+    status, answer = answer_of(json.dumps({"data": as_json(files), "explain": True}).encode())
+    assert status == 200
+    for picture in answer.pop("explanations"):
+        assert Image.open(io.BytesIO(base64.b64decode(picture))).format == "PNG"
+    check(answer, scored.iloc[:2])
+    status, answer = answer_of(json.dumps({"data": as_json(files), "explain": "yes"}).encode())
+    assert (status, answer) == (400, {"error": "\"explain\" should be true or false, but is 'yes'"})
 
 
 @pytest.mark.environment

@@ -703,6 +703,8 @@ def score(
     skip_unreadable_images: bool = False,
     unknown_below: Optional[float] = None,
     unknown_label: str = "Unknown",
+    explanations: Optional[PathLike] = None,
+    max_explanations: int = 100,
     trust_model_code: bool = False,
     outputs_path: PathLike = "outputs",
     _session: Optional[Session] = None,
@@ -720,6 +722,8 @@ def score(
         unknown_below: images whose highest probability is lower than this, in [0, 1], get the label `unknown_label`;
             None gives every image a class.
         unknown_label: label of these images, which is no class of the model.
+        explanations: the folder to write heat maps to, which need captum; None for no heat maps.
+        max_explanations: the largest number of images with heat maps, >= 0; the least certain images come first.
         trust_model_code: whether the model may import any code.
         outputs_path: folder of reports.
 
@@ -753,6 +757,8 @@ def score(
             skip_unreadable_images=skip_unreadable_images,
             unknown_below=unknown_below,
             unknown_label=unknown_label,
+            explanations=None if explanations is None else Path(explanations),
+            max_explanations=max_explanations,
             trust_model_code=trust_model_code,
             outputs_path=outputs,
             display=session.display,

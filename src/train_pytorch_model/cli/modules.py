@@ -219,6 +219,20 @@ def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="TEXT",
         help="Label of these images. Default: %(default)s.",
     )
+    parser.add_argument(
+        "--explanations",
+        type=Path,
+        metavar="DIR",
+        help="Folder to write heat maps to, which show where in the image the model sees its label. They need captum "
+        "and Python 3.10 or later.",
+    )
+    parser.add_argument(
+        "--max-explanations",
+        type=int,
+        default=100,
+        metavar="INT",
+        help="Largest number of images with heat maps. The least certain images come first. Default: %(default)s.",
+    )
     add_boolean(parser, "trust_model_code", "Allow the model to import any code.")
     add_outputs_path(parser)
 

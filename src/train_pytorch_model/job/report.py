@@ -44,11 +44,12 @@ _TRACKED_FILES = (LEARNING_CURVES, CONFUSION_MATRIX, PRECISION_RECALL, REPORT_FI
 # A report may take this fraction of the run, or this many seconds if they are more.
 _FRACTION_OF_RUN = 0.02
 _MIN_SECONDS = 15.0
-# The fractions of that time for scoring the validation images, for finding files in both datasets, and for finding
-# wrong labels and images that are there twice.
+# The fractions of that time for scoring the validation images, for finding files in both datasets, for finding wrong
+# labels and images that are there twice, and for heat maps.
 _SCORING_FRACTION = 0.3
 _SEARCH_FRACTION = 0.1
 _SUSPICIONS_FRACTION = 0.35
+_HEAT_FRACTION = 0.2
 # Training images are shown as the network sees them in this many epochs.
 _NUM_SHOWN_EPOCHS = 4
 # Images times classes: scikit-learn makes several arrays of this size.
@@ -133,9 +134,13 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
     ]
     thumbnails: dict[str, Any] = {}
     if has_images:
+        from train_pytorch_model.job.heat_maps import ReportHeatMaps
+
+        heat_maps = ReportHeatMaps(training, _HEAT_FRACTION * allowed)
         shown = (
             lambda number: _pixels(prepared.valid, int(chosen[number]), training.device),
             lambda number: valid.name_of(int(chosen[number])),
+            heat_maps.jpeg,
         )
         if thresholds is None:
             thumbnails["mistakes"] = make_mistakes(truth, probabilities, classes, *shown)
@@ -147,7 +152,9 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
             classes,
             lambda number: _pixels(plain(prepared.train, training.plan.image_size), number, training.device),
             train.name_of,
+            heat_maps.jpeg,
         )
+        thumbnails["heat_note"] = heat_maps.note
         thumbnails["augmented"] = _augmented_samples(training)
     return Report(
         title=f"{prepared.description.network_name}, {len(classes)} {'classes' if thresholds is None else 'labels'}",

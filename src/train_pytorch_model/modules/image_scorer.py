@@ -151,6 +151,42 @@ class ImageScorer:
         probabilities[list(unreadable)] = np.nan
         return probabilities, unreadable
 
+    @property
+    def network(self) -> nn.Module:
+        """The network."""
+        return self._network
+
+    @property
+    def averages_mirrored(self) -> bool:
+        """Whether the probabilities of an image are the mean of its own and those of its mirror image."""
+        return self._geometry is not None and self._geometry.averages_mirrored
+
+    def seen(self, path: Path, file: str, where: str) -> tuple[np.ndarray, torch.Tensor]:
+        """Return an image as the network sees it.
+
+        Args:
+            path: the folder of the dataset.
+            file: the name of the image, relative to it.
+            where: the dataset, for messages.
+
+        Returns:
+            Its pixels, uint8 of shape (height, width, 3), and these normalized, float32 of shape (1, 3, height, width),
+            on the device.
+
+        Raises:
+            InvalidDatasetError: if it cannot be read.
+        """
+        try:
+            header = read_header(path / file)
+            geometry = self._geometry or Geometry(header.size)
+            if geometry.resize == "none":
+                geometry = replace(geometry, size=header.oriented_size if geometry.orients else header.size)
+            pixels = np.array(decode(path / file, geometry))
+        except UnreadableImageError as error:
+            raise InvalidDatasetError(where, f"{file!r} cannot be read any more: {error}") from error
+        rows = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2).to(self._device)
+        return pixels, normalised(rows, self._memory_format or torch.contiguous_format, self._mean, self._std)
+
     def _check_sizes(self, sizes: list[Size]) -> None:
         """Check the most frequent, the smallest and the largest size with the network on the meta device."""
         for size in dict.fromkeys([*sizes[:1], *([min(sizes), max(sizes)] if sizes else [])]):
@@ -188,7 +224,7 @@ class ImageScorer:
                 output = output_for(
                     self._network,
                     normalised(pixels, memory_format, self._mean, self._std),
-                    averages_mirrored=self._geometry is not None and self._geometry.averages_mirrored,
+                    averages_mirrored=self.averages_mirrored,
                     is_multilabel=self._task == MULTILABEL,
                 )
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Callable
@@ -21,6 +22,12 @@ from train_pytorch_model.errors import (
 )
 from train_pytorch_model.models.network import check_state
 from train_pytorch_model.models.network_rules import NetworkError
+from train_pytorch_model.modules.explanations import (
+    MAX_EXPLANATIONS,
+    choose_explained,
+    explanations_output,
+    write_explanations,
+)
 from train_pytorch_model.modules.image_scorer import ImageScorer
 from train_pytorch_model.modules.true_labels import as_text, find_label_column, with_lists_as_text
 from train_pytorch_model.modules.unknown_images import DEFAULT_LABEL, unknown_images
@@ -81,6 +88,8 @@ def score_image_model(
     skip_unreadable_images: bool = False,
     unknown_below: float | None = None,
     unknown_label: str = DEFAULT_LABEL,
+    explanations: Path | None = None,
+    max_explanations: int = MAX_EXPLANATIONS,
     trust_model_code: bool = False,
     only: np.ndarray | None = None,
     known: KnownScores | None = None,
@@ -99,6 +108,8 @@ def score_image_model(
         skip_unreadable_images: whether an image that cannot be read becomes a row with an error instead of failing.
         unknown_below: images whose highest probability is lower get the label `unknown_label`; None for no such images.
         unknown_label: no class of the model.
+        explanations: the folder to write heat maps to; None for no heat maps.
+        max_explanations: the largest number of images with heat maps, the least certain ones; 0 for no heat maps.
         trust_model_code: whether the model may import code from outside torchvision and timm.
         only: whether to score each item of the image list, bool of shape (number of items,); None for all.
         known: computes the probabilities of these items, without their images; None to compute them from the images.
@@ -118,6 +129,9 @@ def score_image_model(
         raise UserError(f"Expected `precision` to be one of {', '.join(PRECISIONS)}, but got {precision!r}")
     output = OutputDirectory(scored_dataset, "Scored dataset", TABLE)
     output.check((trained_model, dataset), outputs_path)
+    explained = explanations_output(
+        explanations, max_explanations, (trained_model, dataset, scored_dataset), outputs_path
+    )
     device = choose_device()
     hint = "Give the output of a Train PyTorch Model step."
     model = read_model(trained_model, TRAINED_MODEL, hint, trust_code=trust_model_code)
@@ -158,7 +172,14 @@ def score_image_model(
     table: dict[str, Any] = {**values, **scores, SCORED_LABELS: scored_labels}
     if unreadable:
         table[_ERROR] = [unreadable.get(index) for index in range(len(files))]
-    with output.writing() as folder:
+    with ExitStack() as written:
+        if explained is not None:
+            # Entered first, so that a failed heat map leaves neither of the two outputs.
+            folder = written.enter_context(explained.writing())
+            chosen = choose_explained(probabilities, model.task, max_explanations)
+            with display.images(_DATASET, "explained", len(chosen)) as advance:
+                write_explanations(folder, chosen, scorer, dataset, files, probabilities, labels, where, advance)
+        folder = written.enter_context(output.writing())
         write_scored_table(
             folder,
             table,
@@ -170,6 +191,8 @@ def score_image_model(
             lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in table.values()]
             write_sheet(folder / "_data.csv", list(table), zip(*lists))
     logger.info("Scored %d images and saved the table to %s.", len(files) - len(unreadable), scored_dataset)
+    if explained is not None:
+        logger.info("Saved heat maps of %d images to %s.", len(chosen), explanations)
     skipped = {files[index]: reason for index, reason in sorted(unreadable.items())}
     return ScoredImages(scored_dataset, len(files) - len(unreadable), skipped)
 

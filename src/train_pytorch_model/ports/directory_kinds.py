@@ -41,7 +41,7 @@ TRAINED = Kind(
             *("score.py", "served_model.py", "conda_env.yaml", "conda.yaml", "local_dependencies.zip", "model.onnx"),
             *("served_batches.py", "served_images.py", "served_json.py", "served_networks.py", "served_requests.py"),
             *("image_formats.py", "image_geometry.py", "image_geometry.json", "training_parameters.json"),
-            *("model_task.py", "task.json"),
+            *("model_task.py", "task.json", "heat_maps.py", "heat_pictures.py", "served_explanations.py"),
         ]
     ),
     frozenset(("mlflow_model",)),
@@ -64,6 +64,11 @@ EVALUATION = Kind(
         ]
     ),
     has="metrics.json",
+)
+EXPLANATIONS_FILE = "explanations.csv"
+HEAT_MAPS = "heat_maps"
+EXPLANATIONS = Kind(
+    "AnyDirectory", frozenset((META_FILE, EXPLANATIONS_FILE)), frozenset((HEAT_MAPS,)), has=EXPLANATIONS_FILE
 )
 CROSS_VALIDATION = Kind(
     "AnyDirectory",

@@ -56,6 +56,8 @@ class Thumbnail:
     file_name: str
     """Name in the dataset. It is only shown, never opened."""
     jpeg: bytes
+    heat: Optional[bytes] = None
+    """A JPEG of the heat map for the predicted class, else for the true one; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class LabelMistake:
     file_name: str
     """Name in the dataset. It is only shown, never opened."""
     jpeg: bytes
+    heat: Optional[bytes] = None
+    """A JPEG of the heat map for the label; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,8 @@ class Report:
     """Thumbnails of images that a label was wrongly found in, the highest probability first."""
     missed: tuple[LabelMistake, ...] = ()
     """Thumbnails of images that a label was missed in, the lowest probability first."""
+    heat_note: str = ""
+    """Sentences that say why heat maps are left out, if some are."""
     image_size: Optional[tuple[int, int]] = None
     """(height, width) in pixels of all images as the network sees them, if the page should name it."""
     suspicions: Optional[Suspicions] = None

@@ -13,12 +13,18 @@ from train_pytorch_model.report.contents import AugmentedSample, LabelMistake, T
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+HeatOf = Callable[[np.ndarray, int], "bytes | None"]
+"""Returns a JPEG of the heat map of an image, uint8 of shape (H, W, 3), for a class; None if there is none."""
 MAX_MISTAKES = 24
 MAX_SAMPLES = 60
 MAX_SAMPLES_PER_CLASS = 3
 MAX_AUGMENTED = 4
 MAX_PIXELS = 160
 _QUALITY = 80
+
+
+def no_heat(pixels: np.ndarray, label: int) -> None:
+    """Return no heat map."""
 
 
 def choose_mistakes(truth: np.ndarray, probabilities: np.ndarray, limit: int = MAX_MISTAKES) -> np.ndarray:
@@ -80,6 +86,7 @@ def make_mistakes(
     classes: Sequence[str],
     pixels_of: Callable[[int], np.ndarray],
     name_of: Callable[[int], str],
+    heat_of: HeatOf = no_heat,
 ) -> tuple[Thumbnail, ...]:
     """Make thumbnails of the most confident mistakes.
 
@@ -89,13 +96,15 @@ def make_mistakes(
         classes: names of the C classes.
         pixels_of: returns the image at an index, uint8 of shape (H, W, 3).
         name_of: returns the name of its file.
+        heat_of: makes the heat map for the predicted class.
     """
     thumbnails = []
     for index in choose_mistakes(truth, probabilities).tolist():
         predicted = int(probabilities[index].argmax())
         confidence = float(probabilities[index, predicted])
-        jpeg = make_jpeg(pixels_of(index))
-        thumbnails.append(Thumbnail(classes[truth[index]], classes[predicted], confidence, name_of(index), jpeg))
+        pixels = pixels_of(index)
+        pictures = make_jpeg(pixels), heat_of(pixels, predicted)
+        thumbnails.append(Thumbnail(classes[truth[index]], classes[predicted], confidence, name_of(index), *pictures))
     return tuple(thumbnails)
 
 
@@ -113,6 +122,7 @@ def make_label_mistakes(
     thresholds: Sequence[float],
     pixels_of: Callable[[int], np.ndarray],
     name_of: Callable[[int], str],
+    heat_of: HeatOf = no_heat,
     limit: int = MAX_MISTAKES // 2,
 ) -> tuple[tuple[LabelMistake, ...], tuple[LabelMistake, ...]]:
     """Make thumbnails of the most confident mistakes both ways.
@@ -124,6 +134,7 @@ def make_label_mistakes(
         thresholds: of the C labels.
         pixels_of: returns the image at an index, uint8 of shape (H, W, 3).
         name_of: returns the name of its file.
+        heat_of: makes the heat map for the label.
         limit: the largest number of each kind.
 
     Returns:
@@ -131,23 +142,24 @@ def make_label_mistakes(
         probability first; ties are sorted by image and label.
     """
     found = probabilities >= np.asarray(thresholds)
+
+    def mistake(image: int, label: int) -> LabelMistake:
+        pixels = pixels_of(image)
+        return LabelMistake(
+            classes[label],
+            name_labels(truth[image], classes),
+            float(probabilities[image, label]),
+            thresholds[label],
+            name_of(image),
+            make_jpeg(pixels),
+            heat_of(pixels, label),
+        )
+
     kinds = []
     for are_wrong, order in ((found & ~truth, -probabilities), (truth & ~found, probabilities)):
         images, labels = np.nonzero(are_wrong)
         first = np.argsort(order[images, labels], kind="stable")[:limit]
-        kinds.append(
-            tuple(
-                LabelMistake(
-                    classes[label],
-                    name_labels(truth[image], classes),
-                    float(probabilities[image, label]),
-                    thresholds[label],
-                    name_of(image),
-                    make_jpeg(pixels_of(image)),
-                )
-                for image, label in zip(images[first].tolist(), labels[first].tolist())
-            )
-        )
+        kinds.append(tuple(mistake(*pair) for pair in zip(images[first].tolist(), labels[first].tolist())))
     return kinds[0], kinds[1]
 
 
@@ -156,19 +168,25 @@ def make_samples(
     classes: Sequence[str],
     pixels_of: Callable[[int], np.ndarray],
     name_of: Callable[[int], str],
+    heat_of: HeatOf = no_heat,
 ) -> tuple[Thumbnail, ...]:
-    """Make thumbnails of a few images of each class.
+    """Make thumbnails of a few images per class.
 
     Args:
         labels: class of each image, int of shape (N,), or whether each image has each label, bool of shape (N, C).
         classes: names of the C classes or labels.
         pixels_of: returns the image at an index, uint8 of shape (H, W, 3).
         name_of: returns the name of its file.
+        heat_of: makes the heat map for the class, or for the first label.
     """
-    return tuple(
-        Thumbnail(name_labels(labels[index], classes), None, None, name_of(index), make_jpeg(pixels_of(index)))
-        for index in choose_samples(labels, len(classes)).tolist()
-    )
+
+    def sample(index: int) -> Thumbnail:
+        pixels = pixels_of(index)
+        shown = np.flatnonzero(labels[index]).tolist()[:1] if labels.ndim == 2 else [int(labels[index])]
+        heat = heat_of(pixels, shown[0]) if shown else None
+        return Thumbnail(name_labels(labels[index], classes), None, None, name_of(index), make_jpeg(pixels), heat)
+
+    return tuple(sample(index) for index in choose_samples(labels, len(classes)).tolist())
 
 
 def make_augmented(

@@ -3,8 +3,9 @@
 The body of a request is an image file, multipart/form-data with image files, or JSON: a list of
 `{"image": "<base64 of an image file>"}`, `{"data": […]}` with such a list, or the forms of MLflow and AutoML. The
 response is `{"columns": […], "result": [[…], …]}`, with one row per image: the probability of each class and the
-label. A model of several labels gives a list of labels. Images of requests that come at the same time are computed in
-one batch.
+label. A model of several labels gives a list of labels. With `"explain": true` beside `data`, the response also has
+`explanations`: for each row a heat map, the base64 of a PNG. Images of requests that come at the same time are computed
+in one batch.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from azureml_inference_server_http.api.aml_response import AMLResponse
 
 sys.path.insert(0, str(Path(__file__).parent))
 from served_batches import Batches, BusyError
+from served_explanations import explained_answer
 from served_images import BadImageError
 from served_json import BadRequestError
 from served_model import MAX_BATCH_IMAGES, MAX_BATCH_PIXELS, BrokenDeviceError, OutOfMemoryError, ServedModel
-from served_requests import read_body, read_images
+from served_requests import explains, read_body, read_images
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,10 @@ def run(request: Any) -> Any:
         body = read_body(request.stream, request.headers.get("Content-Encoding"))
         with _BATCHES.place():
             images = read_images(body, request.headers.get("Content-Type"), _MODEL.geometry)
-            answer = _MODEL.answer(images, _BATCHES.compute)
+            if explains(body):
+                answer = explained_answer(_MODEL, images, _BATCHES.compute)
+            else:
+                answer = _MODEL.answer(images, _BATCHES.compute)
         return AMLResponse(answer, 200, json_str=True)
     except BadRequestError as error:
         return _failure(error.status, error)

@@ -36,6 +36,24 @@ def find_images(document: Any) -> list[tuple[str, Any]]:
     return found
 
 
+def asks_for_heat_maps(document: Any) -> bool:
+    """Return the value of "explain" in a document, or in its "params", where MLflow's forms have it.
+
+    Raises:
+        BadRequestError: if it is neither true nor false.
+    """
+    if not isinstance(document, dict):
+        return False
+    params = document.get("params")
+    for record in (document, params if isinstance(params, dict) else {}):
+        value = record.get("explain")
+        if not isinstance(value, (bool, type(None))):
+            raise BadRequestError(f'"explain" should be true or false, but is {str(value)[:40]!r}')
+        if value:
+            return True
+    return False
+
+
 def _find(value: Any, depth: int) -> list[tuple[str, Any]]:
     if not depth:
         raise BadRequestError(f"the JSON is nested too deeply; expected {EXPECTED}")

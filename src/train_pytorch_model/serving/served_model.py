@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 import yaml
+from heat_maps import HeatMapError, HeatMaps
 from image_geometry import GEOMETRY_FILE, Geometry, pixels_of
 from model_task import TASK_FILE, Task
 from served_images import BadImageError, decode, decode_base64
@@ -90,6 +91,7 @@ class ServedModel:
         has_convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
         self._use_format(torch.channels_last if has_convolutions else torch.contiguous_format)
         self._shapes: nn.Module | None = None
+        self._heat_maps: HeatMaps | None = None
         self._lock = threading.Lock()
         normalisation = spec["inputs"][0]["pre_processor"]["init_params"]
         self._mean, self._std = (
@@ -151,6 +153,31 @@ class ServedModel:
                 rows.update(zip(indices, self._compute(torch.stack([images[index] for index in indices]))))
         return [rows[index] for index in range(len(images))]
 
+    def heat(self, image: torch.Tensor, label: int) -> torch.Tensor:
+        """Compute the heat map of an image for a label, as `HeatMaps.heat` does.
+
+        Args:
+            image: pixels, uint8 of shape (height, width, 3).
+            label: the index of the label.
+
+        Raises:
+            HeatMapError: if captum is not installed or the network cannot be differentiated.
+            OutOfMemoryError, BrokenDeviceError: as `probabilities` does.
+        """
+        if self._heat_maps is None:
+            averages_mirrored = self.geometry is not None and self.geometry.averages_mirrored
+            self._heat_maps = HeatMaps(self._network, averages_mirrored=averages_mirrored)
+        with self._lock, _without_tf32():
+            try:
+                heat: torch.Tensor = self._heat_maps.heat(self._normalised(image[None]), label)
+                return heat
+            except HeatMapError:
+                raise
+            except Exception as error:
+                self._explain_machine(error, image[None])
+                first_line = str(error).partition("\n")[0]
+                raise HeatMapError(f"this network has no heat maps: {first_line}") from error
+
     def _compute(self, pixels: torch.Tensor) -> list[list[float]]:
         """Compute a batch; after an error that `_explain` does not raise, compute its halves."""
         try:
@@ -164,12 +191,15 @@ class ServedModel:
 
     @torch.inference_mode()
     def _forward(self, pixels: torch.Tensor) -> list[list[float]]:
-        batch = pixels.to(self._device).permute(0, 3, 1, 2).float().div(255).sub(self._mean).div(self._std)
+        batch = self._normalised(pixels)
         probabilities = self._probabilities_of(batch)
         if self.geometry is not None and self.geometry.averages_mirrored:
             probabilities = (probabilities + self._probabilities_of(batch.flip(3))) / 2
         rows: list[list[float]] = probabilities.double().tolist()
         return rows
+
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.to(self._device).permute(0, 3, 1, 2).float().div(255).sub(self._mean).div(self._std)
 
     def _probabilities_of(self, batch: torch.Tensor) -> torch.Tensor:
         output = self._network(batch.contiguous(memory_format=self._memory_format))
@@ -178,16 +208,8 @@ class ServedModel:
 
     def _explain(self, error: Exception, pixels: torch.Tensor) -> None:
         """Raise the error that explains a failed batch; return if its halves or another memory format may succeed."""
-        first_line = str(error).partition("\n")[0]
-        text = first_line.lower()
-        if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
-            if len(pixels) > 1:
-                return
-            raise OutOfMemoryError(first_line) from error
-        if not _works(self._device) or (self._device.type == "cpu" and "cuda error" in text):
-            raise BrokenDeviceError(first_line) from error
-        if any(words in text for words in _DEVICE_FAULTS):
-            raise error
+        if self._explain_machine(error, pixels):
+            return
         height, width = pixels.shape[1:3]
         reason = self._fault_of_size(height, width)
         if reason is None and self._memory_format != torch.contiguous_format:
@@ -197,6 +219,20 @@ class ServedModel:
         if reason is None:
             raise error
         raise BadImageError(f"the network does not support images of {width}x{height}: {reason}") from error
+
+    def _explain_machine(self, error: Exception, pixels: torch.Tensor) -> bool:
+        """Raise the error that explains a failed batch by the machine; return whether its halves may fit in memory."""
+        first_line = str(error).partition("\n")[0]
+        text = first_line.lower()
+        if isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY):
+            if len(pixels) > 1:
+                return True
+            raise OutOfMemoryError(first_line) from error
+        if not _works(self._device) or (self._device.type == "cpu" and "cuda error" in text):
+            raise BrokenDeviceError(first_line) from error
+        if any(words in text for words in _DEVICE_FAULTS):
+            raise error
+        return False
 
     def _fault_of_size(self, height: int, width: int) -> str | None:
         """Why the network does not support a size, as shapes alone tell, without its weights; None if it does."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, unquote_plus
 
 from served_images import BadImageError, decode, decode_base64, is_image
-from served_json import EXPECTED, MAX_IMAGES, BadRequestError, find_images, image_field
+from served_json import EXPECTED, MAX_IMAGES, BadRequestError, asks_for_heat_maps, find_images, image_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,6 +117,24 @@ def read_images(body: bytes, content_type: str | None, geometry: Geometry | None
             raise BadRequestError(f"{place}: {error}{expected}") from error
 
 
+def explains(body: bytes) -> bool:
+    """Return whether a request in JSON asks for heat maps, by `"explain": true`.
+
+    Args:
+        body: as `read_body` returns it.
+
+    Raises:
+        BadRequestError: if "explain" is neither true nor false, or the body is JSON that is damaged.
+    """
+    # Nearly all requests end here, without being read twice. In UTF-16 and UTF-32, there are zeros between letters.
+    plain = body.replace(b"\0", b"") if b"\0" in body[:4] else body
+    return _is_json(body) and b"explain" in plain and asks_for_heat_maps(_read_json(body, _BODY))
+
+
+def _is_json(content: bytes) -> bool:
+    return content[:100].replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")[:1] in (b"[", b"{", b'"')
+
+
 def _find_images(content: bytes, content_type: str, place: str, depth: int = 3) -> list[_Part]:
     """List the images of a body, or of a part of it: bytes of files and base64, each with its place for messages."""
     if not depth:
@@ -124,7 +142,7 @@ def _find_images(content: bytes, content_type: str, place: str, depth: int = 3) 
     boundary = _boundary_of(content, content_type)
     if boundary is not None:
         return _find_in_multipart(content, boundary, depth - 1)
-    if content[:100].replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")[:1] in (b"[", b"{", b'"'):
+    if _is_json(content):
         found: list[_Part] = find_images(_read_json(content, place))
         return found
     if is_image(content):
