@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.making import ROOT
+from tests.making import NETWORK, ROOT, initialize, write_image_directory
 from tests.pipelines import FOLDER, command, component, message, pipeline, run
 from tests.sweeps import LOG, METRIC, choice, column, logging, sweep, table, uniform, write_sweep
 
@@ -270,3 +270,45 @@ def test_inputs_of_the_pipeline_are_replaced_in_a_sweep(tmp_path: Path) -> None:
     path = write_sweep(tmp_path, f"{logging('${{inputs.x}}')}; {WRITE}", job, inputs={"low": 1.5, "count": 1})
     assert run(path, tmp_path, "--input", "count=2") == 0
     assert column(tmp_path, "search_space.x") == ["1.5", "2"]
+
+
+@pytest.mark.thorough
+def test_a_training_of_a_sweep_that_was_killed_resumes_from_its_checkpoint(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        write_image_directory(tmp_path / part)
+    initialize(tmp_path / "model", NETWORK, tmp_path / "o")
+    epochs = 30
+    inputs = {
+        "untrained_model": {"path": str(tmp_path / "model")},
+        "train_data": {"path": str(tmp_path / "train")},
+        "valid_data": {"path": str(tmp_path / "valid")},
+        **{"epochs": epochs, "patience": 100, "checkpoint_minutes": 0.01},
+    }
+    job = sweep(
+        str(ROOT / "component.yaml"),
+        {"learning_rate": choice(0.01, 0.02), "recipe": choice("classic")},
+        sampling_algorithm="grid",
+        inputs=inputs,
+        outputs={"trained_model": "${{parent.outputs.best}}"},
+    )
+    path = pipeline(tmp_path / "p.yaml", {"tune": job}, outputs={"best": FOLDER})
+    process = start(path, tmp_path)
+    trials = tmp_path / "run" / "steps" / "tune" / "trials"
+    checkpoints = trials / "1" / "outputs" / "checkpoints"
+    wait_for(lambda: checkpoints.is_dir() and any(checkpoints.iterdir()))
+    process.kill()
+    process.wait(30)
+    record = json.loads((trials / "1" / "trial.json").read_text())
+    assert record["state"] == "running"
+    assert run(path, tmp_path) == 0
+    assert "Resuming from" in (trials / "1" / "log.txt").read_text()
+    record = json.loads((trials / "1" / "trial.json").read_text())
+    steps = [step for step, _ in record["points"]]
+    assert steps == sorted(set(steps))
+    assert set(range(1, epochs + 1)) == set(steps) - {0}
+    assert column(tmp_path, "state") == ["completed", "completed"]
+    best = column(tmp_path, "is_best").index("true") + 1
+    taken, made = tmp_path / "run" / "outputs" / "best", trials / str(best) / "outputs" / "trained_model"
+    names = sorted(file.relative_to(made) for file in made.rglob("*") if file.is_file())
+    assert names
+    assert all((taken / name).read_bytes() == (made / name).read_bytes() for name in names)

@@ -137,7 +137,7 @@ class SweepRun:
                 recorded = None
             if recorded is not None and self._is_kept(recorded, planned):
                 self._trials[number] = recorded
-                log_outcome(f"{self._name}, earlier run", recorded, self._trials, self._sweep)
+                log_outcome(f"{self._name} (earlier run)", recorded, self._trials, self._sweep)
             elif recorded is not None and (trial := self._continued(recorded)) is not None:
                 self._start(pool, trial, planned)
             else:
