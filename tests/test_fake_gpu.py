@@ -1,0 +1,91 @@
+"""Whole trainings on a GPU that computes nothing: devices agree, and the host waits only where it must."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.fake_gpu import DEVICE, FakeGpu, fake_gpu
+from tests.small_training import PARTS, Recorder, make_images, make_network, make_plan
+from train_pytorch_model.data.image_store import DecodedImages
+from train_pytorch_model.data.model_task import MULTILABEL
+from train_pytorch_model.distributed.world import World
+from train_pytorch_model.training.augmentation import Augmentation
+from train_pytorch_model.training.callbacks import NoCheckpointer
+from train_pytorch_model.training.early_stopping import BestModel
+from train_pytorch_model.training.loop import fit
+from train_pytorch_model.training.mixing import Mixing
+from train_pytorch_model.training.random_erasing import RandomErasing
+from train_pytorch_model.training.trivial_augment import TrivialAugment
+
+ALL = {
+    **PARTS,
+    "image_size": (8, 8),
+    "augmentation": Augmentation((8, 8), operations=TrivialAugment(), erasing=RandomErasing(0.5, (1, 2, 3))),
+    "mixing": Mixing(0.2, 1.0),
+    "mean": (0.4, 0.5, 0.6),
+    "std": (0.2, 0.3, 0.4),
+    "print_frequency": 1000,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "classic": {},
+    "all": {**ALL, "optimizer": "adamw", "layer_decay": 0.7, "averages_mirrored": True},
+    "labels": {**PARTS, "task": MULTILABEL, "metric_for_best_model": "average_precision"},
+    "classes": {**PARTS, "metric_for_best_model": "macro_f1", "validation_precision": "tf32"},
+    "head": {**PARTS, "freeze_epochs": 1},
+    "finetune": {**ALL, "fits_head": True, "freeze_batch_norm": True, "layers_to_freeze": 1, "microbatch_size": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "place"), [*((case, "device") for case in CASES), ("all", "memory"), ("head", "memory")]
+)
+def test_a_training_runs_on_a_gpu_and_the_host_waits_only_where_it_must(
+    case: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(**CASES[case])
+    train, valid = (make_images(count, seed, plan.task) for seed, count in enumerate((84, 20)))
+    recorder = Recorder()
+    with fake_gpu(monkeypatch) as gpu:
+        if place == "device":
+            train, valid = (DecodedImages(each.pixels.to(DEVICE), each.labels.to(DEVICE)) for each in (train, valid))
+        with DEVICE:
+            network = make_network()
+        gpu.waits.clear()
+        best = BestModel(plan.metric_for_best_model)
+        fit(network, train, valid, plan, World(device=DEVICE), best, recorder, NoCheckpointer())
+    assert [record.epoch for record in recorder.records] == [*([0] if plan.fits_head else []), 1, 2]
+    assert {"convolution", "_fused_adamw_" if plan.optimizer == "adamw" else "_fused_sgd_"} <= gpu.names
+    # At the end of an epoch, the last loss and the sums of the epoch.
+    assert _inside(gpu, "train_epoch") == {(), ("read", "sum")}
+    # With several labels, each batch of validation hands over probabilities; the first one may hand over features.
+    assert _inside(gpu, "add_batch") <= {("_add_part", "add", "_add_several"), ("_add_part", "output_for", "look")}
+
+
+def _inside(gpu: FakeGpu, name: str) -> set[tuple[str, ...]]:
+    """Return where the host waits within a function."""
+    return {wait[wait.index(name) + 1 :] for wait in gpu.waits if name in wait}
+
+
+def test_what_would_fail_or_wait_on_a_gpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this, the other test could not fail."""
+    with fake_gpu(monkeypatch) as gpu:
+        values = torch.rand(4, device=DEVICE)
+        (values * 2).sigmoid_().add_(torch.arange(4, device=DEVICE))
+        assert not gpu.waits
+        with pytest.raises(RuntimeError, match="two different devices"):
+            values + torch.rand(4)
+        with pytest.raises(AssertionError, match="cumsum"):
+            values.cumsum(0)
+        for wait in (
+            lambda: values.sum().item(),
+            lambda: values.cpu(),
+            lambda: values[values > 0.5],
+            lambda: torch.tensor([1.0], device=DEVICE),
+            lambda: values.copy_(torch.rand(4)),
+        ):
+            gpu.waits.clear()
+            wait()
+            assert gpu.waits
