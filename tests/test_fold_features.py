@@ -214,6 +214,11 @@ def test_a_run_that_goes_on_has_the_features(
     assert not features.exists()
 
 
+def test_flags_without_effect_are_named(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cross_validate(made, tmp_path, epochs=3, learning_rate=0.01, folds=2)
+    assert "trains no epoch, so these flags have no effect: --epochs, --learning-rate." in caplog.text
+
+
 def test_features_that_take_too_much_memory_are_computed_by_each_fold(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DATASET = "Dataset"
+# Parameters of epochs, which a fit of the head alone does not have.
+_OF_EPOCHS = (
+    *("epochs", "learning_rate", "patience", "warmup_epochs", "early_stopping_delay", "optimizer", "momentum"),
+    *("weight_decay", "lr_schedule", "head_learning_rate_factor", "layer_decay", "layers_to_freeze", "freeze_epochs"),
+    *("label_smoothing", "auto_augment", "random_erase", "mixup_alpha", "cutmix_alpha", "model_ema", "clip_grad_norm"),
+)
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,17 @@ def _check(settings: CrossValidationSettings) -> tuple[OutputDirectory, OutputDi
             "be on other images. Give an untrained model.",
             settings.untrained_model_path,
         )
+    if settings.head_only:
+        _warn_of_parameters(settings.parameters)
     return results, scored
+
+
+def _warn_of_parameters(parameters: TrainingParameters) -> None:
+    """Warn of given parameters that have no effect on a fit of the head alone."""
+    given = [name for name in _OF_EPOCHS if getattr(parameters, name) != parameters.default(name)]
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        logger.warning("--head-only true trains no epoch, so these flags have no effect: %s.", flags)
 
 
 def _read_images(path: Path) -> tuple[LabelledImages, np.ndarray, str]:
