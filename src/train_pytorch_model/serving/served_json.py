@@ -48,7 +48,7 @@ def asks_for_heat_maps(document: Any) -> bool:
     for record in (document, params if isinstance(params, dict) else {}):
         value = record.get("explain")
         if not isinstance(value, (bool, type(None))):
-            raise BadRequestError(f'"explain" should be true or false, but is {str(value)[:40]!r}')
+            raise BadRequestError(f'"explain" should be true or false, but is {repr(value)[:40]}')
         if value:
             return True
     return False
