@@ -149,8 +149,10 @@ def test_a_sweep_whose_first_three_trials_fail_is_an_error(tmp_path: Path) -> No
     job = sweep("./trial.yaml", {"x": uniform(0, 1)}, trials=9)
     assert run(write_sweep(tmp_path, "echo it is broken; false", job), tmp_path) == 1
     assert len(table(tmp_path)) == 3
-    assert "Step 'tune': no trial completed; 3 failed. The first one: Step 'tune/trials/1': " in message(tmp_path)
-    assert "it ended with exit code 1: it is broken" in message(tmp_path)
+    said = message(tmp_path)
+    assert "Step 'tune': no trial completed; 3 failed, see " in said
+    assert "The first one: it ended with exit code 1: it is broken Its log is " in said
+    assert f"{tmp_path}/run/steps/tune/trials/1/log.txt" in said
 
 
 def test_a_metric_of_another_name_is_an_error_that_names_what_was_logged(tmp_path: Path) -> None:

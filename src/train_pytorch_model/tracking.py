@@ -59,7 +59,7 @@ class LocalRuns:
     def __init__(self, folder: Path, experiment: str) -> None:
         """Open or create the folder and the experiment."""
         # Releases from 3.11 on refuse a folder without this variable.
-        os.environ.setdefault(_ALLOW_FOLDER, "true")
+        os.environ[_ALLOW_FOLDER] = "true"
         from mlflow import MlflowClient  # takes a second, so only when needed
 
         folder.mkdir(parents=True, exist_ok=True)

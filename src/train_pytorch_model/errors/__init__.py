@@ -257,6 +257,9 @@ class StepFailedError(ModuleError):
         super().__init__(f"Step {step!r}: {text} Its log is {log}.")
         self.error_id = error_id
         self.code = code
+        self.text = text
+        """What happened, without the names of the step and the log."""
+        self.log = log
 
 
 class FaultCollector:

@@ -103,7 +103,7 @@ class PipelineRun:
 
     def _step(self, step: Step, display: ProgressDisplay) -> None:
         plan, outputs = self.plan(step), self._outputs(step)
-        key = self._key(step, plan)
+        key = self._key(step, plan, self._fingerprints(step))
         if step.component.is_deterministic and not self._force and reuse.is_finished(plan.folder, key, outputs):
             self.states[step.name] = "reused"
             logger.info("%s: unchanged since its last successful run; its outputs are reused.", step.name)
@@ -132,6 +132,7 @@ class PipelineRun:
 
     def _sweep(self, step: Step, sweep: Sweep, folder: Path, outputs: Mapping[str, Path]) -> None:
         """Run the trials of a sweep, and copy the outputs of the best one to those of the step."""
+        inputs = self._fingerprints(step)
 
         def plan(number: int, settings: Mapping[str, Value]) -> TrialPlan:
             values = {name: Literal(value) for name, value in settings.items() if name in step.component.inputs}
@@ -141,7 +142,7 @@ class PipelineRun:
             variables = {f"AZUREML_SWEEP_{name}": str(value) for name, value in settings.items()}
             planned = replace(planned, variables={**planned.variables, **variables})
             files = frozenset(name for name, port in step.component.outputs.items() if port.is_file)
-            return TrialPlan(planned, self._outputs(trial), files, self._key(trial, planned))
+            return TrialPlan(planned, self._outputs(trial), files, self._key(trial, planned, inputs))
 
         best = SweepRun(step.name, sweep, folder, plan, self._is_cancelled).run()
         if best is None:
@@ -153,8 +154,10 @@ class PipelineRun:
             elif source.exists():
                 shutil.copyfile(source, path)
 
-    def _key(self, step: Step, plan: StepPlan) -> str:
-        inputs = {name: reuse.fingerprint(Path(value)) for name, value in self._input_folders(step).items()}
+    def _fingerprints(self, step: Step) -> dict[str, str]:
+        return {name: reuse.fingerprint(Path(value)) for name, value in self._input_folders(step).items()}
+
+    def _key(self, step: Step, plan: StepPlan, inputs: Mapping[str, str]) -> str:
         command = plan.command if step.sweep is None else f"{plan.command}\n{step.sweep}"
         return reuse.step_key(step.component, command, inputs, plan.variables, self._folder)
 

@@ -48,7 +48,9 @@ def read_pipeline(path: Path, values: Optional[Mapping[str, str]] = None) -> Pip
     """
     document = read_yaml(path)
     if document.get("type") != "pipeline":
-        raise PipelineError(f"{path}: expected type pipeline, but got {document.get('type')!r}")
+        kind = document.get("type")
+        hint = "; write this job under the jobs of a pipeline" if kind in ("command", "sweep") else ""
+        raise PipelineError(f"{path}: expected type pipeline, but got {kind!r}{hint}")
     raise_for(schema_faults(document, PIPELINE), path)
     if document.get("component") and document.get("jobs"):
         raise PipelineError(f"{path}: it has both jobs and a component, which Azure refuses")

@@ -70,7 +70,10 @@ def run_pipeline(
     outputs = {name: output_path / "outputs" / name for name in definition.outputs}
     if dry_run:
         for name, step in definition.steps.items():
-            logger.info("%s: %s", name, run.plan(step).command)
+            for line in step.sweep.in_words() if step.sweep else ():
+                logger.info("%s: %s", name, line)
+            example = " (with values in the middle of the search space)" if step.sweep else ""
+            logger.info("%s%s: %s", name, example, run.plan(step).command)
         return {}
     with _locked(output_path):
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.errors import ModuleError, StepFailedError
+from train_pytorch_model.errors import StepFailedError
 from train_pytorch_model.pipelines.search_space import settings_in_words
 from train_pytorch_model.pipelines.trials import COMPLETED, FAILED, Trial, best_trial, write_table
 from train_pytorch_model.pipelines.trials_plot import draw_trials
@@ -56,16 +56,17 @@ def error_of_missing_metric(step: str, metric: str, names: Sequence[str], log: P
     return StepFailedError(step, "UserError", 2000, text, log)
 
 
-def error_of_sweep(name: str, errors: Sequence[ModuleError], folder: Path) -> ModuleError:
+def error_of_sweep(name: str, errors: Sequence[StepFailedError], folder: Path) -> StepFailedError:
     """Return the error of a sweep of which no trial completed, with the errors of the trials."""
+    table = folder / TABLE_FILE
     if not errors:
         text = (
             "no trial completed before limits.timeout, limits.trial_timeout or the early termination policy ended it."
         )
-        return StepFailedError(name, "UserError", 2000, text, folder / TABLE_FILE)
-    text = f"no trial completed; {len(errors)} failed. The first one: {errors[0]} The table of all trials:"
+        return StepFailedError(name, "UserError", 2000, text, table)
     first = errors[0]
-    return StepFailedError(name, first.error_id, first.code, text, folder / TABLE_FILE)
+    text = f"no trial completed; {len(errors)} failed, see {table}. The first one: {first.text}"
+    return StepFailedError(name, first.error_id, first.code, text, first.log)
 
 
 def write_results(folder: Path, trials: Sequence[Trial], sweep: Sweep, *, has_plot: bool) -> None:

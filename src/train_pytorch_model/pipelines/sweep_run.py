@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.errors import ModuleError
+from train_pytorch_model.errors import StepFailedError
 from train_pytorch_model.pipelines import reuse
 from train_pytorch_model.pipelines.early_termination import reason_to_end
 from train_pytorch_model.pipelines.orphans import end_processes_of_run
@@ -96,7 +96,7 @@ class SweepRun:
         self._ends: dict[int, threading.Event] = {}
         self._started: dict[int, float] = {}
         self._evaluated: dict[int, int] = {}
-        self._errors: list[ModuleError] = []
+        self._errors: list[StepFailedError] = []
         limits = sweep.limits
         self._deadline = time.monotonic() + (math.inf if limits.timeout is None else limits.timeout)
 
@@ -108,6 +108,10 @@ class SweepRun:
         """
         for line in self._sweep.in_words():
             logger.info("%s: %s", self._name, line)
+        num_cores, num_together = os.cpu_count() or 1, self._sweep.limits.max_concurrent_trials
+        if min(num_together, self._sweep.num_trials) > num_cores:
+            text = "%s: limits.max_concurrent_trials is %d, but this machine has %d cores; trials slow each other down."
+            logger.warning(text, self._name, num_together, num_cores)
         try:
             with ThreadPoolExecutor(self._sweep.limits.max_concurrent_trials) as pool:
                 try:
@@ -245,14 +249,14 @@ class SweepRun:
         trial, planned = self._trials[number], self._plans[number]
         trial = replace(trial, seconds=round(trial.seconds + self._seconds(number), 3))
         error = future.exception()
-        if error is not None and not isinstance(error, ModuleError):
+        if error is not None and not isinstance(error, StepFailedError):
             raise error
         if trial.state == RUNNING and error is None and not trial.points:
             metric, names = self._sweep.objective.metric, self._runs.names(trial.run_id)
             error = error_of_missing_metric(planned.plan.name, metric, names, planned.plan.log)
         if trial.state == RUNNING and error is not None:
             self._errors.append(error)
-            trial = replace(trial, state=FAILED, reason=str(error))
+            trial = replace(trial, state=FAILED, reason=error.text)
         elif trial.state == RUNNING:
             copy_artifacts(planned.plan, planned.outputs)
             trial = replace(trial, state=COMPLETED)
