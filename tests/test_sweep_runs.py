@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.making import NETWORK, ROOT, initialize, write_image_directory
-from tests.pipelines import FOLDER, command, component, message, pipeline, run
+from tests.pipelines import FOLDER, command, component, message, pipeline, run, write_yaml
 from tests.sweeps import LOG, METRIC, choice, column, logging, sweep, table, uniform, write_sweep
 
 WRITE = 'echo "${{inputs.x}} ${{inputs.name}}" > ${{outputs.o}}/m.txt'
@@ -65,6 +65,14 @@ def test_a_trial_in_the_job_takes_the_search_space_and_its_undeclared_inputs(tmp
     after = command("cat ${{inputs.i}}/m.txt", inputs={"i": "${{parent.jobs.tune.outputs.o}}"})
     assert run(pipeline(tmp_path / "p.yaml", {"tune": job, "after": after}), tmp_path) == 0
     assert (tmp_path / "run" / "steps" / "after" / "log.txt").read_text() == "1 hello\n"
+
+
+def test_optional_parts_of_a_trial_contain_the_search_space(tmp_path: Path) -> None:
+    text = f"{logging('${{search_space.x}}')}; echo $[[--a ${{{{inputs.a}}}}]] $[[--x ${{{{search_space.x}}}}]]"
+    trial = {"command": text, "environment": "azureml:any:1", "inputs": {"a": {"type": "string", "optional": True}}}
+    job = sweep(trial, {"x": choice(2)}, sampling_algorithm="grid")
+    assert run(pipeline(tmp_path / "p.yaml", {"tune": job}), tmp_path) == 0
+    assert (tmp_path / "run" / "steps" / "tune" / "trials" / "1" / "log.txt").read_text() == "--x 2\n"
 
 
 def test_a_script_that_logs_with_mlflow_is_a_trial(tmp_path: Path) -> None:
@@ -244,6 +252,41 @@ def test_a_trial_that_a_policy_ended_runs_again_without_the_policy(tmp_path: Pat
     assert column(tmp_path, "state") == ["completed", "completed"]
     record = json.loads((tmp_path / "run" / "steps" / "tune" / "trials" / "2" / "trial.json").read_text())
     assert record["points"] == [[1, 9.0], [2, 9.0]]
+
+
+def test_all_trials_run_again_where_the_component_is_not_deterministic(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trial = {"command": logging("1"), "environment": "azureml:any:1", "is_deterministic": False}
+    path = pipeline(tmp_path / "p.yaml", {"tune": sweep(trial, {"x": uniform(0, 1)}, trials=2)})
+    for _ in range(2):
+        assert run(path, tmp_path) == 0
+        assert capfd.readouterr().err.count(" started: x ") == 2
+
+
+def test_a_sweep_of_a_pipeline_component_gives_its_output_to_the_pipeline(tmp_path: Path) -> None:
+    job = sweep(
+        "./trial.yaml",
+        {"x": choice(2, "${{parent.inputs.low}}")},
+        sampling_algorithm="grid",
+        outputs={"o": "${{parent.outputs.out}}"},
+    )
+    write_sweep(tmp_path, f"{logging('${{inputs.x}}')}; {WRITE}", job)
+    inner = {"type": "pipeline", "inputs": {"low": {"type": "number"}}, "outputs": {"out": FOLDER}}
+    write_yaml(tmp_path / "sub.yaml", {**inner, "jobs": {"tune": job}})
+    outer = {"component": "./sub.yaml", "inputs": {"low": 0.5}, "outputs": {"out": "${{parent.outputs.best}}"}}
+    path = pipeline(tmp_path / "q.yaml", {"sub": {"type": "pipeline", **outer}}, outputs={"best": FOLDER})
+    assert run(path, tmp_path) == 0
+    assert (tmp_path / "run" / "outputs" / "best" / "m.txt").read_text() == "0.5 none\n"
+
+
+def test_a_file_is_an_output_of_a_sweep(tmp_path: Path) -> None:
+    text = f"{logging('${{search_space.x}}')}; echo ${{{{search_space.x}}}} > ${{{{outputs.f}}}}"
+    trial = {"command": text, "environment": "azureml:any:1", "outputs": {"f": {"type": "uri_file"}}}
+    job = sweep(trial, {"x": choice(2, 1)}, sampling_algorithm="grid")
+    after = command("cat ${{inputs.i}}", inputs={"i": "${{parent.jobs.tune.outputs.f}}"})
+    assert run(pipeline(tmp_path / "p.yaml", {"tune": job, "after": after}), tmp_path) == 0
+    assert (tmp_path / "run" / "steps" / "after" / "log.txt").read_text() == "1\n"
 
 
 def test_bayesian_sampling_runs(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from train_pytorch_model.pipelines.checks import faults_of_value
 from train_pytorch_model.pipelines.command_jobs import read_step
-from train_pytorch_model.pipelines.command_template import optional_inputs, required_inputs
 from train_pytorch_model.pipelines.definition import (
     Component,
     Literal,
@@ -210,10 +209,9 @@ def _with_search_space(component: Component, sweep: Sweep, where: str) -> Compon
     if not set(as_inputs) & set(expressions(component.command)):
         return component
     command = substitute(component.command, as_inputs)
-    optional = optional_inputs(command) - required_inputs(command)
     named = {name[len("inputs.") :] for name in expressions(command) if name.startswith("inputs.")}
     added = {
-        name: Port("", optional=name in optional)
+        name: Port("", optional=True, default="")  # It has a value within $[[ ]] and outside.
         for name in sweep.search_space
         if name in named and name not in component.inputs
     }
