@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
 
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from train_pytorch_model.data.near_duplicates import Duplicate
     from train_pytorch_model.job.result import FinishedTraining
 
-# The fraction of the time for finding duplicates; the rest is for judging labels.
-_DUPLICATES_FRACTION = 0.4
+# The fraction of the time for judging labels; what remains is for finding images that are there twice.
+_JUDGING_FRACTION = 0.6
 
 
 class _Images:
@@ -119,8 +120,10 @@ def find_suspicious(
         has_images: whether to make small versions of the images that the page shows.
     """
     images = _Images(training)
-    duplicates = find_duplicates(images.datasets, images.label_numbers, training.device, _DUPLICATES_FRACTION * seconds)
-    judged = _judged(training, images, predicted, (1 - _DUPLICATES_FRACTION) * seconds)
+    end = time.monotonic() + seconds
+    judged = _judged(training, images, predicted, _JUDGING_FRACTION * seconds)
+    remaining = max(end - time.monotonic(), (1 - _JUDGING_FRACTION) * seconds)
+    duplicates = find_duplicates(images.datasets, images.label_numbers, training.device, remaining)
     found = [_pair(images, duplicate, judged.probabilities) for duplicate in duplicates.found]
     found += [_Found(LABEL, image, score, images.classes[suggested]) for image, suggested, score in judged.issues]
     alike = [
@@ -195,7 +198,7 @@ def _warnings(suspects: Iterable[Suspect], num_valid: int) -> list[str]:
     ]
     if two:
         texts.append(
-            f"{len(two)} {'pair' if len(two) == 1 else 'pairs'} of identical images have two labels: {join_some(two)}. "
+            f"{len(two)} {'pair' if len(two) == 1 else 'pairs'} of identical images with two labels: {join_some(two)}. "
             f"At least one label of each pair is wrong: see {SUSPICIOUS_IMAGES}."
         )
     # Identical files have a warning of their own.
