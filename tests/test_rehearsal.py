@@ -15,7 +15,7 @@ from tests.small_training import CPU, make_images, make_network, make_plan
 from train_pytorch_model.data.image_store import Batch, DecodedImages
 from train_pytorch_model.distributed.device import torch_settings_restored
 from train_pytorch_model.distributed.world import World
-from train_pytorch_model.training.rehearsal import make_repeatable, use_graph
+from train_pytorch_model.training.rehearsal import graph_memory, make_repeatable, use_graph
 from train_pytorch_model.training.step import TrainingStep
 
 GPU = torch.device("cuda", 0)
@@ -174,6 +174,18 @@ def test_a_graph_is_used_if_all_that_training_needs_fits(
     assert not decide(monkeypatch, total - 0.1, train=train, valid=valid)
     expected = f"would keep 80.0 MiB of GPU memory: the last batch of an epoch and validation need {needed - 80}.0 MiB"
     assert expected in caplog.text
+
+
+def test_the_copy_in_which_mixed_weights_are_validated_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = make_step(make_network())
+    Memory(monkeypatch, step.network, 900 * MIB)
+    plain, finetune = (
+        graph_memory(step, make_store(16), make_store(4), make_plan(fits_head=flag), World(device=GPU))
+        for flag in (False, True)
+    )
+    weights = sum(value.nbytes for value in step.network.state_dict().values())
+    assert (plain.step_bytes, plain.other_bytes) == (80 * MIB, 4 * MIB)
+    assert (finetune.step_bytes, finetune.other_bytes) == (80 * MIB, 4 * MIB + weights)
 
 
 def test_a_limit_of_the_process_counts_as_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,8 @@ def graph_memory(step: TrainingStep, train: ImageStore, valid: ImageStore, plan:
     step_bytes = _peak_bytes(train_on(plan.batch_size), device)
     last_bytes = _peak_bytes(train_on(last), device) if last != plan.batch_size else 0
     valid_bytes = _peak_bytes(validate, device)
+    if plan.fits_head:  # mixed weights are validated in a copy of the network
+        valid_bytes += sum(value.nbytes for value in step.network.state_dict().values())
     free_cached_memory(device)
     return GraphMemory(step_bytes, max(last_bytes, valid_bytes), free_gpu_memory(device))
 
