@@ -11,7 +11,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from tests.small_training import CPU, PARTS, StoppedError, Stopping, make_images, make_network, make_plan, run
 from train_pytorch_model.training.augmentation import Augmentation
-from train_pytorch_model.training.averaging import WeightAverage
+from train_pytorch_model.training.averaging import WeightAverage, _approach
 from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.step import TrainingStep
 
@@ -30,6 +30,20 @@ def test_the_decay_grows_from_a_tenth_to_its_limit() -> None:
     value.fill_(6)
     average.update()
     assert average.tensors[0].item() == pytest.approx(5 / 10 + 6 * 9 / 10)
+
+
+def test_averages_move_on_a_gpu_as_on_a_cpu() -> None:
+    torch.manual_seed(0)
+    sources = [torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last), torch.randn(7), torch.zeros(())]
+    average = WeightAverage(sources, 0.9, CPU)
+    others = [source.clone() for source in sources]
+    for number in range(12):
+        for source in sources:
+            source.normal_()
+        average.update()
+        _approach(others, sources, torch.tensor(max(0.1, 9 / (10 + number))))
+    for one, other in zip(average.tensors, others):
+        torch.testing.assert_close(one, other)
 
 
 def test_weights_and_averages_change_places_and_back_bit_for_bit() -> None:
