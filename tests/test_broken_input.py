@@ -746,6 +746,14 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "warning",
         "tests/test_cross_validate.py::test_finished_folds_are_kept_and_a_changed_setting_is_named",
     ),
+    "a damaged file in `features` of --folds-path, with --head-only": (
+        "warning",
+        "tests/test_fold_features.py::test_a_run_that_goes_on_has_the_features",
+    ),
+    "flags of epochs, such as --epochs or --learning-rate, with --head-only": (
+        "warning",
+        "tests/test_fold_features.py::test_flags_without_effect_are_named",
+    ),
     "a label that one list has, in split-image-directory": (
         "warning",
         "tests/test_label_stratification.py::test_a_label_of_one_image_warns",

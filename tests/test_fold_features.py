@@ -210,6 +210,7 @@ def test_a_run_that_goes_on_has_the_features(
     counter = Counter(monkeypatch)
     found = cross_validate(made, tmp_path)
     assert counter.seen == counter.decoded == (NUM_IMAGES if is_damaged else 0)
+    assert (f"{file} cannot be used" in caplog.text) == is_damaged
     assert found.metrics == cross_validate(made, tmp_path / "whole").metrics
     assert not features.exists()
 
