@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,6 +19,11 @@ from PIL import Image
 from tests.making import NETWORK, ROOT, initialize, write_image_directory
 from tests.pipelines import FOLDER, command, component, message, pipeline, run, write_yaml
 from tests.sweeps import LOG, METRIC, choice, column, logging, sweep, table, uniform, write_sweep
+from train_pytorch_model.pipelines.early_termination import Objective
+from train_pytorch_model.pipelines.pipeline_files import read_pipeline
+from train_pytorch_model.pipelines.trials import Trial
+from train_pytorch_model.pipelines.trials_plot import draw_trials
+from train_pytorch_model.tracking import Logged
 
 WRITE = 'echo "${{inputs.x}} ${{inputs.name}}" > ${{outputs.o}}/m.txt'
 
@@ -91,9 +97,13 @@ def test_a_script_that_logs_with_mlflow_is_a_trial(tmp_path: Path) -> None:
     ("policy", "ended"),
     [
         ({"type": "bandit", "slack_amount": 1, "delay_evaluation": 2}, [False, True]),
-        ({"type": "median_stopping", "delay_evaluation": 2}, [False, True]),
-        ({"type": "truncation_selection", "truncation_percentage": 50, "delay_evaluation": 2}, [False, True]),
-        (None, [False, False]),
+        pytest.param({"type": "median_stopping", "delay_evaluation": 2}, [False, True], marks=pytest.mark.thorough),
+        pytest.param(
+            {"type": "truncation_selection", "truncation_percentage": 50, "delay_evaluation": 2},
+            [False, True],
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(None, [False, False], marks=pytest.mark.thorough),
     ],
 )
 def test_a_bad_trial_is_ended_early(policy: dict[str, object] | None, ended: list[bool], tmp_path: Path) -> None:
@@ -170,6 +180,33 @@ def test_a_metric_of_another_name_is_an_error_that_names_what_was_logged(tmp_pat
     assert "no value of the primary metric 'Valid loss' was logged. It logged 'Valid Loss'." in said
 
 
+def test_any_names_are_drawn_and_secrets_are_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SECRET", "a-secret-value")
+    metric = "validation/accuracy of 密集 $x_1^ in a long name"
+    (tmp_path / "log.py").write_text(
+        f"import mlflow, os, sys\nmlflow.log_metric('{metric[:3]}', 1)\n"
+        "if sys.argv[1].startswith('='):\n    sys.exit('no luck with ' + os.environ['MY_SECRET'])\n"
+    )
+    trial = {"command": f"python {tmp_path}/log.py '${{{{search_space.x}}}}'", "environment": "azureml:any:1"}
+    job = sweep(
+        trial,
+        {"x": choice("=1+1", "密集网络", "a$b^c", "a very long name of a choice", "a very long name of another one")},
+        sampling_algorithm="grid",
+        objective={"goal": "maximize", "primary_metric": metric[:3]},
+    )
+    assert run(pipeline(tmp_path / "p.yaml", {"tune": job}), tmp_path) == 0
+    assert column(tmp_path, "search_space.x")[:2] == ["'=1+1", "密集网络"]
+    reason = column(tmp_path, "reason")[0]
+    assert "no luck with ***" in reason
+    assert (tmp_path / "run" / "steps" / "tune" / "trials.png").stat().st_size > 10_000
+    swept = dataclasses.replace(
+        read_pipeline(tmp_path / "p.yaml").steps["tune"].sweep, objective=Objective(metric, is_maximized=True)
+    )
+    trials = [Trial(1, {"x": "密集网络"}, "", "", "", "", "failed", "", (Logged(1, -2.0),))]
+    draw_trials(trials, swept, tmp_path / "it.png")
+    assert (tmp_path / "it.png").stat().st_size > 10_000
+
+
 def test_values_that_are_not_finite_do_not_count(tmp_path: Path) -> None:
     job = sweep("./trial.yaml", {"x": choice(1, 2)}, sampling_algorithm="grid")
     text = f"{LOG}; echo '1 nan 1' >> \"$d/{METRIC}\"; echo '1 ${{{{inputs.x}}}} 2' >> \"$d/{METRIC}\""
@@ -194,7 +231,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
 def test_a_sweep_that_was_killed_keeps_its_finished_trials(sent: signal.Signals, tmp_path: Path) -> None:
     # The second trial waits until it is told to go on. It finds what it had written before the kill.
     text = (
@@ -239,6 +276,9 @@ def test_more_trials_add_to_those_of_an_earlier_run_and_a_changed_trial_repeats_
     assert number_started(sweep("./trial.yaml", {"x": uniform(0, 2)}, trials=4)) == 4
     path = tmp_path / "p.yaml"
     assert run(path, tmp_path, "--force") == 0
+    assert capfd.readouterr().err.count(" started: x ") == 4
+    shutil.rmtree(tmp_path / "run")
+    assert run(path, tmp_path) == 0
     assert capfd.readouterr().err.count(" started: x ") == 4
 
 

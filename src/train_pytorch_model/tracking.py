@@ -62,7 +62,8 @@ class LocalRuns:
         os.environ[_ALLOW_FOLDER] = "true"
         from mlflow import MlflowClient  # takes a second, so only when needed
 
-        folder.mkdir(parents=True, exist_ok=True)
+        # MLflow opens a folder once in a process, and does not see that it has been removed since.
+        (folder / ".trash").mkdir(parents=True, exist_ok=True)
         self._uri = folder.absolute().as_uri()
         self._name = experiment
         self._client: Any = MlflowClient(tracking_uri=self._uri)

@@ -39,6 +39,7 @@ from train_pytorch_model.pipelines.trials import (
     read_record,
     write_record,
 )
+from train_pytorch_model.text.masking import masked
 from train_pytorch_model.tracking import LocalRuns
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ class SweepRun:
             error = error_of_missing_metric(planned.plan.name, metric, names, planned.plan.log)
         if trial.state == RUNNING and error is not None:
             self._errors.append(error)
-            trial = replace(trial, state=FAILED, reason=error.text)
+            trial = replace(trial, state=FAILED, reason=masked(error.text))
         elif trial.state == RUNNING:
             copy_artifacts(planned.plan, planned.outputs)
             trial = replace(trial, state=COMPLETED)

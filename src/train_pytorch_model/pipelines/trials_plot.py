@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from train_pytorch_model.pipelines.trials import COMPLETED, ENDED, Trial, best_trial
+from train_pytorch_model.evaluation.plots import drawable_names
+from train_pytorch_model.pipelines.trials import COMPLETED, ENDED, FAILED, TIMED_OUT, Trial, best_trial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
     from train_pytorch_model.pipelines.search_space import Value
     from train_pytorch_model.pipelines.sweep_definition import Sweep
 
-_COLOURS = {COMPLETED: "#3b6ea5", ENDED: "#d08a2e"}
+_COLOURS = {COMPLETED: "#3b6ea5", ENDED: "#d08a2e", FAILED: "#b5463c", TIMED_OUT: "#8d6cab"}
 _OTHER, _BEST = "#999999", "#2e8b57"
 _COLUMNS = 2
 _WIDTH, _HEIGHT = 5.2, 3.3
 # Values whose largest is so many times the smallest are drawn on a logarithmic axis.
 _LOG_RATIO = 30
 _MAX_TICKS = 8
-_MAX_CHARACTERS = 40
+# Longer metrics are shortened, and labels with more characters together are slanted.
+_MAX_CHARACTERS = 32
 
 
 def draw_trials(trials: Sequence[Trial], sweep: Sweep, path: Path) -> None:
@@ -45,13 +47,18 @@ def draw_trials(trials: Sequence[Trial], sweep: Sweep, path: Path) -> None:
     axes = figure.subplots(num_rows, _COLUMNS, squeeze=False).flatten().tolist()
     _draw_values(axes[0], drawn, best)
     _draw_best_so_far(axes[1], drawn, best, sweep)
-    for place, name in zip(axes[2:], sweep.search_space):
+    titles = drawable_names(list(sweep.search_space), "setting")
+    for place, name, title in zip(axes[2:], sweep.search_space, titles):
         _draw_setting(place, drawn, best, name, sweep)
+        place.set_title(f"best value by {title}")
+        place.set_xlabel(title)
     for place in axes[2 + len(sweep.search_space) :]:
         place.set_axis_off()
-    metric = _shortened(sweep.objective.metric)
+    metric = sweep.objective.metric
+    is_short = metric.isascii() and len(metric) <= _MAX_CHARACTERS
+    label = metric.replace("$", r"\$") if is_short else drawable_names([metric], "metric")[0]
     for place in axes[: 2 + len(sweep.search_space)]:
-        place.set_ylabel(metric)
+        place.set_ylabel(label)
         place.grid(alpha=0.25)
     states = list(dict.fromkeys(trial.state for trial in drawn if trial is not best))
     marks = [_mark(_colour(state), state) for state in states]
@@ -112,12 +119,15 @@ def _draw_setting(axes: Axes, trials: Sequence[Trial], best: Trial | None, name:
     given: list[Value] = [trial.settings[name] for trial in trials]
     numbers = [value for value in given if not isinstance(value, str)]
     if distribution.kind == "choice":
-        places = {value: place for place, value in enumerate(distribution.values)}
+        places = {value: place for place, value in enumerate(dict.fromkeys(distribution.values))}
         for trial in trials:
             _draw_point(axes, places[trial.settings[name]], trial, best, sweep)
         step = math.ceil(len(places) / _MAX_TICKS)
-        labels = [_shortened(str(value), _MAX_CHARACTERS // 3) for value in places]
-        axes.set_xticks(list(places.values())[::step], labels[::step])
+        labels = drawable_names(list(map(str, places)), "value")[::step]
+        axes.set_xticks(list(places.values())[::step], labels)
+        if sum(map(len, labels)) > _MAX_CHARACTERS:
+            for label in axes.get_xticklabels():
+                label.set(rotation=25, ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.5, len(places) - 0.5)
     else:
         for trial, value in zip(trials, numbers):
@@ -126,17 +136,9 @@ def _draw_setting(axes: Axes, trials: Sequence[Trial], best: Trial | None, name:
             axes.set_xscale("log")
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=all(isinstance(value, int) for value in numbers)))
-    axes.set_title(f"best value by {_shortened(name)}")
-    axes.set_xlabel(_shortened(name))
 
 
 def _draw_point(axes: Axes, place: float, trial: Trial, best: Trial | None, sweep: Sweep) -> None:
     colour, size = (_BEST, 8) if trial is best else (_colour(trial.state), 5)
     value = sweep.objective.best(trial.values)
     axes.plot(place, value, marker="o", color=colour, markersize=size, alpha=0.85, zorder=3 if trial is best else 2)
-
-
-def _shortened(text: str, limit: int = _MAX_CHARACTERS) -> str:
-    """Return a text that fits, in which `$` does not begin a formula."""
-    short = text if len(text) <= limit else f"{text[: limit - 1]}…"
-    return short.replace("$", r"\$")
