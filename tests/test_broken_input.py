@@ -1002,7 +1002,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     ),
     "an image that cannot be read, --skip-unreadable-images, --explanations": (
         "accepted",
-        "tests/test_explanations.py::test_images_that_could_not_be_scored_or_have_no_label_are_not_explained",
+        "tests/test_explanations.py::test_an_image_that_cannot_be_read_is_skipped",
     ),
     "a full report without captum": (
         "accepted",

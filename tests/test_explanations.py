@@ -142,6 +142,16 @@ def test_a_network_without_gradients_is_named_and_nothing_is_written(
     assert not (tmp_path / "explanations").exists()
 
 
+def test_an_image_that_cannot_be_read_is_skipped(trained: Inputs, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        Image.new("RGB", (32, 40), (60 * number, 0, 90)).save(tmp_path / "data" / f"{number}.png")
+    (tmp_path / "data" / "1.png").write_bytes(b"no image")
+    flags = {"explanations": tmp_path / "explanations", "skip_unreadable_images": "true"}
+    assert score(trained.trained, tmp_path / "data", tmp_path / "scored", **flags) == 0
+    assert sorted(index_of(tmp_path / "explanations")["file"]) == ["0.png", "2.png"]
+
+
 def test_images_that_could_not_be_scored_or_have_no_label_are_not_explained() -> None:
     probabilities = np.array([[0.9, 0.1], [np.nan, np.nan], [0.4, 0.6]])
     assert [image.index for image in choose_explained(probabilities, Task(), 10)] == [2, 0]
