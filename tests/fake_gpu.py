@@ -114,6 +114,8 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     # Parameters without data cannot change their memory format.
     monkeypatch.setattr(nn.Module, "to", lambda module, *args, **kwargs: module)
     monkeypatch.setattr(torch.Tensor, "__deepcopy__", lambda tensor, memo: tensor.detach().clone())
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.get_rng_state())
     monkeypatch.setattr(torch.random, "fork_rng", lambda *_: nullcontext())
     monkeypatch.setattr(Precision, "context", lambda self: nullcontext())

@@ -12,6 +12,8 @@ from tests.small_training import PARTS, Recorder, make_images, make_network, mak
 from train_pytorch_model.data.image_store import DecodedImages
 from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.distributed.world import World
+from train_pytorch_model.models.heads import find_head
+from train_pytorch_model.training import head_fit
 from train_pytorch_model.training.augmentation import Augmentation
 from train_pytorch_model.training.callbacks import NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
@@ -62,6 +64,28 @@ def test_a_training_runs_on_a_gpu_and_the_host_waits_only_where_it_must(
     assert _inside(gpu, "train_epoch") == {(), ("read", "sum")}
     # With several labels, each batch of validation hands over probabilities; the first one may hand over features.
     assert _inside(gpu, "add_batch") <= {("_add_part", "add", "_add_several"), ("_add_part", "output_for", "look")}
+
+
+def test_a_head_that_a_gpu_cannot_hold_is_fitted_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def standardise(rows: torch.Tensor, *, centres: bool) -> Any:
+        if rows.is_cuda:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return head_fit_standardise(rows, centres=centres)
+
+    head_fit_standardise = head_fit.standardise
+    monkeypatch.setattr(head_fit, "standardise", standardise)
+    plan = make_plan(fits_head=True)
+    images = make_images(20)
+    with fake_gpu(monkeypatch):
+        with DEVICE:
+            network = make_network()
+        head = find_head(network, images.size)
+        assert not isinstance(head, str)
+        fitted = head_fit.fit_head(network, head, images, plan, World(device=DEVICE))
+    assert "The head is fitted on the CPU" in caplog.text
+    assert fitted.state["5.weight"].device.type == "cpu"
 
 
 def _inside(gpu: FakeGpu, name: str) -> set[tuple[str, ...]]:

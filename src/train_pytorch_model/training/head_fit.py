@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Callable
 import torch
 from torch.nn import functional
 
+from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.models.heads import features_of
 from train_pytorch_model.training.features import BetweenBatches, head_values
+from train_pytorch_model.training.graph import free_cached_memory
 from train_pytorch_model.training.logistic_regression import (
     DEFAULT_L2,
     LinearModel,
@@ -110,7 +112,7 @@ def fit_head(
     if world.is_main:
         keep(head, indices, features, labels)
     with _answering(world, between_batches) as between:
-        fitted = _fit(head, features, labels, plan, world, between) if world.is_main else None
+        fitted = _fit_somewhere(head, features, labels, plan, world, between) if world.is_main else None
     del features
     result = world.broadcast(fitted)
     assert result is not None
@@ -171,19 +173,34 @@ def _features(
     raise FeaturesNotFiniteError("the network computes features that are not finite (NaN or infinity)")
 
 
+def _fit_somewhere(
+    head: Head, features: torch.Tensor, labels: torch.Tensor, plan: Plan, world: World, between: Callable[[], None]
+) -> tuple[LinearModel, float, float, float]:
+    """Fit on the training device, or on the CPU if the memory of a GPU is not enough; see `_fit`."""
+    try:
+        return _fit(head, features, labels, plan, world.device, between)
+    except Exception as error:
+        if world.device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    # Outside the handler: the error's traceback keeps the tensors of the fit alive.
+    free_cached_memory(world.device)
+    logger.warning("The head is fitted on the CPU, because the memory of the GPU is not enough.")
+    return _fit(head, features, labels, plan, torch.device("cpu"), between)
+
+
 def _fit(
     head: Head,
     features: torch.Tensor,
     labels: torch.Tensor,
     plan: Plan,
-    world: World,
-    between: Callable[[], None] = lambda: None,
+    device: torch.device,
+    between: Callable[[], None],
 ) -> tuple[LinearModel, float, float, float]:
-    """Return the model of features, its L2 penalty, and its mean loss and error; the features are overwritten."""
-    rows, labels = features.to(world.device), labels.to(world.device)
-    class_weights = torch.ones(head.num_classes, device=world.device)
+    """Return the model, its L2 penalty, and its mean loss and error. On the CPU, the features are overwritten."""
+    rows, labels = features.to(device), labels.to(device)
+    class_weights = torch.ones(head.num_classes, device=device)
     if plan.class_weights is not None:
-        class_weights = torch.tensor(plan.class_weights, device=world.device)
+        class_weights = torch.tensor(plan.class_weights, device=device)
     mean, scale = standardise(rows, centres=head.has_bias)
     if labels.dim() == 1:
         fitted, l2 = _fit_rows(rows, labels, class_weights, plan.seed, between, has_bias=head.has_bias)
