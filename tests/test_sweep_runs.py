@@ -240,7 +240,7 @@ def test_a_sweep_that_was_killed_keeps_its_finished_trials(sent: signal.Signals,
         f" [ $(wc -l < {tmp_path}/started) = 2 ] && sleep 100; {WRITE}"
     )
     job = sweep("./trial.yaml", {"x": uniform(0, 1)}, trials=3)
-    path = write_sweep(tmp_path, text, job)
+    path = write_sweep(tmp_path, text, job, settings={"force_rerun": True})
     process = start(path, tmp_path)
     trials = tmp_path / "run" / "steps" / "tune" / "trials"
     wait_for(lambda: (trials / "2" / "outputs" / "o" / "half").exists())

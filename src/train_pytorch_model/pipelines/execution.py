@@ -108,8 +108,7 @@ class PipelineRun:
             self.states[step.name] = "reused"
             logger.info("%s: unchanged since its last successful run; its outputs are reused.", step.name)
             return
-        is_again = self._force or (not step.component.is_deterministic and reuse.has_record(plan.folder))
-        if step.sweep is not None and is_again:
+        if step.sweep is not None and self._is_new(step, plan.folder):
             shutil.rmtree(plan.folder / "trials", ignore_errors=True)
         reuse.begin(plan.folder)
         for name, path in outputs.items():
@@ -153,6 +152,12 @@ class PipelineRun:
                 shutil.copytree(source, path, dirs_exist_ok=True)
             elif source.exists():
                 shutil.copyfile(source, path)
+
+    def _is_new(self, step: Step, folder: Path) -> bool:
+        """Whether no trial of an earlier run of a sweep is kept. A sweep that was interrupted goes on."""
+        if not reuse.has_record(folder):
+            return self._force and not self._pipeline.force
+        return self._force or not step.component.is_deterministic
 
     def _fingerprints(self, step: Step) -> dict[str, str]:
         return {name: reuse.fingerprint(Path(value)) for name, value in self._input_folders(step).items()}

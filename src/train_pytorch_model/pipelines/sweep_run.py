@@ -223,7 +223,10 @@ class SweepRun:
         for number in self._running.values():
             if self._ends[number].is_set():
                 continue
-            for interval in range(self._evaluated.get(number, 0) + 1, len(values[number]) + 1):
+            asked = self._evaluated.get(number, 0)
+            if asked > len(values[number]):  # It began again from its first step.
+                asked = 0
+            for interval in range(asked + 1, len(values[number]) + 1):
                 self._evaluated[number] = interval
                 if policy is None or not policy.applies_at(interval):
                     continue
