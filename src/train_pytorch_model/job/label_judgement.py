@@ -42,11 +42,12 @@ class _OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Judgement:
-    """How probable each label is for each image."""
+    """How probable each label is for each image that was judged."""
 
+    images: np.ndarray
+    """The numbers of these images, training images before validation images: int64 of shape (N,)."""
     probabilities: np.ndarray
-    """By a model that was fitted without the image: float32 of shape (N, C), training images before validation images.
-    NaN for an image that is not judged."""
+    """By a model that was fitted without the image: float32 of shape (N, C)."""
     notes: tuple[str, ...]
     """Sentences: how the labels were judged, and what was left out."""
 
@@ -68,21 +69,22 @@ def judge_labels(
     """
     prepared = training.prepared
     num_train = len(prepared.train)
-    probabilities = np.full((len(labels), training.plan.num_classes), np.nan, dtype=np.float32)
     head = find_head(prepared.network, prepared.geometry.size)
     if isinstance(head, str):
-        probabilities[num_train + predicted[0].numpy()] = predicted[1]
         note = f"The network {head}, so only the labels of validation images were judged, by the trained network."
-        return Judgement(probabilities, (note,))
+        return Judgement(num_train + predicted[0].numpy(), predicted[1], (note,))
     end = time.monotonic() + seconds
     stop = end - (1 - _FEATURES_FRACTION) * seconds
     index, features, is_pretrained = _features(training, head, stop)
     fitted = _fit(training, features, torch.from_numpy(labels[index]).long(), end)
     if fitted is None:
-        return Judgement(probabilities, ("There was no time to judge the labels of the images.",))
-    rows, found = fitted
-    probabilities[index[rows]] = found
-    return Judgement(probabilities, (_how(training, probabilities, num_train, is_pretrained=is_pretrained),))
+        note = "There was no time to judge the labels of the images."
+        return Judgement(index[:0], np.empty((0, training.plan.num_classes), dtype=np.float32), (note,))
+    rows, probabilities = fitted
+    is_judged = np.isfinite(probabilities).all(axis=1)
+    images = index[rows[is_judged]]
+    note = _how(images, num_train, len(labels) - num_train, is_pretrained=is_pretrained)
+    return Judgement(images, probabilities[is_judged], (note,))
 
 
 def _pretrained_weights(training: FinishedTraining) -> dict[str, torch.Tensor]:
@@ -167,15 +169,12 @@ def _fit(
     return rows.numpy(), found.numpy()
 
 
-def _how(training: FinishedTraining, probabilities: np.ndarray, num_train: int, *, is_pretrained: bool) -> str:
+def _how(images: np.ndarray, num_train: int, num_valid: int, *, is_pretrained: bool) -> str:
     """Say how the labels were judged, and of how many images."""
-    is_judged = np.isfinite(probabilities).all(axis=1)
-    counts = [
-        f"{part.sum():,} of {len(part):,} {name} images"
-        for name, part in (("training", is_judged[:num_train]), ("validation", is_judged[num_train:]))
-    ]
+    is_train = images < num_train
     return (
-        f"The labels of {' and '.join(counts)} were judged, each by a logistic regression that was fitted on the "
+        f"The labels of {is_train.sum():,} of {num_train:,} training images and {(~is_train).sum():,} of {num_valid:,} "
+        f"validation images were judged, each by a logistic regression that was fitted on the "
         "features of other images. "
     ) + (
         "The features are those of the network before training."

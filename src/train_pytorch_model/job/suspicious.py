@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional
 
 import numpy as np
@@ -34,13 +34,15 @@ from train_pytorch_model.text.wording import join_some, name_some
 from train_pytorch_model.training.augmentation import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from train_pytorch_model.data.near_duplicates import Duplicate
     from train_pytorch_model.job.result import FinishedTraining
 
 # The fraction of the time for judging labels; what remains is for finding images that are there twice.
 _JUDGING_FRACTION = 0.6
+# Confident learning counts pairs of classes, which need 8 bytes each.
+_MAX_CLASSES = 2000
 
 
 class _Images:
@@ -96,8 +98,8 @@ class _Judged:
     """What is said about the labels."""
 
     notes: tuple[str, ...]
-    probabilities: Optional[np.ndarray] = None
-    """See `Judgement`; None if the labels were not judged."""
+    of_given: Mapping[int, float] = field(default_factory=dict)
+    """The probability of the given label of each image that was judged."""
     issues: Sequence[tuple[int, int, float]] = ()
     """The images of `find_label_issues`."""
     alike: Sequence[tuple[int, int, float, float]] = ()
@@ -124,7 +126,7 @@ def find_suspicious(
     judged = _judged(training, images, predicted, _JUDGING_FRACTION * seconds)
     remaining = max(end - time.monotonic(), (1 - _JUDGING_FRACTION) * seconds)
     duplicates = find_duplicates(images.datasets, images.label_numbers, training.device, remaining)
-    found = [_pair(images, duplicate, judged.probabilities) for duplicate in duplicates.found]
+    found = [_pair(images, duplicate, judged.of_given) for duplicate in duplicates.found]
     found += [_Found(LABEL, image, score, images.classes[suggested]) for image, suggested, score in judged.issues]
     alike = [
         AlikeClasses(images.classes[first], images.classes[second], *fractions)
@@ -152,26 +154,33 @@ def _judged(
 ) -> _Judged:
     if training.plan.task == MULTILABEL:
         return _Judged(("Labels that look wrong are not searched for where an image may have several labels.",))
+    if len(images.classes) > _MAX_CLASSES:
+        return _Judged((f"Labels that look wrong are not searched for among more than {_MAX_CLASSES:,} classes.",))
     if reason := why_no_label_issues():
         return _Judged((f"Labels that look wrong were not searched for, because {reason}.",))
     try:
         judgement = judge_labels(training, images.labels, predicted, seconds)
-        issues, num_wrong = find_label_issues(images.labels, judgement.probabilities)
-        alike = classes_alike(images.labels, judgement.probabilities)
+        labels = images.labels[judgement.images]
+        issues, num_wrong = find_label_issues(labels, judgement.probabilities)
+        alike = classes_alike(labels, judgement.probabilities)
     except Exception as error:  # the rest of the report must not be lost for it
         text = f"{type(error).__name__}: {first_line(error)}"
         return _Judged((f"Labels that look wrong were not searched for, because of an error: {text}",))
     notes = judgement.notes
-    if np.isfinite(judgement.probabilities).any():
+    if len(labels):
         notes = (
             *notes,
-            f"{len(issues):,} of these images look like another class than the given one. By confident learning, about "
-            f"{num_wrong:,} labels are wrong, most likely those with the highest scores.",
+            f"{len(issues):,} of these images look like another class than the given one, the most suspicious first. "
+            f"Confident learning takes {num_wrong:,} of them for wrong labels. That is too many where the classes are "
+            "hard to tell apart.",
         )
-    return _Judged(notes, judgement.probabilities, issues, alike)
+    numbers = judgement.images.tolist()
+    of_given = judgement.probabilities[np.arange(len(labels)), labels].tolist()
+    named = [(numbers[row], suggested, score) for row, suggested, score in issues]
+    return _Judged(notes, dict(zip(numbers, of_given)), named, alike)
 
 
-def _pair(images: _Images, duplicate: Duplicate, probabilities: np.ndarray | None) -> _Found:
+def _pair(images: _Images, duplicate: Duplicate, of_given: Mapping[int, float]) -> _Found:
     """Return a pair of images, the more suspicious one first."""
     first, second = duplicate.first, duplicate.second
     how = {"match": duplicate.kind}
@@ -179,10 +188,9 @@ def _pair(images: _Images, duplicate: Duplicate, probabilities: np.ndarray | Non
     if (numbers[0] == numbers[1]).all():
         kind = BOTH_DATASETS if images.is_valid(first) != images.is_valid(second) else REPEATED
         return _Found(kind, second, duplicate.similarity, other=first, **how)
-    given = np.full(2, np.nan) if probabilities is None else probabilities[[first, second], numbers]
-    if not np.isfinite(given).all():
+    if first not in of_given or second not in of_given:
         return _Found(TWO_LABELS, second, duplicate.similarity, other=first, **how)
-    image, other = (first, second) if given[0] < given[1] else (second, first)
+    image, other = (first, second) if of_given[first] < of_given[second] else (second, first)
     suggested = name_labels(images.labels[other], images.classes)
     return _Found(TWO_LABELS, image, duplicate.similarity, suggested, other=other, **how)
 
