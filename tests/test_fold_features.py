@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from torch import nn
 
 import train_pytorch_model as tpm
 from tests.making import NETWORK, initialize, write_class_folders, write_multilabel_directory
+from train_pytorch_model.checkpoints.folder import CheckpointFolder
 from train_pytorch_model.data import image_store
 from train_pytorch_model.job import frozen_features
 from train_pytorch_model.modules import fold_training, image_scorer
@@ -213,6 +215,20 @@ def test_a_run_that_goes_on_has_the_features(
     assert (f"{file} cannot be used" in caplog.text) == is_damaged
     assert found.metrics == cross_validate(made, tmp_path / "whole").metrics
     assert not features.exists()
+
+
+def test_a_full_disk_costs_no_more_than_the_kept_features(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(folder: CheckpointFolder, content: dict[str, Any]) -> Path:
+        if folder.path.name == "features":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(folder, content)
+
+    write = CheckpointFolder.write
+    monkeypatch.setattr(CheckpointFolder, "write", full)
+    cross_validate(made, tmp_path, folds=2)
+    assert "No space left on device. If the run is ended, they are computed again." in caplog.text
 
 
 def test_flags_without_effect_are_named(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

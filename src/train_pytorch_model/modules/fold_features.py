@@ -51,8 +51,12 @@ def features_of_folds(runs: FoldRuns, settings: Settings, session: Session) -> F
     if features is not None:
         try:
             folder.write(_saved(features))
-        except OSError as error:
-            logger.warning("The features cannot be kept in %s: %s.", runs.features, first_line(error))
+        except (OSError, MemoryError) as error:
+            logger.warning(
+                "The features cannot be kept in %s: %s. If the run is ended, they are computed again.",
+                runs.features,
+                first_line(error),
+            )
     return features
 
 
