@@ -55,6 +55,8 @@ class FakeGpu(TorchDispatchMode):
         if name == "_local_scalar_dense":
             self._wait()
             return 1.0 if tensors[0].is_floating_point() else 1
+        if name == "nonzero":
+            return torch.stack([place for place in self._places(tensors[0]) if place is not None], 1).to(DEVICE)
         if name in ("_fused_sgd_", "_fused_adamw_"):  # which have no fake kernels
             assert all(tensor.device == DEVICE for tensor in tensors)
             return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tests.fake_gpu import DEVICE, FakeGpu, fake_gpu
 from tests.small_training import PARTS, Recorder, make_images, make_network, make_plan
@@ -14,11 +16,13 @@ from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.models.heads import find_head
 from train_pytorch_model.training import head_fit
-from train_pytorch_model.training.augmentation import Augmentation
+from train_pytorch_model.training.augmentation import Augmentation, augmented
 from train_pytorch_model.training.callbacks import NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import fit
-from train_pytorch_model.training.mixing import Mixing
+from train_pytorch_model.training.mixing import Mixing, shown_in_epoch
+from train_pytorch_model.training.out_of_fold import out_of_fold_probabilities
+from train_pytorch_model.training.predictions import predict, predict_logits
 from train_pytorch_model.training.random_erasing import RandomErasing
 from train_pytorch_model.training.trivial_augment import TrivialAugment
 
@@ -86,6 +90,33 @@ def test_a_head_that_a_gpu_cannot_hold_is_fitted_on_the_cpu(
         fitted = head_fit.fit_head(network, head, images, plan, World(device=DEVICE))
     assert "The head is fitted on the CPU" in caplog.text
     assert fitted.state["5.weight"].device.type == "cpu"
+
+
+@pytest.mark.parametrize("place", ["device", "memory"])
+def test_what_runs_beside_the_training_loop_runs_on_a_gpu(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labelled, everything = make_images(60), make_images(60, task=MULTILABEL), torch.arange(60)
+    world = World(device=DEVICE)
+    with fake_gpu(monkeypatch):
+        if place == "device":
+            images, labelled = (DecodedImages(of.pixels.to(DEVICE), of.labels.to(DEVICE)) for of in (images, labelled))
+        with DEVICE:
+            network = make_network()
+            rectified = nn.Sequential(
+                *(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            )
+        scored = (images, everything, 16, DEVICE, torch.channels_last, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+        assert predict(network, *scored, averages_mirrored=True).shape == (60, 4)
+        assert predict_logits(network, *scored).shape == (60, 4)
+        plan = make_plan(**ALL)
+        assert shown_in_epoch(augmented(images, plan, 1), plan, 1, 3, 1, DEVICE).shape == (3, 8, 8)
+        features = torch.rand(60, 16, device=DEVICE)
+        assert out_of_fold_probabilities(features, make_images(60).labels, 4, 1).shape == (60, 4)
+        head = find_head(network, images.size)
+        assert not isinstance(head, str)
+        weighted = make_plan(task=MULTILABEL, class_weights=(1.0, 2.0, 3.0, 1.0))
+        assert head_fit.fit_head(network, head, labelled, weighted, world).state.keys() == {"5.weight", "5.bias"}
+        head = replace(head, name="1", shape=(4, 8, 1, 1), is_rectified=True)
+        assert head_fit.fit_head(rectified, head, images, make_plan(), world).state.keys() == {"1.weight", "1.bias"}
 
 
 def _inside(gpu: FakeGpu, name: str) -> set[tuple[str, ...]]:
