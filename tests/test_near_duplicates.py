@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from train_pytorch_model.data.findings import Files
 from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import ImageStore, decode_all
 from train_pytorch_model.data.near_duplicates import (
+    MIRRORED,
     NEARLY_SAME,
     SAME_FILE,
     SAME_PIXELS,
@@ -78,23 +79,25 @@ def test_copies_are_found_within_and_across_datasets_and_nothing_else_is(tmp_pat
             "other format.bmp": picture(4),
             "recompressed.png": jpeg(picture(5), 50),
             "smaller.png": picture(6).resize((40, 40)),
+            "mirrored.png": jpeg(ImageOps.mirror(picture(8)), 80),
             "brighter.png": ImageEnhance.Brightness(picture(7)).enhance(1.15),
             **{f"{number}.png": picture(number) for number in range(100, 160)},
             "again.png": jpeg(picture(100), 70),
         },
     )
-    found = find_duplicates([train, valid], np.zeros(126, dtype=np.int64), CPU, 60)
+    found = find_duplicates([train, valid], np.zeros(127, dtype=np.int64), CPU, 60)
     assert pairs_of(found.found) == {
         (3, 60): SAME_FILE,
         (4, 61): SAME_PIXELS,
         (5, 62): NEARLY_SAME,
         (6, 63): NEARLY_SAME,
-        (7, 64): NEARLY_SAME,
-        (65, 125): NEARLY_SAME,
+        (8, 64): MIRRORED,
+        (7, 65): NEARLY_SAME,
+        (66, 126): NEARLY_SAME,
     }
     assert [pair.kind for pair in found.found][:2] == [SAME_FILE, SAME_PIXELS]
     assert all(0.85 <= pair.similarity <= 1 for pair in found.found)
-    assert (found.num_compared, found.num_images, found.unfinished) == (126, 126, "")
+    assert (found.num_compared, found.num_images, found.unfinished) == (127, 127, "")
 
 
 def test_every_image_of_many_equal_ones_is_in_a_pair_and_there_are_few_pairs(tmp_path: Path) -> None:

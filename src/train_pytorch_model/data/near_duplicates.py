@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SAME_FILE = "identical files"
 SAME_PIXELS = "identical pixels"
 NEARLY_SAME = "nearly identical"
+MIRRORED = "mirrored"
+"""One image is the other one with left and right exchanged, or nearly so."""
 # Sides of the small versions that are compared: of all images, in grey; then of the pairs that this finds, in colour.
 _COARSE_SIDE = 16
 _FINE_SIDE = 32
@@ -57,7 +59,7 @@ class Duplicate:
     similarity: float
     """In [0, 1]: the lower cosine of the small versions and of their details; 1 for identical pixels."""
     kind: str
-    """SAME_FILE, SAME_PIXELS or NEARLY_SAME."""
+    """SAME_FILE, SAME_PIXELS, NEARLY_SAME or MIRRORED."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Duplicates:
     """The result of a search for images that are there twice."""
 
     found: list[Duplicate]
-    """Identical files first, then by similarity. Of many equal images, each is in one pair at least."""
+    """Identical files first, mirrored images last, then by similarity. Of many equal images, each is in a pair."""
     num_compared: int
     """Images that were compared with the others before the deadline."""
     num_images: int
@@ -103,8 +105,8 @@ def find_duplicates(
     pairs, num_compared = _candidates(sketches, groups, start + _COMPARING_FRACTION * seconds)
     ordered = sorted({(int(min(pair)), int(max(pair))) for pair in index[pairs]})
     found = list(_verified(ordered, datasets, offsets, device, start + seconds))
-    order = {SAME_FILE: 0, SAME_PIXELS: 1, NEARLY_SAME: 2}
-    found.sort(key=lambda pair: (order[pair.kind], -pair.similarity))
+    order = (SAME_FILE, SAME_PIXELS, NEARLY_SAME, MIRRORED)
+    found.sort(key=lambda pair: (order.index(pair.kind), -pair.similarity))
     return Duplicates(found, num_compared, int(offsets[-1]))
 
 
@@ -170,16 +172,20 @@ def _candidates(sketches: torch.Tensor, groups: tuple[np.ndarray, np.ndarray], e
     dataset, label = (torch.from_numpy(group).to(sketches.device) for group in groups)
     pairs: list[torch.Tensor] = []
     rows = torch.arange(count, device=sketches.device)
+    small, others = sketches.split([_COARSE_SIDE**2, sketches.shape[1] - _COARSE_SIDE**2], 1)
+    mirrored = torch.cat([small.view(-1, _COARSE_SIDE, _COARSE_SIDE).flip(2).flatten(1), others], 1)
     num_compared = 0
     for block in torch.split(rows, max(1, _COSINES_AT_ONCE // count)):
         if time.monotonic() >= end:
             break
-        cosines = sketches[block] @ sketches.T
-        cosines[torch.arange(len(block)), block] = -1
-        for is_excluded in (None, label[block, None] == label, dataset[block, None] == dataset):
-            values, partners = (cosines if is_excluded is None else cosines.masked_fill(is_excluded, -1)).max(1)
-            is_similar = values >= _COSINE
-            pairs.append(torch.stack([block[is_similar], partners[is_similar]], 1))
+        excluded = (None, label[block, None] == label, dataset[block, None] == dataset)
+        for others in (sketches, mirrored):
+            cosines = sketches[block] @ others.T
+            cosines[torch.arange(len(block)), block] = -1
+            for is_excluded in excluded:
+                values, partners = (cosines if is_excluded is None else cosines.masked_fill(is_excluded, -1)).max(1)
+                is_similar = values >= _COSINE
+                pairs.append(torch.stack([block[is_similar], partners[is_similar]], 1))
         num_compared += len(block)
     return torch.cat(pairs).cpu().numpy() if pairs else np.empty((0, 2), dtype=np.int64), num_compared
 
@@ -200,19 +206,24 @@ def _verified(
         is_same = (first == second).flatten(1).all(1).tolist()
         has_details = min(first.shape[2:]) >= _FINE_SIDE
         small = _small(first, _FINE_SIDE), _small(second, _FINE_SIDE)
-        cosines = _cosines(*small).tolist()
-        details = _cosines(*map(_details, small)).tolist()
-        for pair, has_same_pixels, cosine, of_details in zip(block, is_same, cosines, details):
+        near = _similarities(*small).tolist()
+        mirrored = _similarities(small[0], small[1].flip(3)).tolist()
+        for pair, has_same_pixels, similarity, if_mirrored in zip(block, is_same, near, mirrored):
             if has_same_pixels:
                 is_same_file = _have_same_bytes(pair, datasets, offsets, end)
                 yield Duplicate(*pair, 1.0, SAME_FILE if is_same_file else SAME_PIXELS)
-            elif has_details and cosine >= _COSINE and of_details >= _DETAILS_COSINE:
-                yield Duplicate(*pair, min(1.0, cosine, of_details), NEARLY_SAME)
+            elif has_details and (similarity or if_mirrored):
+                yield Duplicate(*pair, similarity or if_mirrored, NEARLY_SAME if similarity else MIRRORED)
 
 
-def _cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return the cosine of each pair of small versions."""
-    return (_sketches_of(first) * _sketches_of(second)).sum(1)
+def _similarities(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return the similarity of each pair of small versions, in [0, 1]; 0 for images that are not nearly the same."""
+    cosines, details = (
+        (_sketches_of(one) * _sketches_of(other)).sum(1)
+        for one, other in ((first, second), (_details(first), _details(second)))
+    )
+    is_near = (cosines >= _COSINE) & (details >= _DETAILS_COSINE)
+    return torch.minimum(cosines, details).clamp(max=1).where(is_near, 0)
 
 
 def _place(image: int, offsets: np.ndarray) -> tuple[int, int]:

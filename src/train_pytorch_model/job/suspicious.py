@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from train_pytorch_model.data.model_task import MULTILABEL
-from train_pytorch_model.data.near_duplicates import NEARLY_SAME, SAME_FILE, find_duplicates
+from train_pytorch_model.data.near_duplicates import SAME_FILE, SAME_PIXELS, find_duplicates
 from train_pytorch_model.errors import first_line
 from train_pytorch_model.evaluation.label_issues import classes_alike, find_label_issues, why_no_label_issues
 from train_pytorch_model.job.label_judgement import judge_labels
@@ -202,7 +202,7 @@ def _warnings(suspects: Iterable[Suspect], num_valid: int) -> list[str]:
     two = [
         f"{suspect.image.path!r} is {suspect.image.label!r} and {other.path!r} is {other.label!r}"
         for suspect, other in pairs
-        if suspect.kind == TWO_LABELS and suspect.match != NEARLY_SAME
+        if suspect.kind == TWO_LABELS and suspect.match in (SAME_FILE, SAME_PIXELS)
     ]
     if two:
         texts.append(
