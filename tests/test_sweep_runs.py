@@ -177,7 +177,7 @@ def test_a_metric_of_another_name_is_an_error_that_names_what_was_logged(tmp_pat
     job = sweep("./trial.yaml", {"x": uniform(0, 1)}, trials=1)
     assert run(write_sweep(tmp_path, logging("1", metric="Valid Loss"), job), tmp_path) == 1
     said = message(tmp_path)
-    assert "no value of the primary metric 'Valid loss' was logged. It logged 'Valid Loss'." in said
+    assert "no finite value of the primary metric 'Valid loss' was logged. It logged 'Valid Loss'." in said
 
 
 def test_any_names_are_drawn_and_secrets_are_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def log_best(name: str, best: Trial, sweep: Sweep, folder: Path) -> None:
 
 
 def error_of_missing_metric(step: str, metric: str, names: Sequence[str], log: Path) -> StepFailedError:
-    """Return the error of a trial that succeeded and logged no value of the primary metric.
+    """Return the error of a trial that succeeded and logged no finite value of the primary metric.
 
     Args:
         step: the name of the trial's step.
@@ -52,7 +52,7 @@ def error_of_missing_metric(step: str, metric: str, names: Sequence[str], log: P
         log: its log.
     """
     logged = f"It logged {', '.join(map(repr, names))}" if names else "It logged no metric to MLflow"
-    text = f"no value of the primary metric {metric!r} was logged. {logged}."
+    text = f"no finite value of the primary metric {metric!r} was logged. {logged}."
     return StepFailedError(step, "UserError", 2000, text, log)
 
 

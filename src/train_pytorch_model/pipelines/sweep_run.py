@@ -116,7 +116,7 @@ class SweepRun:
         try:
             with ThreadPoolExecutor(self._sweep.limits.max_concurrent_trials) as pool:
                 try:
-                    while self._start_trials(pool) or self._running:
+                    while self._start_trials(pool):
                         done = wait(self._running, _POLL_SECONDS, FIRST_COMPLETED).done
                         self._read_values()
                         for future in done:
