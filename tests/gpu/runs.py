@@ -13,7 +13,7 @@ from tests.small_training import Recorder, make_plan
 from train_pytorch_model.data.image_geometry import Geometry
 from train_pytorch_model.data.image_store import ImageStore, decode_all
 from train_pytorch_model.distributed.world import World
-from train_pytorch_model.training.callbacks import NoCheckpointer
+from train_pytorch_model.training.callbacks import Checkpointer, NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.loop import fit
 from train_pytorch_model.training.precision import choose_precision
@@ -38,6 +38,7 @@ def train(
     valid: ImageStore | None = None,
     world: World | None = None,
     options: dict[str, object] | None = None,
+    checkpointer: Checkpointer | None = None,
     **plan: object,
 ) -> tuple[Recorder, BestModel]:
     """Train a new network from the same seed."""
@@ -58,7 +59,7 @@ def train(
         world or World(device=device),
         best,
         recorder,
-        NoCheckpointer(),
+        checkpointer or NoCheckpointer(),
     )
     return recorder, best
 

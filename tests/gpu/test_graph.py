@@ -12,7 +12,7 @@ import torch
 import torchvision
 
 from tests.gpu.runs import different_weights, make_store, train
-from tests.small_training import PARTS, Recorder, make_plan
+from tests.small_training import PARTS, Recorder, StoppedError, Stopping, make_plan
 from train_pytorch_model.data.image_store import DecodedImages
 from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.distributed.world import World
@@ -102,6 +102,28 @@ def test_a_graph_gives_the_same_weights_whatever_the_images_the_labels_and_the_s
         )
     assert caplog.text.count("as a CUDA graph") == 1
     assert plain.records == captured.records
+    assert not different_weights(best, other)
+
+
+@pytest.mark.parametrize("stop_after", [2, 9, 14])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_training_that_is_resumed_goes_on_with_the_same_bits(
+    optimizer: str, stop_after: int, device: torch.device, tmp_path: Path
+) -> None:
+    """Before the capture, in the middle of an epoch and in the next one; with dropout in the graph."""
+    store = make_store(tmp_path, "device", device)
+    head = frozenset({"classifier.3.weight", "classifier.3.bias"})
+    parts = {**_PARTS, **_AUGMENTED, "head_names": head, "optimizer": optimizer, "learning_rate": 0.001, "epochs": 3}
+
+    def run(checkpointer: Stopping | None = None) -> tuple[Recorder, BestModel]:
+        return train(store, device, "mobilenet_v3_small", cuda_graph=True, checkpointer=checkpointer, **parts)
+
+    whole, best = run()
+    stopping = Stopping(stop_after, is_resuming=False)
+    with pytest.raises(StoppedError):
+        run(stopping)
+    resumed, other = run(Stopping(snapshot=stopping.snapshot, is_resuming=True))
+    assert resumed.records == whole.records
     assert not different_weights(best, other)
 
 
