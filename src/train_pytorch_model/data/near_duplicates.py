@@ -172,7 +172,7 @@ def _candidates(sketches: torch.Tensor, groups: tuple[np.ndarray, np.ndarray], e
     dataset, label = (torch.from_numpy(group).to(sketches.device) for group in groups)
     pairs: list[torch.Tensor] = []
     rows = torch.arange(count, device=sketches.device)
-    small, others = sketches.split([_COARSE_SIDE**2, sketches.shape[1] - _COARSE_SIDE**2], 1)
+    small, others = torch.split(sketches, [_COARSE_SIDE**2, sketches.shape[1] - _COARSE_SIDE**2], 1)
     mirrored = torch.cat([small.view(-1, _COARSE_SIDE, _COARSE_SIDE).flip(2).flatten(1), others], 1)
     num_compared = 0
     for block in torch.split(rows, max(1, _COSINES_AT_ONCE // count)):
