@@ -231,7 +231,7 @@ def test_a_missing_captum_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         HeatMaps(small_cnn()).heat(torch.randn(1, 3, SIDE, SIDE), 0)
     module = importlib.import_module("train_pytorch_model.serving.heat_maps")
     monkeypatch.setattr(module.sys, "version_info", (3, 9, 25))
-    with pytest.raises(HeatMapError, match=r"need Python 3\.10 or later, and this is Python 3\.9"):
+    with pytest.raises(HeatMapError, match=r"need captum and Python 3\.10 or later, and this is Python 3\.9"):
         HeatMaps(small_cnn()).heat(torch.randn(1, 3, SIDE, SIDE), 0)
 
 

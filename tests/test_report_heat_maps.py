@@ -44,7 +44,7 @@ def test_a_full_report_without_captum_says_so(inputs: Inputs, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     assert inputs.fit(report="full", epochs=1) == 0
     page = page_of(inputs)
-    assert "Heat maps are left out: heat maps need the package captum, which is not installed." in page
+    assert "Heat maps are left out: heat maps need the package captum, which is not installed; the extra" in page
     assert "Heat map of" not in page
 
 

@@ -60,7 +60,7 @@ def explanations_output(
     try:
         check_captum()
     except HeatMapError as error:
-        raise UserError(f"--explanations cannot be used: {error}, or omit the flag.") from error
+        raise UserError(f"--explanations cannot be used: {error}. Otherwise omit the flag.") from error
     output = OutputDirectory(path, "Explanations", EXPLANATIONS)
     output.check(inputs, outputs_path)
     return output

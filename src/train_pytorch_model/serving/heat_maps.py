@@ -60,10 +60,9 @@ def check_captum() -> None:
     except ImportError as error:
         if sys.version_info < _OLDEST_PYTHON:
             found = ".".join(map(str, sys.version_info[:2]))
-            raise HeatMapError(f"heat maps need Python 3.10 or later, and this is Python {found}") from error
+            raise HeatMapError(f"heat maps need captum and Python 3.10 or later, and this is Python {found}") from error
         raise HeatMapError(
-            "heat maps need the package captum, which is not installed. Install it, for example as "
-            "train-pytorch-model[explain]"
+            "heat maps need the package captum, which is not installed; the extra train-pytorch-model[explain] has it"
         ) from error
 
 

@@ -41,7 +41,8 @@ def explained_answer(model: ServedModel, images: Iterator[Image.Image], compute:
     try:
         check_captum()
     except HeatMapError as error:
-        raise BadRequestError(f'this server cannot answer "explain": {error}, or omit "explain"') from error
+        remedy = 'Omit "explain", or deploy the model with captum in its environment'
+        raise BadRequestError(f'this server cannot answer "explain": {error}. {remedy}') from error
     kept = list(islice(images, MAX_EXPLAINED + 1))
     if len(kept) > MAX_EXPLAINED:
         raise BadRequestError(f'a request with "explain" may contain at most {MAX_EXPLAINED} images')
