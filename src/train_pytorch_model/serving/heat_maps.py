@@ -274,7 +274,9 @@ def _fixed(network: nn.Module) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in network.modules()]
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    network.eval().requires_grad_(False)
+    network.eval()
+    for parameter in wanted:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
