@@ -82,6 +82,8 @@ def test_planted_copies_are_listed_and_shown_and_logged(planted: Inputs, capfd: 
     for title in ("The same image with two labels", "Images in both datasets", "Images that are there twice"):
         assert title in section
     log = capfd.readouterr().err
+    page = (planted.outputs / "report" / "report.html").read_text(encoding="utf-8")
+    assert page.count("1 pair of identical images with two labels: ") == 1
     assert "1 pair of identical images with two labels: " in log
     assert "1 of 12 validation images are identical to training images, byte for byte: 'owl/3.png'" in log
 

@@ -125,13 +125,13 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         training, (chosen, probabilities), _SUSPICIONS_FRACTION * allowed, has_images=has_images
     )
     leaks = [*found.warnings(valid.name_of), *suspicions.warnings]
-    for text in leaks:
-        logger.warning("%s", text)
     warnings = [
         *training.warnings,
         *imbalance(train.counts(), classes, is_multilabel=task == MULTILABEL),
         *leaks,
     ]
+    for text in leaks:  # after the warnings of the run were listed, which this would add to
+        logger.warning("%s", text)
     thumbnails: dict[str, Any] = {}
     if has_images:
         from train_pytorch_model.job.heat_maps import ReportHeatMaps
