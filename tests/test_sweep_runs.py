@@ -107,15 +107,20 @@ def test_a_script_that_logs_with_mlflow_is_a_trial(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_trial_is_ended_early(policy: dict[str, object] | None, ended: list[bool], tmp_path: Path) -> None:
-    values = ["${{inputs.x}}"] * 4
-    text = f"trap 'echo ended > ${{{{outputs.o}}}}/ended; exit 3' TERM; {logging(*values, pause=0.8)}; {WRITE}"
+    # The first trial ends after two values, and the second one would log 20 more.
+    few, more = logging("${{inputs.x}}", "${{inputs.x}}", pause=0.3), logging(*["9"] * 20, pause=0.3)
+    trap, leave = "trap 'touch ${{outputs.o}}/ended; exit 3' TERM", "[ ${{inputs.x}} = 1 ] && exit 0"
+    text = f"{trap}; {few}; {WRITE}; {leave}; {more}"
     job = sweep("./trial.yaml", {"x": choice(1, 9)}, sampling_algorithm="grid", early_termination=policy)
     assert run(write_sweep(tmp_path, text, job), tmp_path) == 0
     states = ["ended early" if is_ended else "completed" for is_ended in ended]
     assert column(tmp_path, "state") == states
-    assert column(tmp_path, "values")[0] == "4"
-    if policy is not None:
-        assert int(column(tmp_path, "values")[1]) in (2, 3)
+    num_good, num_bad = map(int, column(tmp_path, "values"))
+    assert num_good == 2
+    if policy is None:
+        assert num_bad == 22
+    else:
+        assert 2 <= num_bad < 22
         assert column(tmp_path, "reason")[1].startswith(f"{policy['type']} at value 2: its best 9 is ")
         trials = tmp_path / "run" / "steps" / "tune" / "trials"
         assert (trials / "2" / "outputs" / "o" / "ended").exists()  # SIGTERM came first.

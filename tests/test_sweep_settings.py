@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.making import ROOT
 from tests.pipelines import component, message, pipeline, run
 from tests.sweeps import choice, sweep, uniform
+from tests.test_tracking import TITLES
 from train_pytorch_model.pipelines import sampling
 from train_pytorch_model.pipelines.early_termination import Objective, Policy, reason_to_end
+from train_pytorch_model.pipelines.pipeline_files import read_pipeline
 from train_pytorch_model.pipelines.search_space import Distribution, read_distribution
 from train_pytorch_model.pipelines.sweep_definition import Limits, Sampling, Sweep
 from train_pytorch_model.pipelines.trials import joined
@@ -221,6 +225,19 @@ def test_a_missing_library_is_named_before_anything_runs(
     assert not (tmp_path / "run").exists()
     if library == "optuna":
         assert dry_run(tmp_path, sampling_algorithm="grid") == ""
+
+
+def test_the_metrics_of_the_sample_and_of_its_page_are_those_that_training_logs() -> None:
+    swept = read_pipeline(ROOT / "samples" / "sweep.yaml").steps["train"].sweep
+    assert swept is not None
+    assert swept.objective.metric in TITLES  # A test of tracking finds these on an MLflow server, for every epoch.
+    table = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8").split("## The search space")[0]
+    named = re.findall(
+        r"`([A-Z][^`]+)`", "".join(line.split("|")[1] for line in table.splitlines() if "mize |" in line)
+    )
+    assert len(named) == 10
+    source = (ROOT / "src" / "train_pytorch_model" / "job" / "history.py").read_text(encoding="utf-8")
+    assert [name for name in named if f'"{name}"' not in source] == []
 
 
 def test_the_example_of_a_distribution_is_one_of_its_values() -> None:
