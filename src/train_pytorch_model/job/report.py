@@ -48,7 +48,7 @@ _MIN_SECONDS = 15.0
 # labels and images that are there twice, and for heat maps.
 _SCORING_FRACTION = 0.3
 _SEARCH_FRACTION = 0.1
-_SUSPICIONS_FRACTION = 0.35
+_SUSPICIONS_FRACTION = 0.4
 _HEAT_FRACTION = 0.2
 # Training images are shown as the network sees them in this many epochs.
 _NUM_SHOWN_EPOCHS = 4
