@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ class Recorder(Callback):
         self.records: list[EpochRecord] = []
         self.final: EpochRecord | None = None
 
-    def training_resumed(self, records: list[tuple[EpochRecord, EpochTiming]]) -> None:
+    def training_resumed(self, records: Sequence[tuple[EpochRecord, EpochTiming]]) -> None:
         self.records = [record for record, _ in records]
 
     def iteration_done(self, epoch: int, iteration: int, reading: Reading | None) -> None:
