@@ -243,9 +243,22 @@ def test_the_picture_shows_the_image_and_its_heat() -> None:
     assert (drawn[16:, 20:] == 100).all()  # no heat, and a grey image
     assert drawn[0, 0].min() > 100  # the strongest heat is light yellow
     assert drawn[0, 0, 0] > drawn[0, 0, 2] + 30
-    with Image.open(io.BytesIO(draw_explanation(pixels, heat, "cat  98.0 %"))) as picture:
+    with Image.open(io.BytesIO(draw_explanation(pixels, heat, "98.0 %  cat"))) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) >= 224
-    no_heat = draw_explanation(pixels, np.zeros((32, 40)), "図  98.0 %")
+    no_heat = draw_explanation(pixels, np.zeros((32, 40)), "98.0 %  図")
     with Image.open(io.BytesIO(no_heat)) as picture:
         assert picture.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("title", "drawn"), [("9 %  Grünspan", "9 %  Grunspan"), ("9 %  ß図", "9 %  ??"), ("9 %  a\nb\ud800", "9 %  a?b?")]
+)
+def test_letters_that_the_font_lacks_are_replaced(title: str, drawn: str) -> None:
+    pixels, heat = np.zeros((8, 8, 3), dtype=np.uint8), np.zeros((8, 8))
+    assert draw_explanation(pixels, heat, title) == draw_explanation(pixels, heat, drawn)
+
+
+def test_a_picture_of_a_narrow_image_has_room_for_the_words() -> None:
+    with Image.open(io.BytesIO(draw_explanation(np.zeros((600, 20, 3), np.uint8), np.zeros((600, 20)), ""))) as tall:
+        assert tall.width >= 2 * 224

@@ -138,3 +138,30 @@ def test_images_of_any_size_are_compared(tmp_path: Path, size: int) -> None:
     files = Files(paths.__getitem__, np.array([path.stat().st_size for path in paths]))
     found = find_duplicates([(store, files)], np.zeros(3, dtype=np.int64), CPU, 60)
     assert (0, 2) in pairs_of(found.found)
+
+
+def test_pairs_that_there_is_no_time_for_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = dataset(tmp_path / "some", {f"{number}.png": picture(number // 2) for number in range(6)})
+    seconds = iter([0.0] * 3)  # the start, reading and comparing
+    monkeypatch.setattr("train_pytorch_model.data.near_duplicates.time.monotonic", lambda: next(seconds, 1e9))
+    found = find_duplicates([store], np.zeros(6, dtype=np.int64), CPU, 60)
+    assert found.found == []
+    assert "ran out of time after 0 of 6 images" in found.unfinished
+
+
+def test_images_of_one_kind_are_not_the_same_because_they_are_alike(tmp_path: Path) -> None:
+    def form(seed: int) -> Image.Image:
+        """A picture with a frame and lines that all of its kind have."""
+        random = np.random.default_rng(seed)
+        image = Image.new("L", (SIZE, SIZE), 240)
+        draw = ImageDraw.Draw(image)
+        draw.rectangle([2, 2, 61, 12], fill=60)
+        for top in range(18, 60, 6):
+            draw.line([4, top + 4, 60, top + 4], fill=0)
+            draw.line([24, top, 24 + int(random.integers(1, 36)), top], fill=90, width=2)
+        return image
+
+    images = {f"{number}.png": form(number) for number in range(40)}
+    images["copy.png"] = jpeg(form(7), 80)
+    found = find_duplicates([dataset(tmp_path / "forms", images)], np.zeros(41, dtype=np.int64), CPU, 60).found
+    assert pairs_of(found) == {(7, 40): NEARLY_SAME}

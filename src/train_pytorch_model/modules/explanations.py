@@ -145,7 +145,7 @@ def write_explanations(
                 reason = f"this network has no heat maps: {first_line(error)}"
                 raise UserError(f"--explanations cannot be used: {reason}. Omit the flag.") from error
             picture = f"{HEAT_MAPS}/{number:04d}_{_name_of(label, labels[label], len(image.labels))}.png"
-            title = f"{labels[label]}  {100 * probability:.1f} %"
+            title = f"{100 * probability:.1f} %  {labels[label]}"
             (folder / picture).write_bytes(draw_explanation(pixels, heat, title))
             rows.append([file, labels[label], probability, picture])
         advance()

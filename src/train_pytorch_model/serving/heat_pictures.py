@@ -7,6 +7,7 @@ only Pillow and NumPy.
 from __future__ import annotations
 
 import io
+import unicodedata
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -46,22 +47,23 @@ def draw_explanation(pixels: np.ndarray, heat: np.ndarray, title: str) -> bytes:
     Args:
         pixels: uint8 of shape (height, width, 3).
         heat: >= 0, float of shape (height, width).
-        title: the line above; it is left out if the font lacks a letter of it.
+        title: the line above; "?" stands for letters that the font lacks.
     """
     image, heated = (_enlarged(picture) for picture in (Image.fromarray(pixels), draw_heat(pixels, heat)))
-    width, height = 2 * image.width + 3 * _MARGIN, image.height + 3 * _MARGIN + 2 * _LINE + _BAR
+    side = max(image.width, _SHORTEST_SIDE)  # room for the words
+    width, height = 2 * side + 3 * _MARGIN, image.height + 3 * _MARGIN + 2 * _LINE + _BAR
     picture = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(_TEXT_SIZE)
     draw.text((_MARGIN, _MARGIN // 2), _drawable(title), "black", font)
-    top, right = _LINE + _MARGIN // 2, image.width + 2 * _MARGIN
+    top, right = _LINE + _MARGIN // 2, side + 2 * _MARGIN
     picture.paste(image, (_MARGIN, top))
     picture.paste(heated, (right, top))
     bar = top + image.height + _MARGIN
-    picture.paste(_scale(image.width), (right, bar))
+    picture.paste(_scale(side), (right, bar))
     draw.text((_MARGIN, bar), "What a place adds to the score:", "black", font)
     draw.text((right, bar + _BAR), "0", "black", font)
-    draw.text((right + image.width, bar + _BAR), f"{heat.max():.2g}", "black", font, "ra")
+    draw.text((right + side, bar + _BAR), f"{heat.max():.2g}", "black", font, "ra")
     written = io.BytesIO()
     picture.save(written, "PNG")
     return written.getvalue()
@@ -92,5 +94,6 @@ def _enlarged(image: Image.Image) -> Image.Image:
 
 
 def _drawable(text: str) -> str:
-    """Return the text, or "" if the font, which has Latin letters, would draw boxes."""
-    return text if text.isprintable() and all(letter < "\u0250" for letter in text) else ""
+    """Return the text in the letters of the font, which are those of ASCII: é as e, others as "?"."""
+    letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in letters)

@@ -64,7 +64,7 @@ def _explained(model: ServedModel, image: Image.Image, row: list[Any], columns: 
     def picture(label: str) -> str:
         index = labels.index(label)
         heat = model.heat(torch.from_numpy(pixels), index).numpy()
-        png = draw_explanation(pixels, heat, f"{label}  {100 * row[index]:.1f} %")
+        png = draw_explanation(pixels, heat, f"{100 * row[index]:.1f} %  {label}")
         return base64.b64encode(png).decode()
 
     said = row[-1]
