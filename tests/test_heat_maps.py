@@ -262,3 +262,16 @@ def test_letters_that_the_font_lacks_are_replaced(title: str, drawn: str) -> Non
 def test_a_picture_of_a_narrow_image_has_room_for_the_words() -> None:
     with Image.open(io.BytesIO(draw_explanation(np.zeros((600, 20, 3), np.uint8), np.zeros((600, 20)), ""))) as tall:
         assert tall.width >= 2 * 224
+
+
+@pytest.mark.parametrize(("make", "expected"), [(small_cnn, 1), (small_vit, 32)])
+def test_the_number_of_passes(make: Callable[[], nn.Module], expected: int) -> None:
+    network, images = make(), torch.randn(1, 3, SIDE, SIDE)
+    calls: list[int] = []
+    network.register_forward_hook(lambda _, given, __: calls.append(len(given[0])))
+    heat_maps = HeatMaps(network)
+    assert heat_maps.num_passes(images) == expected
+    calls.clear()
+    heat_maps.heat(images, 0)
+    assert expected <= sum(calls) <= 2 * expected
+    assert HeatMaps(network, averages_mirrored=True).num_passes(images) == 2 * expected

@@ -52,7 +52,7 @@ def test_heat_maps_that_take_too_long_are_left_out(inputs: Inputs, monkeypatch: 
     monkeypatch.setattr(training_report, "_HEAT_FRACTION", 1e-9)
     assert inputs.fit(report="full", epochs=1) == 0
     page = page_of(inputs)
-    assert page.count("Heat map of") == 1
+    assert "Heat map of" not in page  # even the first one would take too long
     assert re.search(r"\d+ heat maps are left out, because the time of the report was over", page)
 
 

@@ -29,7 +29,7 @@ class ReportHeatMaps:
 
         Args:
             training: has the network, with the trained weights, and the normalization.
-            allowed: the time for all heat maps in seconds. One more may take longer.
+            allowed: the time for all heat maps in seconds.
         """
         plan = training.plan
         self._device = training.device
@@ -37,6 +37,10 @@ class ReportHeatMaps:
         self._mean, self._std = (per_channel(values, training.device) for values in (plan.mean, plan.std))
         self._heat_maps = HeatMaps(training.prepared.network, averages_mirrored=plan.averages_mirrored)
         self._remaining = allowed
+        valid_seconds = training.world_size * min(timing.valid_seconds for timing in training.history.timings)
+        # A backward pass takes twice as long as a forward pass.
+        self._seconds_of_pass = 3 * valid_seconds / len(training.prepared.valid)
+        self._expected: float | None = None
         self._num_left_out = 0
         self._fault = ""
         try:
@@ -58,6 +62,11 @@ class ReportHeatMaps:
         try:
             rows = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(self._device)
             images = normalised(rows, self._memory_format, self._mean, self._std)
+            if self._expected is None:
+                self._expected = self._seconds_of_pass * self._heat_maps.num_passes(images)
+            if self._expected > self._remaining:
+                self._remaining = 0.0
+                return self.jpeg(pixels, label)
             jpeg = make_jpeg(np.asarray(draw_heat(pixels, self._heat_maps.heat(images, label).numpy())))
         except Exception as error:  # such as no memory, or no gradient; the report must not be lost for it
             logger.debug("A heat map could not be computed: %s", error)

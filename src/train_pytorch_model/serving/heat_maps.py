@@ -113,12 +113,22 @@ class HeatMaps:
                 heat = (heat + self._heat(images.flip(3), label).flip(1)) / 2
         return heat
 
-    def _heat(self, images: torch.Tensor, label: int) -> torch.Tensor:
+    def num_passes(self, images: torch.Tensor) -> int:
+        """Return the number of passes through the network, forward and backward, for the heat of one image."""
+        with _fixed(self._network), torch.inference_mode(mode=False), torch.enable_grad():
+            grid = self._grid(images.detach().clone())
+        one = _NUM_STEPS * _NUM_COPIES if grid.is_mixed_later else 1
+        return 2 * one if self._averages_mirrored else one
+
+    def _grid(self, images: torch.Tensor) -> Grid:
         size = tuple(images.shape[2:])
         if size not in self._grids:
             self._grids[size] = find_grid(self._network, images)
-        given = images.detach().requires_grad_()
-        values = _attributions(self._network, self._grids[size], given, label)
+        return self._grids[size]
+
+    def _heat(self, images: torch.Tensor, label: int) -> torch.Tensor:
+        size = images.shape[2:]
+        values = _attributions(self._network, self._grid(images), images.detach().requires_grad_(), label)
         # Interpolated before negative values are cut off, a place between heat and its opposite would look cold.
         heat = functional.interpolate(values.relu()[None, None], size, mode="bilinear", align_corners=False)
         return heat[0, 0].cpu()
@@ -218,7 +228,7 @@ def _attributions(network: nn.Module, grid: Grid, images: torch.Tensor, label: i
         return _logits(network, given)
 
     layer = network.get_submodule(grid.layer) if grid.layer else None
-    if layer is None or grid.is_mixed_later:
+    if grid.is_mixed_later:
         values = _integrated_gradients(captum, logits, layer, images, label)
     else:
         values = captum.LayerGradientXActivation(logits, layer).attribute(images, target=label)[0].detach().float()
