@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.making import NETWORK, ROOT, initialize, write_image_directory
@@ -126,6 +127,17 @@ def test_a_bad_trial_is_ended_early(policy: dict[str, object] | None, ended: lis
         assert (trials / "2" / "outputs" / "o" / "ended").exists()  # SIGTERM came first.
 
 
+def test_the_programs_of_a_trial_have_time_to_end(tmp_path: Path) -> None:
+    # bash ends at once; the other bash that it has started needs a second.
+    save = "trap 'sleep 1; touch ${{outputs.o}}/saved; exit' TERM; sleep 100 & wait"
+    text = f"{logging('${{inputs.x}}')}; [ ${{{{inputs.x}}}} = 1 ] || ({save}); {WRITE}"
+    job = sweep("./trial.yaml", {"x": choice(1, 9)}, sampling_algorithm="grid")
+    job["early_termination"] = {"type": "bandit", "slack_amount": 1}
+    assert run(write_sweep(tmp_path, text, job), tmp_path) == 0
+    assert column(tmp_path, "state") == ["completed", "ended early"]
+    assert (tmp_path / "run" / "steps" / "tune" / "trials" / "2" / "outputs" / "o" / "saved").exists()
+
+
 def test_trials_run_at_the_same_time_up_to_the_limit(tmp_path: Path) -> None:
     text = f"date +%s.%N >> {tmp_path}/begin; {logging('1')}; sleep 1.2; date +%s.%N >> {tmp_path}/end"
     limits = {"max_total_trials": 4, "max_concurrent_trials": 2}
@@ -183,6 +195,21 @@ def test_a_metric_of_another_name_is_an_error_that_names_what_was_logged(tmp_pat
     assert run(write_sweep(tmp_path, logging("1", metric="Valid Loss"), job), tmp_path) == 1
     said = message(tmp_path)
     assert "no finite value of the primary metric 'Valid loss' was logged. It logged 'Valid Loss'." in said
+
+
+def test_one_value_of_each_trial_is_drawn_at_an_integer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = []
+
+    def look(figure: Figure, *given: object, **options: object) -> None:
+        ticks.extend([axes.get_xticks().tolist() for axes in figure.axes[:3]])
+
+    job = sweep("./trial.yaml", {"x": {"type": "randint", "upper": 1}}, trials=1)
+    swept = read_pipeline(write_sweep(tmp_path, "true", job), {}).steps["tune"].sweep
+    assert swept is not None
+    trial = Trial(1, {"x": 0}, "run", "", "", "", state="completed", points=(Logged(1, 0.5),))
+    monkeypatch.setattr(Figure, "savefig", look)
+    draw_trials([trial], swept, tmp_path / "it.png")
+    assert all(float(tick).is_integer() for of_axes in ticks for tick in of_axes)
 
 
 def test_any_names_are_drawn_and_secrets_are_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,6 +293,21 @@ def test_a_sweep_that_was_killed_keeps_its_finished_trials(sent: signal.Signals,
     assert column(other, "search_space.x") == column(tmp_path, "search_space.x")
 
 
+@pytest.mark.thorough
+def test_trials_of_a_killed_run_do_not_write_into_those_of_a_forced_run(tmp_path: Path) -> None:
+    text = f"{logging('1')}; [ -f {tmp_path}/told ] || sleep 100; {WRITE}"
+    path = write_sweep(tmp_path, text, sweep("./trial.yaml", {"x": uniform(0, 1)}, trials=3))
+    process = start(path, tmp_path)
+    wait_for((tmp_path / "run" / "steps" / "tune" / "trials" / "1" / "trial.json").exists)
+    wait_for(lambda: subprocess.run(["pgrep", "-f", f"{tmp_path}/told"], stdout=subprocess.DEVNULL).returncode == 0)
+    process.kill()
+    process.wait(30)
+    (tmp_path / "told").touch()
+    assert run(path, tmp_path, "--force") == 0
+    assert subprocess.run(["pgrep", "-f", f"{tmp_path}/told"], stdout=subprocess.DEVNULL).returncode == 1
+    assert column(tmp_path, "state") == ["completed"] * 3
+
+
 def test_more_trials_add_to_those_of_an_earlier_run_and_a_changed_trial_repeats_them(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -323,6 +365,31 @@ def test_a_sweep_of_a_pipeline_component_gives_its_output_to_the_pipeline(tmp_pa
     path = pipeline(tmp_path / "q.yaml", {"sub": {"type": "pipeline", **outer}}, outputs={"best": FOLDER})
     assert run(path, tmp_path) == 0
     assert (tmp_path / "run" / "outputs" / "best" / "m.txt").read_text() == "0.5 none\n"
+
+
+def test_a_trial_that_does_not_write_a_file_which_another_step_takes_has_failed(tmp_path: Path) -> None:
+    write = "[ ${{search_space.x}} = 1 ] || echo ${{search_space.x}} > ${{outputs.f}}"
+    text = f"{logging('${{search_space.x}}')}; {write}"
+    outputs = {"f": {"type": "uri_file"}}
+    job = sweep(command(text), {"x": choice(1, 3, 2)}, sampling_algorithm="grid", outputs=outputs)
+    assert run(pipeline(tmp_path / "p.yaml", {"tune": job}), tmp_path) == 0
+    assert column(tmp_path, "state") == ["completed"] * 3
+    take = command("cat ${{inputs.f}} > ${{outputs.o}}/f", inputs={"f": "${{parent.jobs.tune.outputs.f}}"})
+    take["outputs"] = {"o": "${{parent.outputs.all}}"}
+    assert run(pipeline(tmp_path / "p.yaml", {"tune": job, "take": take}, outputs={"all": FOLDER}), tmp_path) == 0
+    assert column(tmp_path, "state") == ["failed", "completed", "completed"]
+    assert column(tmp_path, "is_best") == ["false", "false", "true"]
+    assert "did not write a file to its output f" in column(tmp_path, "reason")[0]
+    assert (tmp_path / "run" / "outputs" / "all" / "f").read_text() == "2\n"
+
+
+def test_a_model_that_is_a_file_is_an_output_of_a_sweep(tmp_path: Path) -> None:
+    text = f"{logging('1')}; rmdir ${{{{outputs.m}}}}; echo model > ${{{{outputs.m}}}}"
+    outputs = {"m": {"type": "custom_model", "path": "${{parent.outputs.all}}"}}
+    job = sweep(command(text), {"x": choice(1)}, sampling_algorithm="grid", outputs=outputs)
+    path = pipeline(tmp_path / "p.yaml", {"tune": job}, outputs={"all": {"type": "custom_model"}})
+    assert run(path, tmp_path) == 0
+    assert (tmp_path / "run" / "outputs" / "all").read_text() == "model\n"
 
 
 def test_a_file_is_an_output_of_a_sweep(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ TAKEN: dict[str, dict[str, Any]] = {
     "limits as text": limited(max_total_trials="3", timeout=100.0),
     "bandit by a factor": ended(type="bandit", slack_factor="0.1", evaluation_interval=2, delay_evaluation=5),
     "bandit by an amount": ended(type="Bandit", slack_amount=1, slack_factor=None, evaluation_interval=0),
+    "bandit as Azure's SDK writes it": ended(type="bandit", slack_factor=0.1, slack_amount=0.0),
     **{f"the policy {name}": ended(type=name) for name in ("median_stopping", "medianStopping", "MedianStopping")},
     "truncation": ended(**CUT),
     "truncation in camel case": ended(type="TruncationSelection", truncation_percentage=20),
@@ -151,6 +152,10 @@ NOT_SUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "a q of 0": (of(bounds("quniform", q=0)), "search_space.x: q is 0, which is not above 0"),
     "an upper of 0": (of({"type": "randint", "upper": 0}), "search_space.x: upper is 0"),
     "exponents that are too large": (of(bounds("loguniform", max_value=1000)), "its values are too large"),
+    "exponents of a small base": (
+        {**of(bounds("loguniform", min_value=-400)), "sampling_algorithm": {"type": "random", "logbase": 0.1}},
+        "its values are too large",
+    ),
     "no values": (of(choice()), "search_space.x: it has no values"),
     "a conditional search space": (of(choice({"a": 1})), "values that are mappings (a conditional search space)"),
     "a grid of a distribution": (
@@ -166,7 +171,10 @@ NOT_SUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
         "search_space.n: the input of the trial does not accept its values",
     ),
     "texts for a number": (of(choice("a")), "'a' is not of type number"),
-    "a name that the search space lacks": (within(command="echo ${{search_space.y}}"), "${{search_space.y}}"),
+    "a name that the search space lacks": (
+        within(command="echo ${{search_space.y}}"),
+        "job a: trial: the command uses ${{search_space.y}}",
+    ),
     "a logbase of 1": (sampled(type="random", logbase=1), "sampling_algorithm.logbase is 1"),
     "no trials": (limited(max_total_trials=0), "limits.max_total_trials is 0, but must be from 1 to 1000"),
     "too many trials": (limited(max_total_trials=1001), "limits.max_total_trials is 1001"),

@@ -37,13 +37,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def read_step(name: str, job: dict[str, Any], scope: Scope) -> Step:
+def read_step(name: str, job: dict[str, Any], scope: Scope, *, field: str = "component") -> Step:
     """Return the step that a job defines.
 
     Args:
         name: the name of the job.
         job: the entry of the job.
         scope: what it can refer to.
+        field: the field that has the component, for messages.
 
     Raises:
         PipelineError: if Azure refuses the job, or it is not supported here.
@@ -56,7 +57,7 @@ def read_step(name: str, job: dict[str, Any], scope: Scope) -> Step:
     raise_for(schema_faults(job, schema), where)
     notes = environment_notes(job.get("environment"), where, folder)
     sources = {key: source_of(key, entry, scope, where) for key, entry in job.get("inputs", {}).items()}
-    component = _component(job, folder, where) if "component" in job else _inline(job, scope, where, sources)
+    component = _component(job, folder, where, field) if "component" in job else _inline(job, scope, where, sources)
     component, timeout = _configured(component, job, scope.values, where)
     targets = targets_of(job, scope, where)
     notes += [*component.notes, *(f"the field {field} is unknown and ignored" for field in unknown_fields(job, schema))]
@@ -100,9 +101,9 @@ def component_file(job: Mapping[str, Any], folder: Path, where: str) -> Optional
     return Path(os.path.realpath(folder / local_path(given)))
 
 
-def _component(job: dict[str, Any], folder: Path, where: str) -> Component:
+def _component(job: dict[str, Any], folder: Path, where: str, field: str) -> Component:
     file = component_file(job, folder, where)
-    component = component_of(job["component"], f"{where}: component", folder) if file is None else read_component(file)
+    component = component_of(job["component"], f"{where}: {field}", folder) if file is None else read_component(file)
     types = {
         name: str(entry["type"]).lower()
         for name, entry in job.get("outputs", {}).items()

@@ -53,8 +53,8 @@ def component_of(document: dict[str, Any], where: str, folder: Path) -> Componen
     """
     kind = str(document.get("type", "command")).lower()
     if kind != "command" or ("type" not in document and "command" not in document):
-        described = f" but of type {document['type']!r}" if "type" in document else ""
-        raise PipelineError(f"{where}: it is not a component of type command,{described} which alone is supported")
+        described = f" but of type {document['type']!r}" if "type" in document else " as it has no command"
+        raise PipelineError(f"{where}: it is not a component of type command,{described}, which alone is supported")
     raise_for(schema_faults(document, COMPONENT), where)
     faults = [
         f"{dotted(place)}: {fault}"

@@ -12,13 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.errors import ModuleError, StepFailedError
+from train_pytorch_model.errors import ModuleError
 from train_pytorch_model.pipelines import reuse
 from train_pytorch_model.pipelines.command_template import render, values_of
 from train_pytorch_model.pipelines.definition import Literal, LocalData, Pipeline, PipelineInput, Step, StepOutput
 from train_pytorch_model.pipelines.expressions import substitute
-from train_pytorch_model.pipelines.step_run import StepPlan, copy_artifacts, make_place, run_step
+from train_pytorch_model.pipelines.orphans import end_processes_of_run
+from train_pytorch_model.pipelines.step_run import StepPlan, copy_artifacts, error_of_missing_file, make_place, run_step
 from train_pytorch_model.pipelines.sweep_run import SweepRun, TrialPlan
+from train_pytorch_model.pipelines.trials import runs_of_interrupted_trials, trials_folder
 from train_pytorch_model.pipelines.web_files import is_web, place_of
 
 if TYPE_CHECKING:
@@ -104,12 +106,17 @@ class PipelineRun:
     def _step(self, step: Step, display: ProgressDisplay) -> None:
         plan, outputs = self.plan(step), self._outputs(step)
         key = self._key(step, plan, self._fingerprints(step))
-        if step.component.is_deterministic and not self._force and reuse.is_finished(plan.folder, key, outputs):
+        is_finished = reuse.is_finished(plan.folder, key, outputs) and not self._taken(step) & _missing(step, outputs)
+        if step.component.is_deterministic and not self._force and is_finished:
             self.states[step.name] = "reused"
             logger.info("%s: unchanged since its last successful run; its outputs are reused.", step.name)
             return
-        if step.sweep is not None and self._is_new(step, plan.folder):
-            shutil.rmtree(plan.folder / "trials", ignore_errors=True)
+        if step.sweep is not None:
+            # They would write to the folders of the trials that start.
+            for run_id in runs_of_interrupted_trials(plan.folder):
+                end_processes_of_run(run_id)
+            if self._is_new(step, plan.folder):
+                shutil.rmtree(trials_folder(plan.folder), ignore_errors=True)
         reuse.begin(plan.folder)
         for name, path in outputs.items():
             make_place(path, is_file=step.component.outputs[name].is_file)
@@ -141,7 +148,7 @@ class PipelineRun:
             variables = {f"AZUREML_SWEEP_{name}": str(value) for name, value in settings.items()}
             planned = replace(planned, variables={**planned.variables, **variables})
             files = frozenset(name for name, port in step.component.outputs.items() if port.is_file)
-            return TrialPlan(planned, self._outputs(trial), files, self._key(trial, planned, inputs))
+            return TrialPlan(planned, self._outputs(trial), files, self._taken(step), self._key(trial, planned, inputs))
 
         best = SweepRun(step.name, sweep, folder, plan, self._is_cancelled).run()
         if best is None:
@@ -151,6 +158,7 @@ class PipelineRun:
             if source.is_dir():
                 shutil.copytree(source, path, dirs_exist_ok=True)
             elif source.exists():
+                make_place(path, is_file=True)
                 shutil.copyfile(source, path)
 
     def _is_new(self, step: Step, folder: Path) -> bool:
@@ -168,18 +176,21 @@ class PipelineRun:
 
     def _check_files(self, step: Step, outputs: Mapping[str, Path], log: Path) -> None:
         """Raise an error if a file that another step takes was not written; warn of other files."""
-        taken = {
+        taken = self._taken(step)
+        for name in sorted(_missing(step, outputs)):
+            error = error_of_missing_file(step.name, name, outputs[name], log)
+            if name in taken:
+                raise error
+            logger.warning("%s: %s", step.name, error.text)
+
+    def _taken(self, step: Step) -> frozenset[str]:
+        """Return the outputs of a step that other steps take."""
+        return frozenset(
             source.output
             for other in self._pipeline.steps.values()
             for source in other.inputs.values()
             if isinstance(source, StepOutput) and source.step == step.name
-        }
-        for name, path in outputs.items():
-            if step.component.outputs[name].is_file and not path.is_file():
-                text = f"the command did not write a file to its output {name} of type uri_file, {path}"
-                if name in taken:
-                    raise StepFailedError(step.name, "UserError", 2000, text, log)
-                logger.warning("%s: %s.", step.name, text)
+        )
 
     def _outputs(self, step: Step) -> dict[str, Path]:
         own = self._folder / "steps" / step.name / "outputs"
@@ -216,3 +227,9 @@ class PipelineRun:
     def _resolved(self, step: Step, name: str) -> object:
         source = step.inputs.get(name)
         return self._pipeline.inputs[source.name] if isinstance(source, PipelineInput) else source
+
+
+def _missing(step: Step, outputs: Mapping[str, Path]) -> frozenset[str]:
+    """Return the outputs of a step that are files and were not written."""
+    ports = step.component.outputs
+    return frozenset(name for name, path in outputs.items() if ports[name].is_file and not path.is_file())

@@ -120,7 +120,7 @@ def read_distribution(entry: Mapping[str, Any], base: float) -> Distribution:
     if "q" in entry and q <= 0:
         raise ValueError(f"q is {q:g}, which is not above 0")
     try:
-        read.value(1)
+        read.value(0), read.value(1)
     except OverflowError:
         raise ValueError(f"{low} and {high} are exponents of {kind}, and its values are too large") from None
     return read

@@ -107,6 +107,12 @@ def make_place(path: Path, *, is_file: bool) -> None:
     (path.parent if is_file else path).mkdir(parents=True, exist_ok=True)
 
 
+def error_of_missing_file(step: str, output: str, path: Path, log: Path) -> StepFailedError:
+    """Return the error of a step that did not write a file which it has as an output."""
+    text = f"the command did not write a file to its output {output} of type uri_file, {path}."
+    return StepFailedError(step, "UserError", 2000, text, log)
+
+
 def _log_of(plan: StepPlan, rank: int) -> Path:
     return plan.log if rank == 0 else plan.log.with_name(f"log_{rank}.txt")
 
@@ -160,6 +166,7 @@ def _wait(processes: list[subprocess.Popen[bytes]], is_cancelled: threading.Even
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    stopped = [process for process in processes if process.poll() is None]
     for sent in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _GRACE_SECONDS
         for process in processes:
@@ -169,6 +176,17 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, deadline - time.monotonic()))
+        # bash ends at once, while a program of several that it runs may still be saving its work.
+        while any(map(_has_members, stopped)) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+
+def _has_members(leader: subprocess.Popen[bytes]) -> bool:
+    try:
+        os.killpg(leader.pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _error(plan: StepPlan, rank: int, code: int) -> ModuleError:

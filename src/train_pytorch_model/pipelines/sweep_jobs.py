@@ -52,7 +52,7 @@ def read_sweep(name: str, job: dict[str, Any], scope: Scope) -> Step:
     raise_for(schema_faults(own, SWEEP), where)
     sweep = _sweep(own, where)
     common = {key: value for key, value in job.items() if key in COMMON_FIELDS}
-    step = read_step(name, {**common, "type": "command", "component": own["trial"]}, scope)
+    step = read_step(name, {**common, "type": "command", "component": own["trial"]}, scope, field="trial")
     component = _with_entries(step, job) if isinstance(own["trial"], dict) else step.component
     component = _with_search_space(component, sweep, where)
     raise_for(_faults_of_values(sweep, component), where)
@@ -151,7 +151,9 @@ def _policy(entry: Optional[Mapping[str, Any]], where: str) -> Optional[Policy]:
         return None
     kind = {"medianstopping": "median_stopping", "truncationselection": "truncation_selection"}
     name = entry["type"].lower()
-    slack = {key: float(entry[key]) for key in ("slack_factor", "slack_amount") if entry.get(key) is not None}
+    # Azure's SDK writes 0 for the slack that is not given.
+    given = {key: float(entry.get(key) or 0) for key in ("slack_factor", "slack_amount")}
+    slack = {key: value for key, value in given.items() if value != 0}
     policy = Policy(
         kind=kind.get(name, name),
         # Azure takes 0, the default of its SDK, as 1.

@@ -52,6 +52,8 @@ def error_of_missing_metric(step: str, metric: str, names: Sequence[str], log: P
         log: its log.
     """
     logged = f"It logged {', '.join(map(repr, names))}" if names else "It logged no metric to MLflow"
+    if metric in names:
+        logged = "All values that it logged are NaN or infinite"
     text = f"no finite value of the primary metric {metric!r} was logged. {logged}."
     return StepFailedError(step, "UserError", 2000, text, log)
 

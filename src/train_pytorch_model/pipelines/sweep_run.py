@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 from train_pytorch_model.errors import StepFailedError
 from train_pytorch_model.pipelines import reuse
 from train_pytorch_model.pipelines.early_termination import reason_to_end
-from train_pytorch_model.pipelines.orphans import end_processes_of_run
 from train_pytorch_model.pipelines.sampling import settings_of
 from train_pytorch_model.pipelines.search_space import settings_in_words
-from train_pytorch_model.pipelines.step_run import StepPlan, copy_artifacts, make_place, run_step
+from train_pytorch_model.pipelines.step_run import StepPlan, copy_artifacts, error_of_missing_file, make_place, run_step
 from train_pytorch_model.pipelines.sweep_results import (
     error_of_missing_metric,
     error_of_sweep,
@@ -37,6 +36,7 @@ from train_pytorch_model.pipelines.trials import (
     best_trial,
     joined,
     read_record,
+    trials_folder,
     write_record,
 )
 from train_pytorch_model.text.masking import masked
@@ -64,7 +64,14 @@ class TrialPlan:
     outputs: dict[str, Path]
     files: frozenset[str]
     """The outputs that are files."""
+    taken: frozenset[str]
+    """The outputs that other steps take."""
     key: str
+
+    @property
+    def missing(self) -> list[str]:
+        """The files that other steps take and that are not written."""
+        return sorted(name for name in self.files & self.taken if not self.outputs[name].is_file())
 
 
 class SweepRun:
@@ -187,16 +194,14 @@ class SweepRun:
         return [(trial.settings, trial.best(objective), trial.state == RUNNING) for trial in self._trials.values()]
 
     def _recorded(self, number: int) -> Trial | None:
-        """Return the trial that an earlier run of the same sampling recorded, and end what is left of it."""
-        recorded = read_record(self._folder / "trials" / str(number))
-        if recorded is not None and recorded.state == RUNNING:
-            end_processes_of_run(recorded.run_id)
+        """Return the trial that an earlier run of the same sampling recorded."""
+        recorded = read_record(trials_folder(self._folder) / str(number))
         return recorded if recorded is not None and recorded.sampling == self._sweep.sampling_text else None
 
     def _is_kept(self, recorded: Trial, planned: TrialPlan) -> bool:
         """Whether a trial of an earlier run does not run again."""
         if recorded.state == COMPLETED:
-            return reuse.is_finished(planned.plan.folder, planned.key, planned.outputs)
+            return not planned.missing and reuse.is_finished(planned.plan.folder, planned.key, planned.outputs)
         return recorded.state in (ENDED, TIMED_OUT) and recorded.ends == self._sweep.ends_text
 
     def _continued(self, recorded: Trial) -> Trial | None:
@@ -258,6 +263,9 @@ class SweepRun:
         if trial.state == RUNNING and error is None and not trial.points:
             metric, names = self._sweep.objective.metric, self._runs.names(trial.run_id)
             error = error_of_missing_metric(planned.plan.name, metric, names, planned.plan.log)
+        elif trial.state == RUNNING and error is None and planned.missing:
+            name = planned.missing[0]
+            error = error_of_missing_file(planned.plan.name, name, planned.outputs[name], planned.plan.log)
         if trial.state == RUNNING and error is not None:
             self._errors.append(error)
             trial = replace(trial, state=FAILED, reason=masked(error.text))

@@ -114,6 +114,17 @@ def read_record(folder: Path) -> Optional[Trial]:
         return None
 
 
+def trials_folder(step: Path) -> Path:
+    """Return the folder with one folder per trial, in the folder of a step."""
+    return step / "trials"
+
+
+def runs_of_interrupted_trials(step: Path) -> list[str]:
+    """Return the runs of MLflow of the trials that had not ended when an earlier run was killed."""
+    recorded = map(read_record, trials_folder(step).glob("*"))
+    return [trial.run_id for trial in recorded if trial is not None and trial.state == RUNNING]
+
+
 def write_table(path: Path, trials: Sequence[Trial], sweep: Sweep) -> None:
     """Write a table of the trials as CSV."""
     objective = sweep.objective

@@ -76,6 +76,11 @@ def _mark(colour: str, label: str) -> Line2D:
     return Line2D([], [], color=colour, marker="o", linewidth=1.5, label=label)
 
 
+def _integers() -> MaxNLocator:
+    """Return ticks at integers, also where there is one value only."""
+    return MaxNLocator(6, integer=True, min_n_ticks=1)
+
+
 def _draw_values(axes: Axes, trials: Sequence[Trial], best: Trial | None) -> None:
     """Draw the values that each trial logged, in the order of logging."""
     for trial in trials:
@@ -92,7 +97,7 @@ def _draw_values(axes: Axes, trials: Sequence[Trial], best: Trial | None) -> Non
         )
     axes.set_title("values that the trials logged")
     axes.set_xlabel("number of the value")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(_integers())
 
 
 def _draw_best_so_far(axes: Axes, trials: Sequence[Trial], best: Trial | None, sweep: Sweep) -> None:
@@ -110,7 +115,7 @@ def _draw_best_so_far(axes: Axes, trials: Sequence[Trial], best: Trial | None, s
         _draw_point(axes, trial.number, trial, best, sweep)
     axes.set_title("best value of each trial, and the best so far")
     axes.set_xlabel("trial")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(_integers())
 
 
 def _draw_setting(axes: Axes, trials: Sequence[Trial], best: Trial | None, name: str, sweep: Sweep) -> None:
@@ -135,7 +140,8 @@ def _draw_setting(axes: Axes, trials: Sequence[Trial], best: Trial | None, name:
         if min(numbers) > 0 and max(numbers) >= _LOG_RATIO * min(numbers):
             axes.set_xscale("log")
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=all(isinstance(value, int) for value in numbers)))
+            has_integers = all(isinstance(value, int) for value in numbers)
+            axes.xaxis.set_major_locator(_integers() if has_integers else MaxNLocator(6))
 
 
 def _draw_point(axes: Axes, place: float, trial: Trial, best: Trial | None, sweep: Sweep) -> None:
