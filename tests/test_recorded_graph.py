@@ -46,7 +46,10 @@ ALL = {**PARTS, **AUGMENTED}
         {**PARTS, "precision": Precision(torch.float16, "cpu"), "optimizer": "sgd"},
         {**PARTS, "precision": Precision(torch.float16, "cpu"), "optimizer": "adamw", "clip_grad_norm": None},
     ],
-    ids=str,
+    ids=[
+        *("classic", "sgd", "adamw-layer-decay", "adamw-microbatches", "several-labels", "frozen-layers"),
+        *("freeze-epochs", "fitted-head", "float16-sgd", "float16-adamw"),
+    ],
 )
 def test_replayed_training_equals_training_without_a_graph(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
