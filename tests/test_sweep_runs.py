@@ -320,7 +320,10 @@ def test_more_trials_add_to_those_of_an_earlier_run_and_a_changed_trial_repeats_
     assert number_started(sweep("./trial.yaml", space, trials=4)) == 2
     assert number_started(sweep("./trial.yaml", space, trials=4)) == 0
     assert number_started(sweep("./trial.yaml", space, trials=4), f"true; {logging('${{inputs.x}}')}; {WRITE}") == 4
-    assert number_started(sweep("./trial.yaml", {"x": uniform(0, 2)}, trials=4)) == 4
+    assert number_started(sweep("./trial.yaml", {"x": uniform(0, 2)}, trials=3)) == 3
+    trials = tmp_path / "run" / "steps" / "tune" / "trials"
+    assert sorted(folder.name for folder in trials.iterdir()) == ["1", "2", "3"]
+    assert number_started(sweep("./trial.yaml", {"x": uniform(0, 2)}, trials=4)) == 1
     path = tmp_path / "p.yaml"
     assert run(path, tmp_path, "--force") == 0
     assert capfd.readouterr().err.count(" started: x ") == 4

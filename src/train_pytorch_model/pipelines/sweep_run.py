@@ -36,6 +36,7 @@ from train_pytorch_model.pipelines.trials import (
     best_trial,
     joined,
     read_record,
+    remove_other_trials,
     trials_folder,
     write_record,
 )
@@ -114,6 +115,7 @@ class SweepRun:
         Raises:
             StepFailedError: if no trial completes with a value of the primary metric.
         """
+        remove_other_trials(self._folder, self._sweep.sampling_text)
         for line in self._sweep.in_words():
             logger.info("%s: %s", self._name, line)
         num_cores, num_together = os.cpu_count() or 1, self._sweep.limits.max_concurrent_trials
@@ -142,7 +144,7 @@ class SweepRun:
         """Start as many trials as may run at the same time, and return whether any is running."""
         while len(self._running) < self._sweep.limits.max_concurrent_trials and not self._is_over():
             number = len(self._trials) + 1
-            recorded = self._recorded(number)
+            recorded = read_record(trials_folder(self._folder) / str(number))
             settings = recorded.settings if recorded else settings_of(self._sweep, number, self._earlier())
             planned = self._plans[number] = self._plan(number, settings)
             if recorded is not None and recorded.key != planned.key:
@@ -192,11 +194,6 @@ class SweepRun:
     def _earlier(self) -> list[tuple[dict[str, Value], float | None, bool]]:
         objective = self._sweep.objective
         return [(trial.settings, trial.best(objective), trial.state == RUNNING) for trial in self._trials.values()]
-
-    def _recorded(self, number: int) -> Trial | None:
-        """Return the trial that an earlier run of the same sampling recorded."""
-        recorded = read_record(trials_folder(self._folder) / str(number))
-        return recorded if recorded is not None and recorded.sampling == self._sweep.sampling_text else None
 
     def _is_kept(self, recorded: Trial, planned: TrialPlan) -> bool:
         """Whether a trial of an earlier run does not run again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -123,6 +124,14 @@ def runs_of_interrupted_trials(step: Path) -> list[str]:
     """Return the runs of MLflow of the trials that had not ended when an earlier run was killed."""
     recorded = map(read_record, trials_folder(step).glob("*"))
     return [trial.run_id for trial in recorded if trial is not None and trial.state == RUNNING]
+
+
+def remove_other_trials(step: Path, sampling: str) -> None:
+    """Remove the trials of an earlier run whose settings depend on something else than `sampling`."""
+    for folder in trials_folder(step).glob("*"):
+        trial = read_record(folder)
+        if trial is None or trial.sampling != sampling:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_table(path: Path, trials: Sequence[Trial], sweep: Sweep) -> None:
