@@ -115,8 +115,9 @@ def test_every_image_of_many_equal_ones_is_in_a_pair_and_there_are_few_pairs(tmp
 
 def test_images_of_one_colour_are_the_same_only_if_their_colour_is(tmp_path: Path) -> None:
     colours = [(0, 0, 0), (255, 255, 255), (200, 30, 30), (30, 200, 30), (200, 30, 30)]
+    colours += [(level, level, level) for level in range(40, 220, 5)]  # each is a little lighter than the one before
     images = {f"{number}.png": Image.new("RGB", (SIZE, SIZE), colour) for number, colour in enumerate(colours)}
-    found = find_duplicates([dataset(tmp_path / "flat", images)], np.zeros(5, dtype=np.int64), CPU, 60).found
+    found = find_duplicates([dataset(tmp_path / "flat", images)], np.zeros(len(images), dtype=np.int64), CPU, 60).found
     assert pairs_of(found) == {(2, 4): SAME_FILE}
 
 
@@ -165,3 +166,11 @@ def test_images_of_one_kind_are_not_the_same_because_they_are_alike(tmp_path: Pa
     images["copy.png"] = jpeg(form(7), 80)
     found = find_duplicates([dataset(tmp_path / "forms", images)], np.zeros(41, dtype=np.int64), CPU, 60).found
     assert pairs_of(found) == {(7, 40): NEARLY_SAME}
+
+
+def test_copies_are_found_among_many_similar_images(tmp_path: Path) -> None:
+    frames = {f"{number}.png": ImageEnhance.Brightness(picture(0)).enhance(1 + number / 5000) for number in range(50)}
+    images = {**frames, "copy.png": frames["20.png"]}
+    store = dataset(tmp_path / "frames", images)
+    found = find_duplicates([store], np.arange(51) % 5, CPU, 60)
+    assert pairs_of(found.found)[20, 50] == SAME_FILE

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from train_pytorch_model.data.file_hashes import DeadlineError, sha256_of
+from train_pytorch_model.data.small_versions import (
+    COARSE_SIDE,
+    COSINE,
+    FINE_SIDE,
+    NUM_AVERAGED,
+    similarities,
+    sketches_of,
+    small_version,
+)
 from train_pytorch_model.data.threads import reading
 
 if TYPE_CHECKING:
@@ -24,24 +33,6 @@ SAME_PIXELS = "identical pixels"
 NEARLY_SAME = "nearly identical"
 MIRRORED = "mirrored"
 """One image is the other one with left and right exchanged, or nearly so."""
-# Sides of the small versions that are compared: of all images, in grey; then of the pairs that this finds, in colour.
-_COARSE_SIDE = 16
-_FINE_SIDE = 32
-# Details are the differences of the second from a version of this side, so that the same light is not the same image.
-_BLURRED_SIDE = 8
-# Two images are nearly identical if the cosines of both small versions and that of their details are at least so much.
-# Of 180 photos of three kinds, copies as JPEG of quality 20, of half the size, or with other brightness and contrast
-# had at least 0.986 and 0.938. Of 3,091 photos, 24 other pairs are found, which are two shots of one scene.
-_COSINE = 0.96
-_DETAILS_COSINE = 0.85
-# X-rays, forms and photos of a fixed camera are all alike: their differences from the mean of the images must be alike,
-# too. The mean is that of so many images. All 27 pairs of the photos above have at least 0.9.
-_DIFFERENCES_COSINE = 0.9
-_NUM_AVERAGED = 256
-# Differences in grey levels that count as much as noise, so that images of one colour can be compared.
-_NOISE_LEVELS = 2.0
-# How much the brightness counts relative to the differences within an image.
-_BRIGHTNESS = 0.03
 _IMAGES_AT_ONCE = 128
 # Cosines that are computed at a time: 64 MB.
 _COSINES_AT_ONCE = 2**24
@@ -104,9 +95,11 @@ def find_duplicates(
     start = time.monotonic()
     counts = [len(store) for store, _ in datasets]
     offsets = np.cumsum([0, *counts])
-    sketches, index, typical = _sketches(datasets, offsets, device, start + _READING_FRACTION * seconds)
+    seen = _sketches(datasets, offsets, device, start + _READING_FRACTION * seconds)
+    index = seen.images
     groups = np.repeat(np.arange(len(datasets)), counts)[index], labels[index]
-    pairs, num_compared = _candidates(sketches, groups, start + _COMPARING_FRACTION * seconds)
+    pairs, num_compared = _candidates(seen.sketches, groups, start + _COMPARING_FRACTION * seconds)
+    pairs = np.concatenate([_equal(seen.digests, groups), pairs])
     ordered = sorted({(int(min(pair)), int(max(pair))) for pair in index[pairs]})
     found: list[Duplicate] = []
     unverified: set[int] = set()
@@ -115,23 +108,35 @@ def find_duplicates(
             unverified.update(image for pair in ordered[first:] for image in pair)
             break
         block = ordered[first : first + _IMAGES_AT_ONCE]
-        found += _verified(block, datasets, offsets, device, typical, start + seconds)
+        found += _verified(block, datasets, offsets, device, seen.typical, start + seconds)
     order = (SAME_FILE, SAME_PIXELS, NEARLY_SAME, MIRRORED)
     found.sort(key=lambda pair: (order.index(pair.kind), -pair.similarity))
     return Duplicates(found, max(0, num_compared - len(unverified)), int(offsets[-1]))
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of the images that were read in time."""
+
+    sketches: torch.Tensor
+    """The result of `sketches_of` for small grey versions, float32 of shape (N, values)."""
+    digests: list[bytes]
+    """A digest of the small version in colour of each image."""
+    images: np.ndarray
+    """The numbers of these images, counted over all datasets, int64 of shape (N,)."""
+    typical: torch.Tensor
+    """The mean of finer versions of some images, float32 of shape (1, 3, side, side)."""
+
+
 def _sketches(
     datasets: Sequence[tuple[ImageStore, Files]], offsets: np.ndarray, device: torch.device, end: float
-) -> tuple[torch.Tensor, np.ndarray, torch.Tensor]:
-    """Return small versions of the images that can be read in time, the indices of these images, and the typical image.
-
-    The typical image is the mean of some finer versions, float32 of shape (1, 3, side, side).
-    """
-    parts: list[torch.Tensor] = []
-    drawn: list[torch.Tensor] = []
-    index: list[np.ndarray] = []
-    room = _MAX_SKETCH_BYTES // (4 * (_COARSE_SIDE**2 + 2))
+) -> _Seen:
+    """Read images until all are read or the time is over."""
+    parts = [torch.empty(0, COARSE_SIDE**2 + 2, device=device)]
+    digests: list[bytes] = []
+    drawn = [torch.empty(0, 3, FINE_SIDE, FINE_SIDE, device=device)]
+    index = [np.empty(0, dtype=np.int64)]
+    room = _MAX_SKETCH_BYTES // (4 * (COARSE_SIDE**2 + 2))
     generator = torch.Generator().manual_seed(0)
     for number, (store, _) in reversed(list(enumerate(datasets))):
         order = torch.randperm(len(store), generator=generator)[:room]
@@ -140,46 +145,13 @@ def _sketches(
         for batch, (pixels, _) in zip(batches, store.batches(batches, device)):
             if time.monotonic() >= end:
                 break
-            parts.append(_sketches_of(_small(pixels, _COARSE_SIDE).mean(1)))
+            coarse = small_version(pixels, COARSE_SIDE)
+            parts.append(sketches_of(coarse.mean(1)))
+            digests += [hashlib.sha256(image).digest() for image in coarse.cpu().contiguous().numpy()]
             index.append(batch.numpy() + offsets[number])
-            if sum(map(len, drawn)) < _NUM_AVERAGED:
-                drawn.append(_small(pixels, _FINE_SIDE))
-    if not parts:
-        nothing = torch.empty(0, _COARSE_SIDE**2 + 2, device=device), np.empty(0, dtype=np.int64)
-        return *nothing, torch.zeros(1, 3, _FINE_SIDE, _FINE_SIDE, device=device)
-    return torch.cat(parts), np.concatenate(index), torch.cat(drawn).mean(0, keepdim=True)
-
-
-def _small(pixels: torch.Tensor, side: int) -> torch.Tensor:
-    """Return small versions of images, float32 of shape (B, 3, side, side).
-
-    Args:
-        pixels: uint8 of shape (B, 3, height, width).
-        side: height and width of the small version.
-    """
-    # On a CPU, resizing bytes takes a tenth of the time; CUDA has no kernel for them.
-    given = pixels if pixels.device.type == "cpu" else pixels.float()
-    return functional.interpolate(given, (side, side), mode="bilinear", antialias=True).float()
-
-
-def _sketches_of(small: torch.Tensor) -> torch.Tensor:
-    """Return a vector of length 1 for each image, whose cosines tell how similar the images are.
-
-    It has the differences of the values from their mean, and, with little weight, this mean.
-
-    Args:
-        small: float32 of shape (B, …).
-    """
-    values = small.flatten(1)
-    mean = values.mean(1, keepdim=True)
-    noise = torch.full_like(mean, _NOISE_LEVELS)
-    return functional.normalize(torch.cat([(values - mean) / values.shape[1] ** 0.5, _BRIGHTNESS * mean, noise], 1))
-
-
-def _details(small: torch.Tensor) -> torch.Tensor:
-    """Return the differences of small versions from a blurred version of them."""
-    blurred = functional.adaptive_avg_pool2d(small, _BLURRED_SIDE)
-    return small - functional.interpolate(blurred, small.shape[2:], mode="bilinear")
+            if sum(map(len, drawn)) < NUM_AVERAGED:
+                drawn.append(small_version(pixels, FINE_SIDE))
+    return _Seen(torch.cat(parts), digests, np.concatenate(index), torch.cat(drawn).mean(0, keepdim=True))
 
 
 def _candidates(sketches: torch.Tensor, groups: tuple[np.ndarray, np.ndarray], end: float) -> tuple[np.ndarray, int]:
@@ -190,8 +162,8 @@ def _candidates(sketches: torch.Tensor, groups: tuple[np.ndarray, np.ndarray], e
     dataset, label = (torch.from_numpy(group).to(sketches.device) for group in groups)
     pairs: list[torch.Tensor] = []
     rows = torch.arange(count, device=sketches.device)
-    small, others = torch.split(sketches, [_COARSE_SIDE**2, sketches.shape[1] - _COARSE_SIDE**2], 1)
-    mirrored = torch.cat([small.view(-1, _COARSE_SIDE, _COARSE_SIDE).flip(2).flatten(1), others], 1)
+    small, others = torch.split(sketches, [COARSE_SIDE**2, sketches.shape[1] - COARSE_SIDE**2], 1)
+    mirrored = torch.cat([small.view(-1, COARSE_SIDE, COARSE_SIDE).flip(2).flatten(1), others], 1)
     num_compared = 0
     for block in torch.split(rows, max(1, _COSINES_AT_ONCE // count)):
         if time.monotonic() >= end:
@@ -202,10 +174,28 @@ def _candidates(sketches: torch.Tensor, groups: tuple[np.ndarray, np.ndarray], e
             cosines[torch.arange(len(block)), block] = -1
             for is_excluded in excluded:
                 values, partners = (cosines if is_excluded is None else cosines.masked_fill(is_excluded, -1)).max(1)
-                is_similar = values >= _COSINE
+                is_similar = values >= COSINE
                 pairs.append(torch.stack([block[is_similar], partners[is_similar]], 1))
         num_compared += len(block)
     return torch.cat(pairs).cpu().numpy() if pairs else np.empty((0, 2), dtype=np.int64), num_compared
+
+
+def _equal(digests: Sequence[bytes], groups: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return pairs of images whose small versions are equal, int of shape (P, 2), whatever the rounding of cosines.
+
+    Each image is paired with the first one that is equal, and with the first one of another dataset or label.
+    """
+    earlier: dict[bytes, list[int]] = {}
+    pairs: list[tuple[int, int]] = []
+    for image, digest in enumerate(digests):
+        others = earlier.setdefault(digest, [])
+        if others:
+            is_same = [group[others] == group[image] for group in groups]
+            chosen = {0, *(int(same.argmin()) for same in is_same if not same.all())}
+            pairs += [(others[other], image) for other in sorted(chosen)]
+        if not others or not (is_same[0] & is_same[1]).any():
+            others.append(image)
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
 def _verified(
@@ -219,30 +209,16 @@ def _verified(
     """Yield the pairs of images that are the same, or nearly so, on a closer look."""
     first, second = (_pixels([pair[side] for pair in pairs], datasets, offsets, device) for side in (0, 1))
     is_same = (first == second).flatten(1).all(1).tolist()
-    has_details = min(first.shape[2:]) >= _FINE_SIDE
-    small = _small(first, _FINE_SIDE), _small(second, _FINE_SIDE)
-    near = _similarities(*small, typical).tolist()
-    mirrored = _similarities(small[0], small[1].flip(3), typical).tolist()
+    has_details = min(first.shape[2:]) >= FINE_SIDE
+    small = small_version(first, FINE_SIDE), small_version(second, FINE_SIDE)
+    near = similarities(*small, typical).tolist()
+    mirrored = similarities(small[0], small[1].flip(3), typical).tolist()
     for pair, has_same_pixels, similarity, if_mirrored in zip(pairs, is_same, near, mirrored):
         if has_same_pixels:
             is_same_file = _have_same_bytes(pair, datasets, offsets, end)
             yield Duplicate(*pair, 1.0, SAME_FILE if is_same_file else SAME_PIXELS)
         elif has_details and (similarity or if_mirrored):
             yield Duplicate(*pair, similarity or if_mirrored, NEARLY_SAME if similarity else MIRRORED)
-
-
-def _similarities(first: torch.Tensor, second: torch.Tensor, typical: torch.Tensor) -> torch.Tensor:
-    """Return the similarity of each pair of small versions, in [0, 1]; 0 for images that are not nearly the same."""
-    cosines, details, differences = (
-        (_sketches_of(one) * _sketches_of(other)).sum(1)
-        for one, other in (
-            (first, second),
-            (_details(first), _details(second)),
-            (first - typical, second - typical),
-        )
-    )
-    is_near = (cosines >= _COSINE) & (details >= _DETAILS_COSINE) & (differences >= _DIFFERENCES_COSINE)
-    return torch.minimum(cosines, details).clamp(max=1).where(is_near, 0)
 
 
 def _place(image: int, offsets: np.ndarray) -> tuple[int, int]:
