@@ -186,7 +186,7 @@ def test_a_sweep_whose_first_three_trials_fail_is_an_error(tmp_path: Path) -> No
     assert len(table(tmp_path)) == 3
     said = message(tmp_path)
     assert "Step 'tune': no trial completed; 3 failed, see " in said
-    assert "The first one: it ended with exit code 1: it is broken Its log is " in said
+    assert "The first one: it ended with exit code 1: it is broken. Its log is " in said
     assert f"{tmp_path}/run/steps/tune/trials/1/log.txt" in said
 
 
@@ -210,6 +210,29 @@ def test_one_value_of_each_trial_is_drawn_at_an_integer(tmp_path: Path, monkeypa
     monkeypatch.setattr(Figure, "savefig", look)
     draw_trials([trial], swept, tmp_path / "it.png")
     assert all(float(tick).is_integer() for of_axes in ticks for tick in of_axes)
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("uniform", "linear"), ("loguniform", "log")])
+def test_the_axis_of_a_setting_is_that_of_its_distribution(
+    kind: str, scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(figure: Figure, *given: object, **options: object) -> None:
+        assert figure.axes[2].get_xscale() == scale
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    job = sweep("./trial.yaml", {"x": {**uniform(0, 1), "type": kind}})
+    swept = read_pipeline(write_sweep(tmp_path, "true", job), {}).steps["tune"].sweep
+    assert swept is not None
+    trials = [Trial(1, {"x": value}, "run", "", "", "", points=(Logged(1, 0.5),)) for value in (0.001, 1.0)]
+    draw_trials(trials, swept, tmp_path / "it.png")
+
+
+def test_values_that_cannot_be_drawn_do_not_end_a_sweep(tmp_path: Path) -> None:
+    path = write_sweep(tmp_path, logging("1e308", "-1e308"), sweep("./trial.yaml", {"x": choice(1)}, trials=1))
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        assert run(path, tmp_path) == 0
+    assert column(tmp_path, "state") == ["completed"]
+    assert not list(tmp_path.rglob("trials.png*"))
 
 
 def test_any_names_are_drawn_and_secrets_are_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,7 +254,8 @@ class StepFailedError(ModuleError):
     """A step of a pipeline failed. The id and the code are those of the step's own error."""
 
     def __init__(self, step: str, error_id: str, code: int, text: str, log: Path) -> None:
-        super().__init__(f"Step {step!r}: {text} Its log is {log}.")
+        end = "" if text.endswith((".", "!", "?")) else "."
+        super().__init__(f"Step {step!r}: {text}{end} Its log is {log}.")
         self.error_id = error_id
         self.code = code
         self.text = text

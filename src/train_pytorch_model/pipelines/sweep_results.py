@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.errors import StepFailedError
+from train_pytorch_model.data.file_systems import move_file
+from train_pytorch_model.errors import StepFailedError, first_line
 from train_pytorch_model.pipelines.search_space import settings_in_words
 from train_pytorch_model.pipelines.trials import COMPLETED, FAILED, Trial, best_trial, write_table
 from train_pytorch_model.pipelines.trials_plot import draw_trials
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from train_pytorch_model.pipelines.sweep_definition import Sweep
@@ -71,11 +73,24 @@ def error_of_sweep(name: str, errors: Sequence[StepFailedError], folder: Path) -
     return StepFailedError(name, first.error_id, first.code, text, first.log)
 
 
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a file to write that takes the place of `path` when it is complete."""
+    temporary = path.with_name(f"{path.name}.writing")
+    try:
+        yield temporary
+        move_file(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_results(folder: Path, trials: Sequence[Trial], sweep: Sweep, *, has_plot: bool) -> None:
     """Write the table of the trials, and the plot where there are values."""
     try:
-        write_table(folder / TABLE_FILE, trials, sweep)
+        with _whole(folder / TABLE_FILE) as path:
+            write_table(path, trials, sweep)
         if has_plot and any(trial.points for trial in trials):
-            draw_trials(trials, sweep, folder / PLOT_FILE)
-    except OSError as error:
-        logger.warning("The results of the sweep could not be written to %s: %s.", folder, error.strerror)
+            with _whole(folder / PLOT_FILE) as path:
+                draw_trials(trials, sweep, path)
+    except (OSError, ValueError) as error:  # No axis reaches from -1e308 to 1e308.
+        logger.warning("The results of the sweep could not be written to %s: %s.", folder, first_line(error))

@@ -25,7 +25,7 @@ _COLOURS = {COMPLETED: "#3b6ea5", ENDED: "#d08a2e", FAILED: "#b5463c", TIMED_OUT
 _OTHER, _BEST = "#999999", "#2e8b57"
 _COLUMNS = 2
 _WIDTH, _HEIGHT = 5.2, 3.3
-# Values whose largest is so many times the smallest are drawn on a logarithmic axis.
+# Values of a logarithmic distribution whose largest is so many times the smallest have a logarithmic axis.
 _LOG_RATIO = 30
 _MAX_TICKS = 8
 # Longer metrics are shortened, and labels with more characters together are slanted.
@@ -137,7 +137,7 @@ def _draw_setting(axes: Axes, trials: Sequence[Trial], best: Trial | None, name:
     else:
         for trial, value in zip(trials, numbers):
             _draw_point(axes, value, trial, best, sweep)
-        if min(numbers) > 0 and max(numbers) >= _LOG_RATIO * min(numbers):
+        if distribution.is_log and min(numbers) > 0 and max(numbers) >= _LOG_RATIO * min(numbers):
             axes.set_xscale("log")
         else:
             has_integers = all(isinstance(value, int) for value in numbers)
