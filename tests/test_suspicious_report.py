@@ -9,13 +9,14 @@ import shutil
 from html import unescape
 from importlib import util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from tests.making import CLASSES, Inputs, initialize, write_class_folders, write_multilabel_directory
 from tests.test_report import HOSTILE, Page, make_report
 from train_pytorch_model.evaluation import label_issues
-from train_pytorch_model.job import label_judgement
+from train_pytorch_model.job import label_judgement, suspicious
 from train_pytorch_model.models import heads
 from train_pytorch_model.report.contents import remove_report
 from train_pytorch_model.report.suspicious import (
@@ -146,14 +147,24 @@ def test_without_cleanlab_copies_are_found_and_the_report_says_what_is_left_out(
     assert rows_of(planted, TWO_LABELS)[0]["suggested_label"] == ""
 
 
-def test_an_error_of_the_search_does_not_cost_the_report(planted: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "function", "what", "found"),
+    [
+        (label_judgement, "out_of_fold_probabilities", "Labels that look wrong", TWO_LABELS),
+        (suspicious, "find_duplicates", "Images that are there twice", LABEL),
+    ],
+)
+def test_an_error_of_a_search_does_not_cost_the_report(
+    planted: Inputs, monkeypatch: pytest.MonkeyPatch, module: ModuleType, function: str, what: str, found: str
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ValueError("a fault of a library")
 
-    monkeypatch.setattr(label_judgement, "out_of_fold_probabilities", fail)
+    monkeypatch.setattr(module, function, fail)
     assert planted.fit(report="full") == 0
-    assert "were not searched for, because of an error: ValueError: a fault of a library" in section_of(planted)
-    assert rows_of(planted, TWO_LABELS)
+    expected = f"{what} were not searched for, because of an error: ValueError: a fault of a library"
+    assert expected in section_of(planted)
+    assert {row["kind"] for row in rows_of(planted)} >= {found}
 
 
 def test_a_network_without_a_known_head_judges_validation_images(

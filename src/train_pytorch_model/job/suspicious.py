@@ -125,8 +125,13 @@ def find_suspicious(
     end = time.monotonic() + seconds
     judged = _judged(training, images, predicted, _JUDGING_FRACTION * seconds)
     remaining = max(end - time.monotonic(), (1 - _JUDGING_FRACTION) * seconds)
-    duplicates = find_duplicates(images.datasets, images.label_numbers, training.device, remaining)
-    found = [_pair(images, duplicate, judged.of_given) for duplicate in duplicates.found]
+    try:
+        duplicates = find_duplicates(images.datasets, images.label_numbers, training.device, remaining)
+        pairs, unfinished = duplicates.found, duplicates.unfinished
+    except Exception as error:  # such as no memory; the rest of the report must not be lost for it
+        pairs = []
+        unfinished = f"Images that are there twice were not searched for, because of an error: {_name_of(error)}"
+    found = [_pair(images, pair, judged.of_given) for pair in pairs]
     found += [_Found(LABEL, image, score, images.classes[suggested]) for image, suggested, score in judged.issues]
     alike = [
         AlikeClasses(images.classes[first], images.classes[second], *fractions)
@@ -144,9 +149,13 @@ def find_suspicious(
         for kind in KINDS
         for rank, item in enumerate([item for item in found if item.kind == kind])
     ]
-    unfinished = [duplicates.unfinished] if duplicates.unfinished else []
+    missing = [unfinished] if unfinished else []
     warnings = _warnings(suspects, len(images.labels) - images.num_train)
-    return Suspicions(suspects, alike, (*judged.notes, *unfinished), (*warnings, *unfinished))
+    return Suspicions(suspects, alike, (*judged.notes, *missing), (*warnings, *missing))
+
+
+def _name_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _judged(
@@ -164,8 +173,7 @@ def _judged(
         issues, num_wrong = find_label_issues(labels, judgement.probabilities)
         alike = classes_alike(labels, judgement.probabilities)
     except Exception as error:  # the rest of the report must not be lost for it
-        text = f"{type(error).__name__}: {first_line(error)}"
-        return _Judged((f"Labels that look wrong were not searched for, because of an error: {text}",))
+        return _Judged((f"Labels that look wrong were not searched for, because of an error: {_name_of(error)}",))
     notes = judgement.notes
     if len(labels):
         notes = (

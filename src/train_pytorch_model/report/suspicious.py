@@ -27,7 +27,11 @@ REPEATED = "repeated"
 """The same image is there twice in one dataset."""
 KINDS = (TWO_LABELS, LABEL, BOTH_DATASETS, REPEATED)
 TITLES = (
-    (TWO_LABELS, "The same image with two labels", "Unless it belongs to both, one of its labels is wrong."),
+    (
+        TWO_LABELS,
+        "The same image with two labels",
+        "One of the labels is wrong, unless the image belongs to both or a detail decides.",
+    ),
     (LABEL, "Labels that look wrong", "The score is the probability that an image is not of the given class."),
     (BOTH_DATASETS, "Images in both datasets", "The model has seen these validation images, or images like them."),
     (REPEATED, "Images that are there twice", "They count twice in training or in validation."),
