@@ -397,7 +397,7 @@ def test_a_trial_that_does_not_write_a_file_which_another_step_takes_has_failed(
     write = "[ ${{search_space.x}} = 1 ] || echo ${{search_space.x}} > ${{outputs.f}}"
     text = f"{logging('${{search_space.x}}')}; {write}"
     outputs = {"f": {"type": "uri_file"}}
-    job = sweep(command(text), {"x": choice(1, 3, 2)}, sampling_algorithm="grid", outputs=outputs)
+    job = sweep(command(text, outputs=outputs), {"x": choice(1, 3, 2)}, sampling_algorithm="grid")
     assert run(pipeline(tmp_path / "p.yaml", {"tune": job}), tmp_path) == 0
     assert column(tmp_path, "state") == ["completed"] * 3
     take = command("cat ${{inputs.f}} > ${{outputs.o}}/f", inputs={"f": "${{parent.jobs.tune.outputs.f}}"})

@@ -104,6 +104,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "no trial": job(trial=None),
     "a missing trial": job(trial="./nowhere.yaml"),
     "a component instead of a trial": job(trial=None, component="./trial.yaml"),
+    "a trial and a component": job(component="./trial.yaml"),
     "a pipeline component as a trial": job(trial="./pipeline_component.yaml"),
     "a trial within without an environment": {**job(), "trial": {"command": "true"}},
     "a missing input": job(trial="./other.yaml"),
@@ -233,3 +234,20 @@ def test_a_sweep_that_azure_takes_and_that_cannot_run_is_refused_by_name(
     assert is_taken, answer
     assert NOT_SUPPORTED[name][1] in dry_run(path)
     assert not (path.parent.parent / "run").exists()
+
+
+def test_a_command_in_a_job_takes_an_output_whose_type_azure_finds(tmp_path: Path) -> None:
+    trial = {"command": "ls ${{outputs.o}} ${{search_space.x}}", "environment": "azureml:any:1"}
+    entry = "${{parent.jobs.a.outputs.o}}"
+    paths = []
+    for declared in ({"outputs": {"o": FOLDER}}, {}):
+        for given in ({**FOLDER, "path": entry}, entry):
+            swept = job(trial={**trial, **declared}, outputs={"o": FOLDER})
+            take = command("ls ${{inputs.i}}", inputs={"i": given})
+            paths.append(pipeline(tmp_path / str(len(paths)) / "pipeline.yaml", {"a": swept, "b": take}))
+    answers = ask_azure(paths)
+    assert [answers[str(path)][1] for path in paths] == [True, True, True, False]
+    assert [dry_run(path) for path in paths[:3]] == [""] * 3
+    fault = dry_run(paths[3])
+    assert "job b: input i: Azure does not find the type" in fault
+    assert "under trial.outputs of job a" in fault

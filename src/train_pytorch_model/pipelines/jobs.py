@@ -74,6 +74,7 @@ def read_jobs(jobs: Mapping[str, Any], scope: Scope) -> Jobs:
         for output, names in writers.items()
         if output.step == scope.name and len(names) > 1
     ]
+    faults = faults or _faults_of_undeclared_outputs(jobs, scope)
     if faults:
         raise PipelineError("; ".join(faults))
     return Jobs(
@@ -83,6 +84,24 @@ def read_jobs(jobs: Mapping[str, Any], scope: Scope) -> Jobs:
         notes=tuple(note for part in found for note in part.notes),
         fields=frozenset(field for part in found for field in part.fields),
     )
+
+
+def _faults_of_undeclared_outputs(jobs: Mapping[str, Any], scope: Scope) -> list[str]:
+    """Describe the inputs of commands whose type Azure does not find, as the trial of a sweep does not declare it."""
+    undeclared = {
+        f"parent.jobs.{name}.outputs.{output}": f"under trial.outputs of job {name}"
+        for name, job in jobs.items()
+        if isinstance(trial := job.get("trial"), dict)
+        for output in set(job.get("outputs", {})) - set(trial.get("outputs", {}))
+    }
+    return [
+        f"{scope.path}: job {name}: input {key}: Azure does not find the type of {entry} for a command in the job;"
+        f" declare the output {place}, or write {{type: uri_folder, path: '{entry}'}}"
+        for name, job in jobs.items()
+        if "command" in job and "component" not in job
+        for key, entry in job.get("inputs", {}).items()
+        if isinstance(entry, str) and (place := undeclared.get(whole_expression(entry) or ""))
+    ]
 
 
 def _kind(job: Mapping[str, Any], folder: Path, where: str) -> str:

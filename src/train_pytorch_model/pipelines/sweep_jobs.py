@@ -49,7 +49,8 @@ def read_sweep(name: str, job: dict[str, Any], scope: Scope) -> Step:
     """
     where = f"{scope.path}: job {name}"
     own = {key: _substituted(job[key], scope.values) if key != "trial" else job[key] for key in job if key in _FIELDS}
-    raise_for(schema_faults(own, SWEEP), where)
+    faults = ["a sweep has the field trial instead of component"] if "component" in job else []
+    raise_for([*faults, *schema_faults(own, SWEEP)], where)
     sweep = _sweep(own, where)
     common = {key: value for key, value in job.items() if key in COMMON_FIELDS}
     step = read_step(name, {**common, "type": "command", "component": own["trial"]}, scope, field="trial")
