@@ -37,16 +37,19 @@ def find_images(document: Any) -> list[tuple[str, Any]]:
 
 
 def asks_for_heat_maps(document: Any) -> bool:
-    """Return the value of "explain" in a document, or in its "params", where MLflow's forms have it.
+    """Return the value of "explain" in a document, in its "input_data", or in the "params" of one of them.
+
+    MLflow's forms have these two.
 
     Raises:
         BadRequestError: if it is neither true nor false.
     """
     if not isinstance(document, dict):
         return False
-    params = document.get("params")
-    for record in (document, params if isinstance(params, dict) else {}):
-        value = record.get("explain")
+    records = [document, document.get("input_data")]
+    records += [record.get("params") for record in records if isinstance(record, dict)]
+    for record in records:
+        value = record.get("explain") if isinstance(record, dict) else None
         if not isinstance(value, (bool, type(None))):
             raise BadRequestError(f'"explain" should be true or false, but is {repr(value)[:40]}')
         if value:
