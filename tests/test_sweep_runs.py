@@ -20,6 +20,7 @@ from PIL import Image
 from tests.making import NETWORK, ROOT, initialize, write_image_directory
 from tests.pipelines import FOLDER, command, component, message, pipeline, run, write_yaml
 from tests.sweeps import LOG, METRIC, choice, column, logging, sweep, table, uniform, write_sweep
+from train_pytorch_model.pipelines import sweep_results
 from train_pytorch_model.pipelines.early_termination import Objective
 from train_pytorch_model.pipelines.pipeline_files import read_pipeline
 from train_pytorch_model.pipelines.trials import Trial
@@ -69,7 +70,7 @@ def test_a_trial_in_the_job_takes_the_search_space_and_its_undeclared_inputs(tmp
     text = logging("${{search_space.x}}") + '; echo "$AZUREML_SWEEP_x ${{inputs.word}}" > ${{outputs.o}}/m.txt'
     trial = {"command": text, "environment": "azureml:any:1"}
     job = sweep(trial, {"x": choice(2, 1)}, sampling_algorithm="grid", inputs={"word": "hello"}, outputs={"o": None})
-    after = command("cat ${{inputs.i}}/m.txt", inputs={"i": "${{parent.jobs.tune.outputs.o}}"})
+    after = command("cat ${{inputs.i}}/m.txt", inputs={"i": {**FOLDER, "path": "${{parent.jobs.tune.outputs.o}}"}})
     assert run(pipeline(tmp_path / "p.yaml", {"tune": job, "after": after}), tmp_path) == 0
     assert (tmp_path / "run" / "steps" / "after" / "log.txt").read_text() == "1 hello\n"
 
@@ -227,11 +228,33 @@ def test_the_axis_of_a_setting_is_that_of_its_distribution(
     draw_trials(trials, swept, tmp_path / "it.png")
 
 
-def test_values_that_cannot_be_drawn_do_not_end_a_sweep(tmp_path: Path) -> None:
-    path = write_sweep(tmp_path, logging("1e308", "-1e308"), sweep("./trial.yaml", {"x": choice(1)}, trials=1))
-    with pytest.warns(RuntimeWarning, match="overflow"):
-        assert run(path, tmp_path) == 0
+@pytest.mark.parametrize(("goal", "scale"), [("minimize", "log"), ("maximize", "linear")])
+def test_a_diverged_loss_does_not_hide_the_other_values(
+    goal: str, scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(figure: Figure, *given: object, **options: object) -> None:
+        # The best value of each trial is from before it diverged.
+        assert [axes.get_yscale() for axes in figure.axes[:2]] == [scale, "linear"]
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    job = sweep("./trial.yaml", {"x": uniform(0, 1)}, objective={"goal": goal, "primary_metric": METRIC})
+    swept = read_pipeline(write_sweep(tmp_path, "true", job), {}).steps["tune"].sweep
+    assert swept is not None
+    points = Logged(1, 0.5), Logged(2, 1e6)
+    draw_trials([Trial(1, {"x": 0.5}, "run", "", "", "", points=points)], swept, tmp_path / "it.png")
+
+
+def test_values_that_cannot_be_drawn_do_not_end_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*given: object) -> None:
+        raise ValueError("arange: cannot compute length")  # what Matplotlib says of 1e308 and -1e308
+
+    monkeypatch.setattr(sweep_results, "draw_trials", fail)
+    path = write_sweep(tmp_path, logging("1"), sweep("./trial.yaml", {"x": choice(1)}, trials=1))
+    assert run(path, tmp_path) == 0
     assert column(tmp_path, "state") == ["completed"]
+    assert "cannot compute length" in caplog.text
     assert not list(tmp_path.rglob("trials.png*"))
 
 

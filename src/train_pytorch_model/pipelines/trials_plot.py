@@ -27,6 +27,8 @@ _COLUMNS = 2
 _WIDTH, _HEIGHT = 5.2, 3.3
 # Values of a logarithmic distribution whose largest is so many times the smallest have a logarithmic axis.
 _LOG_RATIO = 30
+# The same of values to minimize: the loss of a trial that diverged must not hide the differences of the others.
+_LOG_RATIO_OF_LOSSES = 1000
 _MAX_TICKS = 8
 # Longer metrics are shortened, and labels with more characters together are slanted.
 _MAX_CHARACTERS = 32
@@ -57,7 +59,11 @@ def draw_trials(trials: Sequence[Trial], sweep: Sweep, path: Path) -> None:
     metric = sweep.objective.metric
     is_short = metric.isascii() and len(metric) <= _MAX_CHARACTERS
     label = metric.replace("$", r"\$") if is_short else drawable_names([metric], "metric")[0]
-    for place in axes[: 2 + len(sweep.search_space)]:
+    bests = [sweep.objective.best(trial.values) for trial in drawn]
+    shown = [[value for trial in drawn for value in trial.values], *[bests] * (1 + len(sweep.search_space))]
+    for place, values in zip(axes, shown):
+        if not sweep.objective.is_maximized and 0 < _LOG_RATIO_OF_LOSSES * min(values) <= max(values):
+            place.set_yscale("log")
         place.set_ylabel(label)
         place.grid(alpha=0.25)
     states = list(dict.fromkeys(trial.state for trial in drawn if trial is not best))
