@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from sklearn.datasets import load_digits
 
 from train_pytorch_model.data.findings import Files
 from train_pytorch_model.data.image_geometry import Geometry
@@ -174,3 +175,27 @@ def test_copies_are_found_among_many_similar_images(tmp_path: Path) -> None:
     store = dataset(tmp_path / "frames", images)
     found = find_duplicates([store], np.arange(51) % 5, CPU, 60)
     assert pairs_of(found.found)[20, 50] == SAME_FILE
+
+
+def test_digits_of_one_kind_are_not_copies_of_each_other(tmp_path: Path) -> None:
+    """They are alike, but a copy is much closer to its original than digits of one kind are."""
+    digits = (load_digits().images[:600] * 255 / 16).astype(np.uint8)
+    images: dict[str, Image.Image | Path] = {
+        f"{number}.png": Image.fromarray(digit).resize((SIZE, SIZE)) for number, digit in enumerate(digits)
+    }
+    copies = {f"copy{number}.png": jpeg(images[f"{number}.png"], 50) for number in range(5)}
+    given = dataset(tmp_path / "images", {**images, **copies})
+    found = pairs_of(find_duplicates([given], np.zeros(605, dtype=np.int64), CPU, 100).found)
+    assert {(number, 600 + number) for number in range(5)} <= set(found)
+    assert len(found) <= 5 + 6
+
+
+def test_frames_of_a_film_are_found_however_many_they_are(tmp_path: Path) -> None:
+    scene = np.asarray(picture(1), dtype=np.int16)
+    noise = np.random.default_rng(0).integers(-6, 7, (20, *scene.shape))
+    frames = {
+        f"frame{number}.png": Image.fromarray(np.uint8((scene + of).clip(0, 255))) for number, of in enumerate(noise)
+    }
+    given = dataset(tmp_path / "images", {**frames, **{f"{seed}.png": picture(seed) for seed in range(2, 42)}})
+    found = pairs_of(find_duplicates([given], np.zeros(60, dtype=np.int64), CPU, 100).found)
+    assert {image for pair in found for image in pair} == set(range(20))
