@@ -240,7 +240,7 @@ def test_the_compiled_snapshot_alone_trains_and_holds_nothing_needless(project: 
     document = YAML(typ="safe").load(compiled)
     snapshot = (compiled.parent / document["code"]).resolve()
     files = [path for path in snapshot.rglob("*") if path.is_file() and path != compiled]
-    assert sum(path.stat().st_size for path in files) < 3 * 2**19
+    assert sum(path.stat().st_size for path in files) < 2 * 2**20
     assert {path.suffix for path in files} <= {".py", ".typed", ".amlignore", ".html", ".css", ".js", ""}
     values = {"untrained_model": inputs.untrained, "train_data": inputs.train, "valid_data": inputs.valid}
     numbers = {"epochs": 1, "batch_size": 6, "learning_rate": 0.001, "patience": 3}
