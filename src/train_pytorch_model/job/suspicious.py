@@ -228,7 +228,7 @@ def _warnings(suspects: Iterable[Suspect], num_valid: int) -> list[str]:
     if similar:
         texts.append(
             f"{len(similar)} of {num_valid} validation images are nearly identical to training images: "
-            f"{name_some(list(similar))}. The model has seen images like them, so its metrics will be worse on new "
+            f"{name_some(list(similar))}. The model has seen images like them, so its metrics may be worse on new "
             f"images: see {SUSPICIOUS_IMAGES}."
         )
     return texts
