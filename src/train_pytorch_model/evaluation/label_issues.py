@@ -8,6 +8,8 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from train_pytorch_model.evaluation.metrics import confusion_matrix
+
 # Of the images of one of two classes that are predicted as one of the two, the fraction that is predicted as the other,
 # both ways, at which the two classes look like one. Half means that nothing tells them apart.
 _SAME_CLASS = 0.3
@@ -71,8 +73,7 @@ def classes_alike(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[i
     known = np.isfinite(probabilities).all(axis=1)
     num_classes = probabilities.shape[1]
     predicted = probabilities[known].argmax(axis=1)
-    counts = np.bincount(labels[known] * num_classes + predicted, minlength=num_classes**2)
-    confusion = counts.reshape(num_classes, num_classes)
+    confusion = confusion_matrix(labels[known], predicted, num_classes)
     totals = confusion.sum(axis=1)
     found = []
     for first, second in zip(*np.nonzero(np.triu(np.minimum(confusion, confusion.T), 1))):
