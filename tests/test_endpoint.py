@@ -269,6 +269,11 @@ def test_faults_of_the_server_are_not_faults_of_the_request(
     assert answer[0] == 500
     assert words in answer[1]["error"]
     assert signals == ([signal.SIGTERM] if ends else [])
+    again = answer_of(square(0))
+    if ends:  # what reaches a process that is about to end is sent to the next one
+        assert again == (503, {"error": "the server restarts; try again later"})
+    else:
+        assert again == answer
 
 
 @pytest.mark.environment

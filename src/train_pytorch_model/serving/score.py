@@ -35,8 +35,11 @@ _MAX_REQUESTS = 32
 _MAX_WAIT_SECONDS = 30.0
 # How long the process may take to answer its other requests when it ends.
 _END_SECONDS = 10.0
+_TRY_AGAIN = {"Retry-After": "1"}
 _MODEL: ServedModel | None = None
 _BATCHES: Batches | None = None
+# Set once the GPU has failed: this process only waits for its end, and whatever still reaches it is for the next one.
+_ENDING = threading.Event()
 
 
 def init() -> None:
@@ -46,6 +49,7 @@ def init() -> None:
     found = sorted(root.rglob("model_spec.yaml"))
     if not found:
         raise FileNotFoundError(f"there is no model_spec.yaml under {root}")
+    _ENDING.clear()
     _MODEL = ServedModel(found[0].parent)
     _BATCHES = Batches(
         _MODEL.probabilities,
@@ -69,6 +73,8 @@ def run(request: Any) -> Any:
     """Respond to one request."""
     assert _MODEL is not None, "init() must run first"
     assert _BATCHES is not None
+    if _ENDING.is_set():
+        return _failure(503, "the server restarts; try again later", _TRY_AGAIN)
     try:
         body = read_body(request.stream, request.headers.get("Content-Encoding"))
         with _BATCHES.place():
@@ -83,7 +89,7 @@ def run(request: Any) -> Any:
     except BadImageError as error:
         return _failure(400, error)
     except BusyError as error:
-        return _failure(503, error, {"Retry-After": "1"})
+        return _failure(503, error, _TRY_AGAIN)
     except OutOfMemoryError as error:
         logger.exception("The memory does not suffice for a request.")
         return _failure(500, f"the server has too little memory for this request: {error}")
@@ -99,6 +105,7 @@ def _failure(status: int, error: object, headers: dict[str, str] | None = None) 
 
 def _end_process() -> None:
     """End this worker of the server after the requests that it is answering. The server starts another one."""
+    _ENDING.set()
     os.kill(os.getpid(), signal.SIGTERM)
     timer = threading.Timer(_END_SECONDS, os._exit, (1,))
     timer.daemon = True
