@@ -1000,6 +1000,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "accepted",
         "tests/test_explanations.py::test_no_number_of_images_writes_nothing_and_needs_no_captum",
     ),
+    "--max-explanations without --explanations": (
+        "warning",
+        "tests/test_explanations.py::test_a_number_of_images_without_a_folder_is_told_of",
+    ),
     "an image that cannot be read, --skip-unreadable-images, --explanations": (
         "accepted",
         "tests/test_explanations.py::test_an_image_that_cannot_be_read_is_skipped",

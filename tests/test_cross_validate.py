@@ -192,6 +192,8 @@ def test_groups_are_in_one_fold_each(made: Path, tmp_path: Path) -> None:
     sites = [{folds[f"{name}/{number + part}.png"] for name in CLASSES for part in (0, 1)} for number in (0, 2, 4)]
     assert sorted(map(sorted, sites)) == [[1], [2], [3]]
     assert len(result.folds) == 3
+    table = pd.read_csv(tmp_path / "cross_validation" / "folds.csv")
+    assert table["image"].add("," + table["group"]).tolist() == sorted(rows)
 
 
 def test_several_labels(made: Path, tmp_path: Path) -> None:

@@ -99,6 +99,13 @@ def test_no_number_of_images_writes_nothing_and_needs_no_captum(
     assert list((tmp_path / "explanations").iterdir()) == []
 
 
+def test_a_number_of_images_without_a_folder_is_told_of(
+    trained: Inputs, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert score(trained.trained, trained.valid, tmp_path / "scored", max_explanations=5) == 0
+    assert "--max-explanations 5 has no effect without --explanations." in capfd.readouterr().err
+
+
 def test_a_missing_captum_is_named_before_any_work(
     trained: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

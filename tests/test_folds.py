@@ -106,7 +106,8 @@ def test_groups_are_read_from_the_tables_that_people_have(
     name: str, text: str, column: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(text)
-    assert read_groups(tmp_path / name, column, FILES).tolist() == [0, 1, 0, 1]
+    groups, names = read_groups(tmp_path / name, column, FILES)
+    assert [names[group] for group in groups] == ["a", "b", "a", "b"]
 
 
 @pytest.mark.parametrize(

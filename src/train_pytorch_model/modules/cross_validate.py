@@ -113,9 +113,9 @@ def cross_validate(settings: CrossValidationSettings, session: Session) -> Cross
     """
     results, scored = _check(settings)
     images, is_labelled, label_column = _read_images(settings.data_path)
-    groups = None
+    groups, group_names = None, []
     if settings.groups_path is not None:
-        groups = read_groups(settings.groups_path, settings.group_column, images.files)
+        groups, group_names = read_groups(settings.groups_path, settings.group_column, images.files)
     identity = identity_of(
         settings.parameters,
         images,
@@ -139,7 +139,7 @@ def cross_validate(settings: CrossValidationSettings, session: Session) -> Cross
     contents = {
         "num_folds": settings.folds,
         "num_images": len(images),
-        "num_groups": None if groups is None else int(groups.max()) + 1,
+        "num_groups": len(group_names) or None,
         "random_seed": runs.seed,
         "head_only": settings.head_only,
         "metrics": metrics,
@@ -147,7 +147,7 @@ def cross_validate(settings: CrossValidationSettings, session: Session) -> Cross
         "folds": of_folds,
     }
     with results.writing() as folder:
-        write_results(folder, contents, images.files, folds, groups)
+        write_results(folder, contents, images.files, folds, groups, group_names)
     session.tracking.log_metrics(
         0, [Metric(name.replace("_", " ").capitalize(), name, found["mean"]) for name, found in metrics.items()]
     )

@@ -86,7 +86,12 @@ def merge_scored(
 
 
 def write_results(
-    folder: Path, results: Mapping[str, Any], files: Sequence[str], folds: np.ndarray, groups: np.ndarray | None
+    folder: Path,
+    results: Mapping[str, Any],
+    files: Sequence[str],
+    folds: np.ndarray,
+    groups: np.ndarray | None,
+    group_names: Sequence[str],
 ) -> None:
     """Write the metrics as JSON and as a table, and the fold of each image.
 
@@ -96,6 +101,7 @@ def write_results(
         files: the names of the N images.
         folds: the number of the fold of each image, from 0: int64 of shape (N,).
         groups: the index of the group of each image; None without groups.
+        group_names: the names of the groups.
     """
     (folder / RESULTS_FILE).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     num_folds = int(folds.max()) + 1
@@ -108,7 +114,7 @@ def write_results(
         folder / "folds.csv",
         ["image", "fold", *([] if groups is None else ["group"])],
         (
-            [file, int(folds[number]) + 1, *([] if groups is None else [int(groups[number]) + 1])]
+            [file, int(folds[number]) + 1, *([] if groups is None else [group_names[groups[number]]])]
             for number, file in enumerate(files)
         ),
     )

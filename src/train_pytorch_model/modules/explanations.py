@@ -55,6 +55,8 @@ def explanations_output(
     """
     if max_explanations < 0:
         raise UserError(f"Expected `max_explanations` to be at least 0, but got {max_explanations}")
+    if path is None and max_explanations not in (0, MAX_EXPLANATIONS):
+        logger.warning("--max-explanations %d has no effect without --explanations.", max_explanations)
     if path is None or not max_explanations:
         return None
     try:

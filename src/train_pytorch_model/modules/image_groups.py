@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _NUM_SAMPLES = 200
 
 
-def read_groups(path: Path, column: str | None, files: Sequence[str]) -> np.ndarray:
+def read_groups(path: Path, column: str | None, files: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Read the group of each image.
 
     Args:
@@ -32,7 +32,7 @@ def read_groups(path: Path, column: str | None, files: Sequence[str]) -> np.ndar
         files: the names of the N images, relative to the dataset.
 
     Returns:
-        The index of the group of each image, from 0: int64 of shape (N,).
+        The index of the group of each image, int64 of shape (N,), and the names of the groups, sorted.
 
     Raises:
         UserError: if the file cannot be used, or gives an image no group or two groups.
@@ -70,7 +70,7 @@ def read_groups(path: Path, column: str | None, files: Sequence[str]) -> np.ndar
     index = {name: number for number, name in enumerate(names)}
     group_of = {distinct[number]: index[group] for number, group in found.items()}
     logger.info("%s: the column %r has %d groups.", path, table.titles[of_groups], len(names))
-    return np.array([group_of[name] for name in files], dtype=np.int64)
+    return np.array([group_of[name] for name in files], dtype=np.int64), names
 
 
 def _read_table(path: Path) -> Table:
