@@ -32,6 +32,12 @@ def inputs(made_inputs: Inputs, tmp_path: Path) -> Inputs:
     return made_inputs.copied(tmp_path)
 
 
+@pytest.fixture
+def unhurried_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have time for all their parts, also on a machine that is busy with other things."""
+    monkeypatch.setattr("train_pytorch_model.job.report._MIN_SECONDS", 900.0)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_running() -> Iterator[None]:
     yield

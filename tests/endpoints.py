@@ -58,7 +58,7 @@ def served(model: Path, folder: Path, **variables: str) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/score"
         finally:
             subprocess.run(["pkill", "-g", str(process.pid)], check=False)
-            process.wait(20)
+            process.wait(60)
 
 
 def post(address: str, body: bytes | Iterator[bytes], **headers: str) -> tuple[int, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.making import ROOT, Inputs
@@ -20,6 +22,8 @@ PATIENCE_SECONDS = 240.0
 TORCHRUN = "torch.distributed.run"
 
 _started: list[Job] = []
+# Below the range that the kernel chooses from, so that no other process gets a port before it is used.
+_ports = itertools.count(10_000 + os.getpid() * 997 % 20_000)
 
 
 def end_all() -> None:
@@ -32,11 +36,12 @@ def end_all() -> None:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nothing listens on, another one at each call."""
+    while True:
+        port = next(_ports)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def process_variables(count: int, launcher: str = "pytorch") -> list[dict[str, str]]:

@@ -212,7 +212,12 @@ def run_module(
 
 def run_retired_tool(python: Path, module: str, *arguments: object) -> str:
     """Run a module of the retired packages to its end; give what it printed."""
-    command = [str(python), "-m", f"azureml.designer.modules.{module}", *map(str, arguments)]
+    # With a seed, because it draws weights without one.
+    program = (
+        "import runpy, sys, torch; torch.manual_seed(0); name = sys.argv.pop(1);"
+        " runpy.run_module(name, run_name='__main__', alter_sys=True)"
+    )
+    command = [str(python), "-c", program, f"azureml.designer.modules.{module}", *map(str, arguments)]
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
     return finished.stdout + finished.stderr

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import NoReturn
@@ -67,7 +67,8 @@ class Forked:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens once the process has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # its exit code may arrive after its end
+                os.kill(self.pid, number)
 
 
 def run_forked(

@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from train_pytorch_model.designer_core import dump_trained_model
 from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.serving.files import write_serving_files
 
 NETWORK = """
+import os
 import time
 import torch
 from torch import nn
@@ -30,6 +33,7 @@ class Network(nn.Module):
 
 def write_model(folder: Path, module: str, name: str, **init_params: Any) -> Path:
     """Write a trained model with random weights, for pixels from -1 to 1."""
+    torch.manual_seed(0)
     network = getattr(importlib.import_module(module), name)(**init_params)
     extras = {"module": module, "class": name, "init_params": init_params}
     labels = {0: "cat", 1: "dog"}

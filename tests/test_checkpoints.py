@@ -187,7 +187,15 @@ def interrupt(inputs: Inputs, monkeypatch: pytest.MonkeyPatch, **flags: Any) -> 
     def fail(*arguments: Any, **named: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
+    class Waiting(CheckpointWriter):
+        """Has each checkpoint on the disk before training goes on, so that none is left out for a slow disk."""
+
+        def save(self, *arguments: Any, **named: Any) -> None:
+            super().save(*arguments, **named)
+            self.wait()
+
     with monkeypatch.context() as patched:
+        patched.setattr(training_run, "CheckpointWriter", Waiting)
         patched.setattr(output, "write_trained_model", fail)
         assert inputs.fit(**{**FLAGS, **flags}) == 1
     assert not inputs.trained.exists()

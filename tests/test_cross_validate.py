@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from tests.making import (
     write_class_folders,
     write_multilabel_directory,
 )
+from tests.processes import run_forked
 
 HOW: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 0.0005, "precision": "float32"}
 
@@ -158,22 +157,20 @@ def test_folds_of_other_inputs_do_not_count(changed: str, words: str, made: Path
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_results(made: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "train_pytorch_model",
-        "cross-validate",
-        *flags_of({**flags(made, tmp_path), **HOW}),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = (
+        "import os, signal\n"
+        "from train_pytorch_model.modules.fold_runs import FoldRuns\n"
+        "finish = FoldRuns.finish\n"
+        "def kill(runs, fold, values):\n"
+        "    finish(runs, fold, values)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "FoldRuns.finish = kill"
+    )
+    words = ["train_pytorch_model", "cross-validate", *flags_of({**flags(made, tmp_path), **HOW})]
+    assert run_forked(words, os.environ, tmp_path, first=killed).returncode == -signal.SIGKILL
     first = tmp_path / "outputs" / "folds" / "fold-1" / "fold.json"
-    deadline = time.monotonic() + 300
-    while not first.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     assert not (tmp_path / "scored").exists()
-    assert not (tmp_path / "outputs" / "folds" / "fold-3" / "fold.json").exists()
+    assert not (tmp_path / "outputs" / "folds" / "fold-2" / "fold.json").exists()
     kept = first.stat().st_mtime_ns
     assert run_here("cross-validate", **flags(made, tmp_path), **HOW) == 0
     assert first.stat().st_mtime_ns == kept

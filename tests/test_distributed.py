@@ -213,10 +213,17 @@ def test_a_loss_that_is_not_finite_ends_all(inputs: Inputs) -> None:
 
 @pytest.mark.parametrize(("number", "lost"), [(signal.SIGKILL, 1), (signal.SIGSTOP, 1), (signal.SIGKILL, 0)])
 def test_a_process_that_is_gone_or_silent_ends_the_others(number: signal.Signals, lost: int, inputs: Inputs) -> None:
-    # Sooner than users' processes are taken to be lost.
-    job = running(
-        inputs, first="from train_pytorch_model.distributed import watchdog; watchdog.LOST_AFTER_SECONDS = 4.0"
+    # Sooner than users' processes are taken to be lost, but not before all are under way.
+    first = (
+        "from train_pytorch_model.distributed import watchdog\n"
+        "from train_pytorch_model.job.history import History\n"
+        "done = History.epoch_done\n"
+        "def lower(*arguments):\n"
+        "    watchdog.LOST_AFTER_SECONDS = 4.0\n"
+        "    return done(*arguments)\n"
+        "History.epoch_done = lower"
     )
+    job = running(inputs, first=first)
     job.send(number, lost)
     started = time.monotonic()
     assert job.processes[1 - lost].wait(END_SECONDS) == 1
@@ -238,7 +245,12 @@ def test_a_device_that_takes_long_to_start_is_no_lost_process(inputs: Inputs) ->
         "def choose_slowly(*arguments):\n"
         "    ctypes.PyDLL(None).sleep(6 * (1 - int(os.environ['RANK'])))\n"
         "    return choose(*arguments)\n"
-        "rendezvous.choose_device = choose_slowly"
+        "rendezvous.choose_device = choose_slowly\n"
+        "join = rendezvous.World.join\n"
+        "def joined(*arguments):\n"
+        "    watchdog.LOST_AFTER_SECONDS = 60.0\n"  # what follows is not what this test is about
+        "    return join(*arguments)\n"
+        "rendezvous.World.join = joined"
     )
     job = train_job(inputs, 2, first=slow, epochs=1, batch_size=4)
     assert job.wait() == [0, 0], job.log()
@@ -354,7 +366,8 @@ def test_results_equal_those_of_the_defaults_of_distributed_data_parallel(
 
 def test_torchrun_restarts_a_crashed_job_and_it_resumes(inputs: Inputs) -> None:
     flags = {
-        "epochs": 3,
+        "epochs": 20,  # so many that the signal comes before the end
+        "patience": 20,
         "batch_size": 4,
         "precision": "float32",
         "checkpoint_minutes": 0,

@@ -145,22 +145,26 @@ def square(grey: int) -> bytes:
 
 @pytest.mark.environment
 def test_a_busy_server_says_so_and_a_broken_one_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go_on"
     line = (
-        "time.sleep(3 * (x.mean().item() > 0.9))\n"
+        f"if x.mean() > 0.9: open({str(begun)!r}, 'w').close()\n"
+        f"        while x.mean() > 0.9 and not os.path.exists({str(go_on)!r}): time.sleep(0.02)\n"
         "        if x.mean() < -0.9: raise RuntimeError('CUDA error: device-side assert triggered')"
     )
     monkeypatch.syspath_prepend(tmp_path)
     model = write_model(tmp_path / "model", write_network(tmp_path, line), "Network")
     (tmp_path / "server").mkdir()
-    variables = {"PYTHONPATH": str(tmp_path), "TRUST_MODEL_CODE": "1", "SERVING_MAX_REQUESTS": "2"}
-    with served(model, tmp_path / "server", **variables) as address, ThreadPoolExecutor(2) as pool:
-        slow = [pool.submit(post, address, square(255)) for _ in range(2)]
-        time.sleep(1.5)
+    variables = {"PYTHONPATH": str(tmp_path), "TRUST_MODEL_CODE": "1", "SERVING_MAX_REQUESTS": "1"}
+    with served(model, tmp_path / "server", **variables) as address, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(post, address, square(255))
+        while not begun.exists() and not slow.done():
+            time.sleep(0.02)
         assert post(address, square(128)) == (
             503,
-            {"error": "the server is busy: 2 requests are being answered; try again later"},
+            {"error": "the server is busy: 1 requests are being answered; try again later"},
         )
-        assert [future.result()[0] for future in slow] == [200, 200]
+        go_on.touch()
+        assert slow.result()[0] == 200
         status, answer = post(address, square(0))
         assert status == 500
         assert answer["error"].endswith("has failed, and the server restarts: CUDA error: device-side assert triggered")

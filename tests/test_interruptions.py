@@ -55,8 +55,7 @@ RUNS = [
 @pytest.mark.parametrize(("count", "precision"), RUNS)
 def test_killed_at_random_moments_a_run_ends_with_the_same_bits(count: int, precision: str, inputs: Inputs) -> None:
     expected = undisturbed(inputs, count, precision)
-    seed = random.randrange(2**32)
-    moments = random.Random(seed)
+    moments = random.Random(f"{count} {precision}")
     for _ in range(2):
         job = start(inputs, count, precision)
         job.until(lambda job=job: "Training shufflenet" in job.log())
@@ -65,7 +64,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(count: int, prec
         job.wait()
     job = start(inputs, count, precision)
     assert job.wait() == [0] * count, job.log()
-    assert results(inputs) == expected, f"the moments came from seed {seed}"
+    assert results(inputs) == expected
     assert [line["epoch"] for line in read_json_lines(inputs.outputs / "metrics.jsonl")] == list(range(1, EPOCHS + 1))
 
 
@@ -73,7 +72,13 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(count: int, prec
 def test_asked_to_end_it_keeps_a_checkpoint_and_says_run_me_again(count: int, to: int, inputs: Inputs) -> None:
     expected = undisturbed(inputs, count, "float32")
     # Without checkpoints on the way: the one that SIGTERM asks for is the only one.
-    job = train_job(inputs, count, **{**flags_of_run(count, "float32"), "checkpoint_minutes": 60})
+    # It has more time than users' runs have, for a machine that stalls.
+    limits = (
+        "from train_pytorch_model.distributed import interruption\n"
+        "interruption._AGREEMENT_SECONDS = interruption._END_SECONDS = 25.0\n"
+        "interruption._LAST_SECONDS = 27.0"
+    )
+    job = train_job(inputs, count, first=limits, **{**flags_of_run(count, "float32"), "checkpoint_minutes": 60})
     assert job.until(lambda: "Epoch 1/4:" in job.log()), job.log()
     asked = time.monotonic()
     job.send(signal.SIGTERM, to)

@@ -139,7 +139,7 @@ def test_training_evaluation_and_report_agree(tmp_path: Path) -> None:
     folders = {"scored_dataset": tmp_path / "scored", "evaluation_path": tmp_path / "evaluation"}
     assert run_here("evaluate-model", **folders, outputs_path=inputs.outputs) == 0
     metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
-    best = max(inputs.metrics(), key=lambda record: record["average_precision"])  # type: ignore[arg-type, return-value]
+    best = max(inputs.metrics(), key=lambda record: (record["average_precision"], -record["valid_loss"]))  # type: ignore[arg-type, return-value]
     assert metrics["average_precision"] == pytest.approx(best["average_precision"], abs=1e-6)
     assert metrics["log_loss"] == pytest.approx(best["valid_loss"], abs=1e-4)
     thresholds = json.loads((inputs.trained / "task.json").read_text())["thresholds"]

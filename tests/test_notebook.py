@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import nbformat
@@ -43,7 +44,7 @@ def test_a_notebook_shows_live_progress_and_log_lines() -> None:
     assert len({display_id for display_id, _ in client.shown}) == 1
     bars = [data["text/plain"].strip() for _, data in client.shown]
     assert bars[-1] == ""  # removed at the end
-    assert any("Training dataset: decoded" in bar and "2/4" in bar for bar in bars)
+    assert any(re.search(r"Training dataset: decoded.*[1-3]/4", bar) for bar in bars)
     assert any("━" in data["text/html"] and "<pre" in data["text/html"] for _, data in client.shown)
     streams = [output for output in notebook.cells[0].outputs if output.output_type == "stream"]
     assert {stream.name for stream in streams} == {"stdout"}

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch.amp.grad_scaler import GradScaler
 
+from tests.scripted import script_validation
 from tests.small_training import Recorder, make_images, make_network, make_plan, run
 from train_pytorch_model.distributed import device as hardware
 from train_pytorch_model.distributed.world import World
@@ -193,13 +194,16 @@ class Preempted(NoCheckpointer):
         raise InterruptedError
 
 
-def test_a_checkpoint_of_the_last_validation_has_the_last_weights() -> None:
+def test_a_checkpoint_of_the_last_validation_has_the_last_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(validation_precision="bfloat16", epochs=4, learning_rate=0.1)
     images, recorder, best = (make_images(80), make_images(61, seed=1)), Recorder(), BestModel()
     last = make_network()
+    accuracies = (0.2, 0.5, 0.3, 0.1)
+    script_validation(monkeypatch, accuracies=accuracies)
     _, reached, _ = run(last, make_plan(epochs=4, learning_rate=0.1), *images)
     assert reached.epoch < 4  # otherwise this test shows nothing
     checkpointer = Preempted(recorder, 4)
+    script_validation(monkeypatch, accuracies=accuracies)
     with pytest.raises(InterruptedError):
         fit(make_network(), *images, plan, World(), best, recorder, checkpointer)
     assert recorder.final is None

@@ -12,6 +12,7 @@ from tests.making import Inputs, write_multilabel_directory
 from train_pytorch_model.job import report as training_report
 
 pytest.importorskip("captum")
+pytestmark = pytest.mark.usefixtures("unhurried_reports")
 
 
 def page_of(inputs: Inputs) -> str:

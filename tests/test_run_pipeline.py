@@ -96,7 +96,7 @@ def test_a_dry_run_shows_the_commands_and_runs_nothing(
 
 def test_steps_that_do_not_wait_for_each_other_run_side_by_side(tmp_path: Path) -> None:
     # Each waits for the file that the other writes: one after the other they would never end.
-    wait = "touch {0}/{1}; for i in $(seq 200); do test -e {0}/{2} && exit 0; sleep 0.05; done; exit 1"
+    wait = "touch {0}/{1}; for i in $(seq 2400); do test -e {0}/{2} && exit 0; sleep 0.05; done; exit 1"
     component(tmp_path / "a.yaml", wait.format(tmp_path, "a", "b"), {})
     component(tmp_path / "b.yaml", wait.format(tmp_path, "b", "a"), {})
     jobs = {name: {"component": f"{name}.yaml"} for name in ("a", "b")}

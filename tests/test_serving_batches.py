@@ -108,11 +108,11 @@ def test_more_requests_than_places_are_refused_at_once() -> None:
 
 def test_an_image_does_not_wait_for_ever() -> None:
     recorder = Recorder()
-    batches = make(recorder, max_wait_seconds=0.2)
+    batches = make(recorder, max_wait_seconds=2.0)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(batches.compute, [picture(1)])
         assert recorder.has_begun.wait(20)
-        with pytest.raises(BusyError, match=r"an image waited 0\.2 s"):
+        with pytest.raises(BusyError, match=r"an image waited 2 s"):
             batches.compute([picture(2)])
         recorder.may_compute.set()
         assert first.result(20) == [[1.0]]  # what is being computed is waited for

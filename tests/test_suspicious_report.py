@@ -33,6 +33,8 @@ from train_pytorch_model.report.suspicious import (
 )
 from train_pytorch_model.report.write import write_report
 
+pytestmark = pytest.mark.usefixtures("unhurried_reports")
+
 
 def made(path: Path, per_class: int = 8) -> Inputs:
     """Class folders, whose images have names that are easy to follow, and an untrained model."""

@@ -130,8 +130,9 @@ def test_a_bad_trial_is_ended_early(policy: dict[str, object] | None, ended: lis
 
 def test_the_programs_of_a_trial_have_time_to_end(tmp_path: Path) -> None:
     # bash ends at once; the other bash that it has started needs a second.
-    save = "trap 'sleep 1; touch ${{outputs.o}}/saved; exit' TERM; sleep 100 & wait"
-    text = f"{logging('${{inputs.x}}')}; [ ${{{{inputs.x}}}} = 1 ] || ({save}); {WRITE}"
+    value = logging("${{inputs.x}}")
+    save = f"trap 'sleep 1; touch ${{{{outputs.o}}}}/saved; exit' TERM; {value}; sleep 100 & wait"
+    text = f"if [ ${{{{inputs.x}}}} = 1 ]; then {value}; else ({save}); fi; {WRITE}"
     job = sweep("./trial.yaml", {"x": choice(1, 9)}, sampling_algorithm="grid")
     job["early_termination"] = {"type": "bandit", "slack_amount": 1}
     assert run(write_sweep(tmp_path, text, job), tmp_path) == 0
@@ -151,7 +152,7 @@ def test_trials_run_at_the_same_time_up_to_the_limit(tmp_path: Path) -> None:
 
 def test_a_trial_that_takes_too_long_is_ended_and_the_others_count(tmp_path: Path) -> None:
     text = f"{logging('${{inputs.x}}')}; [ ${{{{inputs.x}}}} = 1 ] && sleep 60; {WRITE}"
-    limits = {"max_total_trials": 2, "trial_timeout": 2}
+    limits = {"max_total_trials": 2, "trial_timeout": 10}
     job = sweep("./trial.yaml", {"x": choice(1, 2)}, sampling_algorithm="grid", limits=limits)
     assert run(write_sweep(tmp_path, text, job), tmp_path) == 0
     assert column(tmp_path, "state") == ["timed out", "completed"]
@@ -162,7 +163,7 @@ def test_a_sweep_that_takes_too_long_ends_with_the_best_trial_so_far(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     text = f"{logging('${{inputs.x}}')}; [ ${{{{inputs.x}}}} = 1 ] && sleep 60; {WRITE}"
-    limits = {"max_total_trials": 3, "timeout": 3}
+    limits = {"max_total_trials": 3, "timeout": 15}
     job = sweep("./trial.yaml", {"x": choice(2, 1, 0)}, sampling_algorithm="grid", limits=limits)
     assert run(write_sweep(tmp_path, text, job), tmp_path) == 0
     assert column(tmp_path, "state") == ["completed", "cancelled"]

@@ -28,6 +28,7 @@ TITLES = {
     "Valid loss": "valid_loss",
     "Top-1 validation accuracy": "top1_acc",
 }
+UNHURRIED = "from train_pytorch_model.job import report; report._MIN_SECONDS = 900.0"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield address
         finally:
             subprocess.run(["pkill", "-g", str(process.pid)], check=False)
-            process.wait(20)
+            process.wait(60)
 
 
 def ask(address: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def ask(address: str, path: str, body: dict[str, Any] | None = None) -> dict[str
 def test_a_training_is_found_again_on_the_server(server: str, inputs: Inputs) -> None:
     started = ask(server, "runs/create", {"experiment_id": "0", "start_time": 1})["run"]["info"]["run_id"]
     job = {"MLFLOW_TRACKING_URI": server, "MLFLOW_RUN_ID": started, "AZUREML_RUN_ID": started}
-    finished = run_module(*inputs.arguments(epochs=3, report=None), **job)
+    finished = run_module(*inputs.arguments(epochs=3, report=None), first=UNHURRIED, **job)
     assert finished.returncode == 0, finished.stderr
     assert "WARNING" not in finished.stderr
     records = inputs.metrics()

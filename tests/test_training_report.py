@@ -30,6 +30,8 @@ from train_pytorch_model.parameters import TrainingParameters
 from train_pytorch_model.training.early_stopping import EarlyStopping
 from train_pytorch_model.training.predictions import predict
 
+pytestmark = pytest.mark.usefixtures("unhurried_reports")
+
 
 def page_of(inputs: Inputs) -> str:
     return unescape((inputs.outputs / "report" / "report.html").read_text(encoding="utf-8"))

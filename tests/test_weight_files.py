@@ -205,6 +205,12 @@ def test_counters_may_be_missing_and_vision_transformers_have_their_first_names(
     assert choice.state.keys() == network.state_dict().keys()
 
 
+@pytest.fixture
+def _time_to_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train_pytorch_model.modules.initialize_model._GUESS_SECONDS", 600.0)
+
+
+@pytest.mark.usefixtures("_time_to_guess")
 def test_weights_of_another_network_name_the_one_that_fits(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "w.pth")
     flags = {"untrained_model_path": tmp_path / "untrained", "outputs_path": tmp_path / "outputs"}
@@ -320,6 +326,7 @@ ROWS: dict[str, Row] = {
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.usefixtures("_time_to_guess")
 def test_what_is_given_ends_as_the_table_says(
     kind: str, given: Weights, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

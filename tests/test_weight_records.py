@@ -39,6 +39,7 @@ def initialized(tmp_path: Path, name: str, **flags: object) -> WeightsRecord | N
 
 
 def saved(tmp_path: Path, name: str = "squeezenet1_1", file_name: str = "mine.pth") -> Path:
+    torch.manual_seed(0)
     torch.save(torchvision.models.get_model(name).state_dict(), tmp_path / file_name)
     return tmp_path / file_name
 

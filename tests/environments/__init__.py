@@ -95,7 +95,9 @@ def inference_server() -> Path:
     packages = next((python.parent.parent / "lib").glob("python*")) / "site-packages"
     own = next((Path(sys.prefix) / "lib").glob("python*")) / "site-packages"
     # After the server's own packages, so that its pins hold.
-    (packages / "torch_of_the_project.pth").write_text(f"{own}\n", encoding="utf-8")
+    path, text = packages / "torch_of_the_project.pth", f"{own}\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:  # a server may be starting with it
+        path.write_text(text, encoding="utf-8")
     return python
 
 

@@ -9,7 +9,6 @@ import mmap
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import NoReturn
 import torch
 
 from tests.faulty_files import failing
+from tests.jobs import free_port
 
 _CHANGED = (builtins, fcntl, io, mmap, os, shutil, tempfile, torch)
 # What torchrun gives the other processes once one has failed.
@@ -53,9 +53,7 @@ def run_ranks(main: Callable[[list[str]], int], argv: list[str], count: int) -> 
     """Run a command as one process, or as several as torchrun starts them; return the first exit code that is not 0."""
     if count == 1:
         return _code(main, argv)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     ranks = set()
     for rank in range(count):
         process = os.fork()
