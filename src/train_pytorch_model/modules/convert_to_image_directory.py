@@ -128,10 +128,10 @@ def _convert(
             raise InvalidDatasetError(where, f"no image was found{found}")
         left_out.add_files("of other kinds", staged.others)
         labelling = find_labels(where, staged.names, staged.texts, staged.others, options, left_out)
-        if not labelling.labels_from:
-            check_linked_classes(where, staged.names, list(map(_folder_of, labelling.labels)), staged.links)
+        if labelling.folders:
+            check_linked_classes(where, staged.names, labelling.folders, staged.links)
         if labelling.class_root is not None and not options.allow_partial:
-            names = set(_all_labels(labelling.labels))
+            names = set(filter(None, labelling.folders))
             check_folders_without_images(where, input_path, labelling.class_root, names, staged.others)
     left_out.log(where)
     wanted = [number for number, label in enumerate(labelling.labels) if label is not None]
@@ -161,11 +161,6 @@ def _all_labels(labels: Iterable[Optional[Label]]) -> Iterator[str]:
     for label in labels:
         if label is not None:
             yield from (label,) if isinstance(label, str) else label
-
-
-def _folder_of(label: Optional[Label]) -> Optional[str]:
-    """The class folder of an image, which is its only label."""
-    return label[0] if isinstance(label, tuple) else label
 
 
 def _unreadable(folder: Path, numbers: Sequence[int], display: ProgressDisplay) -> dict[int, str]:

@@ -12,7 +12,8 @@ from train_pytorch_model.errors import UserError
 from train_pytorch_model.modules.conversion_summary import ConversionSummary, LeftOut, report_unreadable
 from train_pytorch_model.modules.image_sources import DATASET
 from train_pytorch_model.modules.item_copies import copy_items
-from train_pytorch_model.modules.label_task import LabelTask
+from train_pytorch_model.modules.label_task import LabelTask, task_of_names
+from train_pytorch_model.modules.merged_labels import labels_in_names
 from train_pytorch_model.ports.dataset_items import read_listed_items
 from train_pytorch_model.ports.image_directory import CLASSIFICATION, MULTILABEL_CLASSIFICATION, make_schema
 from train_pytorch_model.ports.image_list import Columns, file_of, read_columns
@@ -20,7 +21,7 @@ from train_pytorch_model.ports.item_labels import LabelReader
 from train_pytorch_model.text.name_forms import nfc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from train_pytorch_model.console.progress import ProgressDisplay
@@ -53,12 +54,16 @@ def copy_directory(
     schema = _with_distinct_categories(schema, where)
     logger.info("%s is already an ImageDirectory; copying it.", input_path)
     labels = read_columns(schema, where) if any(map(_has_classes, schema["columnAttributes"])) else None
-    task = None if labels is None else _task_of(input_path, labels, options)
+    task = None if labels is None else _task_of(where, input_path, labels, options)
     is_multilabel = task is not None and task.name == MULTILABEL
+    lists: dict[str, tuple[str, ...]] = {}
+    if labels is not None:
+        lists = labels_in_names(where, labels.categories, task.separator if task else None)
+    categories = list(dict.fromkeys(name for names in lists.values() for name in names))
     if labels is not None and is_multilabel:
-        schema = _as_lists(schema, labels.label)
+        schema = _as_lists(schema, labels, categories)
     counts: Counter[Optional[str]] = Counter()
-    listed = items() if labels is None else _counted(items(), labels, counts, where, as_lists=is_multilabel)
+    listed = items() if labels is None else _counted(items(), labels, counts, where, lists if is_multilabel else None)
     with display.images(DATASET, "copied") as advance:
         unreadable: list[tuple[dict[str, Any], str]] = []
         num_images = copy_items(folder, schema, columns, input_path, listed, advance, unreadable)
@@ -72,7 +77,7 @@ def copy_directory(
     if not (options.allow_partial or options.skip_unreadable_images):
         before = [name for name in counts if name is not None]
         left_out.check(where, before, set(kept), num_images, [f"{name!r}: {fault}" for name, fault in skipped.items()])
-    classes = None if labels is None else {name: kept[name] for name in labels.categories}
+    classes = None if labels is None else {name: kept[name] for name in categories}
     return ConversionSummary(classes, num_images, ("images.lst",), None, left_out, task, kept[None]), skipped
 
 
@@ -81,13 +86,16 @@ def _has_classes(column: dict[str, Any]) -> bool:
     return annotation_type in (CLASSIFICATION, MULTILABEL_CLASSIFICATION)
 
 
-def _task_of(input_path: Path, labels: Columns, options: ConversionOptions) -> LabelTask:
+def _task_of(where: str, input_path: Path, labels: Columns, options: ConversionOptions) -> LabelTask:
     if not labels.multilabel:
         if options.reading == MULTILABEL:
-            return LabelTask(MULTILABEL, "that was given, and each image of the ImageDirectory has one label")
+            reason = "that was given, and each image of the ImageDirectory has one class"
+            return task_of_names(where, "its categories", labels.categories, options, reason=reason)
         return LabelTask(MULTICLASS, "the ImageDirectory has one class per image")
     if options.task == MULTICLASS:
         raise UserError(f"--task {MULTICLASS}: {input_path} is an ImageDirectory with a list of labels per image.")
+    if options.separator is not None:
+        logger.warning("%s: it has lists of labels, which are taken as they are, without --label-separator.", where)
     return LabelTask(MULTILABEL, "the ImageDirectory has a list of labels per image")
 
 
@@ -99,14 +107,16 @@ def _labels_in(item: dict[str, Any], column: str) -> list[Optional[str]]:
     return [value] if isinstance(value, str) else []
 
 
-def _as_lists(schema: dict[str, Any], label: str) -> dict[str, Any]:
-    """The schema of the same images with a list of one label each."""
+def _as_lists(schema: dict[str, Any], labels: Columns, categories: Sequence[str]) -> dict[str, Any]:
+    """The schema of the same images with a list of labels each."""
     schema = copy.deepcopy(schema)
-    lists = make_schema((), multilabel=True)["columnAttributes"][-1]
+    lists = make_schema(categories, multilabel=True)["columnAttributes"][-1]
     for column in schema["columnAttributes"]:
-        if column["name"] == label:
+        if column["name"] == labels.label:
             column.update({key: lists[key] for key in ("type", "elementType")})
             column["properties"]["annotation_type"] = lists["properties"]["annotation_type"]
+            if tuple(categories) != labels.categories:
+                column["properties"]["categories"] = lists["properties"]["categories"]
     return schema
 
 
@@ -125,9 +135,21 @@ def _with_distinct_categories(schema: dict[str, Any], where: str) -> dict[str, A
 
 
 def _counted(
-    items: Iterator[dict[str, Any]], columns: Columns, counts: Counter[Optional[str]], where: str, *, as_lists: bool
+    items: Iterator[dict[str, Any]],
+    columns: Columns,
+    counts: Counter[Optional[str]],
+    where: str,
+    lists: Mapping[str, tuple[str, ...]] | None,
 ) -> Iterator[dict[str, Any]]:
-    """Count the labels, and check at the end that all are among the categories."""
+    """Count the labels, and check at the end that all are among the categories.
+
+    Args:
+        items: the items of the image list.
+        columns: the columns of the schema.
+        counts: receives the number of images of each label.
+        where: the dataset, for messages.
+        lists: the labels of each category; None if an image has one class.
+    """
     reader = LabelReader(columns, where)
     for number, item in enumerate(items, start=1):
         found = reader.read(number, item)
@@ -135,6 +157,8 @@ def _counted(
             yield item
             continue
         labels = [columns.categories[index] for index in found]
+        if lists is not None:
+            labels = [label for name in labels for label in lists[name]]
         counts.update(labels or (None,))
-        yield {**item, columns.label: labels if as_lists else labels[0]}
+        yield {**item, columns.label: labels[0] if lists is None else labels}
     reader.check()

@@ -9,9 +9,9 @@ from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.modules.conversion_options import AUTO
 from train_pytorch_model.modules.folder_labels import FolderLabels, read_folder_labels
-from train_pytorch_model.modules.label_task import LabelTask
+from train_pytorch_model.modules.label_task import LabelTask, task_of_names
 from train_pytorch_model.modules.labels_files import read_labels_files
-from train_pytorch_model.modules.merged_labels import Label, MergedLabels, merge_labels
+from train_pytorch_model.modules.merged_labels import Label, MergedLabels, labels_in_names, merge_labels
 from train_pytorch_model.modules.named_images import NamedImages
 from train_pytorch_model.modules.splits import Splits, find_splits
 from train_pytorch_model.modules.trusted_files import choose_files, refuse_unread_labels
@@ -40,6 +40,8 @@ class Labelling:
     """The folder of the class folders; None if the folders did not give the labels, or there are splits."""
     task: Optional[LabelTask] = None
     """Whether an image has one label or several; None for unlabelled images."""
+    folders: Sequence[Optional[str]] = ()
+    """The class folder of each image, None if it is in none or skipped; empty if the labels are not from folders."""
 
 
 def find_labels(
@@ -75,6 +77,7 @@ def find_labels(
     used = choose_files(where, files, by_folders, options, left_out)
     if used:
         merged = merge_labels(where, used, names, options)
+        left_out.add_files("without labels", [name for name in used if name not in merged.files])
         if options.split is not None and not chosen:
             numbers = _of_split(where, merged, options.split)
         _leave_out_others(names, numbers, left_out)
@@ -148,13 +151,13 @@ def _by_files(
     expected = _in_unlabelled_folders(names, unlabelled, merged)
     left_out.add_images("in folders without labels", [names[number] for number in expected], is_loss=False)
     rest = [number for number in unlabelled if number not in expected]
+    if options.reading == AUTO and merged.task.name == MULTICLASS and not merged.without.isdisjoint(rest):
+        left_out.advice = f"If an image may have no label, give --task {MULTILABEL}."
     if not options.allow_partial:
-        _check_splits(where, splits, rest, merged)
+        _check_splits(where, splits, rest, merged, left_out.advice)
     files = name_some(merged.files, 3) if len(merged.files) > 1 else merged.files[0]
     what = "without a label or an empty list" if merged.task.name == MULTILABEL else "without a label"
     left_out.add_images(f"{what} in {files}", [names[number] for number in rest])
-    if options.reading == AUTO and merged.task.name == MULTICLASS and not merged.without.isdisjoint(rest):
-        left_out.advice = f"If an image may have no label, give --task {MULTILABEL}."
     return Labelling(labels, merged.categories, merged.files, task=merged.task)
 
 
@@ -176,7 +179,7 @@ def _folders_of(name: str) -> list[str]:
     return ["/".join(parts[:end]) for end in range(1, len(parts))]
 
 
-def _check_splits(where: str, splits: Splits, unlabelled: Sequence[int], merged: MergedLabels) -> None:
+def _check_splits(where: str, splits: Splits, unlabelled: Sequence[int], merged: MergedLabels, advice: str) -> None:
     """Refuse to drop a whole split because it has no labels."""
     labelled = {splits.folders[number] for number in merged.labels}
     without = {splits.folders[number] for number in unlabelled} - labelled - {None}
@@ -185,7 +188,7 @@ def _check_splits(where: str, splits: Splits, unlabelled: Sequence[int], merged:
             where,
             f"its splits {name_some(sorted(filter(None, without)))} have no labels in {', '.join(merged.files[:5])}, "
             f"but {name_some(sorted(filter(None, labelled)))} has",
-            "Add their files of labels, or choose one split with --split.",
+            f"Add their files of labels, or choose one split with --split. {advice}".rstrip(),
         )
 
 
@@ -201,6 +204,7 @@ def _by_folders(
     if by_folders.error is not None:
         raise by_folders.error
     labels: list[Optional[Label]] = [None] * len(names)
+    folders: list[Optional[str]] = [None] * len(names)
     if not by_folders.is_labelled:
         flat = sorted(by_folders.flat_splits)
         if len(flat) > 1:
@@ -223,7 +227,7 @@ def _by_folders(
         )
     outside = []
     for number in numbers:
-        labels[number] = by_folders.labels.get(number)
+        labels[number] = folders[number] = by_folders.labels.get(number)
         if labels[number] is None and splits.folders[number] not in expected:
             outside.append(names[number])
     unlabelled = [names[number] for number in numbers if splits.folders[number] in expected]
@@ -237,6 +241,13 @@ def _by_folders(
                 f"all images are in the one folder {min(by_folders.classes)!r}, and no file has their labels",
                 f"Add a file of labels. Without one, --task {MULTILABEL} and --label-separator have no meaning.",
             )
-        task = LabelTask(MULTILABEL, "that was given, and each image is in the folder of its only label")
-        labels = [None if label is None else (str(label),) for label in labels]
-    return Labelling(labels, (), class_root=by_folders.root, task=task)
+        task = task_of_names(
+            where,
+            "the names of its folders",
+            sorted(by_folders.classes),
+            options,
+            reason="that was given, and each image is in the folder of its labels",
+        )
+        split = labels_in_names(where, by_folders.classes, task.separator)
+        labels = [None if folder is None else split[folder] for folder in folders]
+    return Labelling(labels, (), class_root=by_folders.root, task=task, folders=folders)

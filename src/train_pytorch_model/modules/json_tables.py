@@ -25,6 +25,7 @@ _PLACES = frozenset(
 _CHOICES = ".choices"
 _ANNOTATIONS = ("annotations", "completions")
 """Lists that are empty where nobody has labelled an image."""
+_SKIPPED = ("was_cancelled", "skipped")
 
 
 class Several(tuple[str, ...]):
@@ -109,6 +110,9 @@ def _records_table(records: Sequence[dict[str, Any]], categories: Mapping[str, s
         for title, texts in values.items():
             if any(texts) and title not in columns and len(columns) < _MAX_COLUMNS:
                 columns[title] = len(columns)
+    for title in sorted({title for values in flat for title in values}):
+        if _is_empty_list(title, columns):
+            columns[title] = len(columns)
     are_labels = {title for title in columns if _is_list_of_labels(title, columns)}
     rows: list[tuple[Cell, ...]] = []
     for values in flat:
@@ -126,6 +130,8 @@ def _records_table(records: Sequence[dict[str, Any]], categories: Mapping[str, s
 
 def _flatten(value: object, path: str, values: dict[str, list[Sequence[str]]], depth: int) -> None:
     """Collect the texts by their path: a group for each list of texts, and for each text elsewhere."""
+    if isinstance(value, list):
+        value = [inner for inner in value if not _is_skipped(inner)]
     if isinstance(value, dict):
         for key, inner in value.items() if depth else ():
             _flatten(inner, f"{path}.{key}" if path else str(key), values, depth - 1)
@@ -138,6 +144,11 @@ def _flatten(value: object, path: str, values: dict[str, list[Sequence[str]]], d
         values.setdefault(path, []).append([_text(value)])
 
 
+def _is_skipped(value: object) -> bool:
+    """Whether it is an annotation of Label Studio's whose author has skipped the image."""
+    return isinstance(value, dict) and any(value.get(key) is True for key in _SKIPPED)
+
+
 def _join_choices(flat: Sequence[dict[str, list[Sequence[str]]]]) -> None:
     """Put several choices where a single one is: Label Studio writes "cat", and {"choices": ["cat", "dog"]}."""
     titles = {title for values in flat for title in values}
@@ -146,6 +157,12 @@ def _join_choices(flat: Sequence[dict[str, list[Sequence[str]]]]) -> None:
         for title in joined:
             if title in values:
                 values.setdefault(title[: -len(_CHOICES)], []).extend(values.pop(title))
+
+
+def _is_empty_list(title: str, titles: Mapping[str, int]) -> bool:
+    """Whether all lists at a path are empty, and say so of the image."""
+    is_known = any(other == title or other.startswith(f"{title}.") for other in titles)
+    return not is_known and title.rpartition(".")[2].lower() not in _ANNOTATIONS and len(titles) < _MAX_COLUMNS
 
 
 def _is_list_of_labels(title: str, titles: Mapping[str, int]) -> bool:

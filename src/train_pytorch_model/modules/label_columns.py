@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
+from train_pytorch_model.modules.flag_columns import (
+    FIRST_LABEL_TITLES,
+    choose_flags,
+    flags_beside,
+    is_full,
+    is_one_hot,
+    is_partition,
+    repeat,
+)
+from train_pytorch_model.modules.header_rows import is_header
 from train_pytorch_model.modules.label_lists import Listed, is_empty_list, labels_in
 from train_pytorch_model.modules.label_tables import Table, with_header
-from train_pytorch_model.modules.named_images import has_image_ending
 from train_pytorch_model.modules.table_columns import (
     FILE_TITLES,
     LABEL_TITLES,
@@ -32,7 +41,6 @@ _CLASSES_FILE = "_classes.csv"
 """A file of Roboflow's, in which all columns but the first are labels, whatever their titles are."""
 _UNLABELLED = "Unlabeled"
 """The title of Roboflow's column of images without a label."""
-_FIRST_LABEL_TITLES = ("label", "category", "class")
 
 
 class LabelColumns(NamedTuple):
@@ -55,6 +63,8 @@ class LabelColumns(NamedTuple):
     """Whether each column of labels is a class, with 1 for the images that have it and 0 for the others."""
     is_unclear: bool = False
     """Whether several columns could be that of the labels."""
+    ignored: list[Column] = []  # noqa: RUF012  # it is never changed
+    """Columns of 0 and 1 that are not read, beside labels that are columns of 0 and 1."""
 
     @property
     def unlabelled(self) -> str:
@@ -77,6 +87,8 @@ class LabelColumns(NamedTuple):
     def advice(self) -> str:
         """What to do if there are no labels."""
         wrong = [column for column in self.others if not column.is_binary()]
+        if not wrong and len(self.others) > 1:
+            return f"call the right one 'label', or give --task {MULTILABEL} if each of them is a label"
         if not wrong or len(self.others) - len(wrong) < 2:
             return "call the right one 'label'"
         values = [value for value in wrong[0].sample if not is_binary(value)]
@@ -84,6 +96,13 @@ class LabelColumns(NamedTuple):
             f"if each column of 0 and 1 is a label, correct or remove the column {wrong[0].title!r}, "
             f"which has {shown(values[0])}; otherwise, call the right one 'label'"
         )
+
+    @property
+    def ignored_advice(self) -> str:
+        """What to do if ignored columns are labels."""
+        if any(column.is_label for column in self.labels):
+            return f"give --task {MULTILABEL}"
+        return f"leave only the columns of the images and of the labels, and call the file {_CLASSES_FILE}"
 
     @property
     def is_known(self) -> bool:
@@ -107,14 +126,14 @@ class LabelColumns(NamedTuple):
         return Listed(list(labels), is_list=False)
 
 
-def find_columns(table: Table, images: NamedImages, file: str, *, multilabel: bool = False) -> LabelColumns | None:
+def find_columns(table: Table, images: NamedImages, file: str, task: str) -> LabelColumns | None:
     """Find the columns of a table that hold the names of images and their labels.
 
     Args:
         table: the table, with a header or without.
         images: the images.
         file: the name of the file of the table.
-        multilabel: whether an image is known to have several labels.
+        task: MULTICLASS if an image has one label, MULTILABEL if it may have several; another text to find it.
 
     Returns:
         The columns; None if the table names no image and does not have the titles of a table of labels.
@@ -122,7 +141,7 @@ def find_columns(table: Table, images: NamedImages, file: str, *, multilabel: bo
     Raises:
         ValueError: if it is a table of labels without rows.
     """
-    if table.rows and not table.has_header and _is_header(table, images, file):
+    if table.rows and not table.has_header and is_header(table, images, file):
         table = with_header(table)
     if not table.rows:
         titles = {plain(title) for title in table.titles}
@@ -131,24 +150,30 @@ def find_columns(table: Table, images: NamedImages, file: str, *, multilabel: bo
         return None
     columns = [Column(number, title, table) for number, title in enumerate(table.titles)]
     files = _file_columns(columns, images, file)
-    labels, others, are_classes = _label_columns(columns, files, table, file, multilabel=multilabel)
+    labels, others, are_classes = _label_columns(columns, files, table, file, task)
     if not files:
         files = [column for column in columns if column not in labels and _could_name_files(column, table)]
-        if not files or not any(column.is_label for column in labels):
+        if not files or not any(column.is_label and column.sample for column in labels):
             return None
     split = next((column for column in columns if column.is_split and column not in (files[0], *labels)), None)
     used = (*files, *labels, *filter(None, [split]))
     has_unknown = any(column.sample and not column.is_other and column not in used for column in columns)
-    is_unclear = len(labels) > 1 and not (are_classes or multilabel)
-    return LabelColumns(table, files[0], labels, split, others, has_unknown, are_classes, is_unclear)
+    is_unclear = len(labels) > 1 and not (are_classes or task == MULTILABEL)
+    found = LabelColumns(table, files[0], labels, split, others, has_unknown, are_classes, is_unclear)
+    if found.are_blank_for_zero():
+        blank = [column for column in columns if column.could_be_blank_label() and column not in used]
+        return found._replace(labels=[*labels, *blank])
+    return found._replace(ignored=_ignored(columns, found))
 
 
-def _is_header(table: Table, images: NamedImages, file: str) -> bool:
-    first = [str(cell) for cell in table.rows[0]]
-    titles = {plain(cell) for cell in first}
-    if not titles.isdisjoint(LABEL_TITLES) and not titles.isdisjoint(FILE_TITLES):
-        return True
-    return not any(has_image_ending(cell) or images.find(cell, file).number is not None for cell in first)
+def _ignored(columns: Sequence[Column], found: LabelColumns) -> list[Column]:
+    """The columns of 0 and 1 that may be labels and are not read."""
+    labels = found.labels
+    if found.is_unclear or not found.table.is_delimited or not all(column.is_binary() for column in labels):
+        return []
+    rest = [column for column in columns if column not in (found.file, found.split, *labels)]
+    doubtful = [] if any(column.is_label for column in labels) else [one for one in rest if one.is_doubtful]
+    return [*flags_beside(labels, rest, found.table), *doubtful] if labels else []
 
 
 def _could_name_files(column: Column, table: Table) -> bool:
@@ -178,22 +203,27 @@ def _file_columns(columns: Sequence[Column], images: NamedImages, file: str) -> 
 
 
 def _label_columns(
-    columns: Sequence[Column], files: Sequence[Column], table: Table, file: str, *, multilabel: bool
+    columns: Sequence[Column], files: Sequence[Column], table: Table, file: str, task: str
 ) -> tuple[list[Column], list[Column], bool]:
     """The columns of the labels, those that might be if there are none, and whether each column is a class."""
     free = [column for column in columns if column not in files and not column.is_split and column.sample]
     are_binary = all(column.is_binary() for column in free)
-    if PurePosixPath(file).name == _CLASSES_FILE and are_binary and len(free) >= (1 if multilabel else 2):
+    multilabel = task == MULTILABEL
+    if PurePosixPath(file).name == _CLASSES_FILE and are_binary and len(free) >= (2 if task == MULTICLASS else 1):
         return free, [], True
     known = [column for column in free if column.is_label]
     if len(known) > 1 and all(column.is_binary() and column.key not in LABEL_TITLES for column in known):
         return known, [], True  # check boxes
     if known:
         best = _best_known(known, table)
+        if table.is_delimited and all(column.is_binary() for column in known):
+            best, are_classes = choose_flags(known, best, free, table, multilabel=multilabel)
+            if len(best) > 1:
+                return best, [], are_classes
         more = [column for column in free if column.is_another_label() and column not in known]
-        if not _repeat(more, best[0], table):
+        if not repeat(more, best[0], table):
             best = [*best, *(column for column in more if not are_equivalent(column, best[0], table))]
-        return best, [], len(best) > 1 and _is_one_hot(best, table)
+        return best, [], len(best) > 1 and is_one_hot(best, table)
     numbered = [column for column in free if column.is_another_label()] if multilabel else []
     if numbered:
         return numbered, [], False
@@ -201,14 +231,24 @@ def _label_columns(
     others = [column for column in unknown if column.could_be_classes(table)] or [
         column for column in unknown if column.could_be_lists() or (multilabel and not column.are_numbers())
     ]
+    empty = [column for column in columns if column.is_label and column.has_empty_lists(table)]
+    if empty and not others:
+        return empty[:1], [], False
+    flags = _flags(free, others, table) if all(column.is_binary() for column in others) else []
+    if len(flags) > 1 or (flags and multilabel):
+        num_unknown = sum(column in unknown for column in flags)
+        if multilabel or num_unknown > 1 or (num_unknown and is_partition(flags, table)):
+            others = flags
+        elif num_unknown or all(column.are_numbers() for column in flags):
+            return [], flags, False
     binary = [column for column in others if column.is_binary()]
     if len(others) == 1:
         if binary and multilabel and table.has_header:
             return others, [], True
         return ([] if table.has_header and others[0].could_be_counts(table) else others), others, False
-    is_one_hot = _is_one_hot(binary, table)
-    fractions = [] if is_one_hot else [column for column in unknown if column.are_fractions()]
-    if len(binary) > 1 and not fractions and (len(binary) == len(others) or (is_one_hot and _is_full(binary, table))):
+    are_one_hot = is_one_hot(binary, table)
+    fractions = [] if are_one_hot else [column for column in unknown if column.are_fractions()]
+    if len(binary) > 1 and not fractions and (len(binary) == len(others) or (are_one_hot and is_full(binary, table))):
         return binary, [], True
     others += fractions
     if not table.has_header:
@@ -218,6 +258,18 @@ def _label_columns(
     return [], others, False
 
 
+def _flags(free: Sequence[Column], others: Sequence[Column], table: Table) -> list[Column]:
+    """The columns of 0 and 1, also those whose titles are facts, and those with a single 1."""
+    if table.is_delimited:
+        return [column for column in free if column.is_flag]
+    parents = {column.title.rpartition(".")[0] for column in others}
+    return [
+        column
+        for column in free
+        if column in others or (column.is_flag and column.is_other and column.title.rpartition(".")[0] in parents)
+    ]
+
+
 def _best_known(known: Sequence[Column], table: Table) -> list[Column]:
     """Of several columns of labels, the one with names rather than numbers, or the one with the usual title."""
     kept: list[Column] = []
@@ -225,27 +277,8 @@ def _best_known(known: Sequence[Column], table: Table) -> list[Column]:
         if not any(are_equivalent(column, other, table) for other in kept):
             kept.append(column)
     if len(kept) > 1:
-        for title in _FIRST_LABEL_TITLES:
+        for title in FIRST_LABEL_TITLES:
             usual = [column for column in known if plain(column.title) == title]
             if usual:
                 return usual[:1]
     return kept
-
-
-def _is_one_hot(columns: Sequence[Column], table: Table) -> bool:
-    """Whether each column is a class: it has 1 in the rows of its images, and 0 elsewhere."""
-    if not all(column.is_binary() for column in columns):
-        return False
-    counts = Counter(len(ones(columns, row)) for row in table.rows)
-    return counts[1] > 0 and max(counts) == 1
-
-
-def _repeat(columns: Sequence[Column], label: Column, table: Table) -> bool:
-    """Whether columns are the classes of a column of labels, such as `label_0` to `label_9` beside `label`."""
-    pairs = {(row[label.number] or "", tuple(column.title for column in ones(columns, row))) for row in table.rows}
-    num_classes = len({given for given, _ in pairs})
-    return _is_one_hot(columns, table) and _is_full(columns, table) and len(pairs) == num_classes
-
-
-def _is_full(columns: Sequence[Column], table: Table) -> bool:
-    return len(columns) > 2 and all(len(ones(columns, row)) == 1 for row in table.rows)

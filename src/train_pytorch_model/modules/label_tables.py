@@ -8,10 +8,13 @@ import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Optional, Union
+from typing import TYPE_CHECKING, Optional, Union
 
 from train_pytorch_model.modules.json_tables import JsonTable, tables_of_document, tables_of_records
 from train_pytorch_model.modules.named_images import has_image_ending
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Cell = Union[str, tuple[str, ...]]
 """The text of a cell; the texts where JSON has several or an empty list, see `json_tables`."""
@@ -137,8 +140,7 @@ def _delimited(ending: str, text: str, separator: str | None) -> Table:
     if delimiter is None and ending == ".txt":
         rows = [tuple(line.split(None, 1)) for line in text.splitlines() if line.strip()]
     else:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or ",", skipinitialspace=True)
-        rows = [tuple(cell.strip() for cell in row) for row in reader if any(map(str.strip, row))]
+        rows = _rows(text, delimiter or ",")
     if rows and separator is not None and separator == delimiter:
         rows = _without_further_cells(rows, separator)
     width = len(rows[0]) if rows else 0
@@ -154,6 +156,41 @@ def _delimited(ending: str, text: str, separator: str | None) -> Table:
     titles = tuple(f"column {number + 1}" for number in range(width))
     table: list[tuple[Cell, ...]] = [row[:width] + ("",) * (width - len(row)) for row in rows]
     return Table(titles, table, has_header=False, is_delimited=True, fault=fault)
+
+
+def _rows(text: str, delimiter: str) -> list[tuple[str, ...]]:
+    """The rows that are not empty. A list without the quotes of CSV is one cell: `1.png,["cat","dog"]`."""
+    lines = list(io.StringIO(text, newline=""))
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    rows = []
+    start = 0
+    for cells in reader:
+        row = tuple(cell.strip() for cell in cells)
+        if _has_cut_list(row) and reader.line_num == start + 1:
+            row = _with_whole_lists(lines[start].split(delimiter), delimiter)
+        start = reader.line_num
+        if any(row):
+            rows.append(row)
+    return rows
+
+
+def _has_cut_list(row: Sequence[str]) -> bool:
+    """Whether a cell begins a list that a later one ends."""
+    starts = [number for number, cell in enumerate(row) if cell.startswith("[") and "]" not in cell]
+    return bool(starts) and any(cell.endswith("]") for cell in row[starts[0] + 1 :])
+
+
+def _with_whole_lists(cells: Sequence[str], delimiter: str) -> tuple[str, ...]:
+    """The cells of a line that was cut at all delimiters, with the lists put together again."""
+    row: list[str] = []
+    parts: list[str] = []
+    for cell in map(str.strip, cells):
+        is_quoted = len(cell) > 1 and cell[0] == cell[-1] == '"'
+        parts.append(cell[1:-1].replace('""', '"') if is_quoted and not parts else cell)
+        if not parts[0].startswith("[") or cell.endswith("]"):
+            row.append(delimiter.join(parts))
+            parts = []
+    return (*row, *parts)
 
 
 def _without_further_cells(rows: list[tuple[str, ...]], separator: str) -> list[tuple[str, ...]]:

@@ -12,7 +12,7 @@ from train_pytorch_model.modules.label_lists import TOLD_SEPARATORS, separation,
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from train_pytorch_model.modules.conversion_options import ConversionOptions
     from train_pytorch_model.modules.table_labels import TableLabels
@@ -60,32 +60,76 @@ def choose_task(where: str, files: Mapping[str, TableLabels], options: Conversio
     """
     if options.task == MULTICLASS:
         return LabelTask(MULTICLASS, f"--task {MULTICLASS} was given")
+    source = f"the labels in {name_some(list(files), 3)}"
     texts = [text for read in files.values() if read.are_texts for labels in read.lists.values() for text in labels]
     if options.separator is not None:
-        if not any(len(split_labels(text, options.separator)) > 1 for text in texts):
-            logger.warning("%s: no label has the separator %r in it.", where, options.separator)
-        return LabelTask(MULTILABEL, f"labels are separated by {options.separator!r}, as was given", options.separator)
+        whole = [text for read in files.values() if not read.are_texts for text in _all_labels(read)]
+        return _task_of_separator(where, texts, whole, options.separator)
     several = next((f"{read.several} in {name}" for name, read in files.items() if read.several), "")
     if options.task == MULTILABEL or several:
         reason = several or f"--task {MULTILABEL} was given"
-        separator = _separator_in(where, files, texts)
-        if separator is None:
-            _warn_of_other_separators(where, texts, "one label")
-        return LabelTask(MULTILABEL, reason, separator)
-    return _task_of_texts(where, files, texts)
+        return LabelTask(MULTILABEL, reason, _separator_in(where, source, texts))
+    return _task_of_texts(where, source, texts)
 
 
-def _separator_in(where: str, files: Mapping[str, TableLabels], texts: Sequence[str]) -> str | None:
+def task_of_names(
+    where: str, source: str, names: Sequence[str], options: ConversionOptions, *, reason: str
+) -> LabelTask:
+    """Return the task of images of which each has one name for all its labels, such as that of its folder.
+
+    Args:
+        where: the dataset, for messages.
+        source: what has the names, for messages.
+        names: the names.
+        options: the separator, if it was given.
+        reason: why an image may have several labels.
+
+    Raises:
+        InvalidDatasetError: if the labels are separated by several separators.
+    """
+    if options.separator is not None:
+        return _task_of_separator(where, names, (), options.separator)
+    return LabelTask(MULTILABEL, reason, _separator_in(where, source, names))
+
+
+def _all_labels(read: TableLabels) -> set[str]:
+    return {label for labels in read.lists.values() for label in labels}
+
+
+def _task_of_separator(where: str, texts: Iterable[str], whole: Iterable[str], separator: str) -> LabelTask:
+    """The task of labels with a separator that was given.
+
+    Args:
+        where: the dataset, for messages.
+        texts: the labels that are split.
+        whole: the labels that are not, in lists and columns.
+        separator: the separator.
+    """
+    if not any(len(split_labels(text, separator)) > 1 for text in texts):
+        inner = sorted(label for label in whole if len(split_labels(label, separator)) > 1)
+        if inner:
+            logger.warning(
+                "%s: the labels in lists and columns are taken as they are: %r has the separator %r and is one label.",
+                *(where, inner[0], separator),
+            )
+        else:
+            logger.warning("%s: no label has the separator %r in it.", where, separator)
+    return LabelTask(MULTILABEL, f"labels are separated by {separator!r}, as was given", separator)
+
+
+def _separator_in(where: str, source: str, texts: Sequence[str]) -> str | None:
     """The separator in the labels of images that have several."""
     found = separations(texts)
     if len(found) > 1:
         found = [one for one in found if one.is_list]
     if len(found) > 1:
-        raise _unclear(where, files, f"{found[0].example!r} and {found[1].example!r} have different separators", "")
+        raise _unclear(where, source, f"{found[0].example!r} and {found[1].example!r} have different separators", "")
+    if not found:
+        _warn_of_other_separators(where, texts, "one label")
     return found[0].separator if found else None
 
 
-def _task_of_texts(where: str, files: Mapping[str, TableLabels], texts: Sequence[str]) -> LabelTask:
+def _task_of_texts(where: str, source: str, texts: Sequence[str]) -> LabelTask:
     """The task of labels that are texts: several labels if they have a separator, and the parts recur."""
     found = separations(texts)
     lists = [one for one in found if one.is_list]
@@ -98,7 +142,7 @@ def _task_of_texts(where: str, files: Mapping[str, TableLabels], texts: Sequence
         one = unclear[0]
         raise _unclear(
             where,
-            files,
+            source,
             f"{one.example!r} may be one class, or labels that are separated by {one.separator!r}",
             f"Give --task {MULTICLASS} if it is one class. Otherwise, ",
         )
@@ -126,8 +170,6 @@ def _warn_of_other_separators(where: str, texts: Sequence[str], what: str) -> No
             return
 
 
-def _unclear(where: str, files: Mapping[str, TableLabels], what: str, hint: str) -> InvalidDatasetError:
+def _unclear(where: str, source: str, what: str, hint: str) -> InvalidDatasetError:
     advice = f"{hint}give --label-separator, such as --label-separator '{TOLD_SEPARATORS[0]}'."
-    return InvalidDatasetError(
-        where, f"the labels in {name_some(list(files), 3)} are not clear: {what}", advice[0].upper() + advice[1:]
-    )
+    return InvalidDatasetError(where, f"{source} are not clear: {what}", advice[0].upper() + advice[1:])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from train_pytorch_model.modules.conversion_options import ConversionOptions
 from train_pytorch_model.modules.label_tables import MAX_BYTES, TABLE_ENDINGS, decode_text, parse_tables
 from train_pytorch_model.modules.sidecars import find_sidecars, read_sidecars
-from train_pytorch_model.modules.table_labels import TableLabels, read_table
+from train_pytorch_model.modules.table_labels import TableLabels, judge_rows_per_label, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,8 @@ class LabelsFiles:
     """Files that give labels."""
     guessed: dict[str, TableLabels] = field(default_factory=dict)
     """Files that give labels in a column whose title does not say so."""
+    empty: dict[str, TableLabels] = field(default_factory=dict)
+    """Files that say of each of their images that it has no label."""
     unclear: dict[str, str] = field(default_factory=dict)
     """Files that name images, and may have labels that are not found; with the reason."""
     unclear_numbers: dict[str, str] = field(default_factory=dict)
@@ -66,16 +68,23 @@ def read_labels_files(
     """
     files = LabelsFiles()
     sidecars = find_sidecars(texts, images)
+    contents: dict[str, _Content | str] = {}
     for name in sorted(texts):
         if name in sidecars:
             continue
         try:
-            _add(files, name, _read(name, texts[name], images, options), left_out)
+            contents[name] = _read(name, texts[name], images, options)
         except (ValueError, csv.Error, RecursionError) as error:
-            _add_damaged(files, name, texts[name], str(error), images)
+            contents[name] = str(error)
         except (KeyError, TypeError, AttributeError) as error:
-            reason = f"they do not have the structure of COCO ({type(error).__name__}: {error})"
-            _add_damaged(files, name, texts[name], reason, images)
+            contents[name] = f"they do not have the structure of COCO ({type(error).__name__}: {error})"
+    read_contents = [content.labels for content in contents.values() if isinstance(content, _Content)]
+    judge_rows_per_label(labels for labels in read_contents if labels is not None)
+    for name, content in contents.items():
+        if isinstance(content, str):
+            _add_damaged(files, name, texts[name], content, images)
+        else:
+            _add(files, name, content, left_out)
     if sidecars:
         read = read_sidecars({name: texts[name] for name in sidecars}, images, options.reading)
         _add_sidecars(files, read, sidecars, left_out)
@@ -134,6 +143,8 @@ def _add(files: LabelsFiles, name: str, content: _Content, left_out: LeftOut) ->
         files.unusable[name] = "; ".join(read.faults)
     elif read.labels or read.missing:
         (files.with_labels if read.is_known else files.guessed)[name] = read
+    elif read.has_only_empty_lists:
+        files.empty[name] = read
     elif read.other_columns and is_table:
         unclear = files.unclear_numbers if read.has_only_counts else files.unclear
         unclear[name] = (
@@ -145,7 +156,8 @@ def _add(files: LabelsFiles, name: str, content: _Content, left_out: LeftOut) ->
 
 def _is_suspect(read: TableLabels) -> bool:
     """Whether a table names images, and has unknown columns that are no classes as they are, such as probabilities."""
-    return read.has_unknown and not (read.faults or read.labels or read.missing or read.other_columns)
+    has_labels = read.labels or read.missing or read.has_only_empty_lists
+    return read.has_unknown and not (read.faults or has_labels or read.other_columns)
 
 
 def _add_sidecars(files: LabelsFiles, read: TableLabels | None, sidecars: set[str], left_out: LeftOut) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Union
 
-from train_pytorch_model.data.model_task import MULTILABEL
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.errors import InvalidDatasetError
+from train_pytorch_model.modules.label_lists import split_labels
 from train_pytorch_model.modules.label_task import LabelTask, choose_task
 from train_pytorch_model.ports.classes import hidden_classes, one_class_each
 from train_pytorch_model.text.wording import FirstFew, name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from train_pytorch_model.modules.conversion_options import ConversionOptions
     from train_pytorch_model.modules.table_labels import TableLabels
+
+logger = logging.getLogger(__name__)
 
 Label = Union[str, tuple[str, ...]]
 """The label of an image; a tuple of all labels, in the order of the categories, if an image may have several."""
@@ -34,7 +38,7 @@ class MergedLabels:
     categories: tuple[str, ...]
     """All categories, in their order."""
     files: tuple[str, ...]
-    """The names of the files."""
+    """The names of the files that are used."""
     without: frozenset[int]
     """The images that the files name with an empty label, or an empty list of labels."""
 
@@ -55,11 +59,15 @@ def merge_labels(
             image has one label or several.
     """
     task = choose_task(where, files, options)
+    without = frozenset(number for read in files.values() for number, labels in read.lists.items() if not labels)
+    if task.name == MULTICLASS:
+        files = {name: read for name, read in files.items() if read.labels}
+    _tell_of_columns(where, files)
     by_file = {
         name: {number: task.labels_of(read, number) for number in task.numbers_in(read)} for name, read in files.items()
     }
     given = {label for lists in by_file.values() for labels in lists.values() for label in labels}
-    listed = {category for read in files.values() for category in read.categories or ()}
+    listed = {name for read in files.values() for name in (*(read.categories or ()), *read.columns)}
     _check_names(where, sorted(given | listed))
     is_of_letters = all(len(label) == 1 for label in given)  # "a" and "A" are different letters
     form_of = one_class_each(where, given | listed, alike=is_of_letters)
@@ -84,8 +92,48 @@ def merge_labels(
             "Keep the right file, or correct the wrong one.",
         )
     categories = _categories(files, form_of)
-    without = frozenset(number for read in files.values() for number, labels in read.lists.items() if not labels)
+    if not categories:
+        raise InvalidDatasetError(
+            where, f"no image has a label in {name_some(list(files), 3)}", "Add images with labels."
+        )
     return MergedLabels(task, _in_order(merged, categories), splits, categories, tuple(files), without)
+
+
+def labels_in_names(where: str, names: Collection[str], separator: str | None) -> dict[str, tuple[str, ...]]:
+    """Split names that are lists of labels, such as those of folders.
+
+    Args:
+        where: the dataset, for messages.
+        names: the names.
+        separator: what separates the labels in them; None if each is one label.
+
+    Returns:
+        The sorted labels in each name.
+
+    Raises:
+        InvalidDatasetError: if labels look the same, or training refuses them.
+    """
+    if separator is None:
+        return {name: (name,) for name in names}
+    given = {label for name in names for label in split_labels(name, separator)}
+    _check_names(where, sorted(given))
+    form_of = one_class_each(where, given, alike=all(len(label) == 1 for label in given))
+    return {name: tuple(sorted({form_of[label] for label in split_labels(name, separator)})) for name in names}
+
+
+def _tell_of_columns(where: str, files: Mapping[str, TableLabels]) -> None:
+    """Log which columns of 0 and 1 are read as labels or not, against or because of their titles."""
+    for name, read in files.items():
+        if read.facts:
+            logger.info(
+                "%s: in %s, these columns of 0 and 1 are read as labels: %s. Remove those that are none.",
+                *(where, name, name_some(read.facts)),
+            )
+        if read.ignored:
+            logger.warning(
+                "%s: in %s, these columns of 0 and 1 are not read as labels: %s. If they are labels, %s.",
+                *(where, name, name_some(read.ignored), read.ignored_advice),
+            )
 
 
 def _in_order(labels: Mapping[int, Label], categories: Sequence[str]) -> dict[int, Label]:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from train_pytorch_model.modules.label_lists import labels_in, separations
+from train_pytorch_model.modules.label_lists import is_empty_list, labels_in, separations
 from train_pytorch_model.ports.split_names import split_of
 
 if TYPE_CHECKING:
@@ -42,28 +42,37 @@ LABEL_TITLES = frozenset(
         *("choice", "choices", "tag", "tags", "tagname", "tagsname", "breed", "species", "variety", "diagnosis", "dx"),
         *("target", "targets", "truth", "groundtruth", "gt", "y", "ytrue", "annotation", "annotations"),
         *("annotationsname", "displayname", "radioanswername", "accept", "emotion", "disease"),
+        *("annotationsresult", "completionsresult"),  # Label Studio, if all results are empty
     )
 )
 _SPLIT_TITLES = frozenset(("split", "subset", "set", "partition", "phase", "usage", "mluse", "datasplit", "fold"))
 _SPLIT_SWITCHES = {"isvalid": ("valid", "train"), "istest": ("test", "train"), "istrain": ("train", "valid")}
-# Facts about an image or a row that are no class.
-_OTHER_TITLES = frozenset(
+# Facts about an image or a row that are no class, unless they are columns of 0 and 1 beside others.
+_FACT_TITLES = frozenset(
     (
-        *("", "annotationid", "annotator", "createdat", "updatedat", "createdby", "completedby", "leadtime", "user"),
-        *("width", "height", "depth", "channels", "imagewidth", "imageheight", "imgwidth", "imgheight", "size"),
-        *("filesize", "bytes", "sizebytes", "resolution", "mode", "format", "mimetype", "ext", "extension", "dpi"),
-        *("orientation", "md5", "sha1", "sha256", "hash", "phash", "checksum", "crc32", "etag", "version"),
+        *("createdat", "updatedat", "leadtime", "width", "height", "imagewidth", "imageheight", "imgwidth"),
+        *("imgheight", "size", "filesize", "bytes", "sizebytes", "resolution", "format", "mimetype", "ext"),
+        *("extension", "dpi", "md5", "sha1", "sha256", "hash", "phash", "checksum", "crc32", "etag"),
         *("date", "datetime", "datecaptured", "datetaken", "timestamp", "time", "year", "month", "day", "mtime"),
-        *("license", "licence", "author", "photographer", "owner", "creator", "source", "attribution", "copyright"),
+        *("author", "photographer", "owner", "creator", "source", "attribution", "copyright"),
         *("camera", "make", "iso", "exposure", "exposuretime", "aperture", "fnumber", "focallength", "lens"),
         *("lat", "latitude", "lon", "long", "lng", "longitude", "altitude", "gps", "location", "country", "city"),
         *("caption", "description", "comment", "comments", "note", "notes", "title", "text", "prompt", "alt"),
-        *("confidence", "score", "probability", "prob", "index", "idx", "row", "rownumber", "unnamed0", "number"),
-        *("bbox", "area", "iscrowd", "segmentation", "xmin", "xmax", "ymin", "ymax", "x", "x1", "y1", "x2", "y2", "w"),
-        *("h", "regioncount", "regionid", "regionshapeattributes", "cocourl", "flickrurl", "thumbnail", "originalurl"),
-        *("id", "uuid", "guid", "rowid", "imageid", "lesionid", "patientid", "projectid", "age", "sex", "gender"),
+        *("number", "x", "w", "h", "cocourl", "flickrurl", "thumbnail", "originalurl"),
     )
 )
+# Facts that may be 0 and 1 as well: codes, counts, coordinates, probabilities.
+_CODE_TITLES = frozenset(
+    (
+        *("", "annotationid", "annotator", "createdby", "completedby", "user", "depth", "channels", "mode"),
+        *("orientation", "version", "license", "licence", "confidence", "score", "probability", "prob", "index"),
+        *("idx", "row", "rownumber", "unnamed0", "bbox", "area", "iscrowd", "segmentation", "xmin", "xmax", "ymin"),
+        *("ymax", "x1", "y1", "x2", "y2", "regioncount", "regionid", "regionshapeattributes", "id", "uuid", "guid"),
+        *("rowid", "imageid", "lesionid", "patientid", "projectid", "age", "sex", "gender"),
+    )
+)
+_REVIEWS = frozenset(("annotationsgroundtruth", "completionsgroundtruth"))
+"""Label Studio: whether an annotation is the right one, not its label."""
 _ATTRIBUTES = ("fileattributes", "regionattributes")  # VGG Image Annotator: the user chooses the keys in them
 _EMPTY = ("", "{}", "[]", ())
 _TRUE = frozenset(("1", "1.0", "true", "yes"))
@@ -83,16 +92,25 @@ class Column:
         self.key = parts[-1] if table.has_header else ""
         """The title for comparison; of a path of keys, the last one."""
         is_prediction = any(part.startswith(("prediction", "draft")) for part in parts)
-        is_named = table.has_header and not LABEL_TITLES.isdisjoint((self.key, "".join(parts[-2:])))
+        last_two = "".join(parts[-2:])
+        is_review = last_two in _REVIEWS
+        is_named = table.has_header and not is_review and not LABEL_TITLES.isdisjoint((self.key, last_two))
         self.is_label = not is_prediction and (is_named or not set(_ATTRIBUTES).isdisjoint(parts))
         """Whether the title says that these are labels."""
         step = max(1, len(table.rows) // _NUM_SAMPLES)
         self.sample = [row[number] for row in table.rows[::step] if row[number] not in _EMPTY]
         """Some of the values, without empty ones."""
-        is_fact = table.has_header and self.key in _OTHER_TITLES
+        is_code = table.has_header and self.key in _CODE_TITLES
+        is_fact = table.has_header and self.key in _FACT_TITLES
         is_fold = self.key in _SPLIT_TITLES and self.are_numbers()
-        self.is_other = not self.is_label and (is_prediction or is_fact or is_fold)
+        self.is_other = not self.is_label and (is_prediction or is_review or is_code or is_fact or is_fold)
         """Whether the title says that these are no labels."""
+        truths = self.truths(table) if (is_fact or is_code) and self.sample and self.is_binary() else set()
+        is_fact_as_flag = is_fact and not is_prediction and False in truths
+        self.is_flag = bool(self.sample) and self.is_binary() and (not self.is_other or is_fact_as_flag)
+        """Whether the column may be one of several of 0 and 1 that each are a label."""
+        self.is_doubtful = bool(truths) and not (self.is_label or self.is_flag) and (is_fact or len(truths) > 1)
+        """Whether it is a column of 0 and 1 that is no label because of its title."""
         self.is_split = self._is_split(table)
         """Whether the values are names of splits."""
 
@@ -112,6 +130,18 @@ class Column:
     def is_binary(self) -> bool:
         """Whether all values are 0 or 1, or the like."""
         return all(map(is_binary, self.sample))
+
+    def could_be_blank_label(self) -> bool:
+        """Whether it may be the column of a label that no image has, where a blank stands for 0."""
+        return not (self.sample or self.is_other or self.is_label) and bool(self.title)
+
+    def has_empty_lists(self, table: Table) -> bool:
+        """Whether no row has a label, and some have an empty list."""
+        return not self.sample and any(is_empty_list(row[self.number]) for row in table.rows)
+
+    def truths(self, table: Table) -> set[bool]:
+        """Return which values a column of 0 and 1 has."""
+        return {str(row[self.number]).casefold() in _TRUE for row in table.rows}
 
     def are_fractions(self) -> bool:
         """Whether the values are numbers from 0 to 1, and not only 0 and 1."""

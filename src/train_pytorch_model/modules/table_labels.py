@@ -12,7 +12,7 @@ from train_pytorch_model.modules.label_lists import are_vectors, is_bare_list
 from train_pytorch_model.text.wording import FirstFew, name_some, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from train_pytorch_model.modules.label_tables import Cell, Table
     from train_pytorch_model.modules.named_images import NamedImages
@@ -39,10 +39,24 @@ class TableLabels:
     """Whether there are other columns whose titles are not those of well-known facts."""
     categories: Optional[tuple[str, ...]] = None
     """All categories in their order, of a format that lists them."""
+    columns: tuple[str, ...] = ()
+    """All labels, also those that no image has, if each of several columns is one."""
+    facts: tuple[str, ...] = ()
+    """Those of them that could be facts on the images by their titles."""
+    ignored: tuple[str, ...] = ()
+    """The titles of columns of 0 and 1 that are not read, beside labels that are columns of 0 and 1."""
+    ignored_advice: str = ""
+    """What to do if they are labels."""
+    has_row_per_label: bool = False
+    """Whether several rows of an image may be its labels."""
     are_texts: bool = False
     """Whether the labels are texts of one column, which a separator may split into several labels."""
     are_flags: bool = False
     """Whether the labels are columns of 0 and 1 whose titles do not say so, and which may be facts on the images."""
+    num_several: int = 0
+    """The images with several rows, which are their labels or a mistake; `judge_rows_per_label` decides."""
+    fault_of_several: str = ""
+    """What is wrong if it is a mistake."""
     several: str = ""
     """Why the images have several labels each; empty if they have one, as far as the table says."""
     named: set[int] = field(default_factory=set)
@@ -58,6 +72,11 @@ class TableLabels:
     faults: list[str] = field(default_factory=list)
     """Why the labels cannot be used."""
 
+    @property
+    def has_only_empty_lists(self) -> bool:
+        """Whether the file says of each of its images that it has no label."""
+        return bool(self.label_column and self.lists) and not self.labels
+
 
 def read_table(table: Table, images: NamedImages, file: str, task: str = AUTO) -> TableLabels | None:
     """Read the labels of images from a table.
@@ -71,7 +90,7 @@ def read_table(table: Table, images: NamedImages, file: str, task: str = AUTO) -
     Returns:
         The labels; None if the table names no image and does not have the titles of a table of labels.
     """
-    columns = find_columns(table, images, file, multilabel=task == MULTILABEL)
+    columns = find_columns(table, images, file, task)
     if columns is None:
         return None
     titles = [column.title for column in columns.labels]
@@ -79,6 +98,10 @@ def read_table(table: Table, images: NamedImages, file: str, task: str = AUTO) -
     title = titles[0] if len(titles) == 1 else f"{len(titles)} columns, one for each class" if titles else ""
     result = TableLabels(title, columns.is_known, others, has_unknown=columns.has_unknown, categories=table.categories)
     result.advice = columns.advice
+    result.has_row_per_label = task == AUTO and table.has_row_per_label
+    result.facts = tuple(column.title for column in columns.labels if columns.are_classes and column.is_other)
+    result.ignored = tuple(column.title for column in columns.ignored)
+    result.ignored_advice = columns.ignored_advice
     result.has_only_counts = bool(others) and all(column.are_numbers() for column in columns.others)
     if columns.is_unclear:
         result.faults.append(
@@ -95,6 +118,18 @@ def read_table(table: Table, images: NamedImages, file: str, task: str = AUTO) -
     _Reading(result, columns, images, file, task).read()
     result.are_flags = bool(columns.are_classes and result.several)
     return result
+
+
+def judge_rows_per_label(files: Iterable[TableLabels]) -> None:
+    """Decide for all files together whether several rows of an image are its labels: they are many, or a mistake."""
+    files = [read for read in files if read.has_row_per_label]
+    num_labelled = sum(len(read.labels) for read in files)
+    is_usual = sum(read.num_several for read in files) >= _MIN_FRACTION * num_labelled
+    for read in files:
+        if read.num_several and is_usual:
+            read.several = f"{read.num_several} of {len(read.labels)} labelled images are of several categories"
+        elif read.num_several:
+            read.faults.append(read.fault_of_several)
 
 
 class _Reading:
@@ -120,6 +155,8 @@ class _Reading:
     def read(self) -> None:
         """Read all rows, and decide whether several labels of an image are a mistake."""
         self._check_lists()
+        if self._columns.are_classes:
+            self._result.columns = tuple(self._names_of([column.title for column in self._columns.labels]))
         for row in self._columns.table.rows:
             self._read_row(row)
         self._judge()
@@ -178,7 +215,8 @@ class _Reading:
             (self._listed if is_list else self._several)[number] = None
         self._result.lists[number] = tuple(dict.fromkeys((*before, *names)))
         if labels:
-            self._result.labels.setdefault(number, labels[0])
+            first = labels[0][len(self._path) :] if self._columns.are_classes else labels[0]
+            self._result.labels.setdefault(number, first)
 
     def _names_of(self, labels: Sequence[str]) -> list[str]:
         """The names of labels: of columns, the titles without a path that all have, such as `labels.cat`."""
@@ -198,23 +236,22 @@ class _Reading:
             if self._columns.are_uncertain():
                 result.faults.append("its columns of 0 and 1 have -1 beside 0, which may mean uncertain; write 0 or 1")
             result.several = f"{len(self._listed)} of {num_labelled} labelled images have several labels"
+        elif self._columns.are_classes and len(self._columns.labels) == 1:
+            result.several = f"{result.label_column!r} is the only column of labels"
         if self._task != MULTICLASS and self._different:
             result.faults.append(f"images with different lists of labels: {self._different.joined()}; keep one of them")
         elif self._task == MULTILABEL:
             return
-        elif self._several and self._is_row_per_label():
-            result.several = f"{len(self._several)} of {num_labelled} labelled images are of several categories"
         elif self._several:
             shown = FirstFew(
                 f"{self._images.names[number]!r} is {' and '.join(map(repr, sorted(result.lists[number])[:5]))}"
                 for number in self._several
             )
-            result.faults.append(
+            fault = (
                 f"images of several categories: {shown.joined()}; give each image one category, "
                 f"or give --task {MULTILABEL} if an image may have several labels"
             )
-
-    def _is_row_per_label(self) -> bool:
-        """Whether several rows of an image are labels of it rather than a mistake: they are many."""
-        is_usual = len(self._several) >= _MIN_FRACTION * len(self._result.labels)
-        return self._task == AUTO and self._columns.table.has_row_per_label and is_usual
+            if result.has_row_per_label:
+                result.num_several, result.fault_of_several = len(self._several), fault
+            else:
+                result.faults.append(fault)

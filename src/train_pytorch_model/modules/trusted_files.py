@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.errors import InvalidDatasetError
 from train_pytorch_model.modules.labels_files import LabelsFiles, is_called_labels
 from train_pytorch_model.text.wording import name_some
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from train_pytorch_model.modules.conversion_options import ConversionOptions
     from train_pytorch_model.modules.conversion_summary import LeftOut
@@ -83,7 +84,20 @@ def choose_files(
         more = f" ({len(faults) - 1} more cannot be used: {name_some(list(faults)[1:])})" if len(faults) > 1 else ""
         raise InvalidDatasetError(where, f"the labels in {name} cannot be used: {fault}{more}", _HINT)
     left_out.add_files("of labels that cannot be used", faults)
-    return {name: read for name, read in used.items() if read.labels}
+    used = {name: read for name, read in used.items() if read.labels}
+    empty = {name: read for name, read in files.empty.items() if _says_more(read, used)}
+    if options.task == MULTICLASS or not (used or (options.reading == MULTILABEL and not has_classes)):
+        empty = {}
+    left_out.add_files("without labels", [name for name in files.empty if name not in empty])
+    return {**used, **empty}
+
+
+def _says_more(read: TableLabels, used: Mapping[str, TableLabels]) -> bool:
+    """Whether a file of empty lists is of other images than the files with labels, or contradicts them.
+
+    Columns of zeros beside the labels of the same images are facts on these.
+    """
+    return not (read.columns and any(number in other.labels for other in used.values() for number in read.lists))
 
 
 def _agrees(read: TableLabels, by_folders: FolderLabels) -> bool:
