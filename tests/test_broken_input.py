@@ -38,6 +38,7 @@ from tests.mounts import SMALL_DISK
 from tests.test_archive_rows import ROWS as ARCHIVE_ROWS
 from tests.test_folder_rows import ROWS as FOLDER_ROWS
 from tests.test_image_formats import ROWS as IMAGE_ROWS
+from tests.test_label_column_rows import ROWS as LABEL_COLUMN_ROWS
 from tests.test_label_rows import ROWS as LABEL_ROWS
 from tests.test_multilabel_rows import ROWS as MULTILABEL_ROWS
 from tests.test_weight_files import ROWS as WEIGHT_ROWS
@@ -1031,6 +1032,7 @@ def test_the_table_holds_every_case_with_its_outcome_and_its_words() -> None:
     expected = {given: case.outcome for given, case in CASES.items()}
     expected.update({given: outcome for given, (outcome, _) in ELSEWHERE.items()})
     rows = {**FOLDER_ROWS, **ARCHIVE_ROWS, **IMAGE_ROWS, **LABEL_ROWS, **MULTILABEL_ROWS, **WEIGHT_ROWS}
+    rows.update(LABEL_COLUMN_ROWS)
     expected.update({given: row.outcome for given, row in rows.items()})
     table = rows_of_table()
     assert {given: outcome for given, (outcome, _) in table.items()} == expected

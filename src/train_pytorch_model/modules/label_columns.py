@@ -216,8 +216,9 @@ def _label_columns(
         return known, [], True  # check boxes
     if known:
         best = _best_known(known, table)
-        if table.is_delimited and all(column.is_binary() for column in known):
-            best, are_classes = choose_flags(known, best, free, table, multilabel=multilabel)
+        if all(column.is_binary() for column in known):
+            beside = [column for column in free if column in known or _are_together(column, known[0], table)]
+            best, are_classes = choose_flags(known, best, beside, table, multilabel=multilabel)
             if len(best) > 1:
                 return best, [], are_classes
         more = [column for column in free if column.is_another_label() and column not in known]
@@ -232,7 +233,7 @@ def _label_columns(
         column for column in unknown if column.could_be_lists() or (multilabel and not column.are_numbers())
     ]
     empty = [column for column in columns if column.is_label and column.has_empty_lists(table)]
-    if empty and not others:
+    if empty and (not others or empty[0].is_result):
         return empty[:1], [], False
     flags = _flags(free, others, table) if all(column.is_binary() for column in others) else []
     if len(flags) > 1 or (flags and multilabel):
@@ -268,6 +269,12 @@ def _flags(free: Sequence[Column], others: Sequence[Column], table: Table) -> li
         for column in free
         if column in others or (column.is_flag and column.is_other and column.title.rpartition(".")[0] in parents)
     ]
+
+
+def _are_together(column: Column, other: Column, table: Table) -> bool:
+    """Whether columns are of one kind: in JSON, those of one object within the record."""
+    parent = column.title.rpartition(".")[0]
+    return table.is_delimited or (parent != "" and parent == other.title.rpartition(".")[0])
 
 
 def _best_known(known: Sequence[Column], table: Table) -> list[Column]:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Optional, Union
@@ -164,33 +165,26 @@ def _rows(text: str, delimiter: str) -> list[tuple[str, ...]]:
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     rows = []
     start = 0
-    for cells in reader:
-        row = tuple(cell.strip() for cell in cells)
+    for row in reader:
         if _has_cut_list(row) and reader.line_num == start + 1:
-            row = _with_whole_lists(lines[start].split(delimiter), delimiter)
+            row = next(csv.reader([_with_quoted_lists(lines[start], delimiter)], reader.dialect, delimiter=delimiter))
         start = reader.line_num
-        if any(row):
-            rows.append(row)
+        if any(map(str.strip, row)):
+            rows.append(tuple(cell.strip() for cell in row))
     return rows
 
 
 def _has_cut_list(row: Sequence[str]) -> bool:
     """Whether a cell begins a list that a later one ends."""
-    starts = [number for number, cell in enumerate(row) if cell.startswith("[") and "]" not in cell]
-    return bool(starts) and any(cell.endswith("]") for cell in row[starts[0] + 1 :])
+    cells = list(map(str.strip, row))
+    starts = [number for number, cell in enumerate(cells) if cell.startswith("[") and not cell.endswith("]")]
+    return bool(starts) and any(cell.endswith("]") for cell in cells[starts[0] + 1 :])
 
 
-def _with_whole_lists(cells: Sequence[str], delimiter: str) -> tuple[str, ...]:
-    """The cells of a line that was cut at all delimiters, with the lists put together again."""
-    row: list[str] = []
-    parts: list[str] = []
-    for cell in map(str.strip, cells):
-        is_quoted = len(cell) > 1 and cell[0] == cell[-1] == '"'
-        parts.append(cell[1:-1].replace('""', '"') if is_quoted and not parts else cell)
-        if not parts[0].startswith("[") or cell.endswith("]"):
-            row.append(delimiter.join(parts))
-            parts = []
-    return (*row, *parts)
+def _with_quoted_lists(line: str, delimiter: str) -> str:
+    """The line with the quotes of CSV around lists that are cells."""
+    cell = rf"(^|{re.escape(delimiter)})\s*(\[.*?\])\s*(?={re.escape(delimiter)}|$)"
+    return re.sub(cell, lambda found: f'{found[1]}"' + found[2].replace('"', '""') + '"', line)
 
 
 def _without_further_cells(rows: list[tuple[str, ...]], separator: str) -> list[tuple[str, ...]]:

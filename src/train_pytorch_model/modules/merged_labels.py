@@ -94,7 +94,7 @@ def merge_labels(
     categories = _categories(files, form_of)
     if not categories:
         raise InvalidDatasetError(
-            where, f"no image has a label in {name_some(list(files), 3)}", "Add images with labels."
+            where, f"no image has a label in {name_some(list(files), 3)}", "Add images that have labels."
         )
     return MergedLabels(task, _in_order(merged, categories), splits, categories, tuple(files), without)
 

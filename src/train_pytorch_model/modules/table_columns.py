@@ -42,7 +42,6 @@ LABEL_TITLES = frozenset(
         *("choice", "choices", "tag", "tags", "tagname", "tagsname", "breed", "species", "variety", "diagnosis", "dx"),
         *("target", "targets", "truth", "groundtruth", "gt", "y", "ytrue", "annotation", "annotations"),
         *("annotationsname", "displayname", "radioanswername", "accept", "emotion", "disease"),
-        *("annotationsresult", "completionsresult"),  # Label Studio, if all results are empty
     )
 )
 _SPLIT_TITLES = frozenset(("split", "subset", "set", "partition", "phase", "usage", "mluse", "datasplit", "fold"))
@@ -71,6 +70,8 @@ _CODE_TITLES = frozenset(
         *("rowid", "imageid", "lesionid", "patientid", "projectid", "age", "sex", "gender"),
     )
 )
+_RESULTS = frozenset(("annotationsresult", "completionsresult"))
+"""Label Studio: a column only if all results are empty."""
 _REVIEWS = frozenset(("annotationsgroundtruth", "completionsgroundtruth"))
 """Label Studio: whether an annotation is the right one, not its label."""
 _ATTRIBUTES = ("fileattributes", "regionattributes")  # VGG Image Annotator: the user chooses the keys in them
@@ -94,8 +95,10 @@ class Column:
         is_prediction = any(part.startswith(("prediction", "draft")) for part in parts)
         last_two = "".join(parts[-2:])
         is_review = last_two in _REVIEWS
+        self.is_result = last_two in _RESULTS
+        """Whether these are the labels of a labeling tool, all of which are empty."""
         is_named = table.has_header and not is_review and not LABEL_TITLES.isdisjoint((self.key, last_two))
-        self.is_label = not is_prediction and (is_named or not set(_ATTRIBUTES).isdisjoint(parts))
+        self.is_label = not is_prediction and (is_named or self.is_result or not set(_ATTRIBUTES).isdisjoint(parts))
         """Whether the title says that these are labels."""
         step = max(1, len(table.rows) // _NUM_SAMPLES)
         self.sample = [row[number] for row in table.rows[::step] if row[number] not in _EMPTY]
