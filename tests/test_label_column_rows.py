@@ -87,8 +87,8 @@ ROWS: dict[str, Row] = {
     "columns of 0 and 1 for labels that are digits, beside images called 0.png and 1.png": flags(
         "filename," + ",".join(map(str, range(10))), DIGITS, names=[str(number) for number in range(10)]
     )._replace(labels=DIGITS),
-    "columns of 0 and 1, some of which have titles such as text and h": flags("image, N, text, h")._replace(
-        labels=renamed(cat="N", dog="text", bird="h"), words="columns of 0 and 1 are read as labels: 'text', 'h'"
+    "columns of 0 and 1, one of which has a title such as h": flags("image, N, D, h")._replace(
+        labels=renamed(cat="N", dog="D", bird="h"), words="columns of 0 and 1 are read as labels: 'h'"
     ),
     "a column of 0 and 1 of unknown title, and one with a title such as city": Row(
         "error", text("l.csv", PERSON), "person, city; call the right one 'label', or give --task multilabel"

@@ -1,4 +1,4 @@
-"""Tells whether columns of 0 and 1 are the labels, each column one of them."""
+"""Chooses among several columns of labels, and tells whether columns of 0 and 1 each are a label."""
 
 from __future__ import annotations
 
@@ -42,6 +42,20 @@ def choose_flags(
     if (are_names and len(flags) > 1 and is_partition(flags, table)) or (len(known) > 1 and is_one_hot(flags, table)):
         return flags, True
     return [*best, *flags_beside(best, [column for column in flags if column not in known], table)], False
+
+
+def best_known(known: Sequence[Column], table: Table) -> list[Column]:
+    """Of several columns of labels, the one with names rather than numbers, or the one with the usual title."""
+    kept: list[Column] = []
+    for column in sorted(known, key=Column.are_numbers):
+        if not any(are_equivalent(column, other, table) for other in kept):
+            kept.append(column)
+    if len(kept) > 1:
+        for title in FIRST_LABEL_TITLES:
+            usual = [column for column in known if plain(column.title) == title]
+            if usual:
+                return usual[:1]
+    return kept
 
 
 def flags_beside(labels: Sequence[Column], columns: Sequence[Column], table: Table) -> list[Column]:

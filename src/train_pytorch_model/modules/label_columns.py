@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from train_pytorch_model.data.model_task import MULTICLASS, MULTILABEL
 from train_pytorch_model.modules.flag_columns import (
-    FIRST_LABEL_TITLES,
+    best_known,
     choose_flags,
     flags_beside,
     is_full,
@@ -199,7 +199,13 @@ def _file_columns(columns: Sequence[Column], images: NamedImages, file: str) -> 
             ranked.append(((is_full, num_unique, num_any, order, -column.number), is_known, column))
     ranked.sort(key=lambda one: one[0], reverse=True)
     most = ranked[0][0][2] if ranked else 0
-    return [column for key, is_known, column in ranked if key[0] or is_known or key[2] >= most]
+    has_full = bool(ranked) and ranked[0][0][0]
+    # Beside names with endings, 0 and 1 are the images 0.png and 1.png by chance only.
+    return [
+        column
+        for key, is_known, column in ranked
+        if key[0] or is_known or (key[2] >= most and not (has_full and column.is_binary()))
+    ]
 
 
 def _label_columns(
@@ -215,7 +221,7 @@ def _label_columns(
     if len(known) > 1 and all(column.is_binary() and column.key not in LABEL_TITLES for column in known):
         return known, [], True  # check boxes
     if known:
-        best = _best_known(known, table)
+        best = best_known(known, table)
         if all(column.is_binary() for column in known):
             beside = [column for column in free if column in known or _are_together(column, known[0], table)]
             best, are_classes = choose_flags(known, best, beside, table, multilabel=multilabel)
@@ -275,17 +281,3 @@ def _are_together(column: Column, other: Column, table: Table) -> bool:
     """Whether columns are of one kind: in JSON, those of one object within the record."""
     parent = column.title.rpartition(".")[0]
     return table.is_delimited or (parent != "" and parent == other.title.rpartition(".")[0])
-
-
-def _best_known(known: Sequence[Column], table: Table) -> list[Column]:
-    """Of several columns of labels, the one with names rather than numbers, or the one with the usual title."""
-    kept: list[Column] = []
-    for column in sorted(known, key=Column.are_numbers):
-        if not any(are_equivalent(column, other, table) for other in kept):
-            kept.append(column)
-    if len(kept) > 1:
-        for title in FIRST_LABEL_TITLES:
-            usual = [column for column in known if plain(column.title) == title]
-            if usual:
-                return usual[:1]
-    return kept

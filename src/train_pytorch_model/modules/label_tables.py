@@ -37,6 +37,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _NUM_SAMPLE_LINES = 200
+_LIST_START = re.compile(r"""[\[{]|\(\s*['"]""")
 
 
 @dataclass(frozen=True)
@@ -177,14 +178,15 @@ def _rows(text: str, delimiter: str) -> list[tuple[str, ...]]:
 def _has_cut_list(row: Sequence[str]) -> bool:
     """Whether a cell begins a list that a later one ends."""
     cells = list(map(str.strip, row))
-    starts = [number for number, cell in enumerate(cells) if cell.startswith("[") and not cell.endswith("]")]
-    return bool(starts) and any(cell.endswith("]") for cell in cells[starts[0] + 1 :])
+    starts = [number for number, cell in enumerate(cells) if _LIST_START.match(cell) and cell[-1] not in "]})"]
+    return bool(starts) and any(cell.endswith(("]", "}", ")")) for cell in cells[starts[0] + 1 :])
 
 
 def _with_quoted_lists(line: str, delimiter: str) -> str:
     """The line with the quotes of CSV around lists that are cells."""
-    cell = rf"(^|{re.escape(delimiter)})\s*(\[.*?\])\s*(?={re.escape(delimiter)}|$)"
-    return re.sub(cell, lambda found: f'{found[1]}"' + found[2].replace('"', '""') + '"', line)
+    mark = re.escape(delimiter)
+    pattern = rf"""(^|{mark})\s*(\[.*?\]|\{{.*?\}}|\(\s*['"].*?\))\s*(?={mark}|$)"""
+    return re.sub(pattern, lambda found: f'{found[1]}"' + found[2].replace('"', '""') + '"', line)
 
 
 def _without_further_cells(rows: list[tuple[str, ...]], separator: str) -> list[tuple[str, ...]]:

@@ -236,8 +236,8 @@ class _Reading:
             if self._columns.are_uncertain():
                 result.faults.append("its columns of 0 and 1 have -1 beside 0, which may mean uncertain; write 0 or 1")
             result.several = f"{len(self._listed)} of {num_labelled} labelled images have several labels"
-        elif self._columns.are_classes and len(self._columns.labels) == 1:
-            result.several = f"{result.label_column!r} is the only column of labels"
+        elif len(result.columns) == 1:
+            result.several = f"{result.columns[0]!r} is the only column of labels"
         if self._task != MULTICLASS and self._different:
             result.faults.append(f"images with different lists of labels: {self._different.joined()}; keep one of them")
         elif self._task == MULTILABEL:
