@@ -111,6 +111,15 @@ ROWS: dict[str, Row] = {
         "columns of 0 and 1 are not read as labels: 'sex'. If they are labels, leave only",
         [[label for label in own if label != "bird"] for own in SETS],
     ),
+    "objects of 0 and 1 in JSON, one of whose keys is sex": Row(
+        "warning",
+        document(
+            "l.json",
+            [{"file": f"{n}.png", "labels": {"cat": n % 2, "dog": 1, "sex": int(n > 3)}} for n in range(6)],
+        ),
+        "columns of 0 and 1 are not read as labels: 'labels.sex'. If they are labels, give them other names",
+        [["dog"], ["cat", "dog"]] * 3,
+    ),
     "columns of 0 and 1 called label and male": Row(
         "warning",
         text("l.csv", ones("image, label, male", names=["cat", "dog"])),

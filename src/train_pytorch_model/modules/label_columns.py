@@ -102,6 +102,8 @@ class LabelColumns(NamedTuple):
         """What to do if ignored columns are labels."""
         if any(column.is_label for column in self.labels):
             return f"give --task {MULTILABEL}"
+        if not self.table.is_delimited:
+            return "give them other names"
         return f"leave only the columns of the images and of the labels, and call the file {_CLASSES_FILE}"
 
     @property
@@ -162,18 +164,20 @@ def find_columns(table: Table, images: NamedImages, file: str, task: str) -> Lab
     found = LabelColumns(table, files[0], labels, split, others, has_unknown, are_classes, is_unclear)
     if found.are_blank_for_zero():
         blank = [column for column in columns if column.could_be_blank_label() and column not in used]
-        return found._replace(labels=[*labels, *blank])
+        found = found._replace(labels=[*labels, *blank])
     return found._replace(ignored=_ignored(columns, found))
 
 
 def _ignored(columns: Sequence[Column], found: LabelColumns) -> list[Column]:
     """The columns of 0 and 1 that may be labels and are not read."""
-    labels = found.labels
-    if found.is_unclear or not found.table.is_delimited or not all(column.is_binary() for column in labels):
+    labels, table = found.labels, found.table
+    if found.is_unclear or not labels or not all(column.is_binary() for column in labels):
         return []
     rest = [column for column in columns if column not in (found.file, found.split, *labels)]
+    if not table.is_delimited:
+        rest = [column for column in rest if found.are_classes and column.parent == labels[0].parent]
     doubtful = [] if any(column.is_label for column in labels) else [one for one in rest if one.is_doubtful]
-    return [*flags_beside(labels, rest, found.table), *doubtful] if labels else []
+    return [*flags_beside(labels, rest, table), *doubtful]
 
 
 def _could_name_files(column: Column, table: Table) -> bool:
@@ -269,15 +273,14 @@ def _flags(free: Sequence[Column], others: Sequence[Column], table: Table) -> li
     """The columns of 0 and 1, also those whose titles are facts, and those with a single 1."""
     if table.is_delimited:
         return [column for column in free if column.is_flag]
-    parents = {column.title.rpartition(".")[0] for column in others}
+    parents = {column.parent for column in others}
     return [
         column
         for column in free
-        if column in others or (column.is_flag and column.is_other and column.title.rpartition(".")[0] in parents)
+        if column in others or (column.is_flag and column.is_other and column.parent in parents)
     ]
 
 
 def _are_together(column: Column, other: Column, table: Table) -> bool:
     """Whether columns are of one kind: in JSON, those of one object within the record."""
-    parent = column.title.rpartition(".")[0]
-    return table.is_delimited or (parent != "" and parent == other.title.rpartition(".")[0])
+    return table.is_delimited or (column.parent != "" and column.parent == other.parent)

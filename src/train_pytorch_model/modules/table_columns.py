@@ -89,6 +89,8 @@ class Column:
         """Look at the title and at some of the values."""
         self.number = number
         self.title = title
+        self.parent = title.rpartition(".")[0]
+        """Of a path of keys in JSON, all but the last one."""
         parts = [plain(part) for part in title.split(".")]
         self.key = parts[-1] if table.has_header else ""
         """The title for comparison; of a path of keys, the last one."""
