@@ -244,7 +244,7 @@ def test_a_label_with_a_single_1_beside_blanks_is_read(tmp_path: Path) -> None:
 def test_the_split_names_of_an_image_directory_are_its_categories(tmp_path: Path) -> None:
     image_directory(JOINED[:6], multilabel=False, names=tuple(dict.fromkeys(JOINED)))(tmp_path / "in")
     converted = convert_to_image_directory(tmp_path / "in", tmp_path / "out", outputs_path=tmp_path, task="multilabel")
-    assert converted.classes == classes_of(tmp_path / "out") == ("bird", "cat", "dog")
+    assert converted.classes == classes_of(tmp_path / "out") == ("cat", "dog", "bird")
     summary = json.loads((tmp_path / "conversion.json").read_text())
     assert summary["classes"] == {"bird": 2, "cat": 3, "dog": 5}
 
