@@ -65,12 +65,15 @@ def try_steps(prepared: Prepared, plan: Plan, world: World) -> Trial:
         BatchTooLargeError: when a step takes more memory than there is.
     """
     with side_stream(world.device):
+        _images = _memory_of_images(prepared, world.device)  # held until all steps are tried
+        _forget_peak(world.device)
         before = _memory_in_use(world.device)
         network = prepared.network.to(world.device)
         step = TrainingStep(network, plan, world.device)
         images = plain(prepared.train, plan.image_size)
         make_repeatable(step, images, world)
         set_microbatch_size(step, images, plan, world)
+        _forget_peak(world.device)  # of sizes that do not fit
         trial = run_with_advice(
             lambda: _time_all(step, prepared.train, prepared.valid, plan, world), step, images, plan, world
         )
@@ -138,15 +141,26 @@ def time_steps(work: Work, batches: Sequence[Batch], device: torch.device) -> fl
     return median(seconds)
 
 
-def _memory_in_use(device: torch.device) -> int | None:
-    """Bytes in use, from where the peak is counted."""
+def _memory_of_images(prepared: Prepared, device: torch.device) -> torch.Tensor | None:
+    """Allocate the GPU memory that training gives to the decoded images; None if it keeps them elsewhere."""
+    if prepared.image_store != "device":
+        return None
+    num_bytes = prepared.train_data.num_bytes + prepared.valid_data.num_bytes
+    return torch.empty(num_bytes, dtype=torch.uint8, device=device)
+
+
+def _forget_peak(device: torch.device) -> None:
+    """Count the peak from now on."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_reserved(device)
+        return
     with contextlib.suppress(OSError):  # then the peak since the process began stands, which is no less
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
+
+
+def _memory_in_use(device: torch.device) -> int | None:
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else _status("VmRSS")
 
 
 def _peak_memory(device: torch.device) -> int | None:
