@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,6 +88,26 @@ def test_a_temporary_folder_that_is_not_there_has_no_room(tmp_path: Path, monkey
     assert free_bytes(CPU)["disk"] == 0
     with pytest.raises(PlacementError, match=r"but 0\.0 MiB are free there"):
         choose_place("disk", 1, CPU)
+
+
+class Training:
+    """Refers to itself, as a network with hooks may, so that only the garbage collector removes it."""
+
+    def __init__(self) -> None:
+        self.step = self
+
+
+@pytest.mark.usefixtures("room")
+def test_what_an_earlier_training_leaves_in_the_memory_of_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = weakref.ref(Training())
+    gpu = SimpleNamespace(free=300 * MEBIBYTE)
+
+    def empty_cache() -> None:
+        gpu.free = 300 * MEBIBYTE if earlier() else 500 * MEBIBYTE
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu.free, 1000 * MEBIBYTE))
+    assert choose_place("auto", 200 * MEBIBYTE, torch.device("cuda", 0)) == "device"
 
 
 @pytest.fixture

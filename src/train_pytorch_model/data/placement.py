@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -94,7 +95,12 @@ def _disk_if_usable(*, is_required: bool) -> str:
 
 def free_bytes(device: torch.device) -> dict[str, float]:
     """Return the free bytes of each place, fastest first; "device" only if it is a GPU."""
-    of_device = {"device": float(torch.cuda.mem_get_info(device)[0])} if device.type == "cuda" else {}
+    of_device = {}
+    if device.type == "cuda":
+        # PyTorch keeps the memory of tensors that are gone, such as those of an earlier training in this process.
+        gc.collect()
+        torch.cuda.empty_cache()
+        of_device = {"device": float(torch.cuda.mem_get_info(device)[0])}
     return {**of_device, "memory": available_memory_bytes(), "disk": _free_of_disk()}
 
 
