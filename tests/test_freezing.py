@@ -19,6 +19,7 @@ from train_pytorch_model.distributed.world import World
 from train_pytorch_model.training.augmentation import Augmentation
 from train_pytorch_model.training.freezing import FeatureStore, Phases
 from train_pytorch_model.training.layers import rate_factors
+from train_pytorch_model.training.microbatches import BatchTooLargeError
 from train_pytorch_model.training.mixing import Mixing
 from train_pytorch_model.training.schedule import rate_of
 from train_pytorch_model.training.step import TrainingStep
@@ -117,6 +118,32 @@ def test_a_resumed_run_ends_with_the_same_bits_wherever_it_stopped(
         else:
             break
     assert 12 < stop_after < 39
+
+
+@pytest.mark.parametrize("augmentation", [{}, AUGMENTED], ids=["features", "images"])
+def test_when_memory_runs_out_in_these_epochs_the_error_names_a_batch_size_for_the_later_ones(
+    augmentation: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(step: TrainingStep, pixels: torch.Tensor, labels: torch.Tensor, weight: float = 1.0) -> None:
+        assert pixels.dim() == (4 if augmentation else 2)
+        raise MemoryError
+
+    tried: list[tuple[int, bool]] = []
+    dry_run = TrainingStep.dry_run
+
+    def try_size(step: TrainingStep, pixels: torch.Tensor, labels: torch.Tensor, *, alone: bool = False) -> None:
+        trains_all = all(parameter.requires_grad for parameter in step.network.parameters())
+        tried.append((step.microbatch_size or 0, trains_all))
+        if tried[-1][0] > 4:
+            raise MemoryError
+        dry_run(step, pixels, labels, alone=alone)
+
+    monkeypatch.setattr(TrainingStep, "__call__", train)
+    monkeypatch.setattr(TrainingStep, "dry_run", try_size)
+    with pytest.raises(BatchTooLargeError) as raised:
+        run(make_network(), make_plan(freeze_epochs=1, **augmentation), make_images(40), make_images(8, seed=1))
+    assert raised.value.fitting == 4
+    assert tried == [(8, True), (4, True)]
 
 
 def test_a_graph_is_used_only_after_the_epochs_of_the_head() -> None:

@@ -169,6 +169,7 @@ def run_with_advice(
     fixed = fixed_microbatch_size(plan)
     fitting = None
     if world.is_alone and plan.microbatch_size != "auto":
+        step.train_head_alone(False)  # in epochs of the head alone, batches may have features instead of images
         fitting = find_microbatch_size(step, images, plan.batch_size, world.device, fixed)[0]
     raise BatchTooLargeError(reason, fitting, fixed)
 
