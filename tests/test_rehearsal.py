@@ -208,5 +208,32 @@ def test_all_processes_decide_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not use_graph(step, make_store(40), make_store(9), plan, world)
 
 
+@pytest.mark.parametrize(
+    ("train", "sizes"),
+    [
+        (32, ([8], [8])),
+        (31, ([8, 8], [8, 7])),  # a shard of 8 images, which is replayed by no graph, as the other one has 7
+        (29, ([8, 7], [8, 6])),
+    ],
+)
+def test_all_processes_measure_the_last_batch_or_none(
+    train: int, sizes: tuple[list[int], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Synchronized batch normalization would wait for a process that does not."""
+    for rank, expected in enumerate(sizes):
+        step = make_step(make_network())
+        Memory(monkeypatch, step.network, 900 * MIB)
+        trained_on: list[int] = []
+
+        def look(network: nn.Module, inputs: tuple[torch.Tensor], trained_on: list[int] = trained_on) -> None:
+            trained_on.extend([len(inputs[0])] if network.training else [])
+
+        step.network.register_forward_pre_hook(look)
+        world = World(rank, world_size=2, device=GPU)
+        memory = graph_memory(step, make_store(train), make_store(4), make_plan(cuda_graph=True), world)
+        assert trained_on == expected
+        assert memory.other_bytes == max(10 * sum(expected[1:]), 2) * MIB
+
+
 def test_without_a_graph_nothing_is_measured() -> None:
     assert not use_graph(make_step(make_network()), make_store(9), make_store(9), make_plan(), World(device=GPU))

@@ -111,7 +111,11 @@ def use_graph(step: TrainingStep, train: ImageStore, valid: ImageStore, plan: Pl
 def graph_memory(step: TrainingStep, train: ImageStore, valid: ImageStore, plan: Plan, world: World) -> GraphMemory:
     """Measure the memory that training with a CUDA graph needs, in dry runs that leave the training as it is."""
     device = world.device
-    last = len(training_shards(torch.arange(len(train)), plan.batch_size, world.rank, world.world_size)[-1].indices)
+    last = training_shards(torch.arange(len(train)), plan.batch_size, world.rank, world.world_size)[-1]
+    num_last = len(last.indices)
+    # The same in all processes, whose shards of it may differ by one image: SyncBatchNorm makes them wait for each
+    # other. A shard as large as those of other batches runs without the graph too if others are smaller.
+    is_last_captured = num_last == plan.batch_size and last.weight == 1
     num_valid = validation_batch_size(plan, world, len(valid), step.microbatch_size)
 
     def train_on(count: int) -> Callable[[], None]:
@@ -123,7 +127,7 @@ def graph_memory(step: TrainingStep, train: ImageStore, valid: ImageStore, plan:
             add_batch(step.network.eval(), *_first(valid, num_valid, world), step.sums, plan, num_valid)
 
     step_bytes = _peak_bytes(train_on(plan.batch_size), device)
-    last_bytes = _peak_bytes(train_on(last), device) if last != plan.batch_size else 0
+    last_bytes = 0 if is_last_captured else _peak_bytes(train_on(num_last), device)
     valid_bytes = _peak_bytes(validate, device)
     if plan.fits_head:  # mixed weights are validated in a copy of the network
         valid_bytes += sum(value.nbytes for value in step.network.state_dict().values())
