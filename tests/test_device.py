@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from train_pytorch_model.distributed.device import torch_settings_restored
+from train_pytorch_model.distributed.device import nondeterminism_allowed, torch_settings_restored
 from train_pytorch_model.distributed.launch import Launch
 from train_pytorch_model.distributed.rendezvous import connected
 
@@ -57,4 +57,24 @@ def test_settings_are_restored(error: Exception | None) -> None:
                 raise error
     except RuntimeError:
         pass
+    assert settings() == before
+
+
+@pytest.mark.usefixtures("unusual")
+@pytest.mark.parametrize(("is_on", "is_warn_only"), [(False, False), (True, False), (True, True)])
+def test_operators_without_a_deterministic_kernel_are_errors_again_after_a_block_that_allows_them(
+    is_on: bool, is_warn_only: bool
+) -> None:
+    torch.use_deterministic_algorithms(is_on, warn_only=is_warn_only)
+    before = settings()
+    inside: list[object] = []
+
+    @nondeterminism_allowed()
+    def fail() -> None:
+        inside.extend(settings()[name] for name in ("deterministic", "warn only"))
+        raise ValueError("of the block")
+
+    with pytest.raises(ValueError, match="of the block"):
+        fail()
+    assert inside == [True, True]
     assert settings() == before

@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 import sys
 from html import unescape
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from tests.making import Inputs, write_multilabel_directory
+from tests.small_training import CPU, make_images, make_network, make_plan
+from train_pytorch_model.distributed.device import torch_settings_restored
 from train_pytorch_model.job import report as training_report
+from train_pytorch_model.job.heat_maps import ReportHeatMaps
 
 pytest.importorskip("captum")
 pytestmark = pytest.mark.usefixtures("unhurried_reports")
@@ -70,3 +78,46 @@ def test_a_report_of_several_labels_has_heat_maps_of_labels(inputs: Inputs) -> N
     )
     assert found
     assert all(label == shown for label, shown in found)
+
+
+class Resized(torch.autograd.Function):
+    """Changes nothing. Its backward pass has no deterministic kernel, as that of bicubic interpolation on a GPU."""
+
+    @staticmethod
+    def forward(context: Any, images: torch.Tensor) -> torch.Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError("upsample_bicubic2d_backward_out_cuda does not have a deterministic implementation")
+        return gradient
+
+
+class Resizing(nn.Module):
+    """Resizes its input, which training does not differentiate, so that it allows no operator like this one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = make_network()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        resized: torch.Tensor = Resized.apply(images)  # type: ignore[no-untyped-call]
+        logits: torch.Tensor = self.layers(resized)
+        return logits + 0 * resized.mean()  # no layer is the only way from the image to the logits
+
+
+def test_a_backward_pass_to_the_pixels_may_have_no_deterministic_kernel() -> None:
+    training: Any = SimpleNamespace(
+        plan=make_plan(),
+        device=CPU,
+        prepared=SimpleNamespace(network=Resizing(), valid=make_images(4)),
+        world_size=1,
+        history=SimpleNamespace(timings=[SimpleNamespace(valid_seconds=0.001)]),
+    )
+    with torch_settings_restored():
+        torch.use_deterministic_algorithms(True)  # as training does where all of its own operators have such kernels
+        heat_maps = ReportHeatMaps(training, 1000.0)
+        picture = heat_maps.jpeg(np.zeros((12, 12, 3), dtype=np.uint8), 1)
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert (heat_maps.note, picture is None) == ("", False)

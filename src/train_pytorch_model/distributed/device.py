@@ -66,6 +66,18 @@ def prefer_determinism() -> None:
 
 
 @contextmanager
+def nondeterminism_allowed() -> Iterator[None]:
+    """Inside the block, operators without a deterministic kernel warn, as after `choose_device`."""
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    is_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(is_deterministic, warn_only=is_warn_only)
+
+
+@contextmanager
 def torch_settings_restored() -> Iterator[None]:
     """Restore what a training changes in the process when the block ends.
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from train_pytorch_model.data.batches import normalised, per_channel
+from train_pytorch_model.distributed.device import nondeterminism_allowed
 from train_pytorch_model.errors import first_line
 from train_pytorch_model.report.thumbnails import make_jpeg
 from train_pytorch_model.serving.heat_maps import HeatMapError, HeatMaps, check_captum
@@ -48,6 +49,7 @@ class ReportHeatMaps:
         except HeatMapError as error:
             self._fault = str(error)
 
+    @nondeterminism_allowed()  # training has not tried the operators of a backward pass down to the pixels
     def jpeg(self, pixels: np.ndarray, label: int) -> bytes | None:
         """Return a JPEG of the heat map of an image for a class; None if it is left out, which `note` explains.
 
