@@ -8,6 +8,7 @@ import logging
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ import torch
 from torchvision.models.densenet import DenseNet
 
 from tests.small_training import CPU, make_images, make_network, make_plan
-from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, capture_cuda_graph
+from train_pytorch_model.training import graph
+from train_pytorch_model.training.graph import NUM_WARM_UP_STEPS, CapturedStep, capture_cuda_graph, side_stream
 from train_pytorch_model.training.precision import Precision
 from train_pytorch_model.training.step import TrainingStep
 
@@ -153,6 +155,46 @@ def test_a_failed_capture_keeps_no_tensor_alive(monkeypatch: pytest.MonkeyPatch)
         assert kept[0]() is None
     finally:
         gc.enable()
+
+
+class Stream:
+    """A stream of a GPU."""
+
+    def wait_stream(self, other: Stream) -> None:
+        """Do nothing."""
+
+
+def test_all_trainings_of_a_process_use_the_same_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workspace that cuBLAS keeps for each stream would take more memory in each of them."""
+    default = Stream()
+    used = [default]
+
+    class Selected:
+        def __init__(self, stream: Stream) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            used.append(self.stream)
+
+        def __exit__(self, *_: object) -> None:
+            used.append(default)
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: used[-1])
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device=None: default)
+    monkeypatch.setattr(torch.cuda, "stream", Selected)
+    graph._side_stream.cache_clear()
+    try:
+        for device in (0, 1, 0):
+            with side_stream(torch.device("cuda", device)):
+                pass
+        step: Any = SimpleNamespace(device=torch.device("cuda", 0))
+        CapturedStep(step, 8)._run_on_side_stream(lambda: None)
+    finally:
+        graph._side_stream.cache_clear()
+    first, other, again, captured = (stream for stream in used if stream is not default)
+    assert first is again is captured
+    assert first is not other
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

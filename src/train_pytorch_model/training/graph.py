@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Callable
 
 import torch
@@ -81,7 +82,6 @@ class CapturedStep:
         is_alone = world is None or world.is_alone
         self._num_warm_up_steps = NUM_WARM_UP_STEPS if is_alone else _NUM_WARM_UP_STEPS_OF_SEVERAL
         self._num_steps = 0
-        self._stream: torch.cuda.Stream | None = None
         self._replay: Replay | None = None
         self._has_failed = False
 
@@ -110,14 +110,11 @@ class CapturedStep:
         if self._step.device.type != "cuda":
             work()
             return
-        outer = torch.cuda.current_stream()
-        if self._stream is None:
-            is_default = outer == torch.cuda.default_stream()
-            self._stream = torch.cuda.Stream() if is_default else outer  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(outer)
-        with torch.cuda.stream(self._stream):
+        if torch.cuda.current_stream() != torch.cuda.default_stream():
             work()
-        outer.wait_stream(self._stream)
+            return
+        with side_stream(self._step.device):
+            work()
 
     def _record(self, pixels: torch.Tensor, labels: torch.Tensor) -> None:
         """Capture the step in all processes, or in none."""
@@ -216,14 +213,20 @@ def free_cached_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the same stream in all trainings of the process: cuBLAS keeps 32 MiB for each stream that it has seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def side_stream(device: torch.device) -> Iterator[None]:
-    """Run a block on a stream of its own on a GPU: PyTorch captures no work of the default stream."""
+    """Run a block on another stream of a GPU than the default one, of which PyTorch captures no work."""
     if device.type != "cuda":
         yield
         return
     outer = torch.cuda.current_stream(device)
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = _side_stream(device)
     stream.wait_stream(outer)
     try:
         with torch.cuda.stream(stream):
