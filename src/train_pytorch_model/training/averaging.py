@@ -64,6 +64,12 @@ class WeightAverage:
         of_dtype = {dtype: weight.to(dtype) for dtype in {average.dtype for average in self._averages}}
         torch._foreach_lerp_(self._averages, self._sources, [of_dtype[average.dtype] for average in self._averages])
 
+    @torch.no_grad()
+    def rehearse(self) -> None:
+        """Take the memory that `update` needs for a moment, and change nothing."""
+        if self._num_updates.is_cuda:
+            torch._foreach_sub(self._sources, self._averages)
+
     @contextmanager
     def weights(self, *, averaged: bool) -> Iterator[None]:
         """Inside the block the network has the averages, or the trained weights; afterwards what it had before."""

@@ -112,6 +112,8 @@ class TrainingStep:
         try:
             with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 self._add_gradients(self.network if alone else self._forward, pixels, labels, 1.0)
+            if self.average is not None:
+                self.average.rehearse()
         finally:
             self._optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
