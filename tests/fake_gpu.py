@@ -61,7 +61,8 @@ class FakeGpu(TorchDispatchMode):
             assert all(tensor.device == DEVICE for tensor in tensors)
             return None
         if name == "_to_copy" and target is not None and not is_to_gpu:
-            self._wait()
+            if not kwargs.get("non_blocking"):
+                self._wait()
             with unset_fake_temporarily():
                 return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         if name == "copy_" and not _is_fake(args[0]):

@@ -24,6 +24,7 @@ from train_pytorch_model.training.mixing import Mixing, shown_in_epoch
 from train_pytorch_model.training.out_of_fold import out_of_fold_probabilities
 from train_pytorch_model.training.predictions import predict, predict_logits
 from train_pytorch_model.training.random_erasing import RandomErasing
+from train_pytorch_model.training.step import TrainingStep
 from train_pytorch_model.training.trivial_augment import TrivialAugment
 
 ALL = {
@@ -66,8 +67,20 @@ def test_a_training_runs_on_a_gpu_and_the_host_waits_only_where_it_must(
     assert {"convolution", "_fused_adamw_" if plan.optimizer == "adamw" else "_fused_sgd_"} <= gpu.names
     # At the end of an epoch, the last loss and the sums of the epoch.
     assert _inside(gpu, "train_epoch") == {(), ("read", "sum")}
-    # With several labels, each batch of validation hands over probabilities; the first one may hand over features.
-    assert _inside(gpu, "add_batch") <= {("_add_part", "add", "_add_several"), ("_add_part", "output_for", "look")}
+    # The first validation may hand over features.
+    assert _inside(gpu, "add_batch") <= {("_add_part", "output_for", "look")}
+
+
+def test_a_dry_run_takes_the_memory_of_the_average_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    for parts in ({}, {"model_ema": 0.9}):
+        with fake_gpu(monkeypatch) as gpu:
+            with DEVICE:
+                network = make_network()
+            step = TrainingStep(network, make_plan(**parts), DEVICE)
+            step.dry_run(torch.zeros(8, 3, 12, 12, dtype=torch.uint8, device=DEVICE), torch.arange(8, device=DEVICE))
+        seen.append("_foreach_sub" in gpu.names)
+    assert seen == [False, True]
 
 
 def test_a_head_that_a_gpu_cannot_hold_is_fitted_on_the_cpu(

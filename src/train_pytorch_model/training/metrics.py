@@ -57,8 +57,8 @@ class RunningSums:
     prediction. None if they are not counted."""
     task: str = MULTICLASS
     probabilities: Optional[list[torch.Tensor]] = None
-    """The probabilities of the labels of each batch, float32 of shape (B, number of labels) on the CPU. None if they
-    are not kept."""
+    """The probabilities of the labels of each batch, float32 of shape (B, number of labels) on the CPU, where they are
+    once `read` has been called. None if they are not kept."""
 
     @classmethod
     def zero(
@@ -118,7 +118,8 @@ class RunningSums:
         self.totals[:2] += torch.stack((loss.double() * len(labels), is_right.sum().double()))
         self.totals[3] += len(labels)
         if self.probabilities is not None:
-            self.probabilities.append(probabilities.cpu())
+            # The host does not wait for a GPU here, but in `read`.
+            self.probabilities.append(probabilities.to("cpu", non_blocking=True))
 
     def reset(self) -> None:
         """Set all sums to zero."""
