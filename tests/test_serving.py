@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from ruamel.yaml import YAML
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import odd_images
 from tests.making import Inputs
@@ -23,6 +24,7 @@ from tests.served_models import make_multilabel, write_model, write_network
 from tests.serving_sources import served_images, served_model
 from tests.untrained_models import write_model_with_code
 from train_pytorch_model.cli.main import main
+from train_pytorch_model.data.batches import normalised
 from train_pytorch_model.distributed.device import torch_settings_restored
 from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.serving.files import SERVING_FILES, write_serving_files
@@ -75,6 +77,34 @@ def test_an_image_of_any_mode_is_converted_as_score_converts_it(model: Path) -> 
     for mode in ("L", "LA", "P", "RGBA", "CMYK", "1", "I;16", "F"):
         picture = pictures(1, side=64)[0].convert("L" if mode in ("I;16", "F") else mode).convert(mode)
         assert loaded.answer([picture]) == loaded.answer([picture.convert("RGB")])
+
+
+class Divisors(TorchDispatchMode):
+    """Writes down by what tensors are divided."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[object] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.overloadpacket is torch.ops.aten.div:
+            self.found.append(args[1])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("mean", "std"), [([0.5] * 3, [0.5] * 3), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+def test_pixels_become_the_numbers_that_score_gives_to_the_network(
+    mean: list[float], std: list[float], serve: Callable[[str], Any]
+) -> None:
+    model = serve("pass")
+    model._mean, model._std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
+    with Divisors() as divisors:
+        given = model._normalised(pixels)
+    expected = normalised(pixels.permute(0, 3, 1, 2), torch.contiguous_format, model._mean, model._std)
+    assert torch.equal(given, expected)
+    # By a number, a GPU would multiply by its reciprocal.
+    assert [isinstance(value, torch.Tensor) for value in divisors.found] == [True, True]
 
 
 def test_tf32_is_off_while_a_model_computes_and_as_before_afterwards(serve: Callable[[str], Any]) -> None:

@@ -93,9 +93,10 @@ class ServedModel:
         self._shapes: nn.Module | None = None
         self._heat_maps: HeatMaps | None = None
         self._lock = threading.Lock()
-        normalisation = spec["inputs"][0]["pre_processor"]["init_params"]
-        self._mean, self._std = (
-            torch.tensor(normalisation[key], device=self._device).view(3, 1, 1) for key in ("mean", "std")
+        of = spec["inputs"][0]["pre_processor"]["init_params"]
+        # A GPU does not divide by a number, but multiplies by its reciprocal, which differs in the last bit.
+        self._white, self._mean, self._std = (
+            torch.tensor(values, device=self._device).view(-1, 1, 1) for values in (255.0, of["mean"], of["std"])
         )
         self.geometry = _read_geometry(folder / GEOMETRY_FILE)
         with (folder / spec["label_map_file"]).open(encoding="utf-8", newline="") as file:
@@ -195,11 +196,10 @@ class ServedModel:
         probabilities = self._probabilities_of(batch)
         if self.geometry is not None and self.geometry.averages_mirrored:
             probabilities = (probabilities + self._probabilities_of(batch.flip(3))) / 2
-        rows: list[list[float]] = probabilities.double().tolist()
-        return rows
+        return list(probabilities.double().tolist())
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.to(self._device).permute(0, 3, 1, 2).float().div(255).sub(self._mean).div(self._std)
+        return pixels.to(self._device).permute(0, 3, 1, 2).float().div(self._white).sub(self._mean).div(self._std)
 
     def _probabilities_of(self, batch: torch.Tensor) -> torch.Tensor:
         output = self._network(batch.contiguous(memory_format=self._memory_format))
