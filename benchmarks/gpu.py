@@ -31,6 +31,8 @@ _PACKAGES = (
 )
 # Tests take this fraction of the time at most.
 _FRACTION_OF_TESTS = 0.5
+# Of a process that runs tests, with its CUDA context.
+_BYTES_OF_WORKER = 8 * 2**30
 # What is promised for a batch size of 16, for the networks with many small kernels.
 _GOALS = {"ours / textbook": 4.0, "ours / limit": 0.9}
 _GOAL_NETWORKS = ("resnet50", "densenet201")
@@ -84,12 +86,17 @@ def _run_tests(record: Path, seconds: float) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
     with suppress(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version("pytest-xdist")
-        # Each process has its own memory limits; most of the time is spent starting and choosing kernels.
-        command += ["-n", str(max(1, min(6, len(os.sched_getaffinity(0)) // 2)))]
+        command += ["-n", str(_num_workers())]
     with suppress(subprocess.TimeoutExpired):
         subprocess.run(
             [*command, "tests/gpu"], cwd=_ROOT, env={**os.environ, "GPU_TESTS_RECORD": str(record)}, timeout=seconds
         )
+
+
+def _num_workers() -> int:
+    """Return how many processes test at the same time. Most of the time is spent starting and choosing kernels."""
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, min(6, len(os.sched_getaffinity(0)) // 2, free // _BYTES_OF_WORKER))
 
 
 def _promises_of_tests(record: Path) -> list[list[str]]:

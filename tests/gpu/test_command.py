@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from tests.making import ROOT, flags_of, read_json_lines, write_image_directory
+from tests.served_models import write_model
 
 pytestmark = pytest.mark.gpu
 
@@ -61,6 +63,17 @@ def _flags(path: Path, name: str, **more: object) -> dict[str, object]:
     }
 
 
+def _score(path: Path, model: Path, **flags: object) -> pandas.DataFrame:
+    """Score the validation images; return the table."""
+    places = {"dataset": path / "valid", "scored_dataset": path / "scored", "outputs_path": path / "outputs"}
+    _run("score-image-model", trained_model=model, **places, **flags)
+    return pandas.read_parquet(path / "scored" / "_data.parquet")
+
+
+def _accuracy(scored: pandas.DataFrame) -> float:
+    return float((scored["category"] == scored["Scored Labels"]).mean())
+
+
 def _initialize(path: Path, network: str) -> None:
     _run("initialize-model", model_name=network, untrained_model_path=path / "untrained", outputs_path=path / "outputs")
 
@@ -73,16 +86,50 @@ def test_a_pipeline_trains_on_the_gpu_and_score_finds_the_logged_accuracy(path: 
     assert "as a CUDA graph" in log
     assert "cuda:0 in bfloat16" in log or "cuda:0 in float16" in log
     assert (path / "trained_outputs" / "report" / "report.html").is_file()
+    best = max(row["top1_acc"] for row in read_json_lines(path / "trained_outputs" / "metrics.jsonl"))  # type: ignore[type-var]
+    assert _accuracy(_score(path, path / "trained")) == pytest.approx(best)
+
+
+def test_fine_tuning_begins_with_a_fitted_head_and_score_finds_the_logged_accuracy(path: Path) -> None:
+    _initialize(path, "resnet18")
+    log = _run("train", **_flags(path, "trained", recipe="finetune", learning_rate=None, image_size=64, report="off"))
+    assert "Fitted the head on the features" in log
+    assert "as a CUDA graph" in log
+    rows = read_json_lines(path / "trained_outputs" / "metrics.jsonl")
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    (best,) = [row["top1_acc"] for row in rows if row["is_best"]][-1:]
+    assert _accuracy(_score(path, path / "trained")) == pytest.approx(best)
+
+
+def test_heads_fitted_alone_are_cross_validated_and_score_their_own_folds(path: Path) -> None:
+    _initialize(path, "resnet18")
     _run(
-        "score-image-model",
-        trained_model=path / "trained",
-        dataset=path / "valid",
+        "cross-validate",
+        untrained_model_path=path / "untrained",
+        data_path=path / "train",
+        cross_validation_path=path / "cross_validation",
         scored_dataset=path / "scored",
         outputs_path=path / "outputs",
+        folds=2,
+        head_only="true",
+        recipe="finetune",
+        batch_size=8,
     )
-    scored = pandas.read_parquet(path / "scored" / "_data.parquet")
-    best = max(row["top1_acc"] for row in read_json_lines(path / "trained_outputs" / "metrics.jsonl"))  # type: ignore[type-var]
-    assert (scored["category"] == scored["Scored Labels"]).mean() == pytest.approx(best)
+    found = json.loads((path / "cross_validation" / "cross_validation.json").read_text())
+    assert [fold["best_epoch"] for fold in found["folds"]] == [0, 0]
+    for fold in found["folds"]:
+        assert fold["metrics"]["log_loss"] == pytest.approx(fold["metrics"]["valid_loss"], abs=1e-4)
+    accuracy = _accuracy(pandas.read_parquet(path / "scored" / "_data.parquet"))
+    assert accuracy == pytest.approx(found["metrics"]["accuracy"]["mean"])  # both folds have 80 images
+
+
+def test_score_explains_its_least_certain_images(path: Path) -> None:
+    pytest.importorskip("captum")
+    model = write_model(path / "model", "torchvision.models", "resnet18", num_classes=2)
+    _score(path, model, explanations=path / "explanations", max_explanations=3)
+    index = pandas.read_csv(path / "explanations" / "explanations.csv")
+    assert len(index) == 3
+    assert all((path / "explanations" / name).is_file() for name in index["heat_map"])
 
 
 def test_a_run_that_is_stopped_resumes_to_the_same_weights(path: Path) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import torchvision
 
 from tests.gpu.runs import make_store, train
+from tests.small_training import make_plan
+from train_pytorch_model.data.placement import free_bytes
+from train_pytorch_model.distributed.world import World
 from train_pytorch_model.errors.library_faults import is_out_of_memory
+from train_pytorch_model.preflight.trial import try_steps
 from train_pytorch_model.training.microbatches import BatchTooLargeError
+from train_pytorch_model.training.precision import choose_precision
+from train_pytorch_model.training.step import TrainingStep
 
 pytestmark = pytest.mark.gpu
 
@@ -75,6 +85,68 @@ def test_exhausted_memory_is_recognised_by_any_of_its_names(device: torch.device
                 found.append((is_out_of_memory(error), str(error)))
     assert found
     assert all(recognised for recognised, _ in found), found
+
+
+def test_what_is_no_longer_used_counts_as_free(device: torch.device) -> None:
+    before = torch.cuda.memory_reserved(device)
+    torch.empty(2**30, dtype=torch.uint8, device=device)
+    assert torch.cuda.memory_reserved(device) >= before + 2**30
+    free_bytes(device)
+    assert torch.cuda.memory_reserved(device) <= before
+
+
+def test_check_tries_steps_beside_the_images_that_training_keeps_on_the_gpu(
+    device: torch.device, tmp_path: Path
+) -> None:
+    store = make_store(tmp_path, "memory", device)
+    network = torchvision.models.resnet18(num_classes=4)
+    gib = 2**30
+    prepared: Any = SimpleNamespace(
+        network=network,
+        train=store,
+        valid=store,
+        image_store="device",
+        train_data=SimpleNamespace(num_bytes=3 * gib),
+        valid_data=SimpleNamespace(num_bytes=gib),
+    )
+    plan, world = make_plan(precision=choose_precision("auto", device, network)), World(device=device)
+    found = try_steps(prepared, plan, world)
+    assert found.peak_bytes is not None
+    assert 0 < found.peak_bytes < 4 * gib
+    torch.cuda.empty_cache()
+    enough_for_steps = torch.cuda.memory_reserved(device) + 4 * gib - 1
+    with limited(enough_for_steps, device), pytest.raises(torch.OutOfMemoryError):
+        try_steps(prepared, plan, world)
+
+
+def test_a_dry_run_takes_as_much_memory_as_a_step(device: torch.device) -> None:
+    """Of few small images, the average of the weights takes more than the activations."""
+    network = torchvision.models.resnet50(num_classes=4).to(device)
+    plan = make_plan(model_ema=0.9, precision=choose_precision("auto", device, network))
+    step = TrainingStep(network, plan, device)
+    pixels, labels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8, device=device), torch.arange(2, device=device)
+    step.begin_epoch(0.01)
+    step(pixels, labels)  # afterwards, the optimizer has its buffers
+    peaks = []
+    for work in (step, step.dry_run):
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work(pixels, labels)
+        peaks.append(torch.cuda.max_memory_allocated(device) - before)
+    assert peaks[0] <= peaks[1] + 2**20
+
+
+def test_later_trainings_of_a_process_keep_no_more_memory(device: torch.device, tmp_path: Path) -> None:
+    """All of them use the same stream: cuBLAS keeps 32 MiB for each one that it has seen."""
+    store = make_store(tmp_path, "memory", device)
+    kept = []
+    for _ in range(3):
+        train(store, device, cuda_graph=True)
+        gc.collect()
+        torch.cuda.synchronize(device)
+        kept.append(torch.cuda.memory_allocated(device))
+    assert kept[2] - kept[0] < 16 * 2**20, kept
 
 
 def test_a_graph_is_given_up_when_memory_holds_only_steps_without_one(device: torch.device, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -14,7 +15,8 @@ import torchvision
 from tests import odd_images
 from tests.making import ROOT
 from tests.served_models import write_model, write_network
-from tests.serving_sources import served_model
+from tests.serving_sources import heat_maps, served_model
+from train_pytorch_model.data.batches import normalised
 
 pytestmark = pytest.mark.gpu
 
@@ -34,6 +36,27 @@ def test_probabilities_are_those_of_float32_whatever_the_size_of_the_batch(
     alone = [loaded.answer([image])["result"][0][:2] for image in images]
     for given in (together, alone):
         torch.testing.assert_close(torch.tensor(given, dtype=torch.float64), expected, rtol=0, atol=1e-5)
+
+
+def test_pixels_are_normalised_to_the_bits_of_a_cpu(device: torch.device, tmp_path: Path) -> None:
+    loaded = served_model.ServedModel(write_model(tmp_path, "torchvision.models", "resnet18", num_classes=2))
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(1, 16, 16, 3)
+    expected = normalised(pixels.permute(0, 3, 1, 2), torch.contiguous_format)
+    assert torch.equal(loaded._normalised(pixels).cpu(), expected)
+
+
+def test_the_heat_of_a_served_model_is_that_of_a_cpu(device: torch.device, tmp_path: Path) -> None:
+    pytest.importorskip("captum")
+    loaded = served_model.ServedModel(write_model(tmp_path, "torchvision.models", "resnet18", num_classes=2))
+    pixels = torch.from_numpy(np.array(odd_images.noise().resize((64, 64))))
+    network = torchvision.models.resnet18(num_classes=2)
+    network.load_state_dict(torch.load(tmp_path / "model", weights_only=True))
+    images = normalised(pixels.permute(2, 0, 1)[None], torch.contiguous_format)
+    for label in (0, 1):
+        expected = heat_maps.HeatMaps(network).heat(images, label)
+        torch.testing.assert_close(
+            loaded.heat(pixels, label), expected, rtol=0, atol=1e-3 * float(expected.max()) + 1e-6
+        )
 
 
 BROKEN = """
