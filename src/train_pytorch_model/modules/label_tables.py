@@ -167,8 +167,9 @@ def _rows(text: str, delimiter: str) -> list[tuple[str, ...]]:
     rows = []
     start = 0
     for row in reader:
-        if _has_cut_list(row) and reader.line_num == start + 1:
-            row = next(csv.reader([_with_quoted_lists(lines[start], delimiter)], reader.dialect, delimiter=delimiter))
+        line = lines[start]
+        if reader.line_num == start + 1 and _LIST_START.search(line) and _has_cut_list(row):
+            row = next(csv.reader([_with_quoted_lists(line, delimiter)], reader.dialect))
         start = reader.line_num
         if any(map(str.strip, row)):
             rows.append(tuple(cell.strip() for cell in row))
