@@ -113,7 +113,8 @@ def cross_validate(settings: CrossValidationSettings, session: Session) -> Cross
     """
     results, scored = _check(settings)
     images, is_labelled, label_column = _read_images(settings.data_path)
-    groups, group_names = None, []
+    groups: np.ndarray | None = None
+    group_names: list[str] = []
     if settings.groups_path is not None:
         groups, group_names = read_groups(settings.groups_path, settings.group_column, images.files)
     identity = identity_of(
