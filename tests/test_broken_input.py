@@ -739,6 +739,14 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_folds.py::test_a_table_without_one_group_per_image_is_named",
     ),
+    "JSON of groups by the name of the image, or with a list of images inside": (
+        "accepted",
+        "tests/test_folds.py::test_groups_are_read_from_the_json_that_people_have",
+    ),
+    "JSON of groups without the names of the images": (
+        "error",
+        "tests/test_folds.py::test_json_without_one_group_per_image_is_named",
+    ),
     "several columns that could be the groups": (
         "error",
         "tests/test_folds.py::test_a_table_without_one_group_per_image_is_named",

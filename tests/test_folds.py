@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,8 @@ def test_fewer_images_of_a_class_or_groups_than_folds_are_named() -> None:
 
 
 FILES = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
+PATIENTS = dict(zip(FILES, "abab"))
+RECORDS = [{"file": file, "patient": patient} for file, patient in PATIENTS.items()]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +111,45 @@ def test_groups_are_read_from_the_tables_that_people_have(
     (tmp_path / name).write_text(text)
     groups, names = read_groups(tmp_path / name, column, FILES)
     assert [names[group] for group in groups] == ["a", "b", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("document", "column"),
+    [
+        (PATIENTS, None),
+        ({file: {"patient": patient} for file, patient in PATIENTS.items()}, None),
+        ({file: {"patient": patient, "age": 9} for file, patient in PATIENTS.items()}, "patient"),
+        ({"images": RECORDS}, None),
+        ({"info": {"year": 2026, "cover": "cat/1.png"}, "images": RECORDS}, "patient"),
+        ({"data": {"images": [{"file": file, "of": {"id": patient}} for file, patient in PATIENTS.items()]}}, None),
+        ({"train": RECORDS[:3], "valid": RECORDS[3:]}, None),
+        ({"a": FILES[::2], "b": FILES[1::2]}, None),
+        ({file: [patient] for file, patient in PATIENTS.items()}, None),
+        ([["file", "patient"], *map(list, PATIENTS.items())], None),
+    ],
+)
+def test_groups_are_read_from_the_json_that_people_have(document: object, column: str | None, tmp_path: Path) -> None:
+    (tmp_path / "groups.json").write_text(json.dumps(document))
+    groups, names = read_groups(tmp_path / "groups.json", column, FILES)
+    assert [names[group] for group in groups] == ["a", "b", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (5, "no column with the names of the images"),
+        ({"images": [{"file": "other.png", "patient": "a"}]}, "no column with the names of the images"),
+        ({"images": [{"file": file} for file in FILES]}, "but needs one of groups"),
+        ({"images": [{**record, "patient": []} for record in RECORDS[:1]] + RECORDS[1:]}, "no group for 1 of 4 images"),
+        ({"train": RECORDS[:3]}, "no group for 1 of 4 images: 'dog/2.png'"),
+        ({"images": 5, "annotations": [], "categories": []}, "cannot be read"),
+    ],
+)
+def test_json_without_one_group_per_image_is_named(document: object, words: str, tmp_path: Path) -> None:
+    (tmp_path / "groups.json").write_text(json.dumps(document))
+    with pytest.raises(UserError) as raised:
+        read_groups(tmp_path / "groups.json", None, FILES)
+    assert words in raised.value.message
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from train_pytorch_model.errors import UserError
-from train_pytorch_model.modules.label_tables import TABLE_ENDINGS, Table, decode_text, parse_tables, with_header
+from train_pytorch_model.modules.label_tables import TABLE_ENDINGS, Cell, Table, decode_text, parse_tables, with_header
 from train_pytorch_model.modules.named_images import NamedImages
 from train_pytorch_model.text.wording import FirstFew, name_some
 
@@ -37,10 +38,9 @@ def read_groups(path: Path, column: str | None, files: Sequence[str]) -> tuple[n
     Raises:
         UserError: if the file cannot be used, or gives an image no group or two groups.
     """
-    table = _read_table(path)
     distinct = list(dict.fromkeys(files))
     images = NamedImages(distinct)
-    of_images = _column_of_images(path, table, images)
+    table, of_images = _read_table(path, images)
     if not table.has_header and not _is_image(table.rows[0][of_images], images):
         table = with_header(table)
     of_groups = _column_of_groups(path, table, of_images, column)
@@ -48,7 +48,7 @@ def read_groups(path: Path, column: str | None, files: Sequence[str]) -> tuple[n
     num_others = 0
     faults = FirstFew()
     for row in table.rows:
-        name, group = str(row[of_images]), str(row[of_groups]).strip()
+        name, group = str(row[of_images]), _group_in(row[of_groups])
         image = images.find(name, "")
         if image.others:
             faults.add(f"{name!r} could be {name_some([distinct[number] for number in image.others])}")
@@ -73,7 +73,12 @@ def read_groups(path: Path, column: str | None, files: Sequence[str]) -> tuple[n
     return np.array([group_of[name] for name in files], dtype=np.int64), names
 
 
-def _read_table(path: Path) -> Table:
+def _group_in(cell: Cell) -> str:
+    return cell.strip() if isinstance(cell, str) else ", ".join(cell)
+
+
+def _read_table(path: Path, images: NamedImages) -> tuple[Table, int]:
+    """Return the table with the most images, if possible one with another column, and the number of their column."""
     if path.suffix.lower() not in TABLE_ENDINGS:
         raise UserError(f"--groups-path {path} must be a file that ends with {', '.join(TABLE_ENDINGS)}.")
     try:
@@ -82,10 +87,20 @@ def _read_table(path: Path) -> Table:
         raise UserError(f"--groups-path {path} cannot be read: {error.strerror}.") from error
     except (ValueError, csv.Error, RecursionError) as error:
         raise UserError(f"--groups-path {path} cannot be read: {error}.") from error
-    if len(tables) != 1 or tables[0].fault or not tables[0].rows:
-        reason = tables[0].fault if len(tables) == 1 else ""
-        raise UserError(f"--groups-path {path} is not a table with one row per image{reason and ': '}{reason}.")
-    return tables[0]
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"it does not have the structure of COCO ({type(error).__name__}: {error})"
+        raise UserError(f"--groups-path {path} cannot be read: {reason}.") from error
+    faults = [table.fault for table in tables if table.fault]
+    if faults:
+        raise UserError(f"--groups-path {path} is not a table with one row per image: {faults[0]}.")
+    found = [(*_column_of_images(table, images), table) for table in tables if table.rows]
+    if not any(num_images for num_images, _, _ in found):
+        raise UserError(
+            f"--groups-path {path} has no column with the names of the images, such as {images.names[0]!r}."
+        )
+    _, column, table = max(found, key=lambda item: (len(item[2].titles) > 1 and item[0] > 0, item[0]))
+    # JSON may have a list for each dataset.
+    return replace(table, rows=[row for other in tables if other.titles == table.titles for row in other.rows]), column
 
 
 def _is_image(cell: object, images: NamedImages) -> bool:
@@ -93,17 +108,15 @@ def _is_image(cell: object, images: NamedImages) -> bool:
     return found is not None and (found.number is not None or bool(found.others))
 
 
-def _column_of_images(path: Path, table: Table, images: NamedImages) -> int:
-    """The number of the column with the most names of images."""
-    step = max(1, len(table.rows) // _NUM_SAMPLES)
-    counts = [sum(_is_image(row[number], images) for row in table.rows[::step]) for number in range(len(table.titles))]
-    if not any(counts):  # in a large table of which few rows are of the dataset
-        counts = [sum(_is_image(row[number], images) for row in table.rows) for number in range(len(table.titles))]
-    if not any(counts):
-        raise UserError(
-            f"--groups-path {path} has no column with the names of the images, such as {images.names[0]!r}."
-        )
-    return int(np.argmax(counts))
+def _column_of_images(table: Table, images: NamedImages) -> tuple[int, int]:
+    """Return about how many rows of a table name an image, and the number of the column that does; 0 if none does."""
+    every = max(1, len(table.rows) // _NUM_SAMPLES)
+    for step in (every, 1):  # a few rows tell, unless few rows of a large table are of the dataset
+        rows = table.rows[::step]
+        counts = [sum(_is_image(row[number], images) for row in rows) for number in range(len(table.titles))]
+        if any(counts):
+            return step * max(counts), int(np.argmax(counts))
+    return 0, 0
 
 
 def _column_of_groups(path: Path, table: Table, of_images: int, column: str | None) -> int:
