@@ -97,6 +97,33 @@ def test_two_halves_of_a_class_should_be_one(digits: tuple[np.ndarray, np.ndarra
     assert 0.3 <= min(there, back) <= max(there, back) <= 0.8
 
 
+@pytest.mark.parametrize("fraction", [1 / 2, 1 / 3, 1 / 4, 1 / 6])
+@pytest.mark.parametrize("digit", [1, 3, 8])
+def test_parts_of_a_class_should_be_one_whatever_their_sizes(
+    digit: int, fraction: float, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    features, labels = digits
+    split = labels.copy()
+    of_digit = np.random.default_rng(0).permutation(np.flatnonzero(labels == digit))
+    split[of_digit[: int(fraction * len(of_digit))]] = 10
+    ((first, second, there, back),) = classes_alike(split, probabilities_of(features, split))
+    assert (first, second) == (digit, 10)
+    assert 0.3 <= min(there, back) <= max(there, back) <= 0.8
+
+
+@pytest.mark.parametrize("noise", [0.0, 6.0])
+@pytest.mark.parametrize("num_images", [100, 50, 25, 12])
+def test_different_classes_of_other_sizes_are_not_one(
+    num_images: int, noise: float, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """With noise, at least a third of the images of small classes is predicted as another class."""
+    features, labels = digits
+    kept = [np.flatnonzero(labels == digit)[: num_images if digit % 2 else None] for digit in range(10)]
+    index = np.sort(np.concatenate(kept))
+    rows = features[index] + noise * np.random.default_rng(0).standard_normal((len(index), 64)).astype(np.float32)
+    assert classes_alike(labels[index], probabilities_of(rows, labels[index])) == []
+
+
 def test_without_cleanlab_the_reason_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_no_label_issues() == ""
     monkeypatch.setattr(label_issues, "find_spec", lambda name: None if name == "cleanlab" else util.find_spec(name))

@@ -10,10 +10,10 @@ import numpy as np
 
 from train_pytorch_model.evaluation.metrics import confusion_matrix
 
-# Of the images of one of two classes that are predicted as one of the two, the fraction that is predicted as the other,
-# both ways, at which the two classes look like one. Half means that nothing tells them apart.
+# Of the images of one of two classes that are predicted as one of the two, the fraction that looks like the other, both
+# ways, at which the two classes look like one. Half means that nothing tells them apart.
 _SAME_CLASS = 0.3
-# Fewer images of a class do not tell.
+# Fewer such images of a class do not tell.
 _MIN_IMAGES = 10
 
 
@@ -71,18 +71,23 @@ def classes_alike(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[i
         the second that look like the first; the most alike first.
     """
     known = np.isfinite(probabilities).all(axis=1)
+    given, of_known = labels[known], probabilities[known]
+    predicted = of_known.argmax(axis=1)
     num_classes = probabilities.shape[1]
-    predicted = probabilities[known].argmax(axis=1)
-    confusion = confusion_matrix(labels[known], predicted, num_classes)
-    totals = confusion.sum(axis=1)
-    found = []
-    for first, second in zip(*np.nonzero(np.triu(np.minimum(confusion, confusion.T), 1))):
-        if min(totals[first], totals[second]) < _MIN_IMAGES:
-            continue
-        there, back = (
-            confusion[one, other] / (confusion[one, one] + confusion[one, other])
-            for one, other in ((first, second), (second, first))
-        )
-        if min(there, back) >= _SAME_CLASS:
-            found.append((int(first), int(second), float(there), float(back)))
+    sizes = np.maximum(np.bincount(given, minlength=num_classes), 1)
+    confusion = confusion_matrix(given, predicted, num_classes)
+    num_images = confusion + np.diag(confusion)[:, None]
+    num_alike = np.zeros_like(confusion)
+    for one in np.unique(given):
+        rows = given == one
+        # Of two classes that a model cannot tell apart, it predicts the larger one. Their sizes must not count.
+        likelihoods = of_known[rows] / sizes
+        is_either = (predicted[rows] == one)[:, None] | (predicted[rows, None] == np.arange(num_classes))
+        num_alike[one] = ((likelihoods > likelihoods[:, one, None]) & is_either).sum(axis=0)
+    fractions = num_alike / np.maximum(num_images, 1)
+    is_alike = (fractions >= _SAME_CLASS) & (num_images >= _MIN_IMAGES)
+    found = [
+        (int(first), int(second), float(fractions[first, second]), float(fractions[second, first]))
+        for first, second in zip(*np.nonzero(np.triu(is_alike & is_alike.T, 1)))
+    ]
     return sorted(found, key=lambda pair: -min(pair[2:]))
