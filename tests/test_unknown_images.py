@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,15 @@ import pandas as pd
 import pytest
 
 import train_pytorch_model as tpm
-from tests.making import CLASSES, Inputs, error_text, run_here, write_multilabel_directory
+from tests.making import (
+    CLASSES,
+    Inputs,
+    error_code,
+    error_text,
+    run_here,
+    write_class_folders,
+    write_multilabel_directory,
+)
 from train_pytorch_model.errors import NotInRangeValueError, UserError
 from train_pytorch_model.evaluation.answered import answered_curve, threshold_for
 
@@ -127,6 +136,65 @@ def test_a_model_of_several_labels_is_refused_by_name(tmp_path: Path) -> None:
     assert score(inputs, tmp_path / "scored", unknown_below=0.5) == 1
     assert "--unknown-below is for models of one class per image" in error_text(tmp_path / "outputs")
     assert not (tmp_path / "scored").exists()
+
+
+def evaluated(scored: Path, name: str) -> tuple[int, Path]:
+    target = scored.parent / name
+    folders = {"scored_dataset": scored, "evaluation_path": target, "outputs_path": scored.parent / "outputs"}
+    return run_here("evaluate-model", **folders), target
+
+
+@pytest.mark.parametrize("label", ["Unknown", "none of these"])
+def test_images_of_no_class_are_counted_apart(
+    label: str, trained: Inputs, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known = write_class_folders(tmp_path / "known", CLASSES, seed=2)
+    mixed = write_class_folders(shutil.copytree(known, tmp_path / "mixed"), [label], per_class=6, seed=3)
+    probabilities = probabilities_of(tpm.score(trained.trained, mixed, outputs_path=tmp_path))
+    # In other batches, the probabilities would differ by a rounding.
+    flags = {"unknown_below": float(np.median(probabilities.max(1))), "unknown_label": label, "batch_size": 1}
+    reports = []
+    for dataset in (known, mixed):
+        scored = tmp_path / f"scored_{dataset.name}"
+        paths = {"trained_model": trained.trained, "dataset": dataset, "scored_dataset": scored}
+        assert run_here("score-image-model", **paths, **flags, outputs_path=tmp_path / "outputs") == 0
+        code, evaluation = evaluated(scored, f"evaluation_{dataset.name}")
+        assert code == 0
+        reports.append(json.loads((evaluation / "metrics.json").read_text()))
+    table = pd.read_parquet(tmp_path / "scored_mixed" / "_data.parquet")
+    is_rejected = table["Scored Labels"][table["category"] == label] == label
+    assert len(is_rejected) == 6
+    before, after = reports
+    assert (after.pop("num_unknown_images"), after.pop("rejected_fraction")) == (6, is_rejected.mean())
+    assert after == before
+    assert before["num_images"] == 24
+    for name in ("confusion_matrix.csv", "per_class.csv", "confusion_matrix.png", "reliability.png"):
+        both = [(tmp_path / f"evaluation_{kind}" / name).read_bytes() for kind in ("known", "mixed")]
+        assert both[0] == both[1], name
+    log = f"{is_rejected.sum()} of 6 images whose true label is {label!r} were given this label"
+    assert capfd.readouterr().err.count(log) == 1
+
+
+@pytest.mark.parametrize(
+    ("folders", "flags", "words"),
+    [
+        ([*CLASSES, "fox"], {}, "call their label 'Unknown' and score them with --unknown-below"),
+        ([*CLASSES, "Unknown"], {}, "call their label 'Unknown' and score them with --unknown-below"),
+        ([*CLASSES, "fox"], {"unknown_below": 0.5}, "call their label 'Unknown', the label of unknown images"),
+        ([*CLASSES, "unknown"], {"unknown_below": 0.5}, "call their label 'Unknown', the label of unknown images"),
+        (["Unknown"], {"unknown_below": 0.5}, "all images have the true label 'Unknown', which is no class"),
+    ],
+)
+def test_labels_of_no_class_are_errors_with_a_remedy(
+    folders: list[str], flags: dict[str, object], words: str, trained: Inputs, tmp_path: Path
+) -> None:
+    dataset = write_class_folders(tmp_path / "images", folders, per_class=1)
+    paths = {"trained_model": trained.trained, "dataset": dataset, "scored_dataset": tmp_path / "scored"}
+    assert run_here("score-image-model", **paths, **flags, outputs_path=tmp_path / "outputs") == 0
+    code, evaluation = evaluated(tmp_path / "scored", "evaluation")
+    assert (code, evaluation.exists()) == (1, False)
+    assert error_code(tmp_path / "outputs") == ("InvalidDataset", 18)
+    assert words in error_text(tmp_path / "outputs")
 
 
 @pytest.mark.parametrize("decimals", [1, 2, 16])

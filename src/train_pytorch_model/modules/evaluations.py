@@ -18,6 +18,7 @@ from train_pytorch_model.evaluation.multilabel_metrics import (
     curve_rows,
     precision_recall_curves,
 )
+from train_pytorch_model.modules.unknown_images import DEFAULT_LABEL
 from train_pytorch_model.ports.classes import pairs_alike
 from train_pytorch_model.text.csv_cells import write_sheet
 from train_pytorch_model.text.name_forms import nfc
@@ -51,16 +52,23 @@ class Evaluation:
 def evaluate_classes(scored: ScoredTable, is_usable: np.ndarray, where: str) -> Evaluation:
     """Evaluate a table of one class per image.
 
+    Images whose true label is that of unknown images belong to none of the classes. They are counted apart.
+
     Args:
         scored: the table.
         is_usable: the rows to evaluate, bool of shape (N,).
         where: the table in messages.
 
     Raises:
-        InvalidDatasetError: if a true label is not among the classes.
+        InvalidDatasetError: if a true label is not among the classes, or no image belongs to one of them.
     """
+    is_foreign = is_usable & _is_foreign(scored)
+    is_usable = is_usable & ~is_foreign
+    if not is_usable.any():
+        reason = f"all images have the true label {shown(scored.unknown_label)}, which is no class of the model"
+        raise InvalidDatasetError(where, reason, "Score images of its classes together with them.")
     labels = scored.true_labels[is_usable]
-    index = _index_of_labels(set(labels), scored.classes, where, "true labels")
+    index = _index_of_labels(set(labels), scored.classes, where, "true labels", _remedy(scored.unknown_label))
     truth = np.array([index[label] for label in labels])
     probabilities = scored.probabilities[is_usable]
     # They were computed in float32, so their sum is only approximately one.
@@ -75,6 +83,7 @@ def evaluate_classes(scored: ScoredTable, is_usable: np.ndarray, where: str) -> 
         report["answered_accuracy"] = float(is_right.mean()) if len(is_right) else None
         known = f"{len(is_right)} images that do not have the label {shown(scored.unknown_label)}"
         summary += f" ({is_right.mean():.5f} on the {known})" if len(is_right) else f" (there are {known})"
+    report.update(_rejection(scored, is_foreign))
     return Evaluation(
         report,
         {name: value for name, value in report.items() if isinstance(value, float)},
@@ -118,7 +127,39 @@ def evaluate_labels(scored: ScoredTable, is_usable: np.ndarray, where: str) -> E
     )
 
 
-def _index_of_labels(labels: set[str], classes: tuple[str, ...], where: str, what: str) -> dict[str, int]:
+def _is_foreign(scored: ScoredTable) -> np.ndarray:
+    """Whether the true label of each image is that of unknown images, which is no class: bool of shape (N,)."""
+    unknown = scored.unknown_label
+    if unknown is None:
+        return np.zeros(len(scored.true_labels), dtype=bool)
+    return np.array([label is not None and nfc(label) == nfc(unknown) for label in scored.true_labels], dtype=bool)
+
+
+def _rejection(scored: ScoredTable, is_foreign: np.ndarray) -> dict[str, Any]:
+    """Count and log the images of no class, bool of shape (N,), and those that got the label of unknown images."""
+    if scored.is_unknown is None or not is_foreign.any():
+        return {}
+    is_rejected = scored.is_unknown[is_foreign]
+    logger.info(
+        "%d of %d images whose true label is %s were given this label. Other metrics leave these images out.",
+        is_rejected.sum(),
+        len(is_rejected),
+        shown(scored.unknown_label),
+    )
+    return {"num_unknown_images": len(is_rejected), "rejected_fraction": float(is_rejected.mean())}
+
+
+def _remedy(unknown_label: str | None) -> str:
+    """What to do with images that belong to no class of the model."""
+    what = "If these images belong to no class of the model, call their label"
+    if unknown_label is None:
+        return f"{what} {DEFAULT_LABEL!r} and score them with --unknown-below."
+    return f"{what} {shown(unknown_label)}, the label of unknown images."
+
+
+def _index_of_labels(
+    labels: set[str], classes: tuple[str, ...], where: str, what: str, hint: str = ""
+) -> dict[str, int]:
     """The index of the class of each label."""
     # A table may have a class in the Unicode form of the model, and the true labels in that of the dataset.
     index = {nfc(name): number for number, name in enumerate(classes)}
@@ -126,7 +167,9 @@ def _index_of_labels(labels: set[str], classes: tuple[str, ...], where: str, wha
     if unknown:
         alike = "".join(f"; {pair}" for pair in pairs_alike(unknown, classes))
         raise InvalidDatasetError(
-            where, f"the {what} {name_some(unknown)} are not among the scored classes {name_some(classes)}{alike}"
+            where,
+            f"the {what} {name_some(unknown)} are not among the scored classes {name_some(classes)}{alike}",
+            hint,
         )
     return {label: index[nfc(label)] for label in labels}
 
