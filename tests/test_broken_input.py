@@ -997,6 +997,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "error",
         "tests/test_served_explanations.py::test_what_is_neither_true_nor_false_is_named",
     ),
+    '"explain" in a row of a request, a form, a file or a field of a form, or the address': (
+        "error",
+        "tests/test_served_explanations.py::test_a_form_cannot_ask_for_heat_maps",
+    ),
     'a request with "explain" of more than 16 images': (
         "error",
         "tests/test_served_explanations.py::test_too_many_images_are_refused",

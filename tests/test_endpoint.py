@@ -180,7 +180,7 @@ def test_a_busy_server_says_so_and_a_broken_one_starts_again(tmp_path: Path, mon
 @pytest.fixture
 def answer_of(
     trained: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[bytes], tuple[int, dict[str, Any]]]:
+) -> Callable[..., tuple[int, dict[str, Any]]]:
     """The scoring script in this process, with the server's own classes around it: the answer to a body."""
     packages = next((environments.inference_server().parent.parent / "lib").glob("python*")) / "site-packages"
     monkeypatch.setattr("sys.path", [*sys.path, str(packages)])
@@ -191,8 +191,8 @@ def answer_of(
     monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path))
     score.init()
 
-    def answer(body: bytes) -> tuple[int, dict[str, Any]]:
-        response = score.run(request_class.from_values(data=body))
+    def answer(body: bytes, query: str = "") -> tuple[int, dict[str, Any]]:
+        response = score.run(request_class.from_values(data=body, query_string=query))
         return response.status_code, json.loads(response.get_data())
 
     return answer
@@ -229,7 +229,7 @@ def test_the_scoring_script_says_what_is_wrong_with_a_request(
 
 @pytest.mark.environment
 def test_the_scoring_script_gives_heat_maps_to_those_who_ask(
-    answer_of: Callable[[bytes], tuple[int, dict[str, Any]]], trained: Inputs, scored: pd.DataFrame
+    answer_of: Callable[..., tuple[int, dict[str, Any]]], trained: Inputs, scored: pd.DataFrame
 ) -> None:
     pytest.importorskip("captum")
     files = image_files(trained)[:2]
@@ -240,6 +240,8 @@ def test_the_scoring_script_gives_heat_maps_to_those_who_ask(
     check(answer, scored.iloc[:2])
     status, answer = answer_of(json.dumps({"data": as_json(files), "explain": "yes"}).encode())
     assert (status, answer) == (400, {"error": "\"explain\" should be true or false, but is 'yes'"})
+    status, answer = answer_of(files[0], "explain=true")
+    assert (status, answer["error"].partition(";")[0]) == (400, '"explain" has no effect in the address')
 
 
 @pytest.mark.environment

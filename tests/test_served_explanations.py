@@ -55,7 +55,15 @@ def size_of(picture: str) -> tuple[int, int]:
         ({"data": ["eA=="], "explain": None}, False),
         ({"data": ["eA=="], "params": None}, False),
         (["explain"], False),
-        ([{"image": "eA==", "explain": True}], False),
+        ({"Inputs": {"data": ["eA=="], "explain": True}}, True),
+        ({"Inputs": {"WebServiceInput0": [{"image": "eA=="}]}, "GlobalParameters": {"explain": True}}, True),
+        ({"inputs": {"image": ["eA=="], "explain": True}}, True),
+        ({"dataframe_split": {"columns": ["image"], "data": ["eA=="], "explain": True}}, True),
+        ({"data": {"image": "eA==", "explain": True}}, True),
+        ({"data": [{"image": "eA==", "explain": True}], "explain": True}, True),
+        ({"data": [{"image": "eA==", "explain": False}, {"image": "eA==", "explain": None}]}, False),
+        ({"columns": ["image", "explain"], "data": [["eA==", False]]}, False),
+        ({"data": {"data": ["eA=="], "explain": False}, "params": {"explain": False}}, False),
     ],
 )
 def test_a_request_says_whether_it_wants_heat_maps(document: object, expected: bool) -> None:
@@ -66,7 +74,7 @@ def test_a_request_says_whether_it_wants_heat_maps(document: object, expected: b
 def test_other_bodies_want_none() -> None:
     written = io.BytesIO()
     pictures(1)[0].save(written, "PNG")
-    for body in (b"", written.getvalue(), b"explain=true&image=eA==", b"{ explain"):
+    for body in (b"", written.getvalue(), b"image=eA==&explain=false", b"{ explain"):
         if body == b"{ explain":
             with pytest.raises(BadRequestError, match="the body is not JSON"):
                 served_requests.explains(body)
@@ -79,6 +87,52 @@ def test_what_is_neither_true_nor_false_is_named(value: object) -> None:
     with pytest.raises(BadRequestError, match='"explain" should be true or false, but is ') as caught:
         served_requests.explains(json.dumps({"data": ["eA=="], "explain": value}).encode())
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("document", "place"),
+    [
+        ([{"image": "eA=="}, {"image": "eA==", "explain": True}], "entry 1"),
+        ({"data": [{"image": "eA==", "explain": 1}]}, "entry 0"),
+        ({"data": [{"image": "eA==", "params": {"explain": "true"}}]}, "entry 0"),
+        ({"Inputs": {"WebServiceInput0": [{"image": "eA==", "explain": True}]}}, "entry 0"),
+        ({"dataframe_records": [{"image": "eA==", "explain": True}]}, "entry 0"),
+        ({"dataframe_split": {"columns": ["image", "explain"], "data": [["eA=="], ["eA==", True]]}}, "entry 1"),
+        ({"columns": [{}, "explain"], "data": [["eA==", True]]}, "entry 0"),
+        ({"instances": [{"image": {"b64": "eA==", "explain": True}}], "explain": False}, "entry 0"),
+    ],
+)
+def test_what_is_asked_for_one_image_is_refused_with_the_right_place(document: object, place: str) -> None:
+    with pytest.raises(BadRequestError, match=f'"explain" has no effect in {place}; put it beside "data": ') as caught:
+        served_requests.explains(json.dumps(document).encode())
+    assert caught.value.status == 400
+
+
+def multipart(**fields: bytes) -> bytes:
+    parts = [f'--X\r\nContent-Disposition: form-data; name="{name}"' for name in fields]
+    parts = [part + '; filename="1.png"' if part.endswith('"file"') else part for part in parts]
+    return b"".join(p.encode() + b"\r\n\r\n" + data + b"\r\n" for p, data in zip(parts, fields.values())) + b"--X--\r\n"
+
+
+def test_a_form_cannot_ask_for_heat_maps() -> None:
+    written = io.BytesIO()
+    pictures(1)[0].save(written, "PNG")
+    png, text = written.getvalue(), base64.b64encode(written.getvalue())
+    document = json.dumps({"data": [text.decode()], "explain": True}).encode()
+    for body in (
+        b"explain=true&image=" + text,
+        b"image=" + text + b"&explain=1",
+        multipart(file=png, explain=b"true"),
+        multipart(explain=b"true", image=text),
+        multipart(file=document),
+        multipart(image=document),
+    ):
+        assert not served_requests.explains(body)
+        with pytest.raises(BadRequestError, match=r'"explain" has no effect in .*; put it beside "data"') as caught:
+            list(served_requests.read_images(body, None))
+        assert caught.value.status == 400
+    for body in (b"explain=false&image=" + text, multipart(explain=b"false", image=text), multipart(file=png)):
+        assert len(list(served_requests.read_images(body, None))) == 1
 
 
 def test_an_answer_has_a_picture_beside_each_row(folder: Path) -> None:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from served_batches import Batches, BusyError
 from served_explanations import explained_answer
 from served_images import BadImageError
-from served_json import BadRequestError
+from served_json import EXPLAIN, BadRequestError, refuse_misplaced
 from served_model import MAX_BATCH_IMAGES, MAX_BATCH_PIXELS, BrokenDeviceError, OutOfMemoryError, ServedModel
 from served_requests import explains, read_body, read_images
 
@@ -78,6 +78,7 @@ def run(request: Any) -> Any:
     try:
         body = read_body(request.stream, request.headers.get("Content-Encoding"))
         with _BATCHES.place():
+            refuse_misplaced(request.args.get(EXPLAIN), "the address")
             images = read_images(body, request.headers.get("Content-Type"), _MODEL.geometry)
             if explains(body):
                 answer = explained_answer(_MODEL, images, _BATCHES.compute)

@@ -6,9 +6,15 @@ It knows the forms of Azure (`data`, `input_data`, `Inputs`), MLflow (`dataframe
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 EXPECTED = 'a list of {"image": "<base64>"}, or {"data": [...]} with such a list'
+
+EXPLAIN = "explain"
+"""The name of what asks for heat maps."""
 
 _WRAPPERS = ("data", "input_data", "inputs", "instances", "dataframe_split", "dataframe_records")
 _WORDS = ("image", "img", "b64", "base64")
@@ -37,24 +43,55 @@ def find_images(document: Any) -> list[tuple[str, Any]]:
 
 
 def asks_for_heat_maps(document: Any) -> bool:
-    """Return the value of "explain" in a document, in its "input_data", or in the "params" of one of them.
-
-    MLflow's forms have these two.
+    """Return whether "explain" is true in a document, or in an object around its images or beside them.
 
     Raises:
-        BadRequestError: if it is neither true nor false.
+        BadRequestError: if it is neither true nor false, or if an image or a row of a table has it.
     """
-    if not isinstance(document, dict):
-        return False
-    records = [document, document.get("input_data")]
-    records += [record.get("params") for record in records if isinstance(record, dict)]
-    for record in records:
-        value = record.get("explain") if isinstance(record, dict) else None
-        if not isinstance(value, (bool, type(None))):
-            raise BadRequestError(f'"explain" should be true or false, but is {repr(value)[:40]}')
-        if value:
-            return True
+    found = list(_explains(document, "", _MAX_DEPTH))
+    around = [wanted for place, wanted in found if not place]
+    for wanted in around:
+        if not isinstance(wanted, bool):
+            raise BadRequestError(f'"{EXPLAIN}" should be true or false, but is {repr(wanted)[:40]}')
+    if any(around):
+        return True
+    for place, wanted in found:
+        refuse_misplaced(wanted, place)
     return False
+
+
+def _explains(value: Any, place: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """Yield each "explain" with its place; the place is empty outside of lists."""
+    if not depth:
+        return
+    if isinstance(value, list):
+        for number, entry in enumerate(value[:MAX_IMAGES]):
+            yield from _explains(entry, place or f"entry {number}", depth - 1)
+    elif isinstance(value, dict):
+        if value.get(EXPLAIN) is not None:
+            yield place, value[EXPLAIN]
+        columns, rows = value.get("columns"), value.get("data")
+        if isinstance(columns, list) and EXPLAIN in columns and isinstance(rows, list):
+            position = columns.index(EXPLAIN)
+            cells = [row[position] if isinstance(row, list) and len(row) > position else None for row in rows]
+            yield from ((f"entry {number}", cell) for number, cell in enumerate(cells) if cell is not None)
+        for inner in value.values():
+            yield from _explains(inner, place, depth - 1)
+
+
+def refuse_misplaced(wanted: Any, place: str) -> None:
+    """Refuse an "explain" that asks for heat maps where it has no effect.
+
+    Args:
+        wanted: its value; None if there is none.
+        place: where it is.
+
+    Raises:
+        BadRequestError: unless it says no.
+    """
+    if str(wanted).strip().casefold() not in ("", "none", "null", "false", "no", "off", "0"):
+        remedy = f'put it beside "data": {{"data": [...], "{EXPLAIN}": true}}'
+        raise BadRequestError(f'"{EXPLAIN}" has no effect in {place}; {remedy}')
 
 
 def _find(value: Any, depth: int) -> list[tuple[str, Any]]:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, unquote_plus
 
 from served_images import BadImageError, decode, decode_base64, is_image
-from served_json import EXPECTED, MAX_IMAGES, BadRequestError, asks_for_heat_maps, find_images, image_field
+from served_json import (
+    EXPECTED,
+    EXPLAIN,
+    MAX_IMAGES,
+    BadRequestError,
+    asks_for_heat_maps,
+    find_images,
+    image_field,
+    refuse_misplaced,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,11 +133,11 @@ def explains(body: bytes) -> bool:
         body: as `read_body` returns it.
 
     Raises:
-        BadRequestError: if "explain" is neither true nor false, or the body is JSON that is damaged.
+        BadRequestError: if "explain" is neither true nor false or of one image, or the body is JSON that is damaged.
     """
     # Nearly all requests end here, without being read twice. In UTF-16 and UTF-32, there are zeros between letters.
     plain = body.replace(b"\0", b"") if b"\0" in body[:4] else body
-    return _is_json(body) and b"explain" in plain and asks_for_heat_maps(_read_json(body, _BODY))
+    return _is_json(body) and EXPLAIN.encode() in plain and asks_for_heat_maps(_read_json(body, _BODY))
 
 
 def _is_json(content: bytes) -> bool:
@@ -143,7 +152,10 @@ def _find_images(content: bytes, content_type: str, place: str, depth: int = 3) 
     if boundary is not None:
         return _find_in_multipart(content, boundary, depth - 1)
     if _is_json(content):
-        found: list[_Part] = find_images(_read_json(content, place))
+        document = _read_json(content, place)
+        if place != _BODY:
+            refuse_misplaced(asks_for_heat_maps(document), place)
+        found: list[_Part] = find_images(document)
         return found
     if is_image(content):
         return [(place, content)]
@@ -174,6 +186,7 @@ def _find_in_form(text: str, depth: int) -> list[_Part]:
         name, _, value = pair.partition("=")
         # A plus sign is a space only if the client has encoded the value; base64 that was not encoded contains some.
         pairs.append((unquote(name), unquote_plus(value) if "%" in value else value))
+    refuse_misplaced(dict(pairs).get(EXPLAIN), "a form")
     field = image_field(dict(pairs), "the form")
     images: list[_Part] = []
     for name, value in pairs:
@@ -212,6 +225,9 @@ def _find_in_multipart(content: bytes, boundary: bytes, depth: int) -> list[_Par
         data = content[blank_line.end() : end.start()]
         name = headers.get_param("name", "", "Content-Disposition")
         file_name = headers.get_filename()
+        if name == EXPLAIN:
+            refuse_misplaced(data.decode("utf-8", "replace"), "a form")
+            continue
         part = (
             f'the file "{file_name}"' if file_name else f'the field "{name}"',
             headers.get("Content-Type", ""),
