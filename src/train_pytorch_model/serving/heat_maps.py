@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.weak import WeakTensorKeyDictionary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, MutableMapping
 
 # A layer with fewer rows or columns would only tell one half of an image from the other.
 _FEWEST_POSITIONS = 4
@@ -25,11 +26,12 @@ _FEWEST_POSITIONS = 4
 # deviation of the noise is a fraction of the range of the pixels. Without it, transformers of few images light up at
 # places that do not matter.
 _NUM_STEPS = 4
-_NUM_COPIES = 8
+NUM_COPIES = 8
 _NOISE = 0.08
 # Where the image itself must serve as the grid: rows and columns of its heat.
 _IMAGE_GRID = 14
 _OLDEST_PYTHON = (3, 10)
+_Layout = tuple[int, int, bool]  # rows and columns of a grid, and whether its channels are last
 
 
 class HeatMapError(Exception):
@@ -45,16 +47,11 @@ class Grid:
     is_channels_last: bool = False
     """Whether the output is of shape (B, rows, columns, channels) instead of (B, channels, rows, columns)."""
     is_mixed_later: bool = False
-    """Whether later layers exchange information between all positions, as attention does, so that the gradient at one
-    point says little."""
+    """Whether later layers mix all positions, as attention does, so that the gradient at one point says little."""
 
 
 def check_captum() -> None:
-    """Check, before any work, that heat maps can be computed.
-
-    Raises:
-        HeatMapError: if captum is not installed.
-    """
+    """Raise a HeatMapError if captum is not installed, before any work."""
     try:
         importlib.import_module("captum.attr")
     except ImportError as error:
@@ -79,16 +76,18 @@ class HeatMaps:
     The noise is the same in every call.
     """
 
-    def __init__(self, network: nn.Module, *, averages_mirrored: bool = False) -> None:
+    def __init__(self, network: nn.Module, *, averages_mirrored: bool = False, num_copies: int = NUM_COPIES) -> None:
         """Keep the network.
 
         Args:
             network: in any mode. Each call leaves it as it was.
             averages_mirrored: whether the probabilities of an image are the mean of its own and those of its mirror
                 image, and so the heat.
+            num_copies: copies with noise for integrated gradients. Fewer take less time, and show more noise.
         """
         self._network = network
         self._averages_mirrored = averages_mirrored
+        self._num_copies = num_copies
         self._grids: dict[tuple[int, ...], Grid] = {}
 
     def heat(self, images: torch.Tensor, label: int) -> torch.Tensor:
@@ -117,7 +116,7 @@ class HeatMaps:
         """Return the number of passes through the network, forward and backward, for the heat of one image."""
         with _fixed(self._network), torch.inference_mode(mode=False), torch.enable_grad():
             grid = self._grid(images.detach().clone())
-        one = _NUM_STEPS * _NUM_COPIES if grid.is_mixed_later else 1
+        one = _NUM_STEPS * self._num_copies if grid.is_mixed_later else 1
         return 2 * one if self._averages_mirrored else one
 
     def _grid(self, images: torch.Tensor) -> Grid:
@@ -127,8 +126,8 @@ class HeatMaps:
         return self._grids[size]
 
     def _heat(self, images: torch.Tensor, label: int) -> torch.Tensor:
-        size = images.shape[2:]
-        values = _attributions(self._network, self._grid(images), images.detach().requires_grad_(), label)
+        size, given = images.shape[2:], images.detach().requires_grad_()
+        values = _attributions(self._network, self._grid(images), given, label, self._num_copies)
         # Interpolated before negative values are cut off, a place between heat and its opposite would look cold.
         heat = functional.interpolate(values.relu()[None, None], size, mode="bilinear", align_corners=False)
         return heat[0, 0].cpu()
@@ -141,41 +140,50 @@ def find_grid(network: nn.Module, images: torch.Tensor) -> Grid:
         network: in evaluation mode, without parameters that require gradients.
         images: of shape (1, 3, height, width).
     """
-    outputs, num_logits = _outputs(network, images)
+    outputs, layouts, num_logits = _outputs(network, images)
     names = list(outputs)
     heads = [name for name in names if _num_outputs(network.get_submodule(name)) == num_logits]
     # A head that is a convolution, as in SqueezeNet, adds its bias to each position, which says nothing of the image.
     features = names[: names.index(heads[-1])] if heads else names
-    grids: dict[str, tuple[int, bool]] = {}
-    for name in reversed(features):
-        layout = _layout(outputs[name], images.shape)
-        if layout is not None:
-            grids[name] = layout
+    grids = [name for name in reversed(features) if name in layouts]
     # Without a layer of enough positions, the one with the most: a stable sort keeps the last one first.
-    for name in sorted(grids, key=lambda name: -min(grids[name][0], _FEWEST_POSITIONS)):
+    for name in sorted(grids, key=lambda name: -min(*layouts[name][:2], _FEWEST_POSITIONS)):
         if _is_bottleneck(network, name, images):
             later = names[names.index(name) + 1 :]
             has_tokens = any(len(outputs[other]) == 3 and outputs[other][1] > 1 for other in later)
-            return Grid(name, grids[name][1], has_tokens)
+            return Grid(name, layouts[name][2], has_tokens)
     return Grid("", is_mixed_later=True)
 
 
-def _outputs(network: nn.Module, images: torch.Tensor) -> tuple[dict[str, torch.Size], int]:
+def _outputs(network: nn.Module, images: torch.Tensor) -> tuple[dict[str, torch.Size], dict[str, _Layout], int]:
     """Return the shapes of the outputs of the modules that are called once, in the order in which they end.
 
-    The second value is the number of logits.
+    The second value has the layouts of grids, the third is the number of logits. A grid has no more positions than the
+    input of its layer: for small images, the adaptive pooling of AlexNet and VGG repeats those that it gets.
     """
     shapes: dict[str, torch.Size] = {}
+    grids: dict[str, _Layout] = {}
     repeated: set[str] = set()
+    layouts: MutableMapping[torch.Tensor, _Layout | None] = WeakTensorKeyDictionary()
 
-    def look(name: str, output: Any) -> None:
+    def look(name: str, given: tuple[Any, ...], output: Any) -> None:
         if name in shapes:
             repeated.add(name)
-        elif isinstance(output, torch.Tensor) and output.is_floating_point():
-            shapes[name] = output.shape
+        if not isinstance(output, torch.Tensor) or not output.is_floating_point():
+            return
+        shapes[name] = output.shape
+        layout = layouts.get(output)  # which may be that of a part of this module
+        if layout is None and (layout := _layout(output.shape, images.shape)) is not None:
+            inputs = [layouts.get(one) or _layout(one.shape, images.shape) for one in given if torch.is_tensor(one)]
+            if inputs and None not in inputs:
+                rows, columns = (min(layout[axis], max(one[axis] for one in inputs if one)) for axis in (0, 1))
+                layout = rows, columns, layout[2]
+        layouts[output] = layout
+        if layout is not None and max(layout[:2]) > 1 and output.shape != images.shape:
+            grids[name] = layout
 
     handles = [
-        module.register_forward_hook(lambda _, __, output, name=name: look(name, output))
+        module.register_forward_hook(lambda _, given, output, name=name: look(name, given, output))
         for name, module in network.named_modules()
         if name
     ]
@@ -185,7 +193,7 @@ def _outputs(network: nn.Module, images: torch.Tensor) -> tuple[dict[str, torch.
     finally:
         for handle in handles:
             handle.remove()
-    return {name: shape for name, shape in shapes.items() if name not in repeated}, num_logits
+    return {name: shape for name, shape in shapes.items() if name not in repeated}, grids, num_logits
 
 
 def _num_outputs(module: nn.Module) -> int:
@@ -195,18 +203,14 @@ def _num_outputs(module: nn.Module) -> int:
     return module.out_channels if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) else 0
 
 
-def _layout(shape: torch.Size, of_images: torch.Size) -> tuple[int, bool] | None:
-    """Return the number of positions along the shorter side of a grid, and whether its channels are last.
-
-    A grid has the proportions of the image, but for rounding. None for other outputs, and for an image.
-    """
-    if len(shape) != 4 or shape[0] != of_images[0] or shape == of_images:
+def _layout(shape: torch.Size, of_images: torch.Size) -> _Layout | None:
+    """Return the layout of a grid, which has the proportions of the image, but for rounding; None for other shapes."""
+    if len(shape) != 4 or shape[0] != of_images[0]:
         return None
     for sides, is_channels_last in ((shape[2:], False), (shape[1:3], True)):
         strides = [(side / (count + 1), side / max(count - 1, 0.5)) for side, count in zip(of_images[2:], sides)]
-        is_alike = max(low for low, _ in strides) <= min(high for _, high in strides)
-        if is_alike and max(sides) > 1:
-            return min(sides), is_channels_last
+        if max(low for low, _ in strides) <= min(high for _, high in strides):
+            return sides[0], sides[1], is_channels_last
     return None
 
 
@@ -220,7 +224,7 @@ def _is_bottleneck(network: nn.Module, layer: str, images: torch.Tensor) -> bool
         handle.remove()
 
 
-def _attributions(network: nn.Module, grid: Grid, images: torch.Tensor, label: int) -> torch.Tensor:
+def _attributions(network: nn.Module, grid: Grid, images: torch.Tensor, label: int, num_copies: int) -> torch.Tensor:
     """Return what each position of the grid adds to the logit of a class, float32 of shape (rows, columns)."""
     captum = importlib.import_module("captum.attr")
 
@@ -229,7 +233,7 @@ def _attributions(network: nn.Module, grid: Grid, images: torch.Tensor, label: i
 
     layer = network.get_submodule(grid.layer) if grid.layer else None
     if grid.is_mixed_later:
-        values = _integrated_gradients(captum, logits, layer, images, label)
+        values = _integrated_gradients(captum, logits, layer, images, label, num_copies)
     else:
         values = captum.LayerGradientXActivation(logits, layer).attribute(images, target=label)[0].detach().float()
     values = values.sum(-1 if grid.is_channels_last else 0)
@@ -245,11 +249,12 @@ def _integrated_gradients(
     layer: nn.Module | None,
     images: torch.Tensor,
     label: int,
+    num_copies: int,
 ) -> torch.Tensor:
     """Return the integrated gradients of the output of a layer, or of the image if it is None, without the batch."""
     method = captum.IntegratedGradients(logits) if layer is None else captum.LayerIntegratedGradients(logits, layer)
     generator = torch.Generator().manual_seed(0)
-    shape = (2, _NUM_COPIES, *images.shape[1:])
+    shape = (2, num_copies, *images.shape[1:])
     noise = torch.randn(shape, generator=generator).to(images) * (_NOISE * (images.max() - images.min()).detach())
     given, baselines = images.detach() + noise[0], noise[1]
 
@@ -263,7 +268,7 @@ def _integrated_gradients(
         return torch.cat(values).float().mean(0)
 
     try:
-        return summed(_NUM_COPIES)
+        return summed(num_copies)
     except RuntimeError:  # such as no memory for all copies at once
         if images.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -278,10 +283,7 @@ def _logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _fixed(network: nn.Module) -> Iterator[None]:
-    """Run a block with the network in evaluation mode and with fixed weights; then restore the mode and the weights.
-
-    Nothing of the block is left in the gradients of the parameters.
-    """
+    """Run a block with the network in evaluation mode and without gradients of the weights; then restore both."""
     modes = [(module, module.training) for module in network.modules()]
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     network.eval()
