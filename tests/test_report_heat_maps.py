@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from tests.making import Inputs, write_multilabel_directory
@@ -58,11 +59,58 @@ def test_a_full_report_without_captum_says_so(inputs: Inputs, monkeypatch: pytes
 
 
 def test_heat_maps_that_take_too_long_are_left_out(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_report, "_HEAT_FRACTION", 1e-9)
+    monkeypatch.setattr(training_report, "_MIN_SECONDS", 1e-9)
+    monkeypatch.setattr(training_report, "_FRACTION_OF_RUN", 1e-9)
     assert inputs.fit(report="full", epochs=1) == 0
     page = page_of(inputs)
     assert "Heat map of" not in page  # even the first one would take too long
     assert re.search(r"\d+ heat maps are left out, because the time of the report was over", page)
+
+
+def test_heat_maps_get_the_time_that_is_left(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[float] = []
+
+    class Recorded(ReportHeatMaps):
+        def __init__(self, training: Any, seconds: float) -> None:
+            allowed.append(seconds)
+            super().__init__(training, seconds)
+
+    monkeypatch.setattr("train_pytorch_model.job.heat_maps.ReportHeatMaps", Recorded)
+    monkeypatch.setattr(training_report, "_MIN_SECONDS", 1000.0)
+    assert inputs.fit(report="full", epochs=1) == 0
+    assert 0.8 * 1000 < allowed[0] < 1000
+    monkeypatch.setattr(training_report, "_FRACTION_OF_RUN", 0.0)
+    monkeypatch.setattr(training_report, "_MIN_SECONDS", 0.01)  # which the search for wrong labels uses up
+    assert inputs.fit(report="full", epochs=1) == 0
+    assert allowed[1] == pytest.approx(0.2 * 0.01)
+
+
+def drawn(seconds: float, network: nn.Module) -> tuple[bytes | None, int, str]:
+    """A heat map where a pass takes a second, the number of images in the passes for it, and the note."""
+    passed: list[int] = []
+    network.register_forward_hook(lambda _, given, __: passed.append(len(given[0])))
+    plan = SimpleNamespace(
+        memory_format=torch.contiguous_format, mean=(0.5,) * 3, std=(0.5,) * 3, averages_mirrored=False
+    )
+    history = SimpleNamespace(timings=[SimpleNamespace(valid_seconds=10 / 3)])
+    prepared = SimpleNamespace(network=network, valid=[None] * 10)
+    training: Any = SimpleNamespace(
+        plan=plan, history=history, prepared=prepared, device=torch.device("cpu"), world_size=1
+    )
+    maps = ReportHeatMaps(training, seconds)
+    jpeg = maps.jpeg(np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8), 0)
+    return jpeg, sum(passed), maps.note
+
+
+def test_heat_maps_of_tokens_are_averaged_over_fewer_copies_if_there_is_little_time() -> None:
+    network = torchvision.models.VisionTransformer(48, 16, 1, 2, 16, 16, num_classes=2)
+    nn.init.normal_(network.heads.head.weight)
+    found = [drawn(seconds, network) for seconds in (12 * 32, 12 * 16, 4.5, 3.5)]
+    assert [jpeg is not None for jpeg, _, _ in found] == [True, True, True, False]
+    # Each copy passes four times, and twice for the features of both ends. A few passes find the layer.
+    assert [num_images // 6 for _, num_images, _ in found][:3] == [8, 4, 1]
+    assert [note for _, _, note in found][:3] == [""] * 3
+    assert found[3][2] == "1 heat maps are left out, because the time of the report was over."
 
 
 def test_a_report_of_several_labels_has_heat_maps_of_labels(inputs: Inputs) -> None:

@@ -13,13 +13,16 @@ from train_pytorch_model.data.batches import normalised, per_channel
 from train_pytorch_model.distributed.device import nondeterminism_allowed
 from train_pytorch_model.errors import first_line
 from train_pytorch_model.report.thumbnails import make_jpeg
-from train_pytorch_model.serving.heat_maps import HeatMapError, HeatMaps, check_captum
+from train_pytorch_model.serving.heat_maps import NUM_COPIES, HeatMapError, HeatMaps, check_captum
 from train_pytorch_model.serving.heat_pictures import draw_heat
 
 if TYPE_CHECKING:
     from train_pytorch_model.job.result import FinishedTraining
 
 logger = logging.getLogger(__name__)
+
+# If the time does not suffice for so many heat maps, each is averaged over fewer copies with noise.
+_ENOUGH = 12
 
 
 class ReportHeatMaps:
@@ -36,7 +39,8 @@ class ReportHeatMaps:
         self._device = training.device
         self._memory_format = plan.memory_format
         self._mean, self._std = (per_channel(values, training.device) for values in (plan.mean, plan.std))
-        self._heat_maps = HeatMaps(training.prepared.network, averages_mirrored=plan.averages_mirrored)
+        self._network, self._averages_mirrored = training.prepared.network, plan.averages_mirrored
+        self._heat_maps = self._averaged(NUM_COPIES)
         self._remaining = allowed
         valid_seconds = training.world_size * min(timing.valid_seconds for timing in training.history.timings)
         # A backward pass takes twice as long as a forward pass.
@@ -65,7 +69,7 @@ class ReportHeatMaps:
             rows = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].to(self._device)
             images = normalised(rows, self._memory_format, self._mean, self._std)
             if self._expected is None:
-                self._expected = self._seconds_of_pass * self._heat_maps.num_passes(images)
+                self._expected = self._plan(images)
             if self._expected > self._remaining:
                 self._remaining = 0.0
                 return self.jpeg(pixels, label)
@@ -76,6 +80,17 @@ class ReportHeatMaps:
             return self.jpeg(pixels, label)
         self._remaining -= time.perf_counter() - started
         return jpeg
+
+    def _plan(self, images: torch.Tensor) -> float:
+        """Choose the number of copies with noise, and return the expected duration of a heat map in seconds."""
+        expected = self._seconds_of_pass * self._heat_maps.num_passes(images)
+        if _ENOUGH * expected <= self._remaining:
+            return expected
+        self._heat_maps = self._averaged(max(1, int(NUM_COPIES * self._remaining / (_ENOUGH * expected))))
+        return self._seconds_of_pass * self._heat_maps.num_passes(images)
+
+    def _averaged(self, num_copies: int) -> HeatMaps:
+        return HeatMaps(self._network, averages_mirrored=self._averages_mirrored, num_copies=num_copies)
 
     @property
     def note(self) -> str:

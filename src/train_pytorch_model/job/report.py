@@ -45,7 +45,7 @@ _TRACKED_FILES = (LEARNING_CURVES, CONFUSION_MATRIX, PRECISION_RECALL, REPORT_FI
 _FRACTION_OF_RUN = 0.02
 _MIN_SECONDS = 15.0
 # The fractions of that time for scoring the validation images, for finding files in both datasets, for finding wrong
-# labels and images that are there twice, and for heat maps.
+# labels and images that are there twice, and for heat maps, which also get what the others leave.
 _SCORING_FRACTION = 0.3
 _SEARCH_FRACTION = 0.1
 _SUSPICIONS_FRACTION = 0.4
@@ -99,6 +99,7 @@ def report_training(training: FinishedTraining, folder: Path, *, has_images: boo
 def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
     from train_pytorch_model.report.thumbnails import make_label_mistakes, make_mistakes, make_samples
 
+    started = time.perf_counter()
     prepared = training.prepared
     train, valid = prepared.train_data, prepared.valid_data
     classes, task = train.images.classes, train.images.task
@@ -136,7 +137,8 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
     if has_images:
         from train_pytorch_model.job.heat_maps import ReportHeatMaps
 
-        heat_maps = ReportHeatMaps(training, _HEAT_FRACTION * allowed)
+        remaining = allowed - (time.perf_counter() - started)
+        heat_maps = ReportHeatMaps(training, max(_HEAT_FRACTION * allowed, remaining))
         shown = (
             lambda number: _pixels(prepared.valid, int(chosen[number]), training.device),
             lambda number: valid.name_of(int(chosen[number])),
