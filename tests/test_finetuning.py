@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from tests.small_training import CPU, Recorder, StoppedError, Stopping, make_images, make_network, make_plan, run
+from train_pytorch_model.data.batches import shuffled
+from train_pytorch_model.data.image_store import DecodedImages
 from train_pytorch_model.distributed.world import World
 from train_pytorch_model.evaluation.records import EpochTiming
 from train_pytorch_model.job.history import History
-from train_pytorch_model.training import head_fit, loop
+from train_pytorch_model.training import finetuning, head_fit, loop
 from train_pytorch_model.training.callbacks import NoCheckpointer
 from train_pytorch_model.training.early_stopping import BestModel
 from train_pytorch_model.training.finetuning import best_mixture, start_from_head
@@ -115,6 +117,53 @@ def test_after_the_fit_the_network_computes_what_was_fitted() -> None:
     assert after.loss == pytest.approx(head.fit_loss, rel=1e-4)
     assert 1 - after.top1_acc == pytest.approx(head.fit_error)
     assert after.loss < before.loss
+
+
+def rare_images() -> tuple[DecodedImages, tuple[float, ...]]:
+    """400 images of noise, 8 of a rare class, which none of the first 8 batches has, and balanced class weights."""
+    images = make_images(400)
+    images.labels.zero_()
+    images.labels[shuffled(400, make_plan().seed, 1)[-8:]] = 1
+    return images, (400 / 2 / 392, 400 / 2 / 8, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("rate", "epochs"), [(1e-6, [0, 1, 2, 3]), (0.05, [0, 1, 2])])
+def test_fine_tuning_is_abandoned_only_where_all_images_are_worse(
+    rate: float, epochs: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    images, weights = rare_images()
+    plan = make_plan(**FINETUNE, epochs=3, learning_rate=rate, class_weights=weights)
+    recorder, _, _ = run(make_network(), plan, images, make_images(8))
+    assert [record.epoch for record in recorder.records] == epochs
+    assert ("Fine-tuning is abandoned: the training loss is" in caplog.text) is (len(epochs) == 3)
+
+
+def test_a_run_that_is_stopped_while_the_head_is_measured_again_ends_with_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images, weights = rare_images()
+    plan = make_plan(**FINETUNE, epochs=3, learning_rate=1e-6, class_weights=weights)
+    expected = make_network()
+    recorder, _, _ = run(expected, plan, images, make_images(8))
+    measured: list[int] = []
+    measure = finetuning._training_loss
+    monkeypatch.setattr(finetuning, "_training_loss", lambda *given: [measured.append(1), measure(*given)][1])
+
+    class WhileMeasuring(Stopping):
+        @property
+        def is_stop_requested(self) -> bool:  # type: ignore[override]
+            return len(measured) == 2
+
+    stopping = WhileMeasuring(is_resuming=False)
+    with pytest.raises(StoppedError):
+        run(make_network(), plan, images, make_images(8), stopping)
+    assert stopping.snapshot is not None
+    assert (stopping.snapshot["epoch"], stopping.snapshot["iteration"]) == (3, 0)
+    network = make_network()
+    resumed, _, _ = run(network, plan, images, make_images(8), Stopping(0, stopping.snapshot, is_resuming=True))
+    assert len(measured) == 3
+    assert resumed.records == recorder.records
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("favourite", [0.5, None])

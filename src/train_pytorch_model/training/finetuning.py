@@ -11,7 +11,7 @@ import copy
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.training.head_fit import KeepFeatures
     from train_pytorch_model.training.metrics import Averages
     from train_pytorch_model.training.plan import Plan
+    from train_pytorch_model.training.state import TrainingState
     from train_pytorch_model.training.step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class FittedHead:
     entries: Weights
     """The parameters of the head; empty if the network has the head of a trained model."""
     train_loss: float
-    """Training loss, with augmentation, of this network on a part of the training images; NaN if no epoch follows."""
+    """Training loss, with augmentation, of this network on a part of the training images, or on all of them once an
+    epoch seemed to be worse; NaN if no epoch follows."""
     fit_loss: float
     """Training loss of the fit, on images without augmentation."""
     fit_error: float
@@ -129,9 +131,9 @@ def start_from_head(
             step.average.restart()
     if fitted is not None:
         # Later epochs are compared with it.
-        loss = _training_loss(step, train, plan, world).loss if plan.epochs else math.nan
+        loss = _training_loss(step, step.network, train, plan, world).loss if plan.epochs else math.nan
         return FittedHead(entries, loss, fitted.train_loss, fitted.train_error, fitted.seconds, len(train))
-    found = _training_loss(step, train, plan, world)
+    found = _training_loss(step, step.network, train, plan, world)
     seconds = time.perf_counter() - started
     return FittedHead(entries, found.loss, found.loss, 1 - found.top1_acc, seconds, found.num_images)
 
@@ -145,15 +147,65 @@ def load_parameters(network: nn.Module, weights: Weights) -> None:
 
 
 @torch.no_grad()
-def _training_loss(step: TrainingStep, train: ImageStore, plan: Plan, world: World) -> Averages:
-    """Loss and accuracy of the network in training mode on the first batches of the first epoch."""
-    shards = training_shards(shuffled(len(train), plan.seed, 1), plan.batch_size, world.rank, world.world_size)
+def _training_loss(
+    step: TrainingStep,
+    network: nn.Module,
+    train: ImageStore,
+    plan: Plan,
+    world: World,
+    epoch: int = 1,
+    num_batches: int | None = _NUM_BATCHES,
+    between_batches: Callable[[int, int], None] = lambda batch, num_batches: None,
+) -> Averages:
+    """Loss and accuracy of a network in training mode on the first batches of an epoch; None for all of them."""
+    step.layers.set_training_mode()
+    shards = training_shards(shuffled(len(train), plan.seed, epoch), plan.batch_size, world.rank, world.world_size)
     sums = RunningSums.zero(plan.num_classes, world.device, task=plan.task)
-    indices = [shard.indices for shard in shards[:_NUM_BATCHES]]
-    batches = augmented(train, plan, 1).batches(indices, world.device)
-    for pixels, labels in mixed(batches, plan, len(shards), 1, world.rank):
-        step.add_training_loss(pixels, labels, sums)
+    indices = [shard.indices for shard in shards[:num_batches]]
+    batches = augmented(train, plan, epoch).batches(indices, world.device)
+    for number, (pixels, labels) in enumerate(mixed(batches, plan, len(shards), epoch, world.rank), start=1):
+        step.add_training_loss(network, pixels, labels, sums)
+        between_batches(number, len(indices))
     return sums.read(world)
+
+
+def is_abandoned(
+    state: TrainingState,
+    given: Weights,
+    train: ImageStore,
+    plan: Plan,
+    world: World,
+    between_batches: Callable[[int, int], None],
+) -> bool:
+    """Return whether the last epoch has made the training loss worse than it is with the fitted head alone, and log it.
+
+    The loss with the fitted head is known for a part of the images, which may have few of a rare class. Before
+    fine-tuning is abandoned, it is measured on the images of the epoch, as they were in it.
+
+    Args:
+        state: of the training, after an epoch.
+        given: the weights before the head was fitted.
+        train: the training images.
+        plan: the hyperparameters.
+        world: the processes. All of them call this function.
+        between_batches: called after each batch, equally often in every process.
+    """
+    if state.head is None:
+        return False
+    record, _ = state.records[-1]
+    if state.head.is_better_than(record):
+        state.step.layers.set_training_mode()
+        start = copy.deepcopy(state.step.network)
+        load_parameters(start, {**given, **state.head.entries})
+        found = _training_loss(state.step, start, train, plan, world, record.epoch, None, between_batches)
+        state.head = replace(state.head, train_loss=found.loss)
+    if not state.head.is_better_than(record):
+        return False
+    logger.warning(
+        "Fine-tuning is abandoned: the training loss is %.4g, but %.4g with the fitted head alone.",
+        *(record.train_loss, state.head.train_loss),
+    )
+    return True
 
 
 def best_mixture(

@@ -16,7 +16,7 @@ from train_pytorch_model.training.augmentation import plain
 from train_pytorch_model.training.early_stopping import BestModel, EarlyStopping, value_of
 from train_pytorch_model.training.epoch import train_epoch
 from train_pytorch_model.training.final_validation import validate_best
-from train_pytorch_model.training.finetuning import best_mixture, copied_weights, start_from_head
+from train_pytorch_model.training.finetuning import best_mixture, copied_weights, is_abandoned, start_from_head
 from train_pytorch_model.training.freezing import Phases
 from train_pytorch_model.training.graph import CapturedStep, side_stream
 from train_pytorch_model.training.kept_features import FeatureKeeper
@@ -196,15 +196,10 @@ class _Fit:
 
     def _is_abandoned(self) -> bool:
         """Whether the last epoch has made the training loss worse than the fitted head alone has it."""
-        state = self._state
-        if state.head is None or not state.head.is_better_than(state.records[-1][0]):
-            return False
-        logger.warning(
-            "Fine-tuning is abandoned: the training loss is %.4g, but %.4g with the fitted head alone.",
-            state.records[-1][0].train_loss,
-            state.head.train_loss,
+        return is_abandoned(
+            *(self._state, self._given, self._train, self._plan, self._world),
+            lambda *batch: self._between_steps(),
         )
-        return True
 
     def _validate(self, network: nn.Module) -> Averages:
         batch_size = self._step.microbatch_size

@@ -185,19 +185,19 @@ class TrainingStep:
         self._forward = self._parallel(trained)
 
     @torch.no_grad()
-    def add_training_loss(self, pixels: torch.Tensor, labels: torch.Tensor, sums: RunningSums) -> None:
-        """Add loss and accuracy of a batch in training mode to sums, without training on it; see `__call__`."""
-        self.layers.set_training_mode()
+    def add_training_loss(
+        self, network: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, sums: RunningSums
+    ) -> None:
+        """Add loss and accuracy of a network, such as a copy of the trained one, on a batch to sums; see `__call__`."""
         for micro_pixels, micro_labels in self._microbatches(pixels, labels):
-            logits, loss = self._logits_and_loss(self.network, micro_pixels, micro_labels)
+            images = normalised(micro_pixels, self.memory_format, self._mean, self._std)
+            logits, loss = self._logits_and_loss(network, images, micro_labels)
             sums.add(loss, logits, micro_labels)
 
     def _logits_and_loss(
-        self, forward: Callable[[torch.Tensor], Any], pixels: torch.Tensor, labels: torch.Tensor
+        self, forward: Callable[[torch.Tensor], Any], images: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        images = pixels
-        if self._from_features is None:
-            images = normalised(pixels, self.memory_format, self._mean, self._std)
+        """Return the logits and the loss of normalized images, or of features."""
         with self._precision.context():
             output = forward(images)
         return logits_and_loss(output, labels, self._loss_of)
@@ -225,7 +225,10 @@ class TrainingStep:
             # Gradients are reduced over the processes once, with the last microbatch.
             no_sync = getattr(forward, "no_sync", nullcontext) if number < count else nullcontext
             with no_sync():
-                logits, loss = self._logits_and_loss(forward, micro_pixels, micro_labels)
+                images = micro_pixels
+                if self._from_features is None:
+                    images = normalised(micro_pixels, self.memory_format, self._mean, self._std)
+                logits, loss = self._logits_and_loss(forward, images, micro_labels)
                 scaled = self.scaler.scale(loss if loss_weight == 1 else loss * loss_weight)
                 scaled.backward()  # type: ignore[no-untyped-call]
             self.loss.add_(loss.detach(), alpha=fraction)
