@@ -183,7 +183,7 @@ def test_the_features_of_known_networks_are_computed_once(name: str, is_cached: 
 
 def test_the_auxiliary_heads_rest_while_the_head_is_trained_alone() -> None:
     network = torchvision.models.googlenet(num_classes=4, init_weights=False, aux_logits=True)
-    step = TrainingStep(network, make_plan(freeze_epochs=1), CPU)
+    step = TrainingStep(network, make_plan(freeze_epochs=1, auxiliary_heads=frozenset({"aux1", "aux2"})), CPU)
     step.train_head_alone(True)
     before = copy.deepcopy(network.state_dict())
     step(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.tensor([0, 1]))

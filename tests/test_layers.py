@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import timm
 import torch
 import torchvision
+from timm.models.volo import VOLO
 from torch import nn
 
 from tests.small_training import CPU, make_images, make_network, make_plan
+from train_pytorch_model.models.heads import auxiliary_heads
 from train_pytorch_model.training.layers import TrainableLayers, stages_of
 from train_pytorch_model.training.step import TrainingStep
 
@@ -139,7 +144,13 @@ def test_auxiliary_heads_are_left_out_where_the_head_is_fitted(name: str) -> Non
         before = {key: value.clone() for key, value in network.state_dict().items()}
         head = network.aux2 if name == "googlenet" else network.AuxLogits
         head.register_forward_hook(lambda *_, fits_head=fits_head: ran.append(fits_head))
-        plan = make_plan(fits_head=fits_head, freeze_batch_norm=fits_head, layers_to_freeze=10 * fits_head)
+        auxiliary = auxiliary_heads(network, (side, side))
+        plan = make_plan(
+            fits_head=fits_head,
+            freeze_batch_norm=fits_head,
+            layers_to_freeze=10 * fits_head,
+            auxiliary_heads=auxiliary,
+        )
         step = TrainingStep(network, plan, CPU)
         step.begin_epoch(0.01)
         step(pixels, torch.tensor([0, 1]))
@@ -147,3 +158,86 @@ def test_auxiliary_heads_are_left_out_where_the_head_is_fitted(name: str) -> Non
         assert any(key.startswith(("aux", "Aux")) for key in changed) is not fits_head
         assert "fc.weight" in changed
     assert set(ran) == {False}
+
+
+class HeadFirst(nn.Module):
+    """A network that registers its head before its body."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, num_classes)
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(8, 8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.second(self.first(images)).mean((2, 3)))
+
+
+def heads_of(build: Callable[[int], nn.Module]) -> frozenset[str]:
+    """The names of the parameters whose shapes depend on the number of classes."""
+    three, four = ({key: value.shape for key, value in build(count).named_parameters()} for count in (3, 4))
+    return frozenset(key for key in three if three[key] != four[key])
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("deit_tiny_distilled_patch16_224", {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}),
+        ("levit_128s", {f"{name}.linear.{part}" for name in ("head", "head_dist") for part in ("weight", "bias")}),
+        ("crossvit_tiny_240", {"head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"}),
+        ("own", {"head.weight", "head.bias"}),
+    ],
+)
+def test_no_head_is_frozen_whatever_its_place(name: str, heads: set[str]) -> None:
+    def build(num_classes: int) -> nn.Module:
+        if name == "own":
+            return HeadFirst(num_classes)
+        network: nn.Module = timm.create_model(name, num_classes=num_classes)
+        return network
+
+    network = build(3)
+    assert heads_of(build) == heads
+    layers = TrainableLayers(network, make_plan(layers_to_freeze=99, head_names=heads_of(build)))
+    trained = {key for key, _ in layers.named_parameters()}
+    assert trained >= heads
+    assert {key for key in trained if not key.startswith("head")} == set()
+
+
+def test_a_head_that_comes_first_is_no_layer_before_itself() -> None:
+    network = HeadFirst(3)
+    layers = TrainableLayers(network, make_plan(layers_to_freeze=1, head_names=heads_of(HeadFirst)))
+    frozen = {key for key, _ in network.named_parameters()} - {key for key, _ in layers.named_parameters()}
+    assert frozen == {"first.weight", "first.bias"}
+    layers.train_head_alone(True)
+    trained = {key for key, value in network.named_parameters() if value.requires_grad}
+    assert trained == layers.head_names == {"head.weight", "head.bias"}
+
+
+def test_a_head_that_contributes_to_the_logits_is_trained_whatever_its_name() -> None:
+    def build(num_classes: int) -> nn.Module:
+        options: dict[str, Any] = {"layers": (1, 1, 1, 1), "embed_dims": (24, 24, 24, 24), "num_heads": (2, 2, 2, 2)}
+        network: nn.Module = VOLO(img_size=64, num_classes=num_classes, mlp_ratio=2.0, **options)
+        return network
+
+    torch.manual_seed(0)
+    network, size = build(3), (64, 64)
+    assert auxiliary_heads(network, size) == frozenset()
+    plan = make_plan(
+        num_classes=3, fits_head=True, head_names=heads_of(build), auxiliary_heads=auxiliary_heads(network, size)
+    )
+    step = TrainingStep(network, plan, CPU)
+    before = network.aux_head.weight.clone()
+    step.begin_epoch(0.1)
+    step(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.tensor([0, 1, 1, 2]))
+    assert not torch.equal(network.aux_head.weight, before)
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_auxiliary_heads_are_those_that_the_logits_do_not_depend_on(is_training: bool) -> None:
+    network = torchvision.models.googlenet(num_classes=4, init_weights=False, aux_logits=True).train(is_training)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    assert auxiliary_heads(network, (64, 64)) == {"aux1", "aux2"}
+    assert network.aux1.training is is_training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert auxiliary_heads(network, (1, 1)) == frozenset()  # it does not accept such images
+    assert auxiliary_heads(torchvision.models.resnet18(), (64, 64)) == frozenset()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from train_pytorch_model.data.model_task import MULTILABEL
+from train_pytorch_model.models.heads import auxiliary_heads
 from train_pytorch_model.models.network import has_narrow_convolution, head_keys
 from train_pytorch_model.parameters.recipe_fields import WITH_CROPS
 from train_pytorch_model.parameters.recipes import differences_from_classic, flags_of_recipe, identity_of_warm_up
@@ -99,6 +100,7 @@ def _recipe_parts(prepared: Prepared, world: World) -> dict[str, Any]:
         "warmup_steps": None if is_classic else round(parameters.warmup_epochs * steps_per_epoch),
         "head_learning_rate_factor": parameters.head_learning_rate_factor,
         "head_names": frozenset(head_keys(prepared.description, len(counts))),
+        "auxiliary_heads": auxiliary_heads(prepared.network, prepared.geometry.size),
         "layer_decay": _number(parameters.layer_decay),
         "layers_to_freeze": parameters.layers_to_freeze,
         "freeze_epochs": parameters.freeze_epochs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,43 @@ def find_head(network: nn.Module, size: tuple[int, int]) -> Head | str:
             if _is_close(rectified, logits) and _is_close(rectified_negated, negated):
                 return Head(name, head.shape, has_bias=True, is_rectified=True)
     return f"computes its logits from the output of its last linear layer, {name}, in a way that is not known here"
+
+
+def auxiliary_heads(network: nn.Module, size: tuple[int, int]) -> frozenset[str]:
+    """Return the names of the children of a network that are auxiliary heads: the logits do not depend on them.
+
+    GoogLeNet and Inception run theirs in training mode only. A head such as that of VOLO, which is called auxiliary but
+    contributes to the logits in evaluation mode, is none.
+
+    Args:
+        network: on any device but "meta"; it is left as it was.
+        size: (height, width) of its images in pixels.
+    """
+    names = [name for name, _ in network.named_children() if is_auxiliary(name)]
+    logits = None
+    if names:
+        # What the network does not accept is reported elsewhere.
+        with evaluating(network), torch.enable_grad(), suppress(Exception):
+            logits = logits_of(network(torch.zeros(1, 3, *size, device=next(network.parameters()).device)))
+    if logits is None or logits.grad_fn is None:
+        return frozenset()
+    used = _leaves(logits.grad_fn)
+    return frozenset(name for name in names if used.isdisjoint(map(id, network.get_submodule(name).parameters())))
+
+
+def is_auxiliary(name: str) -> bool:
+    """Return whether the name of a child of a network is that of an auxiliary head."""
+    return name.lower().startswith("aux")
+
+
+def _leaves(function: torch.autograd.graph.Node) -> set[int]:
+    """The identities of the parameters that a value was computed from."""
+    seen, pending = {function}, [function]
+    while pending:
+        following = {node for node, _ in pending.pop().next_functions if node is not None} - seen
+        seen |= following
+        pending += following
+    return {id(getattr(node, "variable", None)) for node in seen}
 
 
 def features_of(given: torch.Tensor) -> torch.Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Union
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from train_pytorch_model.models.heads import is_auxiliary
 
 if TYPE_CHECKING:
     from train_pytorch_model.training.plan import Plan
@@ -65,14 +67,53 @@ def stages_of(network: nn.Module) -> list[Stage]:
     return stages
 
 
-def frozen_stages(network: nn.Module, count: int) -> list[Stage]:
-    """Return the first `count` stages of a network, but never the last one, which is the head."""
+def head_stages(network: nn.Module, head_names: Collection[str]) -> list[Stage]:
+    """Return the stages of a network that are heads: two of a distilled transformer.
+
+    Args:
+        network: to look at.
+        head_names: the names of the parameters of all heads. If no stage begins with one, the last stage is the head.
+    """
+    stages = stages_of(network)
+    of_first = [[name for name in stage.parameter_names if name.startswith(f"{stage.name}.")] for stage in stages]
+    heads = [stage for stage, names in zip(stages, of_first) if set(names) <= set(head_names)]
+    return heads or stages[-1:]
+
+
+def frozen_stages(network: nn.Module, count: int, head_names: Collection[str] = ()) -> list[Stage]:
+    """Return the first `count` stages of a network, without those that are heads, which may be anywhere.
+
+    Args:
+        network: to look at.
+        count: the number of stages, which may be larger than that of the network.
+        head_names: see `head_stages`.
+    """
     if not count:
         return []
-    stages = stages_of(network)[:-1]
-    if count > len(stages):
-        logger.warning("The network has %d layers before its head. All of them are frozen.", len(stages))
-    return stages[:count]
+    heads = head_stages(network, head_names)
+    return [stage for stage in stages_of(network) if stage not in heads][:count]
+
+
+def set_frozen_parts_to_evaluation(
+    network: nn.Module, modules: Iterable[str], *, batch_norm: bool, auxiliary: bool
+) -> None:
+    """Put the parts of a network in training mode that training leaves as they are into evaluation mode.
+
+    Args:
+        network: in training mode.
+        modules: the names of its frozen modules.
+        batch_norm: whether the statistics of batches are frozen in all layers.
+        auxiliary: whether auxiliary heads do not run.
+    """
+    for name in modules:
+        network.get_submodule(name).eval()
+    if batch_norm:
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+    if auxiliary:
+        # GoogLeNet and Inception run their auxiliary heads while this flag of the network itself is set.
+        network.training = False
 
 
 def rate_factors(network: nn.Module, layer_decay: float | None) -> dict[str, float]:
@@ -94,13 +135,15 @@ class TrainableLayers:
 
     def __init__(self, network: nn.Module, plan: Plan) -> None:
         """Freeze what the plan wants frozen: those parameters no longer get gradients."""
-        stages = frozen_stages(network, plan.layers_to_freeze)
-        frozen = {name for stage in stages for name in stage.parameter_names}
-        auxiliary = [f"{name}." for name, _ in network.named_children() if _is_auxiliary(name)]
+        stages = frozen_stages(network, plan.layers_to_freeze, plan.head_names)
+        if len(stages) < plan.layers_to_freeze:
+            logger.warning("The network has %d layers before its head. All of them are frozen.", len(stages))
+        frozen = {name for stage in stages for name in stage.parameter_names} - plan.head_names
+        auxiliary = tuple(f"{name}." for name in plan.auxiliary_heads)
         if plan.fits_head:
             # The fitted head is the result to improve on. Auxiliary heads are not fitted: their large gradients would
             # change the layers before them.
-            frozen.update(name for name, _ in network.named_parameters() if name.startswith(tuple(auxiliary)))
+            frozen.update(name for name, _ in network.named_parameters() if name.startswith(auxiliary))
         for name, parameter in network.named_parameters():
             if name in frozen:
                 parameter.requires_grad_(False)
@@ -110,27 +153,28 @@ class TrainableLayers:
         self._freezes_batch_norm = plan.freeze_batch_norm
         self._has_auxiliary = bool(auxiliary)
         self._fits_head = plan.fits_head
-        self._head = (stages_of(network) or [Stage("", tuple(name for name, _ in network.named_parameters()), ())])[-1]
-        # A distilled transformer has two heads, of which the stages know the last.
-        others = {name for name in plan.head_names if not name.startswith(tuple(auxiliary))}
-        self._head_names = frozenset(others.union(self._head.parameter_names))
+        heads = head_stages(network, plan.head_names)
+        heads = heads or [Stage("", tuple(name for name, _ in network.named_parameters()), ())]
+        others = {name for name in plan.head_names if not name.startswith(auxiliary)}
+        self._head_names = frozenset(others.union(*(stage.parameter_names for stage in heads)))
+        self._head_modules = [name for stage in heads for name in stage.module_names]
         self._trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         self._trains_head_alone = False
 
     def train_head_alone(self, alone: bool) -> None:
-        """Train only the last stage from now on, or again all that the plan trains."""
+        """Train only the head from now on, or again all that the plan trains."""
         self._trains_head_alone = alone
         for name, parameter in self._network.named_parameters():
             parameter.requires_grad_(name in self._trained and (not alone or name in self._head_names))
 
     @property
     def head_names(self) -> frozenset[str]:
-        """The names of the parameters of the last stage, and of other heads."""
+        """The names of the parameters of all heads, and of what belongs to their stages."""
         return self._head_names
 
     def head_modules(self) -> list[nn.Module]:
-        """Return the modules of the last stage in the order of execution, also those without weights."""
-        return [self._network.get_submodule(name) for name in self._head.module_names]
+        """Return the modules of the stages of the heads in order, also those without weights."""
+        return [self._network.get_submodule(name) for name in self._head_modules]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield names and parameters that are trained, in the network's order."""
@@ -143,15 +187,12 @@ class TrainableLayers:
             network.eval().training = True
             for module in self.head_modules():
                 module.train()
-        for name in self._frozen_modules:
-            network.get_submodule(name).eval()
-        if self._freezes_batch_norm:
-            for module in network.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        if self._has_auxiliary and (self._fits_head or self._trains_head_alone):
-            # GoogLeNet and Inception run their auxiliary heads while this flag of the network itself is set.
-            network.training = False
+        set_frozen_parts_to_evaluation(
+            network,
+            self._frozen_modules,
+            batch_norm=self._freezes_batch_norm,
+            auxiliary=self._has_auxiliary and (self._fits_head or self._trains_head_alone),
+        )
 
 
 def _layers(network: nn.Module) -> Iterator[tuple[str, Union[nn.Module, nn.Parameter]]]:
@@ -162,7 +203,7 @@ def _layers(network: nn.Module) -> Iterator[tuple[str, Union[nn.Module, nn.Param
         prefix, root = f"{prefix}{children[0][0]}.", children[0][1]
         children = list(root.named_children())
     yield from _own_parameters(prefix, root)
-    with_weights = [name for name, child in children if _num_parameters(child) and not _is_auxiliary(name)]
+    with_weights = [name for name, child in children if _num_parameters(child) and not is_auxiliary(name)]
     if not with_weights:
         return
     head = [name for name, _ in children].index(with_weights[-1])
@@ -171,7 +212,7 @@ def _layers(network: nn.Module) -> Iterator[tuple[str, Union[nn.Module, nn.Param
         if _is_composite(child):
             yield from _own_parameters(f"{prefix}{name}.", child)
             yield from ((f"{prefix}{name}.{key}", module) for key, module in child.named_children())
-        elif not _is_auxiliary(name):
+        elif not is_auxiliary(name):
             yield f"{prefix}{name}", child
 
 
@@ -186,7 +227,7 @@ def _body(
         least: the number of parameters of a module that may contain almost all layers; None for the outermost modules,
             of which several may be plain sequences of layers, as in VGG.
     """
-    children = [(name, child) for name, child in children if not _is_auxiliary(name)]
+    children = [(name, child) for name, child in children if not is_auxiliary(name)]
     is_outermost = least is None
     if least is None:
         least = _BIG * sum(_num_parameters(child) for _, child in children)
@@ -219,7 +260,3 @@ def _has_layers(module: nn.Module) -> bool:
 
 def _is_flat(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and not any(_is_composite(child) for child in module.children())
-
-
-def _is_auxiliary(name: str) -> bool:
-    return name.lower().startswith("aux")

@@ -65,6 +65,8 @@ class Plan:
     """The learning rate of the head relative to `learning_rate`."""
     head_names: frozenset[str] = frozenset()
     """The names of the head's parameters."""
+    auxiliary_heads: frozenset[str] = frozenset()
+    """The children of the network that are auxiliary heads; see `models.heads.auxiliary_heads`."""
     layer_decay: Optional[float] = None
     """The learning rate of a stage of the network relative to that of the next one; see `stages_of`."""
     layers_to_freeze: int = 0
