@@ -763,6 +763,26 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "warning",
         "tests/test_fold_features.py::test_flags_without_effect_are_named",
     ),
+    "fewer training images than the batch size of the recipe": (
+        "accepted",
+        "tests/test_train_settings.py::test_a_batch_that_nobody_asked_for_holds_at_most_all_images",
+    ),
+    "fewer training images than --batch-size": (
+        "error",
+        "tests/test_train_settings.py::test_a_batch_that_nobody_asked_for_holds_at_most_all_images",
+    ),
+    "one training image, too small for a network that normalizes over the batch": (
+        "error",
+        "tests/test_train_settings.py::test_one_image_is_not_enough_for_a_network_that_normalizes_over_the_batch",
+    ),
+    "--batch-size 1 or --microbatch-size 1, likewise": (
+        "error",
+        "tests/test_train_settings.py::test_single_images_are_enough_where_statistics_of_batches_are_frozen",
+    ),
+    "a trained model with the labels of the dataset in another order": (
+        "accepted",
+        "tests/test_finetune_command.py::test_a_trained_model_keeps_its_head_where_the_labels_have_another_order",
+    ),
     "a label that one list has, in split-image-directory": (
         "warning",
         "tests/test_label_stratification.py::test_a_label_of_one_image_warns",

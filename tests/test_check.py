@@ -346,6 +346,23 @@ def test_it_says_where_a_training_would_begin(inputs: Inputs, capsys: pytest.Cap
     assert everything_in(inputs.path) == before
 
 
+def test_a_run_of_few_images_resumes_with_the_batch_that_was_chosen(
+    inputs: Inputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(inputs.train)
+    write_image_directory(inputs.train, per_class=3)
+    how = {"batch_size": None, "epochs": 50, "patience": 50}
+    job = train_job(inputs, **how, checkpoint_minutes=0)
+    assert job.until(lambda: list(inputs.outputs.glob("checkpoints/*.pt")))
+    job.send(signal.SIGKILL)
+    job.wait()
+    code, found = check(inputs, capsys, **how, resume="require")
+    assert (code, found["problems"]) == (0, [])
+    assert found["start"].startswith("resumes from the checkpoint of epoch ")
+    code, found = check(inputs, capsys, **{**how, "batch_size": 16})
+    assert [problem["id"] for problem in found["problems"]] == ["LessThanOrEqualTo"]
+
+
 def test_a_folder_that_may_not_be_looked_into_is_a_problem(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
     (inputs.path / "file").write_text("not a folder")
     code, found = check(inputs, capsys, outputs_path=inputs.path / "file" / "outputs")

@@ -473,6 +473,18 @@ def test_a_classic_run_goes_on_where_the_recipe_is_left_to_the_program(
     assert inputs.metrics()[0]["epoch"] == 0
 
 
+def test_a_classic_run_of_few_images_goes_on_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    inputs = Inputs(tmp_path).make(per_class=3)
+    assert inputs.fit() == 0
+    inputs.trained.rename(inputs.path / "given")
+    inputs.untrained = inputs.path / "given"
+    interrupt(inputs, monkeypatch, recipe="classic", batch_size=None)
+    assert inputs.fit(**FLAGS, batch_size=None, resume="require") == 0
+    assert "was written with --recipe classic, so training goes on with it" in capfd.readouterr().err
+
+
 def test_a_classic_run_with_other_parts_does_not_go_on(
     inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,6 +118,15 @@ def test_a_fold_is_a_plain_training_run_to_the_bit_and_its_images_get_that_model
     pd.testing.assert_frame_equal(of_fold.drop(columns="id"), scores.drop(columns="id"))
 
 
+def test_folds_of_few_images_need_no_batch_size(made: Path, tmp_path: Path) -> None:
+    how = {**HOW, "epochs": 1}
+    del how["batch_size"]
+    result = tpm.cross_validate(**flags(made, tmp_path), **how)
+    assert [fold["num_train_images"] for fold in result.folds] == [12, 12, 12]
+    again = tpm.cross_validate(**flags(made, tmp_path), **how, resume="require")
+    assert again.metrics == result.metrics
+
+
 def test_evaluate_model_takes_the_out_of_fold_predictions(made: Path, tmp_path: Path) -> None:
     metrics = tpm.evaluate(made / "scored", tmp_path / "evaluation", outputs_path=tmp_path)
     assert metrics["num_images"] == 18

@@ -149,6 +149,21 @@ def test_the_real_command_in_two_processes(inputs: Inputs) -> None:
         assert results(inputs) == expected
 
 
+def test_all_processes_shrink_a_batch_that_nobody_asked_for(inputs: Inputs) -> None:
+    broken = sorted((inputs.train / "image").iterdir())[::2]
+    for image in broken:
+        image.write_bytes(image.read_bytes()[:200])
+    flags = {"image_store": "memory", "precision": "float32", "skip_unreadable_images": True}
+    job = train_job(inputs, 2, batch_size=None, **flags)
+    assert job.wait() == [0, 0], job.log()
+    assert "2 processes take 12 images each a step" in job.log()
+    expected = results(inputs)
+    shutil.rmtree(inputs.trained)
+    job = train_job(inputs, 2, batch_size=12, **flags)
+    assert job.wait() == [0, 0], job.log()
+    assert results(inputs) == expected
+
+
 def test_faults_of_all_kinds_are_reported_together_and_once(inputs: Inputs) -> None:
     (inputs.train / "image" / "0_0.png").unlink()
     (inputs.untrained / "model").unlink()

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from tests import environments
 from tests.making import CLASSES, write_image_directory
 from train_pytorch_model.errors import TRAINED_MODEL, InvalidModelDirectoryError
-from train_pytorch_model.job.inspect import has_head_for
+from train_pytorch_model.job.trained_head import has_head_for
 from train_pytorch_model.models.description import describe
 from train_pytorch_model.ports.labelled_images import LabelledImages, read_labelled_images
 from train_pytorch_model.ports.trained_model import write_trained_model

@@ -75,7 +75,7 @@ def test_every_familys_head_is_fitted_around_the_given_weights(name: str) -> Non
     logits, loss = logits_and_loss(again.train()(images), torch.tensor([1, 6]))
     assert logits.shape == (2, 7)
     assert torch.isfinite(loss)
-    check_image_size(wanted, (side, side), 2, 7, training=True)
+    check_image_size(wanted, (side, side), 2, 7, nn.Module.train)
 
 
 @pytest.mark.parametrize(
@@ -86,21 +86,22 @@ def test_every_builder_has_a_head_and_takes_images_of_its_usual_size(name: str) 
     assert 1 <= len(head_keys(description, 3)) <= 6
     # Inception v3 was made for 299, and its auxiliary head takes no less.
     side = 299 if name == "inception_v3" else 224
-    check_image_size(description, (side, side), 2, 3, training=True)
+    check_image_size(description, (side, side), 2, 3, nn.Module.train)
 
 
 @pytest.mark.parametrize(("name", "side"), [("vit_b_16", 64), ("inception_v3", 224), ("alexnet", 16), ("maxvit_t", 64)])
 def test_images_that_a_network_cannot_take_are_found_without_training(name: str, side: int) -> None:
     description = describe("torchvision.models", name, {}).with_num_classes(3)
     with pytest.raises(NetworkError):
-        check_image_size(description, (side, side), 2, 3, training=True)
+        check_image_size(description, (side, side), 2, 3, nn.Module.train)
 
 
 def test_a_batch_of_one_value_a_channel_is_found_without_training() -> None:
     description = describe("torchvision.models", "resnet18", {}).with_num_classes(3)
     with pytest.raises(NetworkError, match="more than 1 value per channel"):
-        check_image_size(description, (32, 32), 1, 3, training=True)
-    check_image_size(description, (64, 64), 1, 3, training=True)
+        check_image_size(description, (32, 32), 1, 3, nn.Module.train)
+    check_image_size(description, (64, 64), 1, 3, nn.Module.train)
+    check_image_size(description, (32, 32), 1, 3, nn.Module.eval)
 
 
 def test_a_head_that_fits_is_kept_only_on_request() -> None:
@@ -309,9 +310,9 @@ def test_a_head_that_cannot_be_fitted_is_named(name: str, words: str) -> None:
 
 def test_what_cannot_be_said_without_the_numbers_is_left_to_the_training() -> None:
     description = of_their_own("Choosing")
-    check_image_size(description, (8, 8), 2, 3, training=True)
+    check_image_size(description, (8, 8), 2, 3, nn.Module.train)
     with pytest.raises(NetworkError):
-        check_image_size(of_their_own("Flat"), (9, 9), 2, 3, training=True)
+        check_image_size(of_their_own("Flat"), (9, 9), 2, 3, nn.Module.train)
     assert of_their_own("Timed").shapes() == description.shapes()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from train_pytorch_model.parameters.recipes import (
     differences_from_classic,
     identity_of_warm_up,
     resolve,
+    with_batch_of_at_most,
 )
 
 
@@ -148,6 +150,29 @@ def test_the_learning_rate_of_large_follows_the_batch_size_and_its_warm_up_is_at
     assert [large(epochs=epochs).warmup_epochs for epochs in (5, 50, 600)] == [0.5, 5, 5]
     assert identity_of_warm_up(large(epochs=5)) == identity_of_warm_up(large(epochs=600))
     assert identity_of_warm_up(large(epochs=5)) != identity_of_warm_up(large(epochs=5, warmup_epochs=1.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "batch_size", "rate"),
+    [
+        ({}, 10, 0.001),
+        ({"recipe": "large"}, 10, 0.5 / 1024 * 10),
+        ({"recipe": "large", "optimizer": "adamw"}, 10, 0.001 / 1024 * 10),
+        ({"recipe": "large", "learning_rate": 0.25}, 10, 0.25),
+        ({"recipe": "large", "batch_size": 128}, 128, 0.0625),
+        ({"batch_size": 16}, 16, 0.001),
+        ({"batch_size": 8}, 8, 0.001),
+    ],
+)
+def test_a_batch_that_the_recipe_chose_holds_at_most_all_images(
+    given: dict[str, Any], batch_size: int, rate: float
+) -> None:
+    parameters = TrainingParameters(**given)
+    resolved = resolve(parameters, NetworkFacts(has_weights=False, uses_layer_norm=False, num_stages=9))
+    assert with_batch_of_at_most(1000, resolved, parameters) == resolved
+    found = with_batch_of_at_most(10, resolved, parameters)
+    assert found == replace(resolved, batch_size=batch_size, learning_rate=found.learning_rate)
+    assert found.learning_rate == pytest.approx(rate)
 
 
 def test_parts_of_augmentation_tell_runs_apart_where_they_have_an_effect() -> None:

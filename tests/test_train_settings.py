@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +11,9 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss
 
+from tests.image_directories import edit_items
 from tests.jobs import train_job
-from tests.making import Inputs, initialize, run_here
+from tests.making import Inputs, initialize, run_here, write_image_directory
 from train_pytorch_model.data import placement
 
 
@@ -75,6 +77,51 @@ def test_images_for_which_gradients_are_wrong_in_bfloat16_are_trained_on_in_floa
     given = weights(inputs)
     assert inputs.fit(precision="float32", resume="never") == 0
     assert all(torch.equal(value, given[key]) for key, value in weights(inputs).items())
+
+
+@pytest.mark.parametrize(("recipe", "usual"), [("classic", 16), ("finetune", 16), ("large", 128)])
+def test_a_batch_that_nobody_asked_for_holds_at_most_all_images(
+    recipe: str, usual: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    inputs = Inputs(tmp_path).make(per_class=3)
+    how = {"recipe": recipe, "image_size": 32, "precision": "float32"}
+    assert inputs.fit(batch_size=None, **how) == 0
+    logged = f"The batch size is 9, the number of training images, and not the {usual} of the recipe {recipe}."
+    assert logged in capfd.readouterr().err
+    given = weights(inputs)
+    rate = inputs.metrics()[-1]["learning_rate"]
+    assert inputs.fit(batch_size=9, resume="never", **how) == 0
+    assert logged not in capfd.readouterr().err
+    assert inputs.metrics()[-1]["learning_rate"] == rate
+    assert all(torch.equal(value, given[key]) for key, value in weights(inputs).items())
+    assert inputs.fit(batch_size=usual, resume="never", **how) == 1
+    assert f'"Batch size" value {usual} should be less than or equal to train data count value 9' in str(inputs.error())
+
+
+def test_images_that_are_skipped_do_not_count_in_the_batch(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
+    for broken in sorted((inputs.train / "image").iterdir())[::2]:
+        broken.write_bytes(broken.read_bytes()[:200])
+    assert inputs.fit(batch_size=None, skip_unreadable_images="true") == 0
+    assert "The batch size is 12, the number of training images" in capfd.readouterr().err
+
+
+def test_one_image_is_not_enough_for_a_network_that_normalizes_over_the_batch(inputs: Inputs) -> None:
+    shutil.rmtree(inputs.train)
+    write_image_directory(inputs.train, per_class=1)
+    edit_items(inputs.train, lambda items: items.__delitem__(slice(1, None)))
+    for batch_size in (None, 1):
+        assert inputs.fit(batch_size=batch_size) == 1
+        assert "InvalidDataset" in str(inputs.error())
+        assert "more than 1 value per channel" in str(inputs.error())
+    assert inputs.fit(batch_size=None, image_size=64) == 0
+
+
+@pytest.mark.parametrize("flag", ["batch_size", "microbatch_size"])
+def test_single_images_are_enough_where_statistics_of_batches_are_frozen(flag: str, inputs: Inputs) -> None:
+    assert inputs.fit(**{flag: 1}) == 1
+    assert "normalizes over the batch" in str(inputs.error())
+    assert inputs.fit(**{flag: 1}, recipe="finetune", image_size=32) == 0
+    assert inputs.fit(**{flag: 1}, layers_to_freeze=9) == 0
 
 
 def test_adamw_needs_a_momentum_below_1(inputs: Inputs) -> None:

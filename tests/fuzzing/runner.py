@@ -258,8 +258,8 @@ class Runner:
 def _warm_up(path: Path) -> None:
     """Let PyTorch remember what it computes shapes with, which takes no threads."""
     model = read_untrained_model(path, trust_code=False)
-    for is_training in (True, False):
-        check_image_size(model.description, (32, 32), 2, None, training=is_training)
+    for set_mode in (torch.nn.Module.train, torch.nn.Module.eval):
+        check_image_size(model.description, (32, 32), 2, None, set_mode)
     with_head(model.description, model.state, 3, keep_head=True)
 
 

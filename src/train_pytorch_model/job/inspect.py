@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 import torch
+from torch import nn
 
 from train_pytorch_model.data.batches import derive_seed
 from train_pytorch_model.data.model_task import MULTILABEL
@@ -24,11 +25,12 @@ from train_pytorch_model.errors import (
 )
 from train_pytorch_model.job.datasets import Scanned, scan
 from train_pytorch_model.job.geometry import Datasets, with_geometry
-from train_pytorch_model.job.recipe import check_metric, resolve_settings
+from train_pytorch_model.job.recipe import check_metric, resolve_settings, with_batch_size
+from train_pytorch_model.job.trained_head import has_labels
 from train_pytorch_model.models.description import NetworkDescription
-from train_pytorch_model.models.heads import find_head
+from train_pytorch_model.models.heads import auxiliary_heads, find_head
 from train_pytorch_model.models.memory_format import preferred_memory_format
-from train_pytorch_model.models.network import check_image_size, head_keys, with_head
+from train_pytorch_model.models.network import check_image_size, with_head
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.ports.classes import match_classes, warn_of_classes
 from train_pytorch_model.ports.directory_kinds import TRAINED
@@ -37,14 +39,12 @@ from train_pytorch_model.ports.output_directory import OutputDirectory, make_out
 from train_pytorch_model.ports.untrained_model import UntrainedModel, read_untrained_model
 from train_pytorch_model.report.contents import REPORT_FOLDER
 from train_pytorch_model.serving.exports import check_formats
-from train_pytorch_model.text.name_forms import nfc
+from train_pytorch_model.training.layers import frozen_stages, set_frozen_parts_to_evaluation
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.job.settings import ResolvedSettings, Settings
-    from train_pytorch_model.ports.labelled_images import LabelledImages
+    from train_pytorch_model.parameters.recipes import ResolvedParameters
 
 
 Built = tuple["nn.Module", NetworkDescription, torch.memory_format]
@@ -135,6 +135,24 @@ def _read_datasets(settings: Settings, faults: FaultCollector) -> Datasets:
     return train, valid
 
 
+def fit_batch_size(inspected: Inspected) -> Inspected:
+    """Return what is inspected with a batch of at most all training images, if the recipe has chosen its size.
+
+    Args:
+        inspected: with the training dataset as it was decoded.
+    """
+    settings, train = inspected.settings, inspected.train
+    num_images = _num_images(train, settings) if train else 0
+    if not num_images:
+        return inspected
+    return replace(inspected, settings=with_batch_size(settings, inspected.given.parameters, num_images))
+
+
+def _num_images(train: Scanned, settings: ResolvedSettings) -> int:
+    """The number of training images. Images that cannot be read and must not be skipped are a fault of their own."""
+    return len(train.kept) if settings.skip_unreadable_images else len(train.images)
+
+
 def check_counts(settings: ResolvedSettings, world: World, train: Scanned | None, faults: FaultCollector) -> None:
     """Compare the batch size and the number of processes with the number of training images.
 
@@ -147,8 +165,7 @@ def check_counts(settings: ResolvedSettings, world: World, train: Scanned | None
     if train is None:
         return
     parameters = settings.parameters
-    # Images that cannot be read and must not be skipped are a fault of their own.
-    num_images = len(train.kept) if settings.skip_unreadable_images else len(train.images)
+    num_images = _num_images(train, settings)
     if num_images and parameters.batch_size > num_images:
         with faults.collecting():
             raise LessThanOrEqualToError("Batch size", parameters.batch_size, "train data count", num_images)
@@ -181,7 +198,7 @@ def build_network(
 
 def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, settings: ResolvedSettings) -> Built:
     classes = train.images.classes
-    same_labels = model.labels is None or _has_labels(model, train.images)
+    same_labels = model.labels is None or has_labels(model, train.images)
     torch.manual_seed(derive_seed(settings.seed, "head"))
     try:
         network, description = with_head(
@@ -189,13 +206,18 @@ def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, sett
         )
     except NetworkError as error:
         raise InvalidModelDirectoryError(UNTRAINED_MODEL, f"in {model.path}, {error}") from error
-    # The network sees single images in training if the batch size or the microbatch size is 1, and never otherwise.
     parameters = settings.parameters
-    smallest_batch = 1 if parameters.batch_size <= 1 or parameters.microbatch_size == 1 else 2
-    name = "Batch size" if parameters.batch_size <= 1 else "Microbatch size"
-    _check_size(description, train, smallest_batch, training=True, parameter=name)
+    set_mode = partial(_set_training_mode, network, train, parameters)
+    # The network sees single images in training if there is one, or the batch size or the microbatch size is 1.
+    if _num_images(train, settings) == 1:
+        _check_size(description, train, 1, set_mode)
+    elif parameters.batch_size <= 1 or parameters.microbatch_size == 1:
+        name = "Batch size" if parameters.batch_size <= 1 else "Microbatch size"
+        _check_size(description, train, 1, set_mode, parameter=name)
+    else:
+        _check_size(description, train, 2, set_mode)
     if valid:
-        _check_size(description, valid, 1, training=False)
+        _check_size(description, valid, 1, nn.Module.eval)
     geometry = train.geometry
     if geometry and train.images.task == MULTILABEL:
         _check_signs(network, description, geometry.size)
@@ -203,21 +225,16 @@ def _fit_head(model: UntrainedModel, train: Scanned, valid: Scanned | None, sett
     return network, description, memory_format
 
 
-def has_head_for(model: UntrainedModel, images: LabelledImages) -> bool:
-    """Return whether a model is trained for exactly the classes of a dataset, in this order, and for its task."""
-    if not _has_labels(model, images):
-        return False
-    classes = images.classes
-    wanted = model.description.with_num_classes(len(classes))
-    shapes = wanted.shapes()
-    return all(model.state[key].shape == shapes[key] for key in head_keys(wanted, len(classes)) if key in model.state)
-
-
-def _has_labels(model: UntrainedModel, images: LabelledImages) -> bool:
-    """Whether the first outputs of a trained model have the labels of a dataset, and are for its task."""
-    if model.labels is None or model.task.name != images.task:
-        return False
-    return list(map(nfc, model.labels[: len(images.classes)])) == list(map(nfc, images.classes))
+def _set_training_mode(network: nn.Module, train: Scanned, parameters: ResolvedParameters, copied: nn.Module) -> None:
+    """Put a copy of a network into training mode, except for the parts that the recipe keeps in evaluation mode."""
+    copied.train()
+    is_finetune = parameters.recipe == "finetune"
+    set_frozen_parts_to_evaluation(
+        copied,
+        [name for stage in frozen_stages(network, parameters.layers_to_freeze) for name in stage.module_names],
+        batch_norm=is_finetune,
+        auxiliary=is_finetune and train.geometry is not None and bool(auxiliary_heads(network, train.geometry.size)),
+    )
 
 
 def _check_signs(network: nn.Module, description: NetworkDescription, size: tuple[int, int]) -> None:
@@ -232,16 +249,21 @@ def _check_signs(network: nn.Module, description: NetworkDescription, size: tupl
 
 
 def _check_size(
-    description: NetworkDescription, scanned: Scanned, batch_size: int, *, training: bool, parameter: str = ""
+    description: NetworkDescription,
+    scanned: Scanned,
+    batch_size: int,
+    set_mode: Callable[[nn.Module], object],
+    parameter: str = "",
 ) -> None:
+    """Check that the network takes the images; see `check_image_size`."""
     if scanned.geometry is None:
         return
     size = scanned.geometry.size
     num_classes = len(scanned.images.classes)
     try:
-        check_image_size(description, size, batch_size, num_classes, training=training)
+        check_image_size(description, size, batch_size, num_classes, set_mode)
     except NetworkError as error:
-        if batch_size == 1 and training and "more than 1 value per channel" in str(error):
+        if parameter and "more than 1 value per channel" in str(error):
             raise GreaterThanOrEqualToError(
                 parameter,
                 2,

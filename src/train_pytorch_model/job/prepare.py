@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from train_pytorch_model.data.model_task import MULTICLASS
 from train_pytorch_model.error_report import describe, restore
-from train_pytorch_model.job.inspect import Inspected, build_network, check_counts, has_head_for, inspect
+from train_pytorch_model.job.inspect import Inspected, build_network, check_counts, fit_batch_size, inspect
 from train_pytorch_model.job.known_datasets import known_datasets
 from train_pytorch_model.job.normalisation import CLASSIC, Normalisation, normalisation_of
 from train_pytorch_model.job.recipe import with_metric
 from train_pytorch_model.job.stores import Decoded, Decoding, decode_datasets, decode_for_node
+from train_pytorch_model.job.trained_head import has_head_for
 from train_pytorch_model.models.state_dicts import digest_of
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def prepare(settings: Settings, world: World, display: ProgressDisplay) -> Prepa
     how = Decoding(world, display, inspected.faults, settings.skip_unreadable_images, outputs_path)
     with ExitStack() as files:
         inspected, decoded = _decode(inspected, how, files)
+        inspected = fit_batch_size(inspected)
         check_counts(inspected.settings, world, inspected.train, inspected.faults)
         _raise_any(inspected.faults, world)  # after which all processes have opened the shared files
     return assemble(inspected, decoded)

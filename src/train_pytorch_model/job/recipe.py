@@ -20,6 +20,7 @@ from train_pytorch_model.parameters.recipes import (
     ResolvedParameters,
     identity_of_warm_up,
     resolve,
+    with_batch_of_at_most,
 )
 from train_pytorch_model.training.layers import stages_of
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from train_pytorch_model.checkpoints.folder import CheckpointFolder
     from train_pytorch_model.distributed.world import World
     from train_pytorch_model.job.prepare import Prepared
+    from train_pytorch_model.parameters import TrainingParameters
     from train_pytorch_model.ports.labelled_images import LabelledImages
     from train_pytorch_model.ports.untrained_model import UntrainedModel
 
@@ -81,6 +83,24 @@ def _warn_of_parts(parameters: ResolvedParameters) -> None:
         )
 
 
+def with_batch_size(settings: ResolvedSettings, given: TrainingParameters, num_images: int) -> ResolvedSettings:
+    """Return the settings with a batch size that suits a small dataset, if it was left to the program, and log it.
+
+    Args:
+        settings: with the values of the recipe.
+        given: the parameters as given.
+        num_images: the number of training images, at least 1.
+    """
+    chosen = settings.parameters.batch_size
+    parameters = with_batch_of_at_most(num_images, settings.parameters, given)
+    if parameters.batch_size != chosen:
+        logger.info(
+            "The batch size is %d, the number of training images, and not the %d of the recipe %s.",
+            *(parameters.batch_size, chosen, parameters.recipe),
+        )
+    return replace(settings, parameters=parameters)
+
+
 def with_metric(settings: ResolvedSettings, given: str, task: str) -> ResolvedSettings:
     """Return the settings with the metric for the best model that suits the task, if it was left to the program.
 
@@ -117,7 +137,7 @@ def check_metric(metric: str, images: LabelledImages) -> None:
 def with_recipe_of_checkpoint(
     settings: Settings,
     resolved: ResolvedSettings,
-    data: Mapping[str, object],
+    data: Mapping[str, Any],
     candidate: Mapping[str, Any] | None,
     world: World,
 ) -> Settings | None:
@@ -136,6 +156,7 @@ def with_recipe_of_checkpoint(
         return None
     parameters = replace(settings.parameters, recipe="classic")
     classic = resolve(parameters, NetworkFacts(has_weights=False, uses_layer_norm=False, num_stages=0))
+    classic = with_batch_of_at_most(data["number of images"][0], classic, parameters)
     chosen = {
         "random seed": classic.random_seed,
         "batch size": classic.batch_size,

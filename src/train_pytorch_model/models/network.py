@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 from torch import nn
@@ -148,7 +148,11 @@ def output_for(network: nn.Module, images: torch.Tensor, *, averages_mirrored: b
 
 
 def check_image_size(
-    description: NetworkDescription, size: tuple[int, int], batch_size: int, num_classes: int | None, *, training: bool
+    description: NetworkDescription,
+    size: tuple[int, int],
+    batch_size: int,
+    num_classes: int | None,
+    set_mode: Callable[[nn.Module], object],
 ) -> None:
     """Check that the network accepts a batch of images of a size. Only shapes are computed.
 
@@ -157,12 +161,14 @@ def check_image_size(
         size: (height, width) in pixels.
         batch_size: the number of images in the batch.
         num_classes: the expected number of outputs per image; None for any number.
-        training: whether to use training mode, in which batch normalization needs more than one value.
+        set_mode: puts the network into evaluation mode, or into training mode, in which batch normalization needs more
+            than one value.
 
     Raises:
         NetworkError: with the network's own message if it does not accept the batch.
     """
-    network = description.build_without_weights().train(training)
+    network = description.build_without_weights()
+    set_mode(network)
     try:
         with torch.no_grad():
             output = network(torch.empty(batch_size, 3, *size, device="meta"))

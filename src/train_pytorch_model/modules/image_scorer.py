@@ -191,7 +191,7 @@ class ImageScorer:
         """Check the most frequent, the smallest and the largest size with the network on the meta device."""
         for size in dict.fromkeys([*sizes[:1], *([min(sizes), max(sizes)] if sizes else [])]):
             try:
-                check_image_size(self._description, size, 1, None, training=False)
+                check_image_size(self._description, size, 1, None, torch.nn.Module.eval)
             except NetworkError as error:
                 raise _wrong_size(size, error) from error
 

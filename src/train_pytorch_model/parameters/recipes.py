@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from train_pytorch_model.parameters import TrainingParameters
@@ -155,6 +155,24 @@ def resolve(parameters: TrainingParameters, facts: NetworkFacts) -> ResolvedPara
             is_scaled = recipe == "large" and rates is values
             rates["learning_rate"] /= _ADAMW_DIVISOR_OF_LARGE if is_scaled else _ADAMW_DIVISOR
     return ResolvedParameters(**{**values, **given, "recipe": recipe})
+
+
+def with_batch_of_at_most(
+    num_images: int, resolved: ResolvedParameters, given: TrainingParameters
+) -> ResolvedParameters:
+    """Return the parameters with a batch of at most all training images, if the recipe has chosen its size.
+
+    Args:
+        num_images: the number of training images.
+        resolved: with the values of the recipe.
+        given: as given.
+    """
+    if given.batch_size != "auto" or resolved.batch_size <= num_images:
+        return resolved
+    rate = resolved.learning_rate
+    if resolved.recipe == "large" and given.learning_rate == "auto":
+        rate *= num_images / resolved.batch_size
+    return replace(resolved, batch_size=num_images, learning_rate=rate)
 
 
 def _warm_up(recipe: str, epochs: int) -> float:

@@ -24,7 +24,7 @@ from train_pytorch_model.distributed.world import World
 from train_pytorch_model.errors import ModuleOutOfMemoryError
 from train_pytorch_model.errors.library_faults import is_out_of_memory
 from train_pytorch_model.job.geometry import what_is_done
-from train_pytorch_model.job.inspect import Inspected, check_counts, inspect
+from train_pytorch_model.job.inspect import Inspected, check_counts, fit_batch_size, inspect
 from train_pytorch_model.job.output import outputs_locked
 from train_pytorch_model.job.plan import fingerprint_of, make_plan
 from train_pytorch_model.job.prepare import assemble
@@ -100,7 +100,7 @@ def _check(settings: Settings, world: World, display: ProgressDisplay, warned: l
     decoded = try_decoding([inspected.train, inspected.valid], settings.parameters.image_store, how)
     decoding = time.perf_counter() - decoding
     train, valid = decoded.datasets
-    inspected = replace(inspected, train=train, valid=valid)
+    inspected = fit_batch_size(replace(inspected, train=train, valid=valid))
     check_counts(inspected.settings, world, train, faults)
     start_seconds = time.perf_counter() - started
     chosen = estimate = start = None
