@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from tests.small_training import CPU, make_plan
 from train_pytorch_model.models.description import NetworkDescription, describe, torchvision_builders
 from train_pytorch_model.models.memory_format import preferred_memory_format
-from train_pytorch_model.models.network import check_image_size, head_keys, output_for, with_head
+from train_pytorch_model.models.network import check_image_size, head_keys, output_for, with_head, with_outputs_in_order
 from train_pytorch_model.models.network_rules import NetworkError
 from train_pytorch_model.training.losses import logits_and_loss
 from train_pytorch_model.training.precision import Precision, has_depthwise_convolutions
@@ -102,6 +103,58 @@ def test_a_batch_of_one_value_a_channel_is_found_without_training() -> None:
         check_image_size(description, (32, 32), 1, 3, nn.Module.train)
     check_image_size(description, (64, 64), 1, 3, nn.Module.train)
     check_image_size(description, (32, 32), 1, 3, nn.Module.eval)
+
+
+class Chain(nn.Module):
+    """A network with a head of two layers that both depend on the number of classes."""
+
+    def __init__(self, num_classes: int = 5) -> None:
+        super().__init__()
+        head = [nn.Linear(3, num_classes), nn.BatchNorm1d(num_classes), nn.ReLU(), nn.Linear(num_classes, num_classes)]
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)  # type: ignore[no-any-return]
+
+
+class Pairs(Chain):
+    """A network with two values for each class, of which the order cannot be told."""
+
+    def __init__(self, num_classes: int = 5) -> None:
+        super().__init__(num_classes)
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2 * num_classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images).unflatten(1, (-1, 2)).sum(2)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("torchvision.models", "squeezenet1_1", {}),
+        ("torchvision.models", "googlenet", {"init_weights": False, "aux_logits": True}),
+        ("timm", "create_model", {"model_name": "deit_tiny_distilled_patch16_224", "depth": 1, "img_size": 64}),
+        (__name__, "Chain", {}),
+    ],
+)
+def test_outputs_in_another_order_are_those_of_the_network(module: str, name: str, arguments: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    given = NetworkDescription(module, name, arguments)
+    description = given.with_num_classes(5)
+    network, order = description.build().eval(), [3, 0, 4, 1, 2]
+    state = with_outputs_in_order(given, network.state_dict(), order)
+    assert state is not None
+    assert list(state) == list(network.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    expected = network(images)[:, order]
+    network.load_state_dict(state)
+    assert torch.allclose(network(images), expected, atol=1e-6)
+
+
+def test_outputs_that_cannot_be_told_apart_have_no_other_order() -> None:
+    pairs, chain = NetworkDescription(__name__, "Pairs"), NetworkDescription(__name__, "Chain")
+    assert with_outputs_in_order(pairs, Pairs(5).state_dict(), [3, 0, 4, 1, 2]) is None
+    assert with_outputs_in_order(chain, Chain(6).state_dict(), [3, 0, 4, 1, 2]) is None
 
 
 def test_a_head_that_fits_is_kept_only_on_request() -> None:

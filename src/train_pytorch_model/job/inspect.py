@@ -26,7 +26,7 @@ from train_pytorch_model.errors import (
 from train_pytorch_model.job.datasets import Scanned, scan
 from train_pytorch_model.job.geometry import Datasets, with_geometry
 from train_pytorch_model.job.recipe import check_metric, resolve_settings, with_batch_size
-from train_pytorch_model.job.trained_head import has_labels
+from train_pytorch_model.job.trained_head import has_labels, in_order_of
 from train_pytorch_model.models.description import NetworkDescription
 from train_pytorch_model.models.heads import auxiliary_heads, find_head
 from train_pytorch_model.models.memory_format import preferred_memory_format
@@ -84,6 +84,8 @@ def inspect(settings: Settings, world: World) -> Inspected:
         train, valid = _read_datasets(settings, faults)
         with faults.collecting():
             train, valid = with_geometry(resolved.parameters, model, (train, valid))
+        if model and train:
+            model = in_order_of(model, train.images)
         built = build_network(model, train, valid, resolved, faults)
     return Inspected(faults, settings, resolved, output, model, train, valid, built)
 

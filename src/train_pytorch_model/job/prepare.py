@@ -13,7 +13,7 @@ from train_pytorch_model.job.known_datasets import known_datasets
 from train_pytorch_model.job.normalisation import CLASSIC, Normalisation, normalisation_of
 from train_pytorch_model.job.recipe import with_metric
 from train_pytorch_model.job.stores import Decoded, Decoding, decode_datasets, decode_for_node
-from train_pytorch_model.job.trained_head import has_head_for
+from train_pytorch_model.job.trained_head import has_head_for, in_order_of
 from train_pytorch_model.models.state_dicts import digest_of
 
 if TYPE_CHECKING:
@@ -91,10 +91,11 @@ def _decode(inspected: Inspected, how: Decoding, files: ExitStack) -> tuple[Insp
         raise AssertionError("the first process of the node has sent nothing")
     decoded = shared.open(world.device)
     train, valid = decoded.datasets
-    built = inspected.built
+    model, built = inspected.model, inspected.built
     if not world.is_leader:
-        built = build_network(inspected.model, train, valid, inspected.settings, inspected.faults)
-    return replace(inspected, train=train, valid=valid, built=built), decoded
+        model = in_order_of(model, train.images) if model and train else model
+        built = build_network(model, train, valid, inspected.settings, inspected.faults)
+    return replace(inspected, model=model, train=train, valid=valid, built=built), decoded
 
 
 def assemble(inspected: Inspected, decoded: Decoded) -> Prepared:

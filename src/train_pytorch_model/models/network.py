@@ -15,7 +15,7 @@ from train_pytorch_model.models.state_dicts import is_finite, with_entries
 from train_pytorch_model.text.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from train_pytorch_model.models.description import NetworkDescription
 
@@ -120,6 +120,34 @@ def with_head(
         state = with_entries(state, {key: value for key, value in state.items() if key not in head})
     network.load_state_dict(state, strict=False)
     return network, wanted
+
+
+def with_outputs_in_order(
+    description: NetworkDescription, state: dict[str, torch.Tensor], order: Sequence[int]
+) -> dict[str, torch.Tensor] | None:
+    """Return the weights of a network whose output i is output `order[i]` of a network, auxiliary heads included.
+
+    Args:
+        description: of the network, with any number of outputs.
+        state: all its weights. Entries of the head may be missing.
+        order: a permutation of the outputs.
+
+    Returns:
+        The weights; None if the head has another number of outputs, or is not made of one part for each of them.
+    """
+    count = len(order)
+    one, other = (description.with_num_classes(number).shapes() for number in (count, count + 1))
+    index = torch.tensor(order)
+    ordered = {}
+    for key in head_keys(description, count) & state.keys():
+        shape, larger = one[key], other.get(key, ())
+        sides = [side for side, sizes in enumerate(zip(shape, larger)) if sizes == (count, count + 1)]
+        if state[key].shape != shape or [*larger] != [size + (side in sides) for side, size in enumerate(shape)]:
+            return None
+        ordered[key] = state[key]
+        for side in sides:
+            ordered[key] = ordered[key].index_select(side, index)
+    return with_entries(state, {**state, **ordered})
 
 
 def logits_of(output: Any) -> torch.Tensor:
