@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from tests.endpoints import as_json, check, image_files
 from tests.making import Inputs, error_text, run_here
@@ -48,6 +50,22 @@ def test_onnxruntime_says_the_same_of_plain_pixels(trained: Inputs, scored: pd.D
     (given,) = session.run(None, {"images": pixels.transpose(0, 3, 1, 2)})
     expected = scored[[name for name in scored if name.startswith("Scored Prob")]].to_numpy()
     assert np.abs(given - expected).max() < 1e-4
+
+
+def test_of_a_network_that_gives_a_tuple_onnx_has_the_first_part(tmp_path: Path) -> None:
+    import onnxruntime
+
+    class Pair(nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return images.mean((2, 3)), images
+
+    what = {"labels": ["a", "b", "c"], "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": (4, 4)}
+    exports.export("onnx", tmp_path, Pair(), NetworkDescription("network", "Pair"), **what)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 4), dtype=np.uint8)
+    (given,) = session.run(None, {"images": pixels})
+    logits = torch.from_numpy((pixels / 255 - 0.5) / 0.5).mean((2, 3))
+    assert given == pytest.approx(logits.softmax(1).numpy(), abs=1e-6)
 
 
 def test_mlflow_loads_the_model_away_from_this_project(tmp_path: Path) -> None:

@@ -219,7 +219,8 @@ def test_the_log_says_what_the_designer_does_not_average(tmp_path: Path, caplog:
     ):
         given = parameters(recipe=recipe, test_time_augmentation="flip")
         chosen(tmp_path / str(number), given, untrained(), sizes, sizes)
-        assert f"{words} the probabilities of images and their mirror images. " in caplog.text
+        assert f"{words} the probabilities of images and their mirror images. Score with score-" in caplog.text
+        assert "Apply an image transformation" not in caplog.text  # which would repair only the size
 
 
 @pytest.mark.parametrize(

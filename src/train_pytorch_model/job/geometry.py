@@ -200,7 +200,8 @@ def how_to_score(geometry: Geometry) -> str:
         missing.append("average the probabilities of images and their mirror images")
     start = f"The designer's Score Image Model does not {' or '.join(missing)}."
     is_square = height == width and cover[0] == cover[1]
-    if geometry.resize == "crop" and is_square and geometry.interpolation == "bilinear":
+    can_be_repaired = not geometry.averages_mirrored and geometry.interpolation == "bilinear"
+    if geometry.resize == "crop" and is_square and can_be_repaired:
         return (
             f"{start} Apply an image transformation to them before it, with Resize {cover[0]} and Center crop {height}."
         )

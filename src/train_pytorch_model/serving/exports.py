@@ -16,6 +16,7 @@ from torch import nn
 
 from train_pytorch_model.data.file_systems import is_disk_full, temporary_folder
 from train_pytorch_model.errors import UserError, first_line
+from train_pytorch_model.models.network import logits_of
 from train_pytorch_model.serving.files import MODEL_SOURCES, SERVING_FILES, requirements
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class _FromPixels(nn.Module):
         return (probabilities + self._probabilities(given.flip(3))) / 2 if self.averages_mirrored else probabilities
 
     def _probabilities(self, given: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network(given)
+        logits = logits_of(self.network(given))
         return logits.sigmoid() if self.is_multilabel else logits.softmax(1)
 
 
