@@ -109,6 +109,12 @@ def float_tiff() -> bytes:
     return saved(Image.fromarray(values), "tiff")
 
 
+def float_tiff_of(*values: float) -> bytes:
+    """A TIFF of these numbers, repeated in every row."""
+    rows = np.resize(np.array(values, dtype=np.float32), (SIZE, SIZE))
+    return saved(Image.fromarray(rows), "tiff")
+
+
 def grey_of_16_bits(kind: str) -> bytes:
     """Numbers from 0 to 3000 in two bytes each."""
     values = np.random.default_rng(0).integers(0, 3000, (SIZE, SIZE)).astype(np.uint16)

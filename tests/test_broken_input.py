@@ -227,6 +227,16 @@ def turned_images(inputs: Inputs) -> None:
             file.write_bytes(odd_images.rotated((40, 24)))
 
 
+def levels(*values: int) -> Change:
+    """The first pixels of the first image, with the geometry of the trained model, have these values."""
+
+    def look(inputs: Inputs) -> None:
+        geometry = Geometry.from_dict(json.loads((inputs.trained / "image_geometry.json").read_text()))
+        assert decode(first_image(inputs), geometry)[0, : len(values)].tolist() == [[value] * 3 for value in values]
+
+    return look
+
+
 def all_upright(inputs: Inputs) -> None:
     scanned = scan(read_labelled_images(inputs.train, "Training dataset"))
     assert (scanned.sizes_of_kept(orients=True) == (40, 24)).all()
@@ -544,6 +554,20 @@ CASES: dict[str, Case] = {
         "warning",
         image(odd_images.grey_of_16_bits("png")),
         "have values of more than 8 bits, which are scaled to 8 bits",
+        flags={"recipe": "scratch", "epochs": 1, "image_size": 32},
+    ),
+    "floating-point grayscale up to just above 1, with a recipe other than classic": Case(
+        "warning",
+        image(odd_images.float_tiff_of(0, 0.5, 1, 1.0000002)),
+        "which are scaled to 8 bits",
+        then=levels(0, 128, 255, 255),
+        flags={"recipe": "scratch", "epochs": 1, "image_size": 32},
+    ),
+    "floating-point grayscale with negative values, infinity and NaN, with a recipe other than classic": Case(
+        "warning",
+        image(odd_images.float_tiff_of(-1, float("inf"), float("nan"), 255)),
+        "scaled to 8 bits (negative values, infinity and NaN become 0)",
+        then=levels(0, 0, 0, 255),
         flags={"recipe": "scratch", "epochs": 1, "image_size": 32},
     ),
     "any of these with --skip-unreadable-images": Case(

@@ -74,6 +74,7 @@ def odd_files() -> dict[str, bytes]:
         "palette.png": odd_images.transparent_palette(),
         "transparent.png": saved(photo(80, 130).convert("RGBA"), "png"),
         "float.tiff": odd_images.float_tiff(),
+        "float_above_1.tiff": odd_images.float_tiff_of(0, 0.25, 0.5, 1.0000002),
         "as_the_network.png": saved(photo(64, 64), "png"),
         "turned_as_the_network.jpg": turned(6, 64, 64),
         "odd.png": saved(photo(301, 17), "png"),

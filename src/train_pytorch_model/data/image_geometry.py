@@ -30,6 +30,8 @@ _TURNS = {
     **{8: Image.Transpose.ROTATE_90},
 }
 _QUARTER_TURNS = (5, 6, 7, 8)
+# The largest value of an image may exceed the range that is meant by this factor, as rounding and resampling make it.
+_OVERSHOOT = 1.1
 # Where Pillow finds an orientation. A TIFF has it in its tags.
 _SOURCES_OF_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 # A JPEG is decoded at a reduced scale that leaves it at least this many times as large as the result.
@@ -228,7 +230,8 @@ def scaled_to_8_bits(image: Image.Image) -> Image.Image:
 
     16-bit integers are divided by 257, so that 65535 becomes 255. 32-bit integers and floating-point numbers have no
     known range: values up to 255 and up to 65535, and floating-point numbers up to 1, are taken for such by the largest
-    value of the image; larger ones are divided by it. Negative values and those that are not finite become 0.
+    value of the image, which may be 10 % larger and is then clipped; larger ones are divided by it. Negative values and
+    those that are not finite become 0.
     """
     if not has_wide_values(image):
         return image
@@ -239,7 +242,7 @@ def scaled_to_8_bits(image: Image.Image) -> Image.Image:
     np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     largest = float(values.max(initial=0))
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    values *= 255.0 / next((top for top in tops if largest <= top), largest)
+    values *= 255.0 / next((top for top in tops if largest <= _OVERSHOOT * top), largest)
     return Image.fromarray(np.rint(values.clip(0, 255, out=values), out=values).astype(np.uint8))
 
 

@@ -237,7 +237,9 @@ def _warn_of_wide_values(scanned: Scanned, geometry: Geometry) -> None:
             scanned.images.where,
             len(numbers),
             len(scanned.kept),
-            "scaled to 8 bits" if geometry.scales_values else "clipped at 255, as in the designer",
+            "scaled to 8 bits (negative values, infinity and NaN become 0)"
+            if geometry.scales_values
+            else "clipped at 255, as in the designer",
             FirstFew(repr(scanned.name_of(number)) for number in numbers).joined(),
         )
 
