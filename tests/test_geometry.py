@@ -199,6 +199,26 @@ def test_what_is_cut_off_is_said(resize: str, sizes: Sizes, expected: str, tmp_p
     assert what_is_done(train) == expected
 
 
+@pytest.mark.parametrize(
+    ("auto_augment", "of_training"),
+    [
+        ("crop", "36 % of an image is cut off at its borders. This includes images of 48x48, which validation and "),
+        ("flip", "9 % of an image is cut off at its borders."),
+    ],
+)
+def test_images_that_have_the_size_are_cut_where_random_crops_enlarge_them(
+    auto_augment: str, of_training: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    sizes: Sizes = [(48, 48)] * 3 + [(60, 60)]
+    given = parameters("finetune", auto_augment=auto_augment)
+    train, valid = chosen(tmp_path, given, untrained(pretrained=RECORD), sizes, sizes)
+    assert (train.size, valid.size) == ((60, 60) if auto_augment == "crop" else (48, 48), (48, 48))
+    assert f"On average {of_training}" in what_is_done(train)
+    assert what_is_done(valid).endswith("On average 9 % of an image is cut off at its borders.")
+    assert what_is_done(train) in caplog.text
+
+
 def test_the_log_says_how_the_designer_can_score(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     chosen(tmp_path / "a", parameters(), untrained(), [(30, 20), (40, 40)], [(50, 60)])

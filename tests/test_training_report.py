@@ -199,10 +199,20 @@ def test_a_report_shows_the_pixels_that_the_network_sees(inputs: Inputs) -> None
         assert min(cuts, key=lambda place: cuts[place]) == (2, 2)
         assert len(views) == 2
         assert all(view.shape == (28, 28, 3) and np.abs(view - plain).mean() > 15 for view in views)
+    assert "have this size already" not in page
     assert inputs.fit(report="full") == 0
     page = page_of(inputs)
     assert 'id="augmented"' not in page
     assert "what the network sees" not in page
+
+
+def test_a_report_says_that_samples_of_the_size_are_enlarged_for_random_crops(inputs: Inputs) -> None:
+    file = next(inputs.train.rglob("*.png"))
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(file)
+    assert inputs.fit(report="full", image_size=32, auto_augment="crop") == 0
+    page = page_of(inputs)
+    assert "24 of 32x32 pixels (stored with a margin for crops: 36x36)" in page
+    assert "Samples that have this size already are enlarged and cropped, as all training images are;" in page
 
 
 def test_a_report_shows_augmented_images_of_trained_epochs_only(

@@ -119,7 +119,7 @@ class Geometry:
         return rows, columns
 
     def with_margin(self) -> Geometry:
-        """Return the geometry of the same images with the margin around them; their centre is what it was."""
+        """Return the geometry with the margin around the same centre; images of exactly the size are resized, too."""
         (height, width), (rows, columns) = self.size, self.margin
         is_wider = (rows, columns) != (0, 0)
         return replace(self, size=(height + 2 * rows, width + 2 * columns), has_margin=is_wider)

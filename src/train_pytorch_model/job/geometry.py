@@ -55,9 +55,9 @@ def with_geometry(parameters: ResolvedParameters, model: UntrainedModel | None, 
     averages_mirrored = parameters.test_time_augmentation == "flip"
     geometry = replace(choose_geometry(parameters, model, found), averages_mirrored=averages_mirrored)
     _warn_of_memory(geometry.size, parameters)
-    train, valid = (_placed(scanned, geometry, is_classic=parameters.recipe == "classic") for scanned in datasets)
-    if train and is_resized(train):
-        train = replace(train, has_margin=parameters.auto_augment in WITH_CROPS)
+    is_classic = parameters.recipe == "classic"
+    train = _placed(datasets[0], geometry, is_classic=is_classic, has_crops=parameters.auto_augment in WITH_CROPS)
+    valid = _placed(datasets[1], geometry, is_classic=is_classic, has_crops=False)
     if averages_mirrored or any(is_resized(scanned) for scanned in (train, valid) if scanned):
         logger.info("%s", how_to_score(geometry))
     return train, valid
@@ -132,14 +132,15 @@ def _given_size(value: int | str) -> Size | None:
     return (height, width) if min(height, width) > 0 else None
 
 
-def _placed(scanned: Scanned | None, geometry: Geometry, *, is_classic: bool) -> Scanned | None:
-    """The dataset with its geometry, of which the log says what it does."""
+def _placed(scanned: Scanned | None, geometry: Geometry, *, is_classic: bool, has_crops: bool) -> Scanned | None:
+    """The dataset with its geometry, of which the log says what it does, and with a margin for random crops."""
     if not (scanned and len(scanned.kept)):
         return scanned
     if geometry.resize == "none":  # each dataset has a size of its own
         geometry = replace(geometry, size=_pair(scanned.sizes_of_kept(orients=False)[0]))
     scanned = replace(scanned, geometry=geometry)
     if is_resized(scanned):
+        scanned = replace(scanned, has_margin=has_crops)
         logger.info("%s: %s", scanned.images.where, what_is_done(scanned))
     if is_classic:
         _warn_of_few_others(scanned)
@@ -153,8 +154,16 @@ def is_resized(scanned: Scanned) -> bool:
     return geometry is not None and bool((scanned.sizes_of_kept(orients=geometry.orients) != geometry.size).any())
 
 
+def enlarges_images_of_its_size(scanned: Scanned) -> bool:
+    """Return whether images of the size that the network sees are resized for random crops, as all others are."""
+    geometry, stored = scanned.geometry, scanned.stored_geometry
+    if geometry is None or stored is None or not stored.has_margin:
+        return False
+    return bool((scanned.sizes_of_kept(orients=geometry.orients) == geometry.size).all(axis=1).any())
+
+
 def what_is_done(scanned: Scanned) -> str:
-    """Return what the geometry of a dataset does to its images, in one or two sentences; empty if nothing."""
+    """Return what the geometry of a dataset does to its images, in a few sentences; empty if nothing."""
     geometry = scanned.geometry
     if geometry is None or not is_resized(scanned):
         return ""
@@ -166,9 +175,11 @@ def what_is_done(scanned: Scanned) -> str:
     if geometry.resize == "stretch":
         return f"{_sizes(sizes)} are resized to {size}, whatever their aspect ratio."
     cover = _in_words(geometry.cover or geometry.size)
+    enlarges = enlarges_images_of_its_size(scanned)
+    others = f" This includes images of {size}, which validation and scoring use as they are." if enlarges else ""
     return (
         f"{_sizes(sizes)} are resized to cover {cover}, and the {size} in the centre are used. On average "
-        f"{_mean_part(sizes, geometry)} of an image is cut off at its borders."
+        f"{_mean_part(sizes, geometry, enlarges_all=enlarges)} of an image is cut off at its borders.{others}"
     )
 
 
@@ -180,7 +191,7 @@ def _sizes(sizes: np.ndarray) -> str:
     return f"images of {largest}" if num_sizes == 1 else f"images of {num_sizes:,} sizes, from {smallest} to {largest},"
 
 
-def _mean_part(sizes: np.ndarray, geometry: Geometry) -> str:
+def _mean_part(sizes: np.ndarray, geometry: Geometry, *, enlarges_all: bool = False) -> str:
     """The part of an image that is cut off, or the part of the pixels that is black, as a mean over all images."""
     wanted = geometry.cover or geometry.size
     factors = np.array(wanted) / sizes
@@ -188,7 +199,8 @@ def _mean_part(sizes: np.ndarray, geometry: Geometry) -> str:
         parts = 1 - (sizes * factors.min(axis=1, keepdims=True)).prod(axis=1) / np.prod(geometry.size)
     else:
         parts = 1 - np.prod(geometry.size) / (sizes * factors.max(axis=1, keepdims=True)).prod(axis=1)
-    parts[(sizes == geometry.size).all(axis=1)] = 0  # they keep their pixels
+    if not enlarges_all:
+        parts[(sizes == geometry.size).all(axis=1)] = 0  # they keep their pixels
     return f"{100 * parts.mean():.0f} %"
 
 

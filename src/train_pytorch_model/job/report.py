@@ -14,6 +14,7 @@ from train_pytorch_model.data.findings import compare_images, imbalance
 from train_pytorch_model.data.model_task import MULTILABEL
 from train_pytorch_model.errors import first_line
 from train_pytorch_model.job.facts import facts_of
+from train_pytorch_model.job.geometry import enlarges_images_of_its_size
 from train_pytorch_model.job.suspicious import find_suspicious
 from train_pytorch_model.report.contents import (
     CONFUSION_MATRIX,
@@ -174,6 +175,7 @@ def _make_report(training: FinishedTraining, *, has_images: bool) -> Report:
         warnings=tuple(warnings),
         thresholds=thresholds,
         image_size=training.plan.image_size,
+        enlarges_samples=enlarges_images_of_its_size(train),
         suspicions=suspicions,
         **thumbnails,
     )

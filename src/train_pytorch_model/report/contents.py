@@ -137,5 +137,7 @@ class Report:
     """Sentences that say why heat maps are left out, if some are."""
     image_size: Optional[tuple[int, int]] = None
     """(height, width) in pixels of all images as the network sees them, if the page should name it."""
+    enlarges_samples: bool = False
+    """Whether training resizes images of this size, too, which validation and scoring use as they are."""
     suspicions: Optional[Suspicions] = None
     """Images that a person should look at; None if they were not searched for."""

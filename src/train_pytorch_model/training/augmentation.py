@@ -121,7 +121,10 @@ def centre(pixels: torch.Tensor, size: Size) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class CentredImages:
-    """The images of a store without the margin for crops: the pixels of validation and scoring. An `ImageStore`."""
+    """The images of a store without the margin for crops. An `ImageStore`.
+
+    These are the pixels of validation and scoring, except for images of exactly this size, which have been resized.
+    """
 
     images: ImageStore
     size: Size
