@@ -138,10 +138,26 @@ def test_gradients_are_not_clipped_to_0(inputs: Inputs) -> None:
 
 
 def test_the_metric_that_decides_is_logged(inputs: Inputs, capfd: pytest.CaptureFixture[str]) -> None:
-    assert inputs.fit(metric_for_best_model="macro_f1") == 0
+    assert inputs.fit(recipe="finetune", metric_for_best_model="macro_f1") == 0
+    logged = capfd.readouterr().err
+    records = inputs.metrics()
+    assert [record["epoch"] for record in records] == [0, 1]
+    for record in records:
+        line = next(line for line in logged.splitlines() if f"valid_loss {record['valid_loss']:.6f}" in line)
+        assert f", balanced acc {record['balanced_accuracy']:.5f}, macro f1 {record['macro_f1']:.5f}" in line
+    best = max((record for record in records if record["is_best"]), key=lambda record: record["epoch"])
+    assert f" (macro f1 of validation {best['macro_f1']:.5f}) to " in logged
+    assert "top-1 validation accuracy" not in logged
+
+
+@pytest.mark.parametrize(("metric", "words"), [("accuracy", "top-1 validation accuracy"), ("loss", "validation loss")])
+def test_the_last_line_names_the_metric_that_decides(
+    metric: str, words: str, inputs: Inputs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert inputs.fit(metric_for_best_model=metric) == 0
     (record,) = inputs.metrics()
-    figures = f"balanced acc {record['balanced_accuracy']:.5f}, macro f1 {record['macro_f1']:.5f} (best so far)"
-    assert figures in capfd.readouterr().err
+    value = record[{"accuracy": "top1_acc", "loss": "valid_loss"}[metric]]
+    assert f"Saved the trained model of epoch 1 ({words} {value:.5f}) to " in capfd.readouterr().err
 
 
 def test_float16_trains_with_scaled_gradients(inputs: Inputs) -> None:

@@ -76,6 +76,32 @@ def test_several_labels_have_other_figures(caplog: pytest.LogCaptureFixture) -> 
     assert "Epoch 1/4: loss 0.7000, validation loss 0.5000, average precision 0.9100 (best)" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("metric", "of_labels", "words"),
+    [
+        (None, {}, "accuracy 0.6000"),
+        ("accuracy", {}, "accuracy 0.6000"),
+        ("loss", {}, "accuracy 0.6000"),
+        ("balanced_accuracy", {"balanced_accuracy": 0.8, "macro_f1": 0.7}, "balanced accuracy 0.8000"),
+        ("macro_f1", {"balanced_accuracy": 0.8, "macro_f1": 0.7}, "macro f1 0.7000"),
+        (None, {"average_precision": 0.9, "micro_f1": 0.8, "macro_f1": 0.7}, "average precision 0.9000"),
+        ("loss", {"average_precision": 0.9, "micro_f1": 0.8, "macro_f1": 0.7}, "average precision 0.9000"),
+        ("micro_f1", {"average_precision": 0.9, "micro_f1": 0.8, "macro_f1": 0.7}, "micro f1 0.8000"),
+        ("accuracy", {"average_precision": 0.9, "micro_f1": 0.8, "macro_f1": 0.7}, "subset accuracy 0.6000"),
+    ],
+)
+def test_a_terminal_shows_the_metric_that_decides(
+    metric: str | None, of_labels: dict[str, float], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    console = Console(file=io.StringIO(), force_terminal=True)
+    display = TrainingDisplay(console, 4, EarlyStopping(3), torch.device("cpu"), metric=metric)
+    best = EpochRecord(1, 0.001, 0.7, 0.3, 0.5, 0.6, None, is_best=True, **of_labels)
+    display.epoch_done(best, EpochTiming(1, 60.0, 20.0, 100.0))
+    assert shown(display, 80)[-1] == f"best: epoch 1, {words}, loss 0.5000  patience 3 of 3 epochs"
+    assert f"Epoch 1/4: loss 0.7000, validation loss 0.5000, {words} (best)" in caplog.text
+
+
 def test_long_numbers_fit_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_display, "gpu_memory", lambda device: (int(139.12 * 2**30), int(139.8 * 2**30)))
     display = make_display(epochs=10_000, patience=1000)

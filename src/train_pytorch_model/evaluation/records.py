@@ -62,6 +62,20 @@ class EpochRecord:
             return "average precision", self.average_precision
         return "accuracy", self.top1_acc
 
+    def deciding(self, metric: str) -> tuple[str, float]:
+        """Return the name and the value of the metric that decides which epoch is the best.
+
+        Args:
+            metric: "accuracy", "balanced_accuracy", "average_precision", "micro_f1", "macro_f1" or "loss". The record
+                has its value if the training chooses by it.
+        """
+        if metric == "loss":
+            return "loss", self.valid_loss
+        if metric == "accuracy":
+            return "accuracy" if self.average_precision is None else "subset accuracy", self.top1_acc
+        value: float = getattr(self, metric)
+        return metric.replace("_", " "), value
+
     def written(self) -> dict[str, object]:
         """Return the values for a file. Values that only some trainings have are left out elsewhere."""
         values = asdict(self)

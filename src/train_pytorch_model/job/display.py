@@ -49,6 +49,7 @@ class TrainingDisplay(Callback):
         stopping: EarlyStopping,
         device: torch.device,
         task: str = MULTICLASS,
+        metric: str | None = None,
     ) -> None:
         """Prepare the display.
 
@@ -58,9 +59,11 @@ class TrainingDisplay(Callback):
             stopping: the rule by which training stops early, before the first epoch.
             device: the device that trains.
             task: of the training.
+            metric: that decides which epoch is the best; None for the usual one of the task.
         """
         self._epochs = epochs
         self._accuracy = "accuracy" if task == MULTICLASS else "subset accuracy"
+        self._metric = metric
         self._device = device
         self._num_iterations = 0
         self._is_live = console.is_interactive
@@ -136,7 +139,7 @@ class TrainingDisplay(Callback):
     def epoch_done(self, record: EpochRecord, timing: EpochTiming) -> None:
         """Log a line for the epoch."""
         self._take(record, timing)
-        message = epoch_in_words(record, timing, self._epochs, is_short=self._is_live)
+        message = epoch_in_words(record, timing, self._epochs, is_short=self._is_live, metric=self._metric)
         log_progress(logger, "epoch", message, **{**vars(timing), **record.written()})
 
     def best_validated(self, record: EpochRecord) -> None:
@@ -195,7 +198,8 @@ class TrainingDisplay(Callback):
         left = f"patience {patience - self._stopping.num_bad_epochs} of {patience} epochs"
         if self._best is not None:
             best = self._best
-            left = f"best: epoch {best.epoch}, {headline_in_words(best)}, loss {loss_in_words(best.valid_loss)}  {left}"
+            headline = headline_in_words(best, self._metric)
+            left = f"best: epoch {best.epoch}, {headline}, loss {loss_in_words(best.valid_loss)}  {left}"
         return [*lines, Text(left, style="dim", no_wrap=True, overflow="ellipsis")]
 
 

@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from train_pytorch_model.evaluation.records import EpochRecord, EpochTiming
 
 
-def epoch_in_words(record: EpochRecord, timing: EpochTiming, epochs: int, *, is_short: bool) -> str:
+def epoch_in_words(
+    record: EpochRecord, timing: EpochTiming, epochs: int, *, is_short: bool, metric: str | None = None
+) -> str:
     """Return the line of an epoch.
 
     Args:
@@ -16,6 +18,7 @@ def epoch_in_words(record: EpochRecord, timing: EpochTiming, epochs: int, *, is_
         timing: its duration.
         epochs: the maximum number of epochs.
         is_short: whether the line stands above a live display.
+        metric: see `headline_in_words`.
     """
     if not record.epoch:
         message = (
@@ -25,35 +28,42 @@ def epoch_in_words(record: EpochRecord, timing: EpochTiming, epochs: int, *, is_
     elif is_short:
         message = (
             f"Epoch {record.epoch}/{epochs}: loss {loss_in_words(record.train_loss)}, validation loss "
-            f"{loss_in_words(record.valid_loss)}, {headline_in_words(record)}{' (best)' if record.is_best else ''}"
+            f"{loss_in_words(record.valid_loss)}, {headline_in_words(record, metric)}"
+            f"{' (best)' if record.is_best else ''}"
         )
     else:
         message = (
             f"Epoch {record.epoch}/{epochs}: lr {record.learning_rate:.3g}, train_ips "
             f"{timing.train_images_per_second:.1f}, train_loss {record.train_loss:.6f}, train_error "
             f"{record.train_error:.5f}, valid_loss {record.valid_loss:.6f}, {figures_in_words(record)}"
-            f"{_of_classes(record)}{' (best so far)' if record.is_best else ''}"
+            f"{' (best so far)' if record.is_best else ''}"
         )
     if record.interpolation is not None:
         message += f"; validated with weights {record.interpolation:.0%} of the way from epoch 0 to this one"
     return message
 
 
-def headline_in_words(record: EpochRecord) -> str:
-    """Return the metric by which a person judges an epoch."""
-    name, value = record.headline
+def headline_in_words(record: EpochRecord, metric: str | None) -> str:
+    """Return the metric by which an epoch is judged.
+
+    Args:
+        record: its results.
+        metric: that decides which epoch is the best. For "loss", which is shown anyway, and for None, it is the usual
+            one.
+    """
+    name, value = record.headline if metric is None or metric == "loss" else record.deciding(metric)
     return f"{name} {value:.4f}"
 
 
 def figures_in_words(record: EpochRecord) -> str:
-    """Return the metrics of validation that every epoch has."""
+    """Return the metrics of validation but the loss."""
     if record.average_precision is not None:
         return (
             f"average precision {record.average_precision:.5f}, micro f1 {record.micro_f1:.5f}, macro f1 "
             f"{record.macro_f1:.5f}, subset acc {record.top1_acc:.5f}"
         )
     top5 = "" if record.top5_acc is None else f", top5 acc {record.top5_acc:.5f}"
-    return f"top1 acc {record.top1_acc:.5f}{top5}"
+    return f"top1 acc {record.top1_acc:.5f}{top5}{_of_classes(record)}"
 
 
 def loss_in_words(loss: float) -> str:

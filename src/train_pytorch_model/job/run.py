@@ -194,7 +194,8 @@ def _run_loop(
     """Run the training loop with its callbacks; return whether it stopped early."""
     parameters = settings.parameters
     stopping = EarlyStopping(plan.patience, plan.early_stopping_delay)
-    display = TrainingDisplay(session.console, parameters.epochs, stopping, world.device, plan.task)
+    metric = plan.metric_for_best_model
+    display = TrainingDisplay(session.console, parameters.epochs, stopping, world.device, plan.task, metric)
     started = time.perf_counter()
     with display:
         stopped_early = fit(
@@ -278,16 +279,17 @@ def _write(
     logger.info(
         "Saved the trained model of %s (%s %.5f) to %s.",
         best.name,
-        *_in_words(record),
+        *_in_words(record, best.metric),
         settings.trained_model_path,
     )
     return report_path
 
 
-def _in_words(record: EpochRecord) -> tuple[str, float]:
-    """The name and the value of the metric of the trained model."""
-    name, value = record.headline
-    return f"top-1 validation {name}" if name == "accuracy" else f"{name} of validation", value
+def _in_words(record: EpochRecord, metric: str) -> tuple[str, float]:
+    """The name and the value of the metric by which the trained model was chosen."""
+    name, value = record.deciding(metric)
+    words = {"accuracy": "top-1 validation accuracy", "loss": "validation loss"}
+    return words.get(name, f"{name} of validation"), value
 
 
 def _give_up(world: World, checkpoints: CheckpointWriter) -> None:
