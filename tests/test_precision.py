@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch.amp.grad_scaler import GradScaler
@@ -39,6 +40,8 @@ CPU = torch.device("cpu")
         ("mobilenet_v2", {"avx512_bf16"}, torch.bfloat16),
         ("efficientnet_b0", {"avx512_bf16"}, torch.float32),
         ("mobilenet_v3_small", {"avx512_bf16"}, torch.float32),
+        ("convnext_tiny", {"avx512_bf16"}, torch.bfloat16),
+        ("convnext_tiny", {"amx_bf16", "avx512_bf16"}, torch.float32),
         ("efficientnet_b0", {"avx512f"}, torch.float32),
     ],
 )
@@ -47,6 +50,15 @@ def test_auto_is_bfloat16_where_the_cpu_is_fast_at_it(
 ) -> None:
     monkeypatch.setattr(hardware, "_cpu_flags", lambda: flags)
     assert choose_precision("auto", CPU, torchvision.models.get_model(network)).dtype == dtype
+
+
+@pytest.mark.parametrize("network", ["convnext_tiny", "mobilenetv3_small_050", "efficientnet_b0", "mobilenetv2_050"])
+def test_auto_is_the_same_for_networks_of_timm(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_cpu_flags", lambda: {"avx512_bf16"})
+    with torch.device("meta"):
+        built = timm.create_model(network)
+    expected = torch.bfloat16 if network in ("convnext_tiny", "mobilenetv2_050") else torch.float32
+    assert choose_precision("auto", CPU, built).dtype == expected
 
 
 @pytest.mark.parametrize(
