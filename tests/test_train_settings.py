@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from tests.image_directories import edit_items
 from tests.jobs import train_job
 from tests.making import Inputs, initialize, run_here, write_image_directory
+from tests.untrained_models import write_model_with_code
 from train_pytorch_model.data import placement
 
 
@@ -122,6 +123,29 @@ def test_single_images_are_enough_where_statistics_of_batches_are_frozen(flag: s
     assert "normalizes over the batch" in str(inputs.error())
     assert inputs.fit(**{flag: 1}, recipe="finetune", image_size=32) == 0
     assert inputs.fit(**{flag: 1}, layers_to_freeze=9) == 0
+
+
+WITH_AUXILIARY_HEAD = """
+from torch import nn
+class TinyNet(nn.Module):
+    def __init__(self, width=4, num_classes=2):
+        super().__init__()
+        head = [nn.Linear(3, width), nn.Linear(width, num_classes)]
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
+        self.auxiliary = nn.Linear(3 * 64 * 64, num_classes)
+    def forward(self, x):
+        logits = self.layers(x)
+        return (logits, self.auxiliary(x.flatten(1))) if self.training else logits
+"""
+
+
+def test_a_size_is_checked_without_an_auxiliary_head_that_the_recipe_does_not_run(inputs: Inputs) -> None:
+    shutil.rmtree(inputs.untrained)
+    write_model_with_code(inputs.untrained, WITH_AUXILIARY_HEAD, "with_auxiliary_head")
+    how = {"trust_model_code": "true", "image_size": 32, "resume": "never"}
+    assert inputs.fit(recipe="finetune", **how) == 0
+    assert inputs.fit(recipe="classic", **how) == 1
+    assert "does not accept images of 32x32" in str(inputs.error())
 
 
 def test_adamw_needs_a_momentum_below_1(inputs: Inputs) -> None:
