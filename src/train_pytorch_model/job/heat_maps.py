@@ -39,8 +39,8 @@ class ReportHeatMaps:
         self._device = training.device
         self._memory_format = plan.memory_format
         self._mean, self._std = (per_channel(values, training.device) for values in (plan.mean, plan.std))
-        self._network, self._averages_mirrored = training.prepared.network, plan.averages_mirrored
-        self._heat_maps = self._averaged(NUM_COPIES)
+        self._heat_maps = HeatMaps(training.prepared.network, averages_mirrored=plan.averages_mirrored)
+        self._num_copies = NUM_COPIES
         self._remaining = allowed
         valid_seconds = training.world_size * min(timing.valid_seconds for timing in training.history.timings)
         # A backward pass takes twice as long as a forward pass.
@@ -73,7 +73,8 @@ class ReportHeatMaps:
             if self._expected > self._remaining:
                 self._remaining = 0.0
                 return self.jpeg(pixels, label)
-            jpeg = make_jpeg(np.asarray(draw_heat(pixels, self._heat_maps.heat(images, label).numpy())))
+            heat = self._heat_maps.heat(images, label, self._num_copies).numpy()
+            jpeg = make_jpeg(np.asarray(draw_heat(pixels, heat)))
         except Exception as error:  # such as no memory, or no gradient; the report must not be lost for it
             logger.debug("A heat map could not be computed: %s", error)
             self._fault = f"a heat map could not be computed ({first_line(error)})"
@@ -83,14 +84,10 @@ class ReportHeatMaps:
 
     def _plan(self, images: torch.Tensor) -> float:
         """Choose the number of copies with noise, and return the expected duration of a heat map in seconds."""
-        expected = self._seconds_of_pass * self._heat_maps.num_passes(images)
-        if _ENOUGH * expected <= self._remaining:
-            return expected
-        self._heat_maps = self._averaged(max(1, int(NUM_COPIES * self._remaining / (_ENOUGH * expected))))
-        return self._seconds_of_pass * self._heat_maps.num_passes(images)
-
-    def _averaged(self, num_copies: int) -> HeatMaps:
-        return HeatMaps(self._network, averages_mirrored=self._averages_mirrored, num_copies=num_copies)
+        wanted = _ENOUGH * self._seconds_of_pass * self._heat_maps.num_passes(images)
+        if wanted > self._remaining:
+            self._num_copies = max(1, int(NUM_COPIES * self._remaining / wanted))
+        return self._seconds_of_pass * self._heat_maps.num_passes(images, self._num_copies)
 
     @property
     def note(self) -> str:

@@ -76,26 +76,25 @@ class HeatMaps:
     The noise is the same in every call.
     """
 
-    def __init__(self, network: nn.Module, *, averages_mirrored: bool = False, num_copies: int = NUM_COPIES) -> None:
+    def __init__(self, network: nn.Module, *, averages_mirrored: bool = False) -> None:
         """Keep the network.
 
         Args:
             network: in any mode. Each call leaves it as it was.
             averages_mirrored: whether the probabilities of an image are the mean of its own and those of its mirror
                 image, and so the heat.
-            num_copies: copies with noise for integrated gradients. Fewer take less time, and show more noise.
         """
         self._network = network
         self._averages_mirrored = averages_mirrored
-        self._num_copies = num_copies
         self._grids: dict[tuple[int, ...], Grid] = {}
 
-    def heat(self, images: torch.Tensor, label: int) -> torch.Tensor:
+    def heat(self, images: torch.Tensor, label: int, num_copies: int = NUM_COPIES) -> torch.Tensor:
         """Compute the heat of one image for one class.
 
         Args:
             images: normalized, float32 of shape (1, 3, height, width), on the device of the network.
             label: the index of the class.
+            num_copies: with noise, for integrated gradients.
 
         Returns:
             Heat of each pixel, float32 of shape (height, width), on the CPU: 0 where nothing speaks for the class.
@@ -107,16 +106,16 @@ class HeatMaps:
         check_captum()
         with _fixed(self._network), torch.inference_mode(mode=False), torch.enable_grad():
             images = images.detach().clone()  # no tensor of inference mode
-            heat = self._heat(images, label)
+            heat = self._heat(images, label, num_copies)
             if self._averages_mirrored:
-                heat = (heat + self._heat(images.flip(3), label).flip(1)) / 2
+                heat = (heat + self._heat(images.flip(3), label, num_copies).flip(1)) / 2
         return heat
 
-    def num_passes(self, images: torch.Tensor) -> int:
+    def num_passes(self, images: torch.Tensor, num_copies: int = NUM_COPIES) -> int:
         """Return the number of passes through the network, forward and backward, for the heat of one image."""
         with _fixed(self._network), torch.inference_mode(mode=False), torch.enable_grad():
             grid = self._grid(images.detach().clone())
-        one = _NUM_STEPS * self._num_copies if grid.is_mixed_later else 1
+        one = _NUM_STEPS * num_copies if grid.is_mixed_later else 1
         return 2 * one if self._averages_mirrored else one
 
     def _grid(self, images: torch.Tensor) -> Grid:
@@ -125,9 +124,9 @@ class HeatMaps:
             self._grids[size] = find_grid(self._network, images)
         return self._grids[size]
 
-    def _heat(self, images: torch.Tensor, label: int) -> torch.Tensor:
+    def _heat(self, images: torch.Tensor, label: int, num_copies: int) -> torch.Tensor:
         size, given = images.shape[2:], images.detach().requires_grad_()
-        values = _attributions(self._network, self._grid(images), given, label, self._num_copies)
+        values = _attributions(self._network, self._grid(images), given, label, num_copies)
         # Interpolated before negative values are cut off, a place between heat and its opposite would look cold.
         heat = functional.interpolate(values.relu()[None, None], size, mode="bilinear", align_corners=False)
         return heat[0, 0].cpu()
