@@ -255,3 +255,11 @@ def test_columns_of_zeros_beside_the_labels_of_the_same_images_are_facts(tmp_pat
     converted = convert_to_image_directory(tmp_path / "in", tmp_path / "out", outputs_path=tmp_path)
     assert converted.classes == ("bird", "cat", "dog")
     assert converted.labels_from == ("labels.jsonl",)
+
+
+def test_the_findings_of_a_set_of_x_rays_are_its_labels(tmp_path: Path) -> None:
+    found = ["Effusion", "Effusion|Mass", "No Finding", "Mass", "Mass|Effusion", "Mass"]
+    rows = [f"{number}.png,{labels},0,PA" for number, labels in enumerate(found)]
+    text("Data_Entry.csv", "\n".join(["Image Index,Finding Labels,Follow-up #,View Position", *rows]))(tmp_path / "in")
+    converted = convert_to_image_directory(tmp_path / "in", tmp_path / "out", outputs_path=tmp_path)
+    assert converted.classes == ("Effusion", "Mass", "No Finding")

@@ -41,7 +41,7 @@ LABEL_TITLES = frozenset(
         *("category", "categories", "categoryname", "categoryid", "categoryidx", "categorylabel"),
         *("choice", "choices", "tag", "tags", "tagname", "tagsname", "breed", "species", "variety", "diagnosis", "dx"),
         *("target", "targets", "truth", "groundtruth", "gt", "y", "ytrue", "annotation", "annotations"),
-        *("annotationsname", "displayname", "radioanswername", "accept", "emotion", "disease"),
+        *("annotationsname", "displayname", "radioanswername", "accept", "emotion", "disease", "findinglabels"),
     )
 )
 _SPLIT_TITLES = frozenset(("split", "subset", "set", "partition", "phase", "usage", "mluse", "datasplit", "fold"))
