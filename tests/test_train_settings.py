@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from tests.image_directories import edit_items
 from tests.jobs import train_job
 from tests.making import Inputs, initialize, run_here, write_image_directory
-from tests.untrained_models import write_model_with_code
+from tests.untrained_models import CODE, write_model_with_code
 from train_pytorch_model.data import placement
 
 
@@ -125,17 +125,15 @@ def test_single_images_are_enough_where_statistics_of_batches_are_frozen(flag: s
     assert inputs.fit(**{flag: 1}, layers_to_freeze=9) == 0
 
 
-WITH_AUXILIARY_HEAD = """
-from torch import nn
-class TinyNet(nn.Module):
+WITH_AUXILIARY_HEAD = f"""{CODE}
+class WithAuxiliaryHead(TinyNet):
     def __init__(self, width=4, num_classes=2):
-        super().__init__()
-        head = [nn.Linear(3, width), nn.Linear(width, num_classes)]
-        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
+        super().__init__(width, num_classes)
         self.auxiliary = nn.Linear(3 * 64 * 64, num_classes)
     def forward(self, x):
-        logits = self.layers(x)
+        logits = super().forward(x)
         return (logits, self.auxiliary(x.flatten(1))) if self.training else logits
+TinyNet = WithAuxiliaryHead
 """
 
 

@@ -129,6 +129,7 @@ def start_from_head(
         load_parameters(step.network, entries)
         if step.average is not None:
             step.average.restart()
+    step.layers.set_training_mode()
     if fitted is not None:
         # Later epochs are compared with it.
         loss = _training_loss(step, step.network, train, plan, world).loss if plan.epochs else math.nan
@@ -157,8 +158,7 @@ def _training_loss(
     num_batches: int | None = _NUM_BATCHES,
     between_batches: Callable[[int, int], None] = lambda batch, num_batches: None,
 ) -> Averages:
-    """Loss and accuracy of a network in training mode on the first batches of an epoch; None for all of them."""
-    step.layers.set_training_mode()
+    """Loss and accuracy of a network, in the mode it has, on the first batches of an epoch; None for all of them."""
     shards = training_shards(shuffled(len(train), plan.seed, epoch), plan.batch_size, world.rank, world.world_size)
     sums = RunningSums.zero(plan.num_classes, world.device, task=plan.task)
     indices = [shard.indices for shard in shards[:num_batches]]
