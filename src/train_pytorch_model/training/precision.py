@@ -51,8 +51,8 @@ def choose_precision(wanted: str, device: torch.device, network: nn.Module) -> P
         network: the network to train. On a CPU with AMX, networks with depthwise convolutions are faster in float32:
             mobilenet_v3 and efficientnet run at 0.7 to 0.8 times that speed in bfloat16, because gradients of depthwise
             convolutions are slow. With AVX512-BF16 alone, they are faster in bfloat16 if their activations are ReLU or
-            GELU: mobilenet_v2 runs at 1.4 times the speed and convnext at 1.9 times, but mobilenet_v3 and efficientnet,
-            with Hardswish and SiLU, at 0.75 and 0.9 times. timm builds its networks with these classes of PyTorch, too.
+            GELU: mobilenet_v2 runs at 1.3 times the speed and convnext at 1.8 times, but mobilenet_v3, with Hardswish,
+            at 0.7 times, and efficientnet, with SiLU, at about the same. timm uses these classes of PyTorch, too.
     """
     if wanted != "auto":
         return Precision(_DTYPES[wanted], device.type)
